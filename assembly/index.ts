@@ -1,0 +1,289 @@
+// The ABI: every exported specialisation, one line each, no arithmetic.
+//
+//   <op><Epilogue?><Planar|Interleaved><F32|F64>(sources, destinations, geometry, begin, end)
+//
+// All pointers and sizes are bytes and elements of the caller's memory. Vectors (x, y, dy, dx) want 4-byte alignment and
+// are fastest at 64; f64 arrays want 8. A kernel keeps no state, allocates nothing and checks nothing: src/ has checked.
+//
+//   planar        the tensor is [outer, channels, inner]; [begin, end) are channels
+//   interleaved   the tensor is rows of `columns`; [begin, end) are elements, begin the start of a row. In the exact sums
+//                 and in what works on channels, [begin, end) are columns and channels
+
+import { Affine, Gradient, mapInterleaved, mapPlanar } from "./affine";
+import {
+  affineCoefficients,
+  gradientCoefficients,
+  gradientStatistics,
+  inverse,
+  pivotOf,
+  spreadOver,
+  statistics,
+} from "./channel";
+import { Identity } from "./epilogue";
+import { Exact, Gradients, Grouped, Moments, sumInterleaved, sumInterleavedExactly, sumPlanar } from "./reduce";
+
+export function affinePlanarF32(
+  x: usize,
+  y: usize,
+  coefficients: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  mapPlanar<f32, Affine, Identity>(x, 0, y, coefficients, outer, channels, inner, begin, end);
+}
+
+export function affineInterleavedF32(
+  x: usize,
+  y: usize,
+  coefficients: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): void {
+  mapInterleaved<f32, Affine, Identity>(x, 0, y, coefficients, columns, begin, end);
+}
+
+export function gradientPlanarF32(
+  x: usize,
+  dy: usize,
+  dx: usize,
+  coefficients: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  mapPlanar<f32, Gradient, Identity>(x, dy, dx, coefficients, outer, channels, inner, begin, end);
+}
+
+export function gradientInterleavedF32(
+  x: usize,
+  dy: usize,
+  dx: usize,
+  coefficients: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): void {
+  mapInterleaved<f32, Gradient, Identity>(x, dy, dx, coefficients, columns, begin, end);
+}
+
+export function momentsPlanarF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Moments, Grouped>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+}
+
+export function exactMomentsPlanarF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Moments, Exact>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+}
+
+export function momentsInterleavedF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  scratch: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleaved<f32, Moments>(x, 0, pivot, first, second, scratch, columns, begin, end);
+}
+
+export function exactMomentsInterleavedF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  columns: usize,
+  length: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleavedExactly<f32, Moments>(x, 0, pivot, first, second, columns, length, begin, end);
+}
+
+export function gradientSumsPlanarF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Gradients, Grouped>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+}
+
+export function exactGradientSumsPlanarF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Gradients, Exact>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+}
+
+export function gradientSumsInterleavedF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  scratch: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleaved<f32, Gradients>(x, dy, pivot, first, second, scratch, columns, begin, end);
+}
+
+export function exactGradientSumsInterleavedF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  columns: usize,
+  length: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleavedExactly<f32, Gradients>(x, dy, pivot, first, second, columns, length, begin, end);
+}
+
+export function pivotF32(
+  x: usize,
+  pivot: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  pivotOf<f32>(x, pivot, outer, channels, inner, begin, end);
+}
+
+export function spreadF32(
+  source: usize,
+  target: usize,
+  rows: usize,
+  channels: usize,
+  spread: usize,
+  columns: usize,
+): void {
+  spreadOver<f32>(source, target, rows, channels, spread, columns);
+}
+
+export function statisticsF32(
+  first: usize,
+  second: usize,
+  pivot: usize,
+  mean: usize,
+  variance: usize,
+  doubtful: usize,
+  count: f64,
+  channels: usize,
+  spread: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): usize {
+  return statistics<f32>(first, second, pivot, mean, variance, doubtful, count, channels, spread, columns, begin, end);
+}
+
+export function invStdF64(variance: usize, invStd: usize, epsilon: f64, begin: usize, end: usize): void {
+  inverse(variance, invStd, epsilon, begin, end);
+}
+
+export function affineCoefficientsF32(
+  coefficients: usize,
+  mean: usize,
+  invStd: usize,
+  gamma: usize,
+  beta: usize,
+  channels: usize,
+  begin: usize,
+  end: usize,
+): void {
+  affineCoefficients<f32>(coefficients, mean, invStd, gamma, beta, channels, begin, end);
+}
+
+export function gradientStatisticsF32(
+  first: usize,
+  second: usize,
+  mean: usize,
+  invStd: usize,
+  dGamma: usize,
+  dBeta: usize,
+  doubtful: usize,
+  count: f64,
+  channels: usize,
+  spread: usize,
+  columns: usize,
+  begin: usize,
+  end: usize,
+): usize {
+  return gradientStatistics<f32>(
+    first,
+    second,
+    mean,
+    invStd,
+    dGamma,
+    dBeta,
+    doubtful,
+    count,
+    channels,
+    spread,
+    columns,
+    begin,
+    end,
+  );
+}
+
+export function gradientCoefficientsF32(
+  coefficients: usize,
+  mean: usize,
+  invStd: usize,
+  gamma: usize,
+  dGamma: usize,
+  dBeta: usize,
+  count: f64,
+  channels: usize,
+  begin: usize,
+  end: usize,
+): void {
+  gradientCoefficients<f32>(coefficients, mean, invStd, gamma, dGamma, dBeta, count, channels, begin, end);
+}

@@ -1,0 +1,63 @@
+// The vocabulary on one v128 of T: everything that a loop needs and the v128.*<T> built-ins do not say.
+// Not here: loops, and anything that knows what is being computed.
+
+/** Lane arithmetic that holds for every element type T. */
+export abstract class Lanes {
+  /** Elements of T in one vector. */
+  @inline static count<T>(): usize {
+    return 16 / sizeof<T>();
+  }
+
+  /** An index into a run of T, in bytes. */
+  @inline static bytes<T>(index: usize): usize {
+    return index << alignof<T>();
+  }
+
+  /** a·b + c: one rounding where the build has fused multiply-add, two elsewhere. */
+  @inline static madd<T>(a: v128, b: v128, c: v128): v128 {
+    if (ASC_FEATURE_RELAXED_SIMD) return v128.relaxed_madd<T>(a, b, c);
+    return v128.add<T>(v128.mul<T>(a, b), c);
+  }
+
+  /** The sum of two lanes of f64. */
+  @inline static sum(v: v128): f64 {
+    return f64x2.extract_lane(v, 0) + f64x2.extract_lane(v, 1);
+  }
+
+  /** Lanes 0 and 1 of four f32, as f64. */
+  @inline static low(v: v128): v128 {
+    return f64x2.promote_low_f32x4(v);
+  }
+
+  /** Lanes 2 and 3 of four f32, as f64. */
+  @inline static high(v: v128): v128 {
+    return f64x2.promote_low_f32x4(v128.shuffle<u64>(v, v, 1, 1));
+  }
+}
+
+/** How wide one step of a loop is: a whole vector. */
+@final
+@unmanaged
+export class Whole {
+  @inline load<T>(pointer: usize): v128 {
+    return v128.load(pointer);
+  }
+
+  @inline store<T>(pointer: usize, v: v128): void {
+    v128.store(pointer, v);
+  }
+}
+
+/** One element, in lane 0; the other lanes load as zero and are never stored. */
+@final
+@unmanaged
+export class Single {
+  @inline load<T>(pointer: usize): v128 {
+    return sizeof<T>() == 4 ? v128.load32_zero(pointer) : v128.load64_zero(pointer);
+  }
+
+  @inline store<T>(pointer: usize, v: v128): void {
+    if (sizeof<T>() == 4) v128.store32_lane(pointer, v, 0);
+    else v128.store64_lane(pointer, v, 0);
+  }
+}

@@ -1,0 +1,358 @@
+// class BatchNorm: parameters, modes, forward, backward. What it computes is in functional.ts, what it remembers about
+// the population in running.ts.
+
+import {
+  absentParameter,
+  disposed,
+  inPlace,
+  noForward,
+  nonFinite,
+  noRunningStatistics,
+  oneValuePerChannel,
+  wrongKind,
+  wrongState,
+} from "./errors.ts";
+import {
+  BACKWARD_OPTIONS,
+  type BackwardOptions,
+  backward,
+  batchStatistics,
+  checkOperand,
+  checkOut,
+  deliver,
+  emptyStatistics,
+  type Gradients,
+  heapOf,
+  invStdOf,
+  normalize,
+  release,
+  type Saved,
+  type Statistics,
+  stage,
+  type TensorLike,
+} from "./functional.ts";
+import { type Geometry, geometryOf } from "./geometry.ts";
+import { Tensor } from "./memory.ts";
+import {
+  checkChannels,
+  checkKeys,
+  type Mode,
+  modeOption,
+  type Options,
+  type ResolvedOptions,
+  resolveOptions,
+} from "./options.ts";
+import { checkVector, RunningStatistics } from "./running.ts";
+
+/** A layer's state under PyTorch's names; num_values_tracked only with estimator "population". */
+export interface StateDict {
+  weight?: Float32Array;
+  bias?: Float32Array;
+  running_mean?: Float32Array;
+  running_var?: Float32Array;
+  num_batches_tracked?: number;
+  num_values_tracked?: number;
+}
+
+/** What loadStateDict reads: any array of numbers for a vector; a number, a bigint or an array of one for a count. */
+export type StateSource = Readonly<Record<string, ArrayLike<number | bigint> | number | bigint>>;
+
+/**
+ * Batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
+ *
+ * In mode "train" it normalises by the batch's statistics and updates the running ones, in "batch" it leaves those
+ * alone, in "eval" and "frozen" it normalises by them. `backward` differentiates the latest `forward`.
+ */
+export class BatchNorm {
+  readonly channels: number;
+  readonly options: ResolvedOptions;
+  #gamma: Float32Array | null;
+  #beta: Float32Array | null;
+  readonly #running: RunningStatistics | null;
+  #mode: Mode = "train";
+  #saved: Saved | undefined;
+  /** What a forward writes while it may still fail; it changes places with `saved`'s when it has succeeded. */
+  #draft: Statistics & { gamma: Float32Array | null };
+  #committed: Statistics & { gamma: Float32Array | null };
+  /** Our copy of x in wasm memory where x came as a plain array. */
+  #kept: Tensor | undefined;
+  #dGamma: Float32Array | undefined;
+  #dBeta: Float32Array | undefined;
+  #disposed = false;
+
+  /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
+  constructor(channels: number, options: Options = {}) {
+    this.channels = checkChannels(channels);
+    this.options = resolveOptions(options);
+    this.#gamma = this.options.scale ? new Float32Array(channels).fill(1) : null;
+    this.#beta = this.options.shift ? new Float32Array(channels) : null;
+    this.#running = this.options.trackRunningStats ? new RunningStatistics(channels, this.options) : null;
+    const record = () => ({ ...emptyStatistics(channels), gamma: this.#gamma ? new Float32Array(channels) : null });
+    this.#draft = record();
+    this.#committed = record();
+  }
+
+  // ---- state --------------------------------------------------------------------------------------------------------
+
+  /** gamma, [C], or null with scale: false. An assigned array becomes the layer's own. */
+  get gamma(): Float32Array | null {
+    return this.#gamma;
+  }
+
+  set gamma(values: Float32Array) {
+    if (!this.#gamma) throw absentParameter("gamma", "scale: false or affine: false");
+    this.#gamma = checkVector("gamma", values, this.channels);
+  }
+
+  /** beta, [C], or null with shift: false. An assigned array becomes the layer's own. */
+  get beta(): Float32Array | null {
+    return this.#beta;
+  }
+
+  set beta(values: Float32Array) {
+    if (!this.#beta) throw absentParameter("beta", "shift: false or affine: false");
+    this.#beta = checkVector("beta", values, this.channels);
+  }
+
+  /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  get runningMean(): Float32Array | null {
+    return this.#running ? this.#running.mean : null;
+  }
+
+  set runningMean(values: Float32Array) {
+    if (!this.#running) throw absentParameter("runningMean", "trackRunningStats: false");
+    this.#running.mean = values;
+  }
+
+  /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  get runningVariance(): Float32Array | null {
+    return this.#running ? this.#running.variance : null;
+  }
+
+  set runningVariance(values: Float32Array) {
+    if (!this.#running) throw absentParameter("runningVariance", "trackRunningStats: false");
+    this.#running.variance = values;
+  }
+
+  /** Batches in the running statistics (PyTorch: num_batches_tracked). */
+  get batchesTracked(): number {
+    return this.#running?.batches ?? 0;
+  }
+
+  /** Gradient of gamma from the latest backward that computed it. */
+  get dGamma(): Float32Array | undefined {
+    return this.#dGamma;
+  }
+
+  /** Gradient of beta from the latest backward that computed it. */
+  get dBeta(): Float32Array | undefined {
+    return this.#dBeta;
+  }
+
+  /** The mode of a forward that names none. */
+  get mode(): Mode {
+    return this.#mode;
+  }
+
+  /** From here on forward means "train". */
+  train(): this {
+    this.#mode = "train";
+    return this;
+  }
+
+  /** From here on forward means "eval". */
+  eval(): this {
+    this.#mode = "eval";
+    return this;
+  }
+
+  /** Running mean 0, running variance 1, no batches. */
+  resetRunningStats(): void {
+    this.#running?.reset();
+  }
+
+  /** Copies of the layer's parameters and running statistics, under PyTorch's names. */
+  stateDict(): StateDict {
+    const state: StateDict = {};
+    if (this.#gamma) state.weight = this.#gamma.slice();
+    if (this.#beta) state.bias = this.#beta.slice();
+    if (this.#running) {
+      state.running_mean = this.#running.mean.slice();
+      state.running_var = this.#running.variance.slice();
+      state.num_batches_tracked = this.#running.batches;
+      if (this.options.estimator === "population") state.num_values_tracked = this.#running.values;
+    }
+    return state;
+  }
+
+  /**
+   * Loads what stateDict saved, or PyTorch's. With estimator "population", num_values_tracked may be missing: then the
+   * next train batch begins a new population. Throws one BatchNormError "state-dict" that lists every missing and
+   * unexpected name and every wrong shape, and loads nothing then.
+   */
+  loadStateDict(state: StateSource | StateDict): void {
+    if (typeof state !== "object" || state === null) throw wrongKind("state", "an object of named arrays", state);
+    const entries = new Map<string, unknown>(Object.entries(state));
+    const complaints: string[] = [];
+    const take = (name: string): unknown => {
+      const value = entries.get(name);
+      if (!entries.delete(name)) complaints.push(`missing ${name}`);
+      return value;
+    };
+    const vector = (name: string): Float32Array => {
+      const value = take(name);
+      const list = value as ArrayLike<number>;
+      const isList = Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
+      if (!isList) {
+        if (value !== undefined) complaints.push(`${name}: expected an array of ${this.channels}`);
+        return new Float32Array();
+      }
+      if (list.length !== this.channels)
+        complaints.push(`${name}: expected ${this.channels} elements, got ${list.length}`);
+      const copy = Float32Array.from(list, Number);
+      if (Array.isArray(value) && value.some((v) => typeof v !== "number"))
+        complaints.push(`${name}: expected numbers`);
+      return copy;
+    };
+    const count = (name: string): number => {
+      const value = take(name);
+      if (value === undefined) return 0;
+      const one = typeof value === "object" && value !== null && "length" in value && value.length === 1;
+      const n = Number(one ? (value as ArrayLike<number | bigint>)[0] : value);
+      if (typeof value === "string" || !Number.isSafeInteger(n) || n < 0)
+        complaints.push(`${name}: expected one count, a non-negative integer`);
+      return n;
+    };
+    const weight = this.#gamma && vector("weight");
+    const bias = this.#beta && vector("bias");
+    const running = this.#running && {
+      mean: vector("running_mean"),
+      variance: vector("running_var"),
+      batches: count("num_batches_tracked"),
+      values:
+        this.options.estimator === "population" && entries.has("num_values_tracked") ? count("num_values_tracked") : 0,
+    };
+    for (const name of entries.keys()) complaints.push(`unexpected ${name}`);
+    if (complaints.length) throw wrongState(complaints);
+    // into the arrays that users may hold
+    if (weight) this.#gamma?.set(weight);
+    if (bias) this.#beta?.set(bias);
+    if (running && this.#running) {
+      this.#running.mean.set(running.mean);
+      this.#running.variance.set(running.variance);
+      this.#running.batches = running.batches;
+      this.#running.values = running.values;
+    }
+  }
+
+  // ---- computation --------------------------------------------------------------------------------------------------
+
+  /**
+   * y = gamma·x̂ + beta for x of shape [N, C, …] or, channels last, [N, …, C]. y is of x's kind and shape, written to
+   * `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
+   *
+   * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
+   * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer, and
+   * exhausted memory.
+   */
+  forward<T extends TensorLike>(x: T, options: { mode?: Mode; out?: T } = {}): T {
+    this.#alive();
+    checkKeys("forward options", options, ["mode", "out"]);
+    const mode = modeOption(options.mode, this.#mode);
+    const { out } = options;
+    checkOperand("x", x);
+    const geometry = geometryOf("x", x.shape, this.options.layout, this.channels);
+    const heap = heapOf(x);
+    checkOut("out", out, x.shape, heap);
+    if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
+    const batch = mode === "train" || mode === "batch" || !this.#running;
+    if (batch && geometry.count === 1) throw oneValuePerChannel(mode, x.shape);
+    const overwrites = out === x && x instanceof Tensor;
+    if (overwrites && mode !== "eval") throw inPlace("out", mode);
+
+    let source: Tensor | undefined;
+    let target: Tensor | undefined;
+    let y: TensorLike | undefined;
+    try {
+      source = stage(x, heap);
+      target = out instanceof Tensor ? out : new Tensor(heap, x.shape, geometry.length);
+      const updates = this.#statisticsFor(batch, mode, source, geometry);
+      normalize(source, target, geometry, this.#draft, this.#gamma, this.#beta);
+      y = deliver(target, out, x);
+      if (updates) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
+    } finally {
+      release(target, out, y);
+      if (y === undefined) release(source, x);
+    }
+    this.#keep(source === x ? undefined : source);
+    this.#saved = overwrites ? undefined : this.#remember(batch, geometry, x.shape, source);
+    return y as T;
+  }
+
+  /**
+   * Gradients of the latest forward, for dy of its shape: dx in dy's kind, written to `dxOut` if given (dy itself will
+   * do), dGamma and dBeta as Float32Array [C]. `needs` switches each off. `accumulate` adds to dGammaOut and dBetaOut,
+   * or, without those, to the arrays of the backward before. After "eval" or "frozen", dx = gamma·invStd·dy.
+   *
+   * Throws BatchNormError without a forward, RangeError for another shape.
+   */
+  backward<T extends TensorLike>(dy: T, options: BackwardOptions<T> = {}): Gradients<T> {
+    this.#alive();
+    checkKeys("backward options", options, BACKWARD_OPTIONS);
+    if (!this.#saved) throw noForward("none that kept its x");
+    const existing: BackwardOptions<T> = {};
+    if (options.accumulate === true && this.#dGamma) existing.dGammaOut = this.#dGamma;
+    if (options.accumulate === true && this.#dBeta) existing.dBetaOut = this.#dBeta;
+    const has = { gamma: this.#gamma !== null, beta: this.#beta !== null };
+    const result = backward(dy, this.#saved, has, { ...existing, ...options });
+    this.#dGamma = result.dGamma ?? this.#dGamma;
+    this.#dBeta = result.dBeta ?? this.#dBeta;
+    return result;
+  }
+
+  /** Frees what the layer holds in wasm memory. Parameters and statistics stay readable; forward and backward throw. */
+  dispose(): void {
+    this.#keep(undefined);
+    this.#saved = undefined;
+    this.#disposed = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw disposed("BatchNorm");
+  }
+
+  /** Fills in the statistics that normalise; returns whether the running ones shall take them in. */
+  #statisticsFor(batch: boolean, mode: Mode, x: Tensor, geometry: Geometry): boolean {
+    const { mean, variance, invStd } = this.#draft;
+    if (!batch) {
+      mean.set(this.#running?.mean ?? []);
+      invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
+      return false;
+    }
+    if (geometry.count === 0) return false;
+    batchStatistics(x, geometry, this.options.epsilon, this.#draft);
+    if (mode !== "train" || !this.#running) return false;
+    if (this.options.onNonFinite === "allow") return true;
+    const bad = mean.findIndex((m, c) => !Number.isFinite(m) || !Number.isFinite(variance[c]));
+    if (bad < 0) return true;
+    if (this.options.onNonFinite === "skip") return false;
+    throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
+  }
+
+  #keep(x: Tensor | undefined): void {
+    if (this.#kept !== x) this.#kept?.dispose();
+    this.#kept = x;
+  }
+
+  #remember(batch: boolean, geometry: Geometry, shape: readonly number[], x: Tensor): Saved {
+    const record = this.#draft;
+    this.#draft = this.#committed;
+    this.#committed = record;
+    if (this.#gamma) record.gamma?.set(this.#gamma);
+    return { batch, geometry, shape: [...shape], x, mean: record.mean, invStd: record.invStd, gamma: record.gamma };
+  }
+}

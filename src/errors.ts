@@ -1,0 +1,132 @@
+// What goes wrong, said as name, expected, got, remedy. The only file that formats a message.
+//
+// TypeError for a wrong kind, RangeError for a wrong value, BatchNormError for what no single argument is to blame for.
+
+export type BatchNormErrorCode =
+  | "one-value-per-channel"
+  | "non-finite-statistics"
+  | "no-forward"
+  | "no-running-statistics"
+  | "in-place"
+  | "disposed"
+  | "other-memory"
+  | "out-of-memory"
+  | "state-dict"
+  | "no-simd";
+
+/** An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. */
+export class BatchNormError extends Error {
+  readonly code: BatchNormErrorCode;
+
+  constructor(code: BatchNormErrorCode, message: string) {
+    super(message);
+    this.name = "BatchNormError";
+    this.code = code;
+  }
+}
+
+type Shape = readonly number[];
+
+const dims = (shape: Shape) => shape.join("×");
+
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "function") return "a function";
+  if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
+  if (typeof value !== "object" || value === null) return String(value);
+  const kind = value.constructor?.name ?? "Object";
+  return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
+}
+
+export const wrongKind = (name: string, expected: string, got: unknown) =>
+  new TypeError(`${name}: expected ${expected}, got ${show(got)}`);
+
+export const wrongValue = (name: string, expected: string, got: unknown) =>
+  new RangeError(`${name}: expected ${expected}, got ${show(got)}`);
+
+export const wrongLength = (name: string, shape: Shape, got: number) =>
+  new RangeError(`${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)}), got ${got}`);
+
+export const wrongChannels = (name: string, channels: number, axis: number, shape: Shape, layout: string) =>
+  new RangeError(
+    `${name}: expected ${channels} channels on axis ${axis} (layout ${show(layout)}), got ${shape[axis]} in ${dims(shape)}; ` +
+      `pass the other layout or construct with ${shape[axis]} channels`,
+  );
+
+export const wrongShape = (name: string, expected: Shape, got: Shape) =>
+  new RangeError(`${name}: expected shape ${dims(expected)}, got ${dims(got)}`);
+
+export const tooLarge = (name: string, shape: Shape, bytes: number, limit: number) =>
+  new RangeError(
+    `${name}: expected at most ${limit} bytes (WebAssembly's memory ends at 4 GiB), got ${dims(shape)} = ${bytes} bytes; ` +
+      "split the batch",
+  );
+
+export const unknownOption = (where: string, name: string, known: readonly string[]) =>
+  new TypeError(`${where}: expected options among ${known.join(", ")}, got ${show(name)}`);
+
+export const exclusiveOptions = (a: string, b: string) =>
+  new TypeError(`${a}: expected without ${b}, got both; ${a} weighs the new batch, ${b} the old value, so give one`);
+
+export const absentParameter = (name: string, option: string) =>
+  new TypeError(`${name}: expected a layer that has it, got one made with ${option}; make it without that option`);
+
+export const oneValuePerChannel = (mode: string, shape: Shape) =>
+  new BatchNormError(
+    "one-value-per-channel",
+    `Expected more than 1 value per channel when training, got input size ${dims(shape)} in mode ${show(mode)}: ` +
+      'the variance of one value is 0 and says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
+  );
+
+export const nonFinite = (channel: number, mean: number, variance: number) =>
+  new BatchNormError(
+    "non-finite-statistics",
+    `running statistics: expected a finite batch mean and variance, got mean ${mean} and variance ${variance} in channel ` +
+      `${channel}; nothing was updated. Look for NaN or Infinity in the input, or set onNonFinite to "skip" or "allow"`,
+  );
+
+export const noForward = (what: string) =>
+  new BatchNormError("no-forward", `backward: expected a forward call before it, got ${what}; call forward first`);
+
+export const noRunningStatistics = (mode: string) =>
+  new BatchNormError(
+    "no-running-statistics",
+    `mode ${show(mode)}: expected running statistics, got a layer made with trackRunningStats: false; use "train" or "batch"`,
+  );
+
+export const inPlace = (name: string, mode: string) =>
+  new BatchNormError(
+    "in-place",
+    `${name}: expected other memory than x in mode ${show(mode)}, got x itself, which backward needs; pass another tensor` +
+      (name === "out" ? ', or use mode "eval"' : ", or dy itself"),
+  );
+
+export const disposed = (name: string) =>
+  new BatchNormError("disposed", `${name}: expected one that is alive, got one that was disposed; make a new one`);
+
+export const otherMemory = (name: string) =>
+  new BatchNormError(
+    "other-memory",
+    `${name}: expected a tensor in the memory of this call's other tensors, got one in another memory; copy its data`,
+  );
+
+export const outOfMemory = (bytes: number, used: number, limit: number) =>
+  new BatchNormError(
+    "out-of-memory",
+    `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more to be had; ` +
+      "dispose tensors that are no longer needed, or split the batch",
+  );
+
+export const wrongState = (complaints: readonly string[]) =>
+  new BatchNormError("state-dict", `loadStateDict: nothing was loaded; ${complaints.join("; ")}`);
+
+export const noSimd = () =>
+  new BatchNormError(
+    "no-simd",
+    "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
+  );
+
+/** A hint, not an error: what a momentum above 0.5 most often means. */
+export const momentumHint = (momentum: number) =>
+  `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. Keras, TF.js, ONNX and Flax weigh the old value: ` +
+  `if ${momentum} comes from one of them, pass decay: ${momentum} instead.`;

@@ -1,0 +1,19 @@
+// The public names, nothing else.
+
+export { BatchNorm, type StateDict, type StateSource } from "./batchnorm.ts";
+export { BatchNormError, type BatchNormErrorCode } from "./errors.ts";
+export {
+  type BackwardOptions,
+  batchNormBackward,
+  batchNormForward,
+  batchNormInference,
+  type ForwardOptions,
+  type Gradients,
+  type Needs,
+  type Parameters,
+  type PlainTensor,
+  type Saved,
+  type TensorLike,
+} from "./functional.ts";
+export { init, Tensor, tensor } from "./memory.ts";
+export type { Layout, Mode, Options, ResolvedOptions } from "./options.ts";

@@ -1,0 +1,326 @@
+// Runs golden cases through the public API and measures how far the results are from the 80-bit reference, in the unit
+// and with the condition scales of test/golden/README.md. golden.test.ts gates the numbers; docs/numerics.md shows them.
+
+import { fileURLToPath } from "node:url";
+import { BatchNorm, batchNormForward, type Layout, type Options } from "../src/index.ts";
+import { type Case, loadGolden, nw, type Pair, procValue, toChannelsLast } from "./golden/read-golden.mjs";
+import { backward, type Dims, dimsOf, eachOf, forward, invStdOf, meanMagnitude, statistics } from "./reference.ts";
+import { drop, type Kind, make } from "./worlds.ts";
+
+const golden = loadGolden(fileURLToPath(new URL("golden", import.meta.url)));
+const { arr } = golden;
+
+/** Cases of the kinds that this issue's API covers; fold, onnx, sync and safetensors wait for theirs. */
+export const CASES = golden.cases.filter((c) =>
+  ["train", "eval", "sequence", "population", "procedural"].includes(c.kind),
+);
+
+/** The distance of one output of one case. */
+export interface Distance {
+  readonly output: string;
+  /** In u: units of 2⁻²⁴ × the channel's condition scale. */
+  readonly u: number;
+  /** Largest error where the scale is 0, so that the answer must be exact. */
+  readonly zero: number;
+  /** Elements that are NaN or infinite where the reference is not, or the other way round. */
+  readonly classes: number;
+  /** The same distance of PyTorch 1.13.1, where the case has it. */
+  readonly torch: number | undefined;
+}
+
+/** A case in one of the memory orders it holds for. */
+export interface Variant {
+  readonly layout: Layout;
+  readonly name: string;
+}
+
+const LAST = ["NLC", "NHWC", "NDHWC", "NSC"];
+const layoutOf = (name: string): Layout => (LAST.includes(name) ? "channels-last" : "channels-first");
+
+/** The layouts that a case's numbers hold for. */
+export function variantsOf(c: Case): Variant[] {
+  const names: string[] = [c.params.layout, ...(c.params.alsoLayouts ?? [])];
+  return names.map((name) => ({ name, layout: layoutOf(name) }));
+}
+
+/** Moves a channels-first array and its shape to the variant's order. */
+function arrange<T extends ArrayLike<number>>(values: T, shape: number[], from: string, to: Variant): [T, number[]] {
+  if (layoutOf(from) === to.layout) return [values, shape];
+  const [n, c, ...spatial] = shape as [number, number, ...number[]];
+  const inner = spatial.reduce((a, b) => a * b, 1);
+  return [toChannelsLast(values, n, c, inner), [n, ...spatial, c]];
+}
+
+const channelOf = (d: Dims) => (i: number) => Math.floor(i / d.inner) % d.channels;
+const identity = (i: number) => i;
+
+function optionsOf(c: Case, layout: Layout): Options {
+  const { eps, momentum, trackRunningStats } = c.params;
+  return {
+    layout,
+    epsilon: eps,
+    scale: Boolean(c.in.weight),
+    shift: Boolean(c.in.bias),
+    trackRunningStats: trackRunningStats ?? true,
+    onNonFinite: "allow",
+    ...(typeof momentum === "number" ? { momentum } : {}),
+    ...(momentum === null ? { estimator: "cumulative" as const } : {}),
+  };
+}
+
+function layerOf(c: Case, layout: Layout, channels: number, more: Options = {}): BatchNorm {
+  const bn = new BatchNorm(channels, { ...optionsOf(c, layout), ...more });
+  if (c.in.weight) bn.gamma = arr(c.in.weight).slice();
+  if (c.in.bias) bn.beta = arr(c.in.bias).slice();
+  if (c.in.running_mean) {
+    bn.runningMean = arr(c.in.running_mean).slice();
+    bn.runningVariance = arr(c.in.running_var).slice();
+  }
+  return bn;
+}
+
+class Distances {
+  readonly list: Distance[] = [];
+
+  add(output: string, got: ArrayLike<number>, pair: Pair, scale: ArrayLike<number>, d: Dims | null, torch?: unknown) {
+    this.addTo(output, got, arr<Float64Array>(pair.f64), scale, d, torch);
+  }
+
+  addTo(
+    output: string,
+    got: ArrayLike<number>,
+    reference: ArrayLike<number>,
+    scale: ArrayLike<number>,
+    d: Dims | null,
+    torch?: unknown,
+  ) {
+    if (got.length !== reference.length)
+      throw new Error(`${output}: ${got.length} values, expected ${reference.length}`);
+    const { u, zero, cls } = nw(got, reference, scale, d ? channelOf(d) : identity, d ? d.channels : reference.length);
+    this.list.push({ output, u, zero, classes: cls, torch: (torch as { maxNwU: number } | undefined)?.maxNwU });
+  }
+}
+
+/** Kinds train and eval. `x` may replace the case's input, for comparing runs. */
+export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array) {
+  const p = c.params;
+  const [data, shape] = arrange(replaced ?? arr(c.in.x), p.shape, p.layout, v);
+  const d = dimsOf(shape, v.layout);
+  const bn = layerOf(c, v.layout, d.channels);
+  const x = make(kind, shape, data);
+  const y = bn.forward(x, { mode: p.training ? "train" : "eval" });
+  const dyData = c.in.dy ? arrange(arr(c.in.dy), p.shape, p.layout, v)[0] : null;
+  const dy = dyData && make(kind, shape, dyData);
+  const gradients = dy ? bn.backward(dy) : {};
+  const batch = p.training ? batchNormForward(x, {}, { layout: v.layout, epsilon: p.eps }) : null;
+  const result = {
+    d,
+    shape,
+    data,
+    dyData,
+    y: y.data.slice(),
+    dx: gradients.dx?.data.slice(),
+    dGamma: gradients.dGamma,
+    dBeta: gradients.dBeta,
+    runningMean: bn.runningMean,
+    runningVariance: bn.runningVariance,
+    mean: batch?.mean,
+    variance: batch?.variance,
+    invStd: batch?.saved.invStd,
+  };
+  drop(x, y, dy ?? undefined, gradients.dx, batch?.y);
+  bn.dispose();
+  return result;
+}
+
+function measureStep(c: Case, v: Variant, kind: Kind): Distance[] {
+  const p = c.params;
+  const torch = c.torchErr?.native ?? {};
+  const r = runStep(c, v, kind);
+  const out = new Distances();
+  const gamma = c.in.weight ? arr(c.in.weight) : null;
+  const beta = c.in.bias ? arr(c.in.bias) : null;
+  const of = (pair: Pair) => arr<Float64Array>(pair.f64);
+  let mean: Float64Array;
+  let invStd: Float64Array;
+  if (p.training) {
+    mean = of(c.out.mean);
+    invStd = of(c.out.invstd);
+    const variance = of(c.out.var);
+    const magnitude = meanMagnitude(r.data, r.d);
+    out.add("mean", r.mean ?? [], c.out.mean, magnitude, null, torch.mean);
+    out.add("variance", r.variance ?? [], c.out.var, variance, null);
+    out.add("invStd", r.invStd ?? [], c.out.invstd, invStd, null, torch.invstd);
+    if (c.out.running_mean) {
+      const m = p.momentum;
+      const bessel = (r.d.outer * r.d.inner) / (r.d.outer * r.d.inner - 1);
+      const oldMean = arr(c.in.running_mean);
+      const oldVariance = arr(c.in.running_var);
+      const meanScale = magnitude.map((s, i) => (1 - m) * Math.abs(oldMean[i] as number) + m * s);
+      const varianceScale = variance.map((s, i) => (1 - m) * Math.abs(oldVariance[i] as number) + m * s * bessel);
+      out.add("runningMean", r.runningMean ?? [], c.out.running_mean, meanScale, null, torch.running_mean);
+      out.add("runningVariance", r.runningVariance ?? [], c.out.running_var, varianceScale, null, torch.running_var);
+    }
+  } else {
+    mean = Float64Array.from(arr(c.in.running_mean));
+    invStd = invStdOf(Float64Array.from(arr(c.in.running_var)), p.eps);
+  }
+  const arranged = (pair: Pair) => arrange(of(pair), p.shape, p.layout, v)[0];
+  out.addTo("y", r.y, arranged(c.out.y), forward(r.data, r.d, mean, invStd, gamma, beta).scale, r.d, torch.y);
+  if (r.dyData) {
+    const g = backward(r.data, r.dyData, r.d, mean, invStd, gamma, p.training);
+    out.addTo("dx", r.dx ?? [], arranged(c.out.dx), g.dxScale, r.d, torch.dx);
+    if (c.out.dgamma) out.add("dGamma", r.dGamma ?? [], c.out.dgamma, g.dGammaScale, null, torch.dgamma);
+    if (c.out.dbeta) out.add("dBeta", r.dBeta ?? [], c.out.dbeta, g.dBetaScale, null, torch.dbeta);
+  }
+  return out.list;
+}
+
+/** Kind sequence: several steps of training, evaluation and resetting; checks the counter on the way. */
+function measureSequence(c: Case, v: Variant, kind: Kind): Distance[] {
+  const { C, eps, momentum } = c.params;
+  const bn = layerOf(c, v.layout, C);
+  bn.loadStateDict({ ...bn.stateDict(), num_batches_tracked: Number(arr<BigInt64Array>(c.in.num_batches_tracked)[0]) });
+  const out = new Distances();
+  let meanScale = Float64Array.from(arr(c.in.running_mean), Math.abs);
+  let varianceScale = Float64Array.from(arr(c.in.running_var));
+  for (const step of c.out.steps) {
+    if (step.op === "reset") {
+      bn.resetRunningStats();
+      meanScale = new Float64Array(C);
+      varianceScale = new Float64Array(C).fill(1);
+    } else {
+      const [data, shape] = arrange(arr(step.x), step.shape, c.params.layout, v);
+      const d = dimsOf(shape, v.layout);
+      const before = [bn.runningMean, bn.runningVariance].map((a) => Float64Array.from(a as Float32Array));
+      const x = make(kind, shape, data);
+      const y = bn.forward(x, { mode: step.op });
+      let [mean, variance] = before as [Float64Array, Float64Array];
+      if (step.op === "train") {
+        ({ mean, variance } = statistics(data, d));
+        const f = momentum ?? 1 / step.num_batches_tracked;
+        const m = d.outer * d.inner;
+        const magnitude = meanMagnitude(data, d);
+        meanScale = meanScale.map((s, i) => (1 - f) * s + f * (magnitude[i] as number));
+        varianceScale = varianceScale.map((s, i) => (1 - f) * s + (f * (variance[i] as number) * m) / (m - 1));
+      }
+      if (step.y) {
+        const scale = forward(data, d, mean, invStdOf(variance, eps), bn.gamma, bn.beta).scale;
+        const [reference] = arrange(arr<Float64Array>(step.y.f64), step.shape, c.params.layout, v);
+        out.addTo("y", y.data, reference, scale, d, step.torchErr?.y);
+      }
+      drop(x, y);
+    }
+    if (bn.batchesTracked !== Number(step.num_batches_tracked)) throw new Error(`${bn.batchesTracked} batches tracked`);
+    const torch = step.torchErr;
+    out.add("runningMean", bn.runningMean ?? [], step.running_mean, meanScale, null, torch?.running_mean);
+    out.add("runningVariance", bn.runningVariance ?? [], step.running_var, varianceScale, null, torch?.running_var);
+  }
+  bn.dispose();
+  return out.list;
+}
+
+/** Kind population: the paper's Alg. 2 by estimator "cumulative", pooled statistics by "population". */
+function measurePopulation(c: Case, v: Variant, kind: Kind): Distance[] {
+  const out = new Distances();
+  const magnitude = new Float64Array(c.params.C);
+  for (const [estimator, mean, variance, running] of [
+    ["cumulative", c.out.mean, c.out.var, "unbiased"],
+    ["population", c.out.pooledMean, c.out.pooledVarUnbiased, "unbiased"],
+    ["population", c.out.pooledMean, c.out.pooledVarBiased, "biased"],
+  ] as const) {
+    const bn = layerOf(c, v.layout, c.params.C, { estimator, runningVariance: running });
+    magnitude.fill(0);
+    for (const batch of c.in.batches) {
+      const x = make(kind, batch.shape, arr(batch));
+      drop(x, bn.forward(x, { mode: "train" }));
+      const share = meanMagnitude(arr(batch), dimsOf(batch.shape, v.layout));
+      for (let i = 0; i < magnitude.length; i++)
+        magnitude[i] = (magnitude[i] as number) + (share[i] as number) / c.in.batches.length;
+    }
+    out.add("runningMean", bn.runningMean ?? [], mean, magnitude, null);
+    out.add("runningVariance", bn.runningVariance ?? [], variance, arr(variance.f64), null);
+    if (estimator === "cumulative") {
+      const test = arr(c.in.xTest);
+      const d = dimsOf(c.in.xTest.shape, v.layout);
+      const x = make(kind, c.in.xTest.shape, test);
+      const y = bn.forward(x, { mode: "eval" });
+      const invStd = invStdOf(arr<Float64Array>(variance.f64), c.params.eps);
+      out.add("y", y.data, c.out.yTest, forward(test, d, arr(mean.f64), invStd, bn.gamma, bn.beta).scale, d);
+      drop(x, y);
+    }
+    bn.dispose();
+  }
+  return out.list;
+}
+
+const inputs = new Map<string, { x: Float32Array; dy: Float32Array }>();
+
+/** The input of a procedural case, channels first, made once. */
+function proceduralInput(c: Case): { x: Float32Array; dy: Float32Array } {
+  const { N, C, S, seed, lo, hi, dyLo, dyHi } = c.params;
+  let made = inputs.get(c.id);
+  if (made) return made;
+  made = { x: new Float32Array(N * C * S), dy: new Float32Array(N * C * S) };
+  for (let plane = 0; plane < N * C; plane++)
+    for (let s = 0; s < S; s++) {
+      made.x[plane * S + s] = procValue(plane, s, seed, lo[plane % C], hi[plane % C]);
+      made.dy[plane * S + s] = procValue(plane, s, seed + 1, dyLo, dyHi);
+    }
+  inputs.set(c.id, made);
+  return made;
+}
+
+/** Kind procedural: inputs too large to store; sampled outputs. */
+function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
+  const { N, C, S, eps, samples } = c.params;
+  const input = proceduralInput(c);
+  const [data, shape] = arrange(input.x, [N, C, S], "NCS", v);
+  const [dyData] = arrange(input.dy, [N, C, S], "NCS", v);
+  const d = dimsOf(shape, v.layout);
+  const bn = new BatchNorm(C, { layout: v.layout, epsilon: eps });
+  bn.gamma = Float32Array.from(c.params.weight);
+  bn.beta = Float32Array.from(c.params.bias);
+  const x = make(kind, shape, data);
+  const dy = make(kind, shape, dyData);
+  const y = bn.forward(x);
+  const { dx, dGamma, dBeta } = bn.backward(dy);
+  const batch = batchNormForward(x, {}, { layout: v.layout, epsilon: eps });
+  const of = (pair: Pair) => arr<Float64Array>(pair.f64);
+  const out = new Distances();
+  out.add("mean", batch.mean, c.out.mean, arr(c.out.meanAbsX.f64), null);
+  out.add("variance", batch.variance, c.out.var, of(c.out.var), null);
+  out.add("invStd", batch.saved.invStd, c.out.invstd, of(c.out.invstd), null);
+  out.add("dBeta", dBeta ?? [], c.out.dbeta, arr(c.out.absSumDy.f64), null);
+  const g = backward(data, dyData, d, of(c.out.mean), of(c.out.invstd), c.params.weight, true);
+  out.add("dGamma", dGamma ?? [], c.out.dgamma, g.dGammaScale, null);
+  const scale = forward(data, d, of(c.out.mean), of(c.out.invstd), c.params.weight, c.params.bias).scale;
+  const position = ([n, ch, s]: [number, number, number]) =>
+    v.layout === "channels-last" ? (n * S + s) * C + ch : (n * C + ch) * S + s;
+  const channelMax = (values: Float64Array) =>
+    Float64Array.from({ length: C }, (_, ch) => {
+      let max = 0;
+      eachOf(d, ch, (i) => {
+        max = Math.max(max, values[i] as number);
+      });
+      return max;
+    });
+  const sampled = (values: ArrayLike<number>) => samples.map((s: [number, number, number]) => values[position(s)]);
+  const scales = (values: Float64Array) => {
+    const max = channelMax(values);
+    return samples.map((s: [number, number, number]) => max[s[1]]);
+  };
+  out.add("y", sampled(y.data), c.out.ySamples, scales(scale), null);
+  out.add("dx", sampled(dx?.data ?? []), c.out.dxSamples, scales(g.dxScale), null);
+  drop(x, y, dy, dx, batch.y);
+  bn.dispose();
+  return out.list;
+}
+
+/** All distances of one case in one memory order and kind of input. */
+export function measure(c: Case, v: Variant, kind: Kind): Distance[] {
+  if (c.kind === "sequence") return measureSequence(c, v, kind);
+  if (c.kind === "population") return measurePopulation(c, v, kind);
+  if (c.kind === "procedural") return measureProcedural(c, v, kind);
+  return measureStep(c, v, kind);
+}

@@ -1,0 +1,47 @@
+// toBeAllclose: one matcher for arrays of floats. It fails on a wrong length, on NaN against a number, and names the
+// worst element.
+
+import { expect } from "vitest";
+
+interface Tolerance {
+  /** Relative to |expected|. Default 0: the same values. */
+  rtol?: number;
+  /** Absolute. Default 0. */
+  atol?: number;
+}
+
+interface Matchers<R = unknown> {
+  toBeAllclose(expected: ArrayLike<number>, tolerance?: Tolerance): R;
+}
+
+declare module "vitest" {
+  // biome-ignore lint/suspicious/noExplicitAny: Vitest's own declaration has this type parameter
+  interface Assertion<T = any> extends Matchers<T> {}
+}
+
+expect.extend({
+  toBeAllclose(received: ArrayLike<number>, expected: ArrayLike<number>, { rtol = 0, atol = 0 }: Tolerance = {}) {
+    if (received?.length !== expected.length)
+      return { pass: false, message: () => `expected ${expected.length} elements, got ${received?.length}` };
+    let worst = -1;
+    let excess = 0;
+    for (let i = 0; i < expected.length; i++) {
+      const a = received[i] as number;
+      const b = expected[i] as number;
+      if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
+      const over = Math.abs(a - b) / (atol + rtol * Math.abs(b));
+      if (over <= 1) continue;
+      if (worst < 0 || !(over <= excess)) {
+        worst = i;
+        excess = over;
+      }
+    }
+    return {
+      pass: worst < 0,
+      message: () =>
+        worst < 0
+          ? "expected some element to be farther than the tolerance"
+          : `element ${worst}: expected ${expected[worst]}, got ${received[worst]} (rtol ${rtol}, atol ${atol})`,
+    };
+  },
+});
