@@ -192,48 +192,17 @@ export class BatchNorm {
    */
   loadStateDict(state: StateSource | StateDict): void {
     if (typeof state !== "object" || state === null) throw wrongKind("state", "an object of named arrays", state);
-    const entries = new Map<string, unknown>(Object.entries(state));
-    const complaints: string[] = [];
-    const take = (name: string): unknown => {
-      const value = entries.get(name);
-      if (!entries.delete(name)) complaints.push(`missing ${name}`);
-      return value;
-    };
-    const vector = (name: string): Float32Array => {
-      const value = take(name);
-      const list = value as ArrayLike<number>;
-      const isList = Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
-      if (!isList) {
-        if (value !== undefined) complaints.push(`${name}: expected an array of ${this.channels}`);
-        return new Float32Array();
-      }
-      if (list.length !== this.channels)
-        complaints.push(`${name}: expected ${this.channels} elements, got ${list.length}`);
-      const copy = Float32Array.from(list, Number);
-      if (Array.isArray(value) && value.some((v) => typeof v !== "number"))
-        complaints.push(`${name}: expected numbers`);
-      return copy;
-    };
-    const count = (name: string): number => {
-      const value = take(name);
-      if (value === undefined) return 0;
-      const one = typeof value === "object" && value !== null && "length" in value && value.length === 1;
-      const n = Number(one ? (value as ArrayLike<number | bigint>)[0] : value);
-      if (typeof value === "string" || !Number.isSafeInteger(n) || n < 0)
-        complaints.push(`${name}: expected one count, a non-negative integer`);
-      return n;
-    };
-    const weight = this.#gamma && vector("weight");
-    const bias = this.#beta && vector("bias");
+    const reader = new StateReader(state, this.channels);
+    const weight = this.#gamma && reader.vector("weight");
+    const bias = this.#beta && reader.vector("bias");
+    const population = this.options.estimator === "population" && "num_values_tracked" in state;
     const running = this.#running && {
-      mean: vector("running_mean"),
-      variance: vector("running_var"),
-      batches: count("num_batches_tracked"),
-      values:
-        this.options.estimator === "population" && entries.has("num_values_tracked") ? count("num_values_tracked") : 0,
+      mean: reader.vector("running_mean"),
+      variance: reader.vector("running_var"),
+      batches: reader.count("num_batches_tracked"),
+      values: population ? reader.count("num_values_tracked") : 0,
     };
-    for (const name of entries.keys()) complaints.push(`unexpected ${name}`);
-    if (complaints.length) throw wrongState(complaints);
+    reader.finish();
     // into the arrays that users may hold
     if (weight) this.#gamma?.set(weight);
     if (bias) this.#beta?.set(bias);
@@ -354,5 +323,65 @@ export class BatchNorm {
     this.#committed = record;
     if (this.#gamma) record.gamma?.set(this.#gamma);
     return { batch, geometry, shape: [...shape], x, mean: record.mean, invStd: record.invStd, gamma: record.gamma };
+  }
+}
+
+type List = ArrayLike<unknown>;
+
+/** Takes named values out of a state dict and collects what is wrong with it. */
+class StateReader {
+  readonly #entries: Map<string, unknown>;
+  readonly #channels: number;
+  readonly #complaints: string[] = [];
+
+  constructor(state: object, channels: number) {
+    this.#entries = new Map(Object.entries(state));
+    this.#channels = channels;
+  }
+
+  /** Whether the name is there; complains if it is not. */
+  #has(name: string): boolean {
+    if (!this.#entries.has(name)) this.#complaints.push(`missing ${name}`);
+    return this.#entries.has(name);
+  }
+
+  #take(name: string): unknown {
+    const value = this.#entries.get(name);
+    this.#entries.delete(name);
+    return value;
+  }
+
+  #list(value: unknown): List | undefined {
+    return Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value) ? (value as List) : undefined;
+  }
+
+  vector(name: string): Float32Array {
+    if (!this.#has(name)) return new Float32Array();
+    const value = this.#take(name);
+    const list = this.#list(value);
+    if (!list || !Array.from(list).every((v) => typeof v === "number")) {
+      this.#complaints.push(`${name}: expected an array of ${this.#channels} numbers`);
+      return new Float32Array();
+    }
+    if (list.length !== this.#channels)
+      this.#complaints.push(`${name}: expected ${this.#channels} elements, got ${list.length}`);
+    return Float32Array.from(list as ArrayLike<number>);
+  }
+
+  count(name: string): number {
+    if (!this.#has(name)) return 0;
+    const value = this.#take(name);
+    const list = this.#list(value);
+    const one = list?.length === 1 ? list[0] : value;
+    const count = typeof one === "number" || typeof one === "bigint" ? Number(one) : Number.NaN;
+    if (!Number.isSafeInteger(count) || count < 0)
+      this.#complaints.push(`${name}: expected one count, a non-negative integer`);
+    return count;
+  }
+
+  /** Throws if anything was wrong, or names are left over. */
+  finish(): void {
+    for (const name of this.#entries.keys()) this.#complaints.push(`unexpected ${name}`);
+    if (this.#complaints.length) throw wrongState(this.#complaints);
   }
 }

@@ -46,6 +46,7 @@ export function sizeOf(name: string, shape: readonly number[], minRank = 0): num
     if (!Number.isInteger(d) || d < 0) throw wrongValue(`${name}.shape`, "non-negative integers", shape);
     size *= d;
   }
+  if (shape.includes(0)) size = 0; // even where the other dimensions overflow to infinity
   if (shape.length < minRank) throw wrongValue(`${name}.shape`, `rank ${minRank} or more`, shape);
   if (size * 4 > MAX_BYTES) throw tooLarge(name, shape, size * 4, MAX_BYTES);
   return size;

@@ -326,7 +326,7 @@ export async function init(options: { module?: WebAssembly.Module } = {}): Promi
 export function tensor(shape: readonly number[], data?: Float32Array | readonly number[]): Tensor {
   const length = sizeOf("tensor", shape);
   if (data !== undefined) {
-    if (!(data instanceof Float32Array || Array.isArray(data)))
+    if (!(data instanceof Float32Array || (Array.isArray(data) && data.every((v) => typeof v === "number"))))
       throw wrongKind("data", "a Float32Array or an array of numbers", data);
     if (data.length !== length) throw wrongLength("data", shape, data.length);
   }

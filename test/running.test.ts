@@ -1,10 +1,13 @@
 // Running statistics through the public class: each estimator against float64 over the batches it saw, what users write
 // into them, how they travel, and what a batch that is not finite may do to them.
 
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { BatchNorm, type Options, type PlainTensor, type StateDict, type StateSource } from "../src/index.ts";
 import { dimsOf, statistics } from "./reference.ts";
 import { normalInput } from "./worlds.ts";
+
+// the hint on momentum has its tests in options.test.ts
+vi.spyOn(console, "warn").mockImplementation(() => {});
 
 /** One rounding to float32, and what is left of float64's. */
 const ROUNDED = { rtol: 2 ** -23, atol: 1e-12 };
@@ -308,8 +311,8 @@ describe("loadStateDict", () => {
     [{ running_mean: "abc" }, ["running_mean: expected an array of 3"]],
     [{ running_mean: null }, ["running_mean: expected an array of 3"]],
     [{ running_mean: undefined }, ["running_mean"]],
-    [{ running_mean: ["1", "2", "3"] }, ["running_mean: expected numbers"]],
-    [{ running_var: [[1], [2], [3]] }, ["running_var: expected numbers"]],
+    [{ running_mean: ["1", "2", "3"] }, ["running_mean: expected an array of 3 numbers"]],
+    [{ running_var: [[1], [2], [3]] }, ["running_var: expected an array of 3 numbers"]],
     [{ gamma: new Float32Array(3), moving_mean: [] }, ["unexpected gamma", "unexpected moving_mean"]],
     [{ num_values_tracked: 3 }, ["unexpected num_values_tracked"]],
     [

@@ -1,0 +1,43 @@
+// Imports point down this list only, and src never imports assembly (CONTRIBUTING.md, "The house").
+
+const ORDER = [
+  "index",
+  "batchnorm",
+  "functional",
+  "running",
+  "memory",
+  "kernels",
+  "geometry",
+  "options",
+  "module",
+  "features",
+  "errors",
+];
+
+const file = (names) => `^src/(${names.join("|")})\\.ts$`;
+
+module.exports = {
+  forbidden: [
+    ...ORDER.slice(1).map((name, i) => ({
+      name: `${name}-imports-upwards`,
+      severity: "error",
+      from: { path: file([name]) },
+      to: { path: file(ORDER.slice(0, i + 1)) },
+    })),
+    { name: "src-imports-assembly", severity: "error", from: { path: "^src" }, to: { path: "^assembly" } },
+    {
+      name: "assembly-imports-src",
+      severity: "error",
+      from: { path: "^assembly" },
+      to: { path: "^(src|node_modules)" },
+    },
+    { name: "unlisted-file", severity: "error", from: { path: "^src", pathNot: [file(ORDER), "\\.d\\.ts$"] }, to: {} },
+    { name: "cycle", severity: "error", from: {}, to: { circular: true } },
+  ],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: "tsconfig.json" },
+    doNotFollow: { path: "node_modules" },
+    enhancedResolveOptions: { exportsFields: ["exports"], conditionNames: ["import", "types", "default"] },
+  },
+};
