@@ -10,9 +10,6 @@
 
 import { Lanes } from "./lanes";
 
-/** Values of a channel whose mean is its pivot: one alone can be an outlier, more cost more than they help. */
-const BLOCK: usize = 16;
-
 /**
  * Where a grouped sum cannot be trusted, so that the channel is summed again exactly. Squares below 2^-126 lose bits in
  * f32 and products above 2^128 overflow; the bounds leave room for both. NaN is never inside bounds.
@@ -41,18 +38,19 @@ function coarse(mean: f64, spread: f64): f64 {
   return step > 0 && step < Infinity ? nearest<f64>(mean / step) * step : mean;
 }
 
-/** pivot[c] = the mean of the channel's first values, at most 16, coarsely rounded, for c in [begin, end). */
+/** pivot[c] = the mean of the channel's first values, at most `block`, coarsely rounded, for c in [begin, end). */
 export function pivotOf<T>(
   x: usize,
   pivot: usize,
   outer: usize,
   channels: usize,
   inner: usize,
+  block: usize,
   begin: usize,
   end: usize,
 ): void {
-  const run = min(inner, BLOCK);
-  const planes = min(outer, BLOCK / run);
+  const run = min(inner, block);
+  const planes = min(outer, block / run);
   const plane = Lanes.bytes<T>(channels * inner);
   for (let channel = begin; channel < end; ++channel) {
     const first = x + Lanes.bytes<T>(channel * inner);

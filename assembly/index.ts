@@ -190,10 +190,11 @@ export function pivotF32(
   outer: usize,
   channels: usize,
   inner: usize,
+  block: usize,
   begin: usize,
   end: usize,
 ): void {
-  pivotOf<f32>(x, pivot, outer, channels, inner, begin, end);
+  pivotOf<f32>(x, pivot, outer, channels, inner, block, begin, end);
 }
 
 export function spreadF32(

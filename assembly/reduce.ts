@@ -265,7 +265,7 @@ function flush<T extends number>(group: usize, sums: usize, columns: usize): voi
 const PAIR_BYTES: usize = 1024;
 
 /** Rows summed in T before they go to f64. */
-const GROUP: usize = 8;
+const GROUP: usize = 16;
 
 /**
  * Elements [begin, end) of rows of `columns` elements, in memory order; begin is the start of a row. The sums of a group

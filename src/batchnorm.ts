@@ -236,6 +236,7 @@ export class BatchNorm {
     if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
     const batch = mode === "train" || mode === "batch" || !this.#running;
     if (batch && geometry.count === 1) throw oneValuePerChannel(mode, x.shape);
+    this.#checkVectors();
     const overwrites = out === x && x instanceof Tensor;
     if (overwrites && mode !== "eval") throw inPlace("out", mode);
 
@@ -292,6 +293,16 @@ export class BatchNorm {
 
   #alive(): void {
     if (this.#disposed) throw disposed("BatchNorm");
+  }
+
+  /** Vectors were checked when they were assigned, but a transfer to another thread empties them. */
+  #checkVectors(): void {
+    const { channels } = this;
+    if (this.#gamma && this.#gamma.length !== channels) checkVector("gamma", this.#gamma, channels);
+    if (this.#beta && this.#beta.length !== channels) checkVector("beta", this.#beta, channels);
+    const { mean, variance } = this.#running ?? {};
+    if (mean && mean.length !== channels) checkVector("runningMean", mean, channels);
+    if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels);
   }
 
   /** Fills in the statistics that normalise; returns whether the running ones shall take them in. */

@@ -27,12 +27,20 @@ export class BatchNormError extends Error {
 
 type Shape = readonly number[];
 
-const dims = (shape: Shape) => shape.join("×");
+/** More of a list or a string than this says nothing more. */
+const ITEMS = 8;
+const CHARACTERS = 60;
+
+const some = (list: readonly unknown[], separator: string, item: (value: unknown) => string) =>
+  list.slice(0, ITEMS).map(item).join(separator) + (list.length > ITEMS ? `${separator}… (${list.length} in all)` : "");
+
+const dims = (shape: Shape) => some(shape, "×", String);
 
 function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "string")
+    return JSON.stringify(value.length > CHARACTERS ? `${value.slice(0, CHARACTERS)}…` : value);
   if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
+  if (Array.isArray(value)) return `[${some(value, ", ", show)}]`;
   if (typeof value !== "object" || value === null) return String(value);
   const kind = value.constructor?.name ?? "Object";
   return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;

@@ -2,9 +2,9 @@
 // the public functions stands the core, which works on tensors of one heap and which class BatchNorm uses too.
 
 import { inPlace, noForward, oneValuePerChannel, wrongKind, wrongLength, wrongShape, wrongValue } from "./errors.ts";
-import { channelAxis, type Geometry, geometryOf, sizeOf, type Walk, walkOf } from "./geometry.ts";
+import { channelAxis, type Geometry, geometryOf, sizeOf } from "./geometry.ts";
 import { type ChannelRange, GROUPED_FROM } from "./kernels.ts";
-import { checkTensor, defaultHeap, type Heap, Tensor, type Workspace } from "./memory.ts";
+import { checkTensor, defaultHeap, type Heap, inWasmMemory, Tensor, type Workspace } from "./memory.ts";
 import { checkKeys, epsilonOption, flag, type Layout, layoutOption } from "./options.ts";
 import { checkVector } from "./running.ts";
 
@@ -79,7 +79,7 @@ export function checkOut(name: string, out: TensorLike | undefined, shape: reado
   checkOperand(name, out);
   if (!sameShape(out.shape, shape)) throw wrongShape(name, shape, out.shape);
   if (out instanceof Tensor) checkTensor(name, out, heap);
-  else if (out.data.buffer === heap.f32.buffer) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
+  else if (inWasmMemory(out.data)) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
 }
 
 /** The heap that a call works in: the tensor's, or the default one. */
@@ -88,7 +88,7 @@ export const heapOf = (value: TensorLike): Heap => (value instanceof Tensor ? va
 /** A plain array's copy in wasm memory, which the caller owns; a tensor as it is. */
 export function stage(value: TensorLike, heap: Heap): Tensor {
   if (value instanceof Tensor) return value;
-  const source = value.data.buffer === heap.f32.buffer ? value.data.slice() : value.data;
+  const source = inWasmMemory(value.data) ? value.data.slice() : value.data;
   const staged = new Tensor(heap, value.shape, source.length);
   staged.data.set(source);
   return staged;
@@ -128,29 +128,29 @@ function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generat
 function takeSums(
   heap: Heap,
   work: Workspace,
-  w: Walk,
+  g: Geometry,
   grouped: () => void,
   exact: (range: ChannelRange) => void,
   read: (columns: number, range: ChannelRange) => number,
 ): void {
-  const all = { begin: 0, end: w.channels };
-  if (w.count < GROUPED_FROM) {
+  const all = { begin: 0, end: g.channels };
+  if (g.count < GROUPED_FROM) {
     exact(all);
-    read(w.period, all);
+    read(g.period, all);
     return;
   }
   grouped();
-  if (read(w.columns, all) === 0) return;
-  for (const range of [...doubtfulRanges(heap, work, w.channels)]) {
+  if (read(g.columns, all) === 0) return;
+  for (const range of [...doubtfulRanges(heap, work, g.channels)]) {
     exact(range);
-    read(w.period, range);
+    read(g.period, range);
   }
 }
 
 /** A row for each channel as a row for each column, where the walk tells them apart. */
-function perColumn(heap: Heap, source: number, target: number, rows: number, w: Walk): number {
-  if (w.columns === w.channels) return source;
-  heap.kernels.spread(source, target, rows, w);
+function perColumn(heap: Heap, source: number, target: number, rows: number, g: Geometry): number {
+  if (g.columns === g.channels) return source;
+  heap.kernels.spread(source, target, rows, g);
   return target;
 }
 
@@ -172,21 +172,20 @@ export const emptyStatistics = (channels: number): Statistics => ({
 export function batchStatistics(x: Tensor, g: Geometry, epsilon: number, into: Statistics): void {
   const { heap } = x;
   const k = heap.kernels;
-  const w = walkOf(g);
-  const work = heap.workspace.reserve(w);
+  const work = heap.workspace.reserve(g);
   const { mean, variance, invStd, doubtful, scratch } = work;
-  k.pivot(x.pointer, work.pivot, w);
-  const pivot = perColumn(heap, work.pivot, work.columnPivot, 1, w);
+  k.pivot(x.pointer, work.pivot, g);
+  const pivot = perColumn(heap, work.pivot, work.columnPivot, 1, g);
   takeSums(
     heap,
     work,
-    w,
-    () => k.moments(x.pointer, pivot, work, scratch, w),
-    (range) => k.exactMoments(x.pointer, pivot, work, w, range),
-    (columns, range) => k.statistics(work, work.pivot, mean, variance, doubtful, w, columns, range),
+    g,
+    () => k.moments(x.pointer, pivot, work, scratch, g),
+    (range) => k.exactMoments(x.pointer, pivot, work, g, range),
+    (columns, range) => k.statistics(work, work.pivot, mean, variance, doubtful, g, columns, range),
   );
-  k.invStd(variance, invStd, epsilon, w.channels);
-  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8, pointer / 8 + w.channels);
+  k.invStd(variance, invStd, epsilon, g.channels);
+  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8, pointer / 8 + g.channels);
   into.mean.set(f64(mean));
   into.variance.set(f64(variance));
   into.invStd.set(f64(invStd));
@@ -211,8 +210,7 @@ export function normalize(
 ): void {
   if (g.length === 0) return;
   const { heap } = x;
-  const w = walkOf(g);
-  const work = heap.workspace.reserve(w);
+  const work = heap.workspace.reserve(g);
   heap.f64.set(s.mean, work.mean / 8);
   heap.f64.set(s.invStd, work.invStd / 8);
   if (gamma) heap.f32.set(gamma, work.gamma / 4);
@@ -224,9 +222,9 @@ export function normalize(
     work.invStd,
     gamma ? work.gamma : 0,
     beta ? work.beta : 0,
-    w.channels,
+    g.channels,
   );
-  heap.kernels.affine(x.pointer, y.pointer, perColumn(heap, coefficients, work.columnCoefficients, 3, w), w);
+  heap.kernels.affine(x.pointer, y.pointer, perColumn(heap, coefficients, work.columnCoefficients, 3, g), g);
 }
 
 /** Writes or adds C values of f64 to a gradient. */
@@ -258,8 +256,7 @@ export function differentiate(
   }
   const { heap } = x;
   const k = heap.kernels;
-  const w = walkOf(g);
-  const work = heap.workspace.reserve(w);
+  const work = heap.workspace.reserve(g);
   const { mean, invStd, coefficients, doubtful, scratch } = work;
   heap.f64.set(saved.mean, mean / 8);
   heap.f64.set(saved.invStd, invStd / 8);
@@ -267,23 +264,23 @@ export function differentiate(
   const gamma = saved.gamma ? work.gamma : 0;
   if (dGamma || dBeta || (dx && saved.batch)) {
     heap.f32.set(saved.mean, work.pivot / 4);
-    const hi = perColumn(heap, work.pivot, work.columnPivot, 1, w);
+    const hi = perColumn(heap, work.pivot, work.columnPivot, 1, g);
     takeSums(
       heap,
       work,
-      w,
-      () => k.gradientSums(x.pointer, dy.pointer, hi, work, scratch, w),
-      (range) => k.exactGradientSums(x.pointer, dy.pointer, hi, work, w, range),
+      g,
+      () => k.gradientSums(x.pointer, dy.pointer, hi, work, scratch, g),
+      (range) => k.exactGradientSums(x.pointer, dy.pointer, hi, work, g, range),
       (columns, range) =>
-        k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, w, columns, range),
+        k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, g, columns, range),
     );
   }
   if (dx) {
-    if (saved.batch) k.gradientCoefficients(coefficients, mean, invStd, gamma, work.dGamma, work.dBeta, w);
-    else k.affineCoefficients(coefficients, 0, invStd, gamma, 0, w.channels);
-    const matrix = perColumn(heap, coefficients, work.columnCoefficients, saved.batch ? 4 : 3, w);
-    if (saved.batch) k.gradient(x.pointer, dy.pointer, dx.pointer, matrix, w);
-    else k.affine(dy.pointer, dx.pointer, matrix, w);
+    if (saved.batch) k.gradientCoefficients(coefficients, mean, invStd, gamma, work.dGamma, work.dBeta, g);
+    else k.affineCoefficients(coefficients, 0, invStd, gamma, 0, g.channels);
+    const matrix = perColumn(heap, coefficients, work.columnCoefficients, saved.batch ? 4 : 3, g);
+    if (saved.batch) k.gradient(x.pointer, dy.pointer, dx.pointer, matrix, g);
+    else k.affine(dy.pointer, dx.pointer, matrix, g);
   }
   if (dGamma) putGradient(dGamma, heap, work.dGamma, accumulate);
   if (dBeta) putGradient(dBeta, heap, work.dBeta, accumulate);

@@ -1,24 +1,21 @@
-// Shape + layout → { outer, channels, inner }, and from that the walk the kernels take through memory. Below this file
-// nobody knows the word NCHW.
+// Shape + layout → { outer, channels, inner } and the walk that kernels take through memory. Below this file nobody knows
+// the word NCHW.
 
 import { tooLarge, wrongChannels, wrongKind, wrongValue } from "./errors.ts";
 import type { Layout } from "./options.ts";
 
-/** A tensor [outer, channels, inner]; `count` = outer·inner is the number of values per channel. */
+/**
+ * A tensor [outer, channels, inner] and how kernels walk it. Planar: a channel's `inner` elements lie together.
+ * Interleaved: the tensor is rows of `columns` elements, the last perhaps cut short; a channel owns `spread` neighbouring
+ * columns of each `period`, and a row holds whole periods.
+ */
 export interface Geometry {
   readonly outer: number;
   readonly channels: number;
   readonly inner: number;
+  /** Values per channel: outer·inner. */
   readonly count: number;
   readonly length: number;
-}
-
-/**
- * How kernels read it. Planar: a channel's `inner` elements lie together. Interleaved: the tensor is rows of `columns`
- * elements, the last perhaps cut short; a channel owns `spread` neighbouring columns of each `period`, and a row holds
- * whole periods.
- */
-export interface Walk extends Geometry {
   readonly planar: boolean;
   readonly spread: number;
   readonly period: number;
@@ -56,25 +53,40 @@ export function sizeOf(name: string, shape: readonly number[], minRank = 0): num
 export const channelAxis = (shape: readonly number[], layout: Layout): number =>
   layout === "channels-last" ? shape.length - 1 : 1;
 
-/** [outer, channels, inner] of a shape that must have `channels` channels. */
+const product = (dims: readonly number[], begin: number, end: number): number => {
+  let p = 1;
+  for (let i = begin; i < end; i++) p *= dims[i] as number;
+  return p;
+};
+
+/** The shortest row of whole periods in whole groups that is at least ROW long, if there are as many rows. */
+function columnsOf(period: number, outer: number): number {
+  let even = 1;
+  while ((period * even) % GROUP !== 0) even *= 2;
+  const repeat = even * Math.ceil(ROW / (even * period));
+  return repeat <= outer ? repeat * period : period;
+}
+
+/**
+ * The geometry of a shape that must have `channels` channels: a function of shape and layout alone, so that results never
+ * depend on anything else.
+ */
 export function geometryOf(name: string, shape: readonly number[], layout: Layout, channels: number): Geometry {
   const length = sizeOf(name, shape, 2);
   const axis = channelAxis(shape, layout);
   if (shape[axis] !== channels) throw wrongChannels(name, channels, axis, shape, layout);
-  const product = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
-  const outer = product(shape.slice(0, axis));
-  const inner = product(shape.slice(axis + 1));
-  return { outer, channels, inner, count: outer * inner, length };
-}
-
-const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
-
-/** Chooses the walk; a function of the geometry alone, so that results never depend on anything else. */
-export function walkOf(g: Geometry): Walk {
-  if (g.inner >= PLANAR_FROM) return { ...g, planar: true, spread: 1, period: g.channels, columns: g.channels };
-  const period = g.channels * g.inner;
-  const even = GROUP / greatestCommonDivisor(period, GROUP);
-  const repeat = even * Math.ceil(ROW / (even * period));
-  const columns = repeat <= g.outer ? repeat * period : period;
-  return { ...g, planar: false, spread: g.inner, period, columns };
+  const outer = product(shape, 0, axis);
+  const inner = product(shape, axis + 1, shape.length);
+  const planar = inner >= PLANAR_FROM;
+  return {
+    outer,
+    channels,
+    inner,
+    count: outer * inner,
+    length,
+    planar,
+    spread: planar ? 1 : inner,
+    period: planar ? channels : channels * inner,
+    columns: planar ? channels : columnsOf(channels * inner, outer),
+  };
 }

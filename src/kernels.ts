@@ -1,7 +1,7 @@
 // Operation × walk × element type → wasm export: the only file that knows an export's name. Arguments are pointers into
-// the caller's memory and a Walk; results stand in memory. Nothing is checked here.
+// the caller's memory and a Geometry; results stand in memory. Nothing is checked here.
 
-import type { Walk } from "./geometry.ts";
+import type { Geometry } from "./geometry.ts";
 import type { Exports } from "./module.ts";
 
 /** Sums about a pivot, one pair for each column of the walk. */
@@ -24,6 +24,12 @@ export interface ChannelRange {
  */
 export const GROUPED_FROM = 1024;
 
+/**
+ * Values of a channel whose mean is its pivot. Exact sums do with one. In grouped sums one alone can be an outlier, which
+ * would have the channel summed twice; more than these cost more than they help.
+ */
+const PIVOT_BLOCK = 16;
+
 export class Kernels {
   readonly #e: Exports;
 
@@ -32,50 +38,51 @@ export class Kernels {
   }
 
   /** pivot[c] = mean of the first values of channel c. */
-  pivot(x: number, pivot: number, w: Walk): void {
-    this.#e.pivotF32(x, pivot, w.outer, w.channels, w.inner, 0, w.channels);
+  pivot(x: number, pivot: number, g: Geometry): void {
+    const block = g.count < GROUPED_FROM ? 1 : PIVOT_BLOCK;
+    this.#e.pivotF32(x, pivot, g.outer, g.channels, g.inner, block, 0, g.channels);
   }
 
   /** Copies rows of one value per channel to rows of one value per column. */
-  spread(source: number, target: number, rows: number, w: Walk): void {
-    this.#e.spreadF32(source, target, rows, w.channels, w.spread, w.columns);
+  spread(source: number, target: number, rows: number, g: Geometry): void {
+    this.#e.spreadF32(source, target, rows, g.channels, g.spread, g.columns);
   }
 
   /** Σ d, Σ d² in groups (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns f32. */
-  moments(x: number, pivot: number, s: Sums, scratch: number, w: Walk): void {
-    if (w.planar) this.#e.momentsPlanarF32(x, pivot, s.first, s.second, w.outer, w.channels, w.inner, 0, w.channels);
-    else this.#e.momentsInterleavedF32(x, pivot, s.first, s.second, scratch, w.columns, 0, w.length);
+  moments(x: number, pivot: number, s: Sums, scratch: number, g: Geometry): void {
+    if (g.planar) this.#e.momentsPlanarF32(x, pivot, s.first, s.second, g.outer, g.channels, g.inner, 0, g.channels);
+    else this.#e.momentsInterleavedF32(x, pivot, s.first, s.second, scratch, g.columns, 0, g.length);
   }
 
   /** The same for a range of channels, every value in f64; sums lie in the columns of one period. */
-  exactMoments(x: number, pivot: number, s: Sums, w: Walk, r: ChannelRange): void {
+  exactMoments(x: number, pivot: number, s: Sums, g: Geometry, r: ChannelRange): void {
     const e = this.#e;
-    if (w.planar) e.exactMomentsPlanarF32(x, pivot, s.first, s.second, w.outer, w.channels, w.inner, r.begin, r.end);
+    if (g.planar) e.exactMomentsPlanarF32(x, pivot, s.first, s.second, g.outer, g.channels, g.inner, r.begin, r.end);
     else
       e.exactMomentsInterleavedF32(
         x,
         pivot,
         s.first,
         s.second,
-        w.period,
-        w.length,
-        r.begin * w.spread,
-        r.end * w.spread,
+        g.period,
+        g.length,
+        r.begin * g.spread,
+        r.end * g.spread,
       );
   }
 
   /** Σ dy, Σ dy·d in groups (docs/batchnorm.md, B1, B2). `scratch` holds 2·columns f32. */
-  gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, w: Walk): void {
-    if (w.planar)
-      this.#e.gradientSumsPlanarF32(x, dy, hi, s.first, s.second, w.outer, w.channels, w.inner, 0, w.channels);
-    else this.#e.gradientSumsInterleavedF32(x, dy, hi, s.first, s.second, scratch, w.columns, 0, w.length);
+  gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, g: Geometry): void {
+    if (g.planar)
+      this.#e.gradientSumsPlanarF32(x, dy, hi, s.first, s.second, g.outer, g.channels, g.inner, 0, g.channels);
+    else this.#e.gradientSumsInterleavedF32(x, dy, hi, s.first, s.second, scratch, g.columns, 0, g.length);
   }
 
   /** The same for a range of channels, every value in f64; sums lie in the columns of one period. */
-  exactGradientSums(x: number, dy: number, hi: number, s: Sums, w: Walk, r: ChannelRange): void {
+  exactGradientSums(x: number, dy: number, hi: number, s: Sums, g: Geometry, r: ChannelRange): void {
     const e = this.#e;
-    if (w.planar)
-      e.exactGradientSumsPlanarF32(x, dy, hi, s.first, s.second, w.outer, w.channels, w.inner, r.begin, r.end);
+    if (g.planar)
+      e.exactGradientSumsPlanarF32(x, dy, hi, s.first, s.second, g.outer, g.channels, g.inner, r.begin, r.end);
     else
       e.exactGradientSumsInterleavedF32(
         x,
@@ -83,10 +90,10 @@ export class Kernels {
         hi,
         s.first,
         s.second,
-        w.period,
-        w.length,
-        r.begin * w.spread,
-        r.end * w.spread,
+        g.period,
+        g.length,
+        r.begin * g.spread,
+        r.end * g.spread,
       );
   }
 
@@ -97,12 +104,12 @@ export class Kernels {
     mean: number,
     variance: number,
     doubtful: number,
-    w: Walk,
+    g: Geometry,
     columns: number,
     r: ChannelRange,
   ): number {
     const { first, second } = s;
-    const { count, channels, spread } = w;
+    const { count, channels, spread } = g;
     return this.#e.statisticsF32(
       first,
       second,
@@ -127,12 +134,12 @@ export class Kernels {
     dGamma: number,
     dBeta: number,
     doubtful: number,
-    w: Walk,
+    g: Geometry,
     columns: number,
     r: ChannelRange,
   ): number {
     const { first, second } = s;
-    const { count, channels, spread } = w;
+    const { count, channels, spread } = g;
     return this.#e.gradientStatisticsF32(
       first,
       second,
@@ -168,20 +175,20 @@ export class Kernels {
     gamma: number,
     dGamma: number,
     dBeta: number,
-    w: Walk,
+    g: Geometry,
   ): void {
-    this.#e.gradientCoefficientsF32(c, mean, invStd, gamma, dGamma, dBeta, w.count, w.channels, 0, w.channels);
+    this.#e.gradientCoefficientsF32(c, mean, invStd, gamma, dGamma, dBeta, g.count, g.channels, 0, g.channels);
   }
 
   /** y = (x − hi)·scale + shift (docs/batchnorm.md, F7). */
-  affine(x: number, y: number, coefficients: number, w: Walk): void {
-    if (w.planar) this.#e.affinePlanarF32(x, y, coefficients, w.outer, w.channels, w.inner, 0, w.channels);
-    else this.#e.affineInterleavedF32(x, y, coefficients, w.columns, 0, w.length);
+  affine(x: number, y: number, coefficients: number, g: Geometry): void {
+    if (g.planar) this.#e.affinePlanarF32(x, y, coefficients, g.outer, g.channels, g.inner, 0, g.channels);
+    else this.#e.affineInterleavedF32(x, y, coefficients, g.columns, 0, g.length);
   }
 
   /** dx = ((x − hi)·slope + (dy + shift))·scale (docs/batchnorm.md, B6). */
-  gradient(x: number, dy: number, dx: number, coefficients: number, w: Walk): void {
-    if (w.planar) this.#e.gradientPlanarF32(x, dy, dx, coefficients, w.outer, w.channels, w.inner, 0, w.channels);
-    else this.#e.gradientInterleavedF32(x, dy, dx, coefficients, w.columns, 0, w.length);
+  gradient(x: number, dy: number, dx: number, coefficients: number, g: Geometry): void {
+    if (g.planar) this.#e.gradientPlanarF32(x, dy, dx, coefficients, g.outer, g.channels, g.inner, 0, g.channels);
+    else this.#e.gradientInterleavedF32(x, dy, dx, coefficients, g.columns, 0, g.length);
   }
 }

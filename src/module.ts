@@ -9,6 +9,9 @@ import { simd } from "./features.ts";
 /** What the module exports, as the compiler declares it. */
 export type Exports = Awaited<ReturnType<typeof instantiate>>;
 
+/** An export that tells our kernels from other modules. */
+const SIGNATURE: keyof Exports = "gradientCoefficientsF32";
+
 let compiled: WebAssembly.Module | undefined;
 
 function supported(): Uint8Array<ArrayBuffer> {
@@ -26,6 +29,8 @@ export function kernelModule(): WebAssembly.Module {
 export async function compileAhead(module?: WebAssembly.Module): Promise<WebAssembly.Module> {
   if (module !== undefined && !(module instanceof WebAssembly.Module))
     throw wrongKind("module", "a WebAssembly.Module", module);
+  if (module && !WebAssembly.Module.exports(module).some(({ name }) => name === SIGNATURE))
+    throw wrongKind("module", "the kernels of batchnorm-wasm", module);
   compiled = module ?? compiled ?? (await WebAssembly.compile(supported()));
   return compiled;
 }

@@ -9,11 +9,13 @@
 // add up thousands of roundings; an original counts only while the user's value is still its rounding.
 
 import { wrongKind, wrongLength } from "./errors.ts";
+import { inWasmMemory } from "./memory.ts";
 import type { ResolvedOptions } from "./options.ts";
 
-/** Refuses what is no Float32Array of one value per channel. */
+/** Refuses what is no Float32Array of one value per channel, or lies where growing memory would empty it. */
 export function checkVector(name: string, value: unknown, channels: number): Float32Array {
   if (!(value instanceof Float32Array)) throw wrongKind(name, "a Float32Array", value);
+  if (inWasmMemory(value)) throw wrongKind(name, "a Float32Array in memory of JavaScript", value);
   if (value.length !== channels) throw wrongLength(name, [channels], value.length);
   return value;
 }

@@ -392,7 +392,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect(valuesOf(bn.backward(dy, { dxOut: junk() }))).toEqual(expected);
   });
 
-  test("dispose gives back what the layer holds; its parameters stay readable, forward and backward are refused", () => {
+  test("dispose gives back what the layer holds; its parameters stay readable, calls are refused", () => {
     const use = () => {
       const bn = layer({ layout });
       mine(bn.forward(input(1)));

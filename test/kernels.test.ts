@@ -297,19 +297,20 @@ const TESTS: { [name in ExportName]: (k: Exports, arena: Arena) => void } = {
   gradientInterleavedF32: (k, a) => testInterleavedMap(k.gradientInterleavedF32 as Kernel, a, 2),
 
   pivotF32(k, arena) {
-    for (const d of [...PLANES, { outer: 40, channels: 3, inner: 1 }, { outer: 9, channels: 2, inner: 5 }]) {
+    const dims = [...PLANES, { outer: 40, channels: 3, inner: 1 }, { outer: 9, channels: 2, inner: 5 }];
+    for (const { block, ...d } of dims.flatMap((d) => [1, 16].map((block) => ({ ...d, block })))) {
       const size = d.outer * d.channels * d.inner;
       const x = arena.f32(integers(11, size));
       const pivot = arena.f32(new Float32Array(d.channels).fill(UNWRITTEN));
-      k.pivotF32(x.pointer, pivot.pointer, d.outer, d.channels, d.inner, 0, d.channels);
-      const run = Math.min(d.inner, 16);
-      const planes = Math.min(d.outer, Math.floor(16 / run));
+      k.pivotF32(x.pointer, pivot.pointer, d.outer, d.channels, d.inner, block, 0, d.channels);
+      const run = Math.min(d.inner, block);
+      const planes = Math.min(d.outer, Math.floor(block / run));
       for (let c = 0; c < d.channels; c++) {
-        const block: number[] = [];
+        const values: number[] = [];
         for (let n = 0; n < planes; n++)
-          for (let i = 0; i < run; i++) block.push(x.view[(n * d.channels + c) * d.inner + i] as number);
-        const mean = block.reduce((a, b) => a + b, 0) / block.length;
-        const spread = Math.max(...block.map((v) => Math.abs(v - mean)));
+          for (let i = 0; i < run; i++) values.push(x.view[(n * d.channels + c) * d.inner + i] as number);
+        const mean = values.reduce((a, b) => a + b, 0) / values.length;
+        const spread = Math.max(...values.map((v) => Math.abs(v - mean)));
         const got = pivot.view[c] as number;
         if (spread === 0) expect(got).toBe(mean);
         else {
@@ -320,7 +321,7 @@ const TESTS: { [name in ExportName]: (k: Exports, arena: Arena) => void } = {
         }
       }
       const untouched = arena.f32(new Float32Array(d.channels).fill(UNWRITTEN));
-      k.pivotF32(x.pointer, untouched.pointer, d.outer, d.channels, d.inner, 1, d.channels);
+      k.pivotF32(x.pointer, untouched.pointer, d.outer, d.channels, d.inner, block, 1, d.channels);
       expect(untouched.view[0]).toBe(UNWRITTEN);
       arena.close();
     }
