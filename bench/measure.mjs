@@ -1,81 +1,55 @@
-// Measures all peers on one case: checks their results, then times them against the copy.
+// Times peers against each other: rounds, and in every round each task once in a shuffled order, so that a slow second of
+// the machine falls on all of them alike. tinybench and mitata run one task to its end before the next and so cannot do
+// this; the loop is ours, the statistics are simple-statistics'.
 
-import { readFileSync } from "node:fs";
-import { interleave } from "./harness.mjs";
-import { arrays, tensors } from "./peers/ours.mjs";
-import * as plain from "./peers/plain.mjs";
+import { median, medianAbsoluteDeviation, shuffle } from "simple-statistics";
 
-// Peers from outside (TF.js, onnxruntime-web, PyTorch) will be further entries here.
-const PEERS = [tensors, arrays, plain];
+/** Shorter samples would measure the clock and the scheduler. */
+const SAMPLE_MS = 1;
 
-/** Tensors that an operation has to read and write at the least. */
-export const OPERATIONS = { inference: 2, forward: 3, backward: 5 };
+/** Until then the engine has compiled a call's loops with its optimising compiler. */
+const WARM_UP_MS = 150;
+const WARM_UP_CALLS = 3;
 
-/** Beyond this, relative to the largest value, a result is called wrong. */
-const WRONG = 1e-4;
+/** What a median needs at the least, and where more would add nothing. */
+const MIN_ROUNDS = 5;
+const MAX_ROUNDS = 300;
 
-const copyModule = new WebAssembly.Module(readFileSync(new URL("../build/copy.wasm", import.meta.url)));
+const time = (call, repeats) => {
+  const start = performance.now();
+  for (let i = 0; i < repeats; i++) call();
+  return (performance.now() - start) / repeats;
+};
 
-/** The v128 copy over a memory. */
-export const copyOver = (memory) => new WebAssembly.Instance(copyModule, { env: { memory } }).exports.copy;
-
-/** Largest error over the outputs, each relative to its largest value. */
-export function errorOf(result, reference) {
-  let worst = 0;
-  for (const [output, expected] of Object.entries(reference)) {
-    let size = 0;
-    let error = 0;
-    for (let i = 0; i < expected.length; i++) {
-      size = Math.max(size, Math.abs(expected[i]));
-      // NaN is the largest error of all
-      const e = Math.abs(result[output][i] - expected[i]);
-      error = e <= error ? error : e;
-    }
-    const relative = error / size;
-    worst = relative <= worst ? worst : relative;
-  }
-  return worst;
+/** Warms a task up; returns how many calls make a sample. */
+function warmUp(call) {
+  const calls = [];
+  for (const start = performance.now(); performance.now() - start < WARM_UP_MS || calls.length < WARM_UP_CALLS; )
+    calls.push(time(call, 1));
+  return Math.ceil(SAMPLE_MS / median(calls.slice(calls.length >> 1)));
 }
 
-/** @returns {{ name: string, bytes: number, copy: object, rows: object[] }} */
-export function measure(data, options) {
-  const reference = plain.prepare(data, Float64Array);
-  reference.forward();
-  reference.backward();
-  const expected = reference.result();
-
-  const peers = PEERS.map((peer) => ({ name: peer.name, ...peer.prepare(data) }));
-  const errors = peers.map((peer) => {
-    peer.forward();
-    peer.backward();
-    return errorOf(peer.result(), expected);
-  });
-
-  const { x, y } = peers[0];
-  const copy = copyOver(x.heap.memory);
-  const tasks = [
-    { run: () => copy(x.pointer, y.pointer, 4 * data.length) },
-    ...peers.flatMap((peer) => Object.keys(OPERATIONS).map((operation) => ({ run: peer[operation] }))),
-  ];
-  const [floor, ...timings] = interleave(tasks, options);
-  const rows = peers.flatMap(({ name }, p) =>
-    Object.entries(OPERATIONS).map(([operation, passes], o) => {
-      const { ms, spread } = timings[p * 3 + o];
-      const gigabytesPerSecond = (4 * data.length * passes) / ms / 1e6;
-      const error = errors[p];
-      return {
-        peer: name,
-        operation,
-        ms,
-        spread,
-        copies: ms / floor.ms,
-        gigabytesPerSecond,
-        error,
-        wrong: !(error < WRONG),
-      };
-    }),
-  );
-  for (const peer of peers) peer.dispose();
-  const bandwidth = (8 * data.length) / floor.ms / 1e6;
-  return { name: data.name, bytes: 4 * data.length, copy: { ...floor, gigabytesPerSecond: bandwidth }, rows };
+/**
+ * Milliseconds per call of each of `tasks` = { call }[]: { ms, spread, repeats }, the median over rounds, the median
+ * absolute deviation from it, and the calls that make one sample. `next` is the source of randomness; `onRound` is told
+ * the part done.
+ */
+export function measure(tasks, { budgetMs, next, onRound = () => {} }) {
+  const rows = tasks.map(({ call }) => ({ call, repeats: warmUp(call), samples: [] }));
+  const start = performance.now();
+  let rounds = 0;
+  let done = 0;
+  while (done < 1) {
+    for (const row of shuffle(rows, next)) row.samples.push(time(row.call, row.repeats));
+    rounds++;
+    const enough = Math.max((performance.now() - start) / budgetMs, rounds / MAX_ROUNDS);
+    done = Math.min(enough, rounds / MIN_ROUNDS, 1);
+    onRound(done);
+  }
+  const times = rows.map(({ samples, repeats }) => ({
+    ms: median(samples),
+    spread: medianAbsoluteDeviation(samples),
+    repeats,
+  }));
+  return { rounds, times };
 }

@@ -303,9 +303,11 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
   test("accumulate without given arrays adds to those of the backward before, and otherwise there are new ones", () => {
     const bn = layer({ layout });
     const needs = { dx: false };
+    // undefined is as good as absent
+    const options = { needs, accumulate: true, dGammaOut: undefined, dBetaOut: undefined } as object;
     const step = (seed: number) => {
       bn.forward(input(seed), { out: junk() });
-      return bn.backward(input(seed + 10), { needs, accumulate: true });
+      return bn.backward(input(seed + 10), seed === 2 ? options : { needs, accumulate: true });
     };
     const separate = [1, 2, 3].map((seed) => {
       const twin = layer({ layout });
@@ -326,6 +328,18 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect(fresh.dGamma).not.toBe(first.dGamma);
     expect(valuesOf(fresh)).toEqual(valuesOf(separate[2] as Gradients));
     expect(valuesOf(third)).toEqual(totals);
+  });
+
+  test("dGamma and dBeta stay those of the latest backward that computed them", () => {
+    const bn = layer({ layout });
+    expect([bn.dGamma, bn.dBeta]).toEqual([undefined, undefined]);
+    bn.forward(input(1), { out: junk() });
+    const first = bn.backward(input(2), { needs: { dx: false } });
+    const second = bn.backward(input(3), { needs: { dx: false, dGamma: false } });
+    expect(bn.dGamma).toBe(first.dGamma);
+    expect(bn.dBeta).toBe(second.dBeta);
+    bn.backward(input(3), { dxOut: junk(), needs: { dGamma: false, dBeta: false } });
+    expect([bn.dGamma, bn.dBeta]).toEqual([first.dGamma, second.dBeta]);
   });
 
   test("backward may be called again for the same forward, with the same result", () => {

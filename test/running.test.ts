@@ -217,7 +217,7 @@ describe("stateDict", () => {
       running_var: bn.runningVariance,
       num_batches_tracked: 4,
     });
-    const again = bn.stateDict();
+    const again = structuredClone(state);
     for (const vector of [state.weight, state.bias, state.running_mean, state.running_var]) vector?.fill(77);
     expect(bn.stateDict()).toEqual(again);
   });

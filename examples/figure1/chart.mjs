@@ -8,9 +8,13 @@ import { parseHTML } from "linkedom";
 
 const WIDTH = 960;
 const HEIGHT = 690;
-// The first and the last colour of Okabe and Ito's that stay apart for colour-blind readers, in print too.
+const LEFT = 55;
+// Two of Okabe and Ito's colours, which colour-blind readers can tell apart.
 const COLORS = { with: "#0072b2", without: "#d55e00" };
 const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "12px", color: "#222", background: "white" };
+
+const STEPS = { label: "training steps", labelAnchor: "center", labelArrow: "none", zero: true };
+const COLOR_SCALE = { domain: Object.keys(COLORS), range: Object.values(COLORS) };
 
 const { document } = parseHTML("<!doctype html><html><body></body></html>");
 
@@ -22,10 +26,10 @@ export function picture(results) {
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}"`,
     ` font-family="system-ui, sans-serif" fill="#222" role="img" aria-label="Training with and without batch norm">`,
     `<rect width="100%" height="100%" fill="white"/>`,
-    heading(20, 30, "Test accuracy, by learning rate"),
-    legend(WIDTH - 250, 30),
+    heading(LEFT, 30, "Test accuracy, by learning rate"),
+    legend(WIDTH - 290, 30),
     place(0, 44, accuracyPlot(results)),
-    heading(20, 372, "Input to a sigmoid of the last hidden layer: 15th, 50th and 85th percentile over the test set"),
+    heading(LEFT, 372, "Input to a sigmoid of the last hidden layer: 15th, 50th and 85th percentile over the test set"),
     place(0, 386, percentilePlot(results)),
     `</svg>\n`,
   ].join("\n");
@@ -44,13 +48,13 @@ function accuracyPlot(results) {
     document,
     width: WIDTH,
     height: 300,
-    marginLeft: 55,
+    marginLeft: LEFT,
     marginRight: 25,
     marginBottom: 40,
     style: STYLE,
-    color: { domain: Object.keys(COLORS), range: Object.values(COLORS) },
+    color: COLOR_SCALE,
     fx: { label: null, tickFormat: (rate) => `learning rate ${rate}`, padding: 0.08 },
-    x: { label: "training steps", labelAnchor: "center", labelArrow: "none", ticks: 4 },
+    x: { ...STEPS, ticks: 3 },
     y: { label: "accuracy (%)", domain: [0, 100], labelArrow: "none", grid: true },
     marks: [
       Plot.frame({ stroke: "#ccc" }),
@@ -74,18 +78,17 @@ function percentilePlot(results) {
       })),
     );
   const channels = { fx: "panel", x: "step" };
-  const color = { domain: Object.keys(COLORS), range: Object.values(COLORS) };
   return Plot.plot({
     document,
     width: WIDTH,
     height: 300,
-    marginLeft: 55,
+    marginLeft: LEFT,
     marginRight: 45,
     marginBottom: 40,
     style: STYLE,
-    color,
-    fx: { label: null, padding: 0.08, domain: [...new Set(points.map(({ panel }) => panel))] },
-    x: { label: "training steps", labelAnchor: "center", labelArrow: "none", ticks: 6 },
+    color: COLOR_SCALE,
+    fx: { label: null, padding: 0.12, domain: [...new Set(points.map(({ panel }) => panel))] },
+    x: { ...STEPS, ticks: 5 },
     y: { label: "input to the sigmoid", labelArrow: "none", grid: true, nice: true },
     marks: [
       Plot.frame({ stroke: "#ccc" }),
@@ -94,7 +97,15 @@ function percentilePlot(results) {
         Plot.line(points, { ...channels, y, stroke: "name", strokeWidth: y === "p50" ? 2 : 1.25 }),
         Plot.text(
           points,
-          Plot.selectLast({ ...channels, y, z: "panel", fill: "name", text: () => `${y.slice(1)} %`, dx: 5, textAnchor: "start" }),
+          Plot.selectLast({
+            ...channels,
+            y,
+            z: "panel",
+            fill: "name",
+            text: () => `${y.slice(1)}th`,
+            dx: 5,
+            textAnchor: "start",
+          }),
         ),
       ]),
     ],
@@ -112,8 +123,8 @@ const heading = (x, y, text) => `<text x="${x}" y="${y}" font-size="15" font-wei
 function legend(x, y) {
   const entries = Object.entries(COLORS).map(
     ([name, color], i) =>
-      `<path d="M${x + i * 130},${y - 4}h18" stroke="${color}" stroke-width="2.5"/>` +
-      `<text x="${x + i * 130 + 24}" y="${y}" font-size="12">${name} batch norm</text>`,
+      `<path d="M${x + i * 136},${y - 4}h18" stroke="${color}" stroke-width="2.5"/>` +
+      `<text x="${x + i * 136 + 24}" y="${y}" font-size="12">${name} batch norm</text>`,
   );
   return entries.join("");
 }

@@ -17,7 +17,8 @@ let options;
 try {
   options = parseOptions(process.argv.slice(2));
 } catch (error) {
-  console.error(`${error.message} (--help explains the options)`);
+  const [message] = error.message.split("\n");
+  console.error(`${message} (--help explains the options)`);
   process.exit(2);
 }
 if (options.help) console.log(HELP);

@@ -27,6 +27,7 @@ const crossEntropy = jit((z, bias, labels) => {
   return [loss, dLogits.ref, dLogits.sum(0)];
 });
 
+// jax-js computes when the values are asked for, so fromJax must stay outside what is timed below.
 const toJax = ({ data, shape }) => np.array(data, { shape });
 const fromJax = (array) => ({ shape: array.shape, data: array.dataSync() });
 
@@ -72,8 +73,8 @@ export class Network {
     let dz = dLogits;
     for (let i = last; i > 0; i--) {
       dWeights[i] = weightGradient(inputs[i].ref, dz.ref);
-      const ds = sigmoidGradient(inputGradient(dz, this.weights[i].ref), inputs[i]);
-      const { dx, dGamma, dBeta } = this.#timed(() => this.norms[i - 1].backward(fromJax(ds)));
+      const ds = fromJax(sigmoidGradient(inputGradient(dz, this.weights[i].ref), inputs[i]));
+      const { dx, dGamma, dBeta } = this.#timed(() => this.norms[i - 1].backward(ds));
       dNorms[i - 1] = { dGamma, dBeta };
       dz = toJax(dx);
     }

@@ -20,11 +20,12 @@ export function page(results, svg) {
   .table { overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }
+  th { vertical-align: bottom; }
   ul { padding-left: 1.2rem; color: #555; }
 </style>
 <h1>Batch norm, with and without</h1>
 <p>Figure 1 of Ioffe &amp; Szegedy (2015), repeated: three hidden layers of 100 sigmoid units, trained on 8,000
-handwritten digits for ${steps} steps of 60, from the same initial weights and in the same order (seed ${seed}).</p>
+handwritten digits in ${steps} steps of 60, from the same initial weights and in the same order (seed ${seed}).</p>
 ${svg}
 <div class="table">
 <table>

@@ -20,11 +20,18 @@ export async function trainAll(runs, digits, onProgress) {
       let index;
       const next = () => {
         const { done, value } = queue.next();
-        if (done) return resolve(worker.terminate());
+        if (done) {
+          resolve();
+          worker.terminate();
+          return;
+        }
         index = value[0];
         worker.postMessage(value[1]);
       };
       worker.on("error", reject);
+      worker.on("exit", (code) =>
+        reject(new Error(`a worker stopped with exit code ${code} before its work was done`)),
+      );
       worker.on("message", ({ steps, result }) => {
         if (!result) return onProgress(steps);
         results[index] = result;

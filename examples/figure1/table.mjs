@@ -5,8 +5,8 @@
 export const HEADER = [
   "Learning rate",
   "Batch norm",
-  "Steps to 90 %",
-  "Steps to 95 %",
+  "Steps to 90 %",
+  "Steps to 95 %",
   "Best accuracy",
   "Saturated",
   "Diverged",
@@ -15,7 +15,7 @@ export const HEADER = [
 
 export const NOTES = [
   "Steps to 90 % and 95 %: the first test at which that share of 2,000 held-out digits was recognised.",
-  "Saturated: outputs of the last hidden layer's sigmoids below 0.05 or above 0.95, over those digits, at the end.",
+  "Saturated: share of the last hidden layer's outputs that are not between 0.05 and 0.95, on those digits, at the end.",
   "Diverged: the loss became infinite or NaN, or was, on average over the last tenth of the steps, more than 5 % above" +
     " ln 10, the loss of a blind guess.",
   "Time in batch norm: in forward and backward, tests included; in brackets its share of the run.",
@@ -42,4 +42,4 @@ export function rows(results) {
 const stepsTo = (accuracy, evaluations) =>
   String(evaluations.find((evaluation) => evaluation.accuracy >= accuracy)?.step ?? "–");
 
-const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;
+const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;

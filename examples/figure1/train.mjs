@@ -10,7 +10,7 @@ const BATCH = 60;
 const SIZES = [PIXELS, 100, 100, 100, CLASSES];
 // "Small random Gaussian values", the paper says, and gives no number.
 const DEVIATION = 0.03;
-const EVALUATIONS = 200;
+const EVALUATIONS = 100;
 // The unit whose input the figure follows. Units are alike before training, so any will do.
 const UNIT = 0;
 const PERCENTILES = [0.15, 0.5, 0.85];
@@ -27,7 +27,7 @@ const DIVERGED_LOSS = 1.05 * Math.log(CLASSES);
  * @typedef {object} Evaluation
  * @property {number} step
  * @property {number} accuracy on the test set
- * @property {number} saturated share of the last hidden layer's outputs that are below 0.05 or above 0.95
+ * @property {number} saturated share of the last hidden layer's outputs that are not between 0.05 and 0.95
  * @property {number[]} percentiles 15th, 50th, 85th, of the input to one sigmoid of that layer
  *
  * @typedef {Run & {
@@ -48,16 +48,17 @@ export function train(run, digits, onProgress) {
   const interval = Math.ceil(steps / EVALUATIONS);
   const losses = [];
   const evaluations = [];
-  for (const { images, labels } of batches(digits.train, steps, seed)) {
+  for (const { images, labels } of batches(digits.train, steps)) {
     const loss = network.step({ data: images, shape: [BATCH, PIXELS] }, labels, learningRate);
     losses.push(loss);
     const step = losses.length;
-    if (step % interval === 0 || step === steps) {
+    const lost = !Number.isFinite(loss);
+    if (step % interval === 0 || step === steps || lost) {
       evaluations.push({ step, ...evaluate(network, digits.test) });
       onProgress(step - (evaluations.at(-2)?.step ?? 0));
     }
     // Nothing comes back from NaN.
-    if (!Number.isFinite(loss)) break;
+    if (lost) break;
   }
   onProgress(steps - (evaluations.at(-1)?.step ?? 0));
   return {
@@ -69,14 +70,16 @@ export function train(run, digits, onProgress) {
   };
 }
 
-/** Batches in epochs, each epoch in an order of its own; what does not fill a batch is left out of the epoch. */
-function* batches({ images, labels }, steps, seed) {
+/**
+ * Batches in epochs; what does not fill a batch is left out of the epoch. The images come shuffled by the seed, so the
+ * number of the epoch is enough to shuffle them anew.
+ */
+function* batches({ images, labels }, steps) {
   const perEpoch = Math.floor(labels.length / BATCH);
-  const epochs = random.split(random.key(seed), Math.ceil(steps / perEpoch));
   let order;
   for (let step = 0; step < steps; step++) {
     const first = (step % perEpoch) * BATCH;
-    if (first === 0) order = random.permutation(epochs.ref.slice(step / perEpoch), labels.length).dataSync();
+    if (first === 0) order = random.permutation(random.key(step / perEpoch), labels.length).dataSync();
     const batch = { images: new Float32Array(BATCH * PIXELS), labels: new Int32Array(BATCH) };
     for (let i = 0; i < BATCH; i++) {
       const image = order[first + i];
@@ -92,8 +95,11 @@ function evaluate(network, { images, labels }) {
   const units = SIZES.at(-2);
   return {
     accuracy: labels.filter((label, i) => label === classes[i]).length / labels.length,
-    saturated: h.filter((value) => value < 0.05 || value > 0.95).length / h.length,
-    percentiles: quantile(Array.from(labels, (_, i) => s[i * units + UNIT]), PERCENTILES),
+    saturated: h.filter((value) => !(value >= 0.05 && value <= 0.95)).length / h.length,
+    percentiles: quantile(
+      Array.from(labels, (_, i) => s[i * units + UNIT]),
+      PERCENTILES,
+    ),
   };
 }
 
