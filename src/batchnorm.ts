@@ -270,11 +270,13 @@ export class BatchNorm {
     this.#alive();
     checkKeys("backward options", options, BACKWARD_OPTIONS);
     if (!this.#saved) throw noForward("none that kept its x");
-    const existing: BackwardOptions<T> = {};
-    if (options.accumulate === true && this.#dGamma) existing.dGammaOut = this.#dGamma;
-    if (options.accumulate === true && this.#dBeta) existing.dBetaOut = this.#dBeta;
+    const complete = { ...options };
+    if (options.accumulate === true) {
+      if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
+      if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
+    }
     const has = { gamma: this.#gamma !== null, beta: this.#beta !== null };
-    const result = backward(dy, this.#saved, has, { ...existing, ...options });
+    const result = backward(dy, this.#saved, has, complete);
     this.#dGamma = result.dGamma ?? this.#dGamma;
     this.#dBeta = result.dBeta ?? this.#dBeta;
     return result;

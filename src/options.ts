@@ -123,10 +123,14 @@ function momentumOption(momentum: unknown, decay: unknown): number {
   return checked;
 }
 
+/** Float32 values that WebAssembly's memory has room for. */
+const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
+
 /** A number of channels: a positive integer. */
 export function checkChannels(channels: unknown): number {
   if (typeof channels !== "number") throw wrongKind("channels", "a number", channels);
   if (!(Number.isSafeInteger(channels) && channels > 0)) throw wrongValue("channels", "a positive integer", channels);
+  if (channels > MAX_CHANNELS) throw wrongValue("channels", `at most ${MAX_CHANNELS}`, channels);
   return channels;
 }
 
