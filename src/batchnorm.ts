@@ -54,6 +54,9 @@ export interface StateDict {
   num_values_tracked?: number;
 }
 
+/** Frees the copy of x that a layer was collected with, where nobody called its dispose. */
+const abandoned = new FinalizationRegistry<Tensor>((kept) => kept.dispose());
+
 /** What loadStateDict reads: any array of numbers for a vector; a number, a bigint or an array of one for a count. */
 export type StateSource = Readonly<Record<string, ArrayLike<number | bigint> | number | bigint>>;
 
@@ -326,8 +329,10 @@ export class BatchNorm {
   }
 
   #keep(x: Tensor | undefined): void {
-    if (this.#kept !== x) this.#kept?.dispose();
+    abandoned.unregister(this);
+    this.#kept?.dispose();
     this.#kept = x;
+    if (x) abandoned.register(this, x, this);
   }
 
   #remember(batch: boolean, geometry: Geometry, shape: readonly number[], x: Tensor): Saved {

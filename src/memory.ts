@@ -10,6 +10,7 @@ import { disposed, otherMemory, outOfMemory, wrongKind, wrongLength } from "./er
 import { type Geometry, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
 import { compileAhead, instantiateKernels, kernelModule } from "./module.ts";
+import { checkKeys } from "./options.ts";
 
 const PAGE = 65536;
 const MAX_PAGES = 65535; // one page short of 4 GiB, so that no end of a range wraps to 0
@@ -331,6 +332,7 @@ export function defaultHeap(): WasmHeap {
  * its own.
  */
 export async function init(options: { module?: WebAssembly.Module } = {}): Promise<void> {
+  checkKeys("init options", options, ["module"]);
   const module = await compileAhead(options.module);
   if (options.module || !current) current = new WasmHeap(module);
 }

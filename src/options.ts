@@ -138,7 +138,7 @@ export function checkChannels(channels: unknown): number {
 export function resolveOptions(options: Options = {}): ResolvedOptions {
   checkKeys("options", options, OPTIONS);
   const affine = flag("affine", options.affine, true);
-  return {
+  return Object.freeze({
     layout: layoutOption(options.layout),
     epsilon: epsilonOption(options.epsilon),
     momentum: momentumOption(options.momentum, options.decay),
@@ -148,5 +148,5 @@ export function resolveOptions(options: Options = {}): ResolvedOptions {
     runningVariance: oneOf("runningVariance", options.runningVariance, VARIANCES, "unbiased"),
     estimator: oneOf("estimator", options.estimator, ESTIMATORS, "ema"),
     onNonFinite: oneOf("onNonFinite", options.onNonFinite, POLICIES, "throw"),
-  };
+  });
 }
