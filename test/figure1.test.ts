@@ -107,6 +107,35 @@ describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
   });
 });
 
+describe("batch norm in the network", () => {
+  const sizes = [6, 5, 3];
+  const x = { data: Float32Array.from({ length: 4 * 6 }, (_, i) => Math.cos(i * i)), shape: [4, 6] };
+  const labels = Int32Array.of(0, 1, 2, 0);
+
+  it.each([
+    [true, "does not matter"],
+    [false, "matters"],
+  ])("%s: in training the scale of the weights below it %s", (batchNorm) => {
+    const lossAt = (scale: number) => {
+      const network = new Network({ sizes, batchNorm, deviation: 1, seed: 2 });
+      network.weights[0] = (network.weights[0] as np.Array).mul(scale);
+      return network.gradients(x, labels).loss;
+    };
+    const change = Math.abs(lossAt(3) - lossAt(1));
+    if (batchNorm) expect(change).toBeLessThan(1e-4);
+    else expect(change).toBeGreaterThan(1e-2);
+  });
+
+  it("predicts each input by itself, and learns nothing from it", () => {
+    const network = new Network({ sizes, batchNorm: true, deviation: 1, seed: 2 });
+    network.gradients(x, labels);
+    const together = network.predict(x);
+    const alone = network.predict({ data: x.data.slice(0, 6), shape: [1, 6] });
+    expect(alone.s).toBeAllclose(together.s.slice(0, 5), { rtol: 1e-6, atol: 1e-6 });
+    expect(network.predict(x)).toEqual(together);
+  });
+});
+
 describe("the digits", () => {
   const { train: forTraining, test: forTest } = loadDigits(1);
   const images = ({ images }: typeof forTest) =>
