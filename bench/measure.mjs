@@ -15,32 +15,37 @@ const WARM_UP_CALLS = 3;
 const MIN_ROUNDS = 5;
 const MAX_ROUNDS = 300;
 
-const time = (call, repeats) => {
+/** Milliseconds per call. */
+export const timeCalls = (call, repeats) => {
   const start = performance.now();
   for (let i = 0; i < repeats; i++) call();
   return (performance.now() - start) / repeats;
 };
 
 /** Warms a task up; returns how many calls make a sample. */
-function warmUp(call) {
+function warmUp(time) {
   const calls = [];
   for (const start = performance.now(); performance.now() - start < WARM_UP_MS || calls.length < WARM_UP_CALLS; )
-    calls.push(time(call, 1));
+    calls.push(time(1));
   return Math.ceil(SAMPLE_MS / median(calls.slice(calls.length >> 1)));
 }
 
 /**
- * Milliseconds per call of each of `tasks` = { call }[]: { ms, spread, repeats }, the median over rounds, the median
- * absolute deviation from it, and the calls that make one sample. `next` is the source of randomness; `onRound` is told
- * the part done.
+ * Milliseconds per call of each of `tasks` = ({ call } | { time })[]: { ms, spread, repeats }, the median over rounds, the
+ * median absolute deviation from it, and the calls that make one sample. A task that brings its own clock has
+ * time(repeats), milliseconds per call. `next` is the source of randomness; `onRound` is told the part done.
  */
 export function measure(tasks, { budgetMs, next, onRound = () => {} }) {
-  const rows = tasks.map(({ call }) => ({ call, repeats: warmUp(call), samples: [] }));
+  const rows = tasks.map(({ call, time = (repeats) => timeCalls(call, repeats) }) => ({
+    time,
+    repeats: warmUp(time),
+    samples: [],
+  }));
   const start = performance.now();
   let rounds = 0;
   let done = 0;
   while (done < 1) {
-    for (const row of shuffle(rows, next)) row.samples.push(time(row.call, row.repeats));
+    for (const row of shuffle(rows, next)) row.samples.push(row.time(row.repeats));
     rounds++;
     const enough = Math.max((performance.now() - start) / budgetMs, rounds / MAX_ROUNDS);
     done = Math.min(enough, rounds / MIN_ROUNDS, 1);

@@ -98,16 +98,17 @@ ${renderTargets(results)}
 ${results.shapes.map(renderShape).join("\n")}
 ## How it was measured
 
-- One process, one thread. All peers work on the same seeded data: channels with means of −2 to 2 and deviations of 0.5
-  to 1.5. Each is warmed up first; then, round by round, every peer does every operation once, in an order shuffled anew
-  by the seed. Calls that take less than a millisecond are repeated within a sample until it takes that long.
+- One thread at a time, float32. All peers work on the same seeded data: channels with means of −2 to 2 and deviations of
+  0.5 to 1.5. Each is warmed up first; then, round by round, every peer does every operation once, in an order shuffled
+  anew by the seed. Calls that take less than a millisecond are repeated within a sample until it takes that long.
 - **ms** is the median over the rounds, **spread** the median absolute deviation from it.
 - **copy** is a v128 copy of x to another place of the same WebAssembly memory; **copies** is a time divided by its time.
 - **GB/s** counts each operand once: x and y; x, dy and dx in backward.
 - **tensors** live in wasm memory; **arrays** are Float32Arrays of JavaScript, copied in and out by every call. Results
   go to given destinations (\`out\`, \`dxOut\`).
 - **plain JavaScript** is \`bench/peers/javascript.mjs\`, written by hand: memory order, sums in float64, two passes for
-  the variance. The same work without a library.
+  the variance: the same work without a library. It runs in a worker thread, because in Node 20 a WebAssembly memory
+  that has grown makes all loops over typed arrays of its thread slower, by 1.6 where it was looked at.
 - **error** is the largest error of any result, relative to the largest magnitude expected, against float64. A peer above
   1e-4 is marked wrong.
 `;

@@ -3,6 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import { EPSILON, errorOf, expectedOf, makeProblem } from "../bench/data.mjs";
+import { isolated } from "../bench/isolate.mjs";
 import { measure } from "../bench/measure.mjs";
 import { copyKernel } from "../bench/peers/copy.mjs";
 import { javascript } from "../bench/peers/javascript.mjs";
@@ -52,6 +53,18 @@ describe.each([
       );
     },
   );
+});
+
+it("a peer in a thread of its own computes there what it computes here", () => {
+  const problem = makeProblem({ shape: [3, 2, 5], layout: "channels-first" }, 1);
+  const { operations, dispose } = isolated("there", "peers/javascript.mjs", "javascript").prepare(problem);
+  const here = javascript.prepare(problem);
+  for (const [name, { call, results }] of Object.entries(here.operations)) {
+    call();
+    expect(operations[name].time(2)).toBeGreaterThan(0);
+    expect(operations[name].results()).toEqual(results());
+  }
+  dispose();
 });
 
 it("the copy copies every length from 0 to 130 elements and nothing beside them", () => {

@@ -1,9 +1,9 @@
 // Peer: batch normalization written by hand in JavaScript, with care: tensors read in memory order, sums in float64, the
 // variance in a second pass about the mean, maps of few coefficients per channel. No library, no wasm.
 //
-// x, y, dy and dx are [outer, channels, inner]. Every pass has two forms: plane by plane, and for inner = 1, where a loop
-// over a plane would be all overhead, channel beside channel. Sums of planes run in four, because one waits for each
-// addition before the next: that makes the pass about twice as fast.
+// Tensors are [outer, channels, inner]. Every pass has two forms: planes, and for inner = 1, where a loop over a plane
+// would be all overhead, rows with channel beside channel. Sums take a plane in four parts, because in one each addition
+// waits for the one before, and rows four at a time, because each costs a load and a store of the sum: twice as fast.
 
 import { EPSILON } from "../data.mjs";
 
@@ -11,11 +11,15 @@ import { EPSILON } from "../data.mjs";
 function sums(x, { outer, channels, inner }) {
   const total = new Float64Array(channels);
   let i = 0;
-  for (let n = 0; n < outer; n++) {
-    if (inner === 1) {
-      for (let c = 0; c < channels; c++) total[c] += x[i++];
-      continue;
-    }
+  if (inner === 1) {
+    let n = 0;
+    for (; n + 4 <= outer; n += 4, i += 3 * channels)
+      for (let c = 0; c < channels; c++, i++)
+        total[c] += x[i] + x[i + channels] + (x[i + 2 * channels] + x[i + 3 * channels]);
+    for (; n < outer; n++) for (let c = 0; c < channels; c++, i++) total[c] += x[i];
+    return total;
+  }
+  for (let n = 0; n < outer; n++)
     for (let c = 0; c < channels; c++) {
       let s0 = 0;
       let s1 = 0;
@@ -31,7 +35,6 @@ function sums(x, { outer, channels, inner }) {
       for (; i < end; i++) s0 += x[i];
       total[c] += s0 + s1 + (s2 + s3);
     }
-  }
   return total;
 }
 
@@ -39,11 +42,22 @@ function sums(x, { outer, channels, inner }) {
 function products(x, xMean, u, uMean, { outer, channels, inner }) {
   const total = new Float64Array(channels);
   let i = 0;
-  for (let n = 0; n < outer; n++) {
-    if (inner === 1) {
-      for (let c = 0; c < channels; c++, i++) total[c] += (x[i] - xMean[c]) * (u[i] - uMean[c]);
-      continue;
-    }
+  if (inner === 1) {
+    let n = 0;
+    for (; n + 4 <= outer; n += 4, i += 3 * channels)
+      for (let c = 0; c < channels; c++, i++) {
+        const a = xMean[c];
+        const b = uMean[c];
+        const p0 = (x[i] - a) * (u[i] - b);
+        const p1 = (x[i + channels] - a) * (u[i + channels] - b);
+        const p2 = (x[i + 2 * channels] - a) * (u[i + 2 * channels] - b);
+        const p3 = (x[i + 3 * channels] - a) * (u[i + 3 * channels] - b);
+        total[c] += p0 + p1 + (p2 + p3);
+      }
+    for (; n < outer; n++) for (let c = 0; c < channels; c++, i++) total[c] += (x[i] - xMean[c]) * (u[i] - uMean[c]);
+    return total;
+  }
+  for (let n = 0; n < outer; n++)
     for (let c = 0; c < channels; c++) {
       const a = xMean[c];
       const b = uMean[c];
@@ -61,7 +75,6 @@ function products(x, xMean, u, uMean, { outer, channels, inner }) {
       for (; i < end; i++) s0 += (x[i] - a) * (u[i] - b);
       total[c] += s0 + s1 + (s2 + s3);
     }
-  }
   return total;
 }
 
