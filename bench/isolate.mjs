@@ -1,6 +1,6 @@
 // Runs a peer in an isolate of its own, a worker thread that is asked and waited for, so that what other peers do to the
-// engine does not touch it. They do: when a WebAssembly memory grows, V8 no longer assumes in that isolate that array
-// buffers stay attached, and plain loops over typed arrays take 1.6 times as long from then on (Node 20).
+// engine does not touch it. They do: once a WebAssembly memory has grown in an isolate, plain loops over typed arrays took
+// 1.4 to 1.6 times as long there (Node 20). Why was not traced; V8 may no longer assume that array buffers stay attached.
 
 import { createSyncFn } from "synckit";
 

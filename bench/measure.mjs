@@ -11,8 +11,8 @@ const SAMPLE_MS = 1;
 const WARM_UP_MS = 150;
 const WARM_UP_CALLS = 3;
 
-/** What a median needs at the least, and where more would add nothing. */
-const MIN_ROUNDS = 5;
+/** What a median needs at the least (5 let one run on a loaded machine through), and where more would add nothing. */
+const MIN_ROUNDS = 11;
 const MAX_ROUNDS = 300;
 
 /** Milliseconds per call. */
