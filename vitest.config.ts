@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vitest/config";
 
-const wasmBytes: Plugin = {
+export const wasmBytes: Plugin = {
   name: "wasm-bytes",
   enforce: "pre",
   load(id) {
@@ -15,5 +15,10 @@ const wasmBytes: Plugin = {
 
 export default defineConfig({
   plugins: [wasmBytes],
-  test: { include: ["test/**/*.test.ts"], setupFiles: ["test/matchers.ts"], testTimeout: 120_000 },
+  test: {
+    include: ["test/**/*.test.ts"],
+    exclude: ["test/browser/**"], // vitest.browser.config.ts has them
+    setupFiles: ["test/matchers.ts"],
+    testTimeout: 120_000,
+  },
 });

@@ -128,6 +128,12 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   }
 }
 
+/**
+ * Up to this many bytes of sources and y together, rows are mapped four at a time, which shares the loads of coefficients;
+ * beyond, where they come from memory, one stream is faster than four (docs/numerics.md has the measurements).
+ */
+const IN_CACHE: usize = 1 << 24;
+
 /** Elements [begin, end) of rows of `columns` elements, in memory order; begin is the start of a row. */
 export function mapInterleaved<T extends number, M extends Affine, E extends Identity>(
   x: usize,
@@ -140,9 +146,32 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
 ): void {
   const lanes = Lanes.count<T>();
   const row = Lanes.bytes<T>(columns);
+  const two = changetype<M>(<usize>0).sources == 2;
   let a = x + Lanes.bytes<T>(begin);
   let b = dy + Lanes.bytes<T>(begin);
   let c = y + Lanes.bytes<T>(begin);
+  const bytes = Lanes.bytes<T>(end - begin) * <usize>(changetype<M>(<usize>0).sources + 1);
+  if (bytes <= IN_CACHE && columns % lanes == 0)
+    for (; end - begin >= 4 * columns; begin += 4 * columns) {
+      let hi = coefficients;
+      for (let left = columns; left; left -= lanes) {
+        const h = v128.load(hi);
+        const scale = v128.load(hi + row);
+        const shift = v128.load(hi + 2 * row);
+        const slope = two ? v128.load(hi + 3 * row) : h;
+        Step.take<T, M, E, Whole>(a, b, c, h, scale, shift, slope);
+        Step.take<T, M, E, Whole>(a + row, b + row, c + row, h, scale, shift, slope);
+        Step.take<T, M, E, Whole>(a + 2 * row, b + 2 * row, c + 2 * row, h, scale, shift, slope);
+        Step.take<T, M, E, Whole>(a + 3 * row, b + 3 * row, c + 3 * row, h, scale, shift, slope);
+        a += 16;
+        b += 16;
+        c += 16;
+        hi += 16;
+      }
+      a += 3 * row;
+      b += 3 * row;
+      c += 3 * row;
+    }
   for (; begin < end; begin += columns) {
     let hi = coefficients;
     let scale = hi + row;

@@ -102,10 +102,155 @@ function sumExactly<T extends number, S extends Moments, W extends Whole, O exte
   changetype<O>(<usize>0).add(second, sLow, sHigh);
 }
 
-/**
- * Channels [begin, end) of a tensor [outer, channels, inner], plane by plane in memory order. What a group of 16 does
- * not fill is summed exactly.
- */
+/** How many planes a loop reads at once: one, or two that lie `gap` bytes apart. */
+@final
+@unmanaged
+class Lone {
+  @inline get twin(): bool {
+    return false;
+  }
+}
+
+@final
+@unmanaged
+class Twin {
+  @inline get twin(): bool {
+    return true;
+  }
+}
+
+/** Sums of four vectors, as a tree. */
+abstract class Tree {
+  @inline static sum<T>(a: v128, b: v128, c: v128, d: v128): v128 {
+    return v128.add<T>(v128.add<T>(a, b), v128.add<T>(c, d));
+  }
+
+  @inline static dot<T>(a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): v128 {
+    const ab01 = Lanes.madd<T>(a0, b0, v128.mul<T>(a1, b1));
+    const ab23 = Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3));
+    return v128.add<T>(ab01, ab23);
+  }
+}
+
+/** Steps of four vectors whose sums stand in T before they go to f64: 64 values of a plane. */
+const STEPS: usize = 4;
+
+/** Adds one plane of `length` elements, or two, to the sums of their channel. */
+function sumGroups<T extends number, S extends Moments, N extends Lone>(
+  a: usize,
+  b: usize,
+  gap: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  length: usize,
+): void {
+  const lanes = Lanes.count<T>();
+  const two = changetype<S>(<usize>0).sources == 2;
+  const twin = changetype<N>(<usize>0).twin;
+  const p = v128.load_splat<T>(pivot);
+  let sumU = f64x2.splat(0);
+  let sumUd = f64x2.splat(0);
+  while (length) {
+    let u = v128.splat<T>(<T>0);
+    let ud = u;
+    let steps = min(length / (4 * lanes), STEPS);
+    length -= steps * 4 * lanes;
+    if (steps) {
+      for (; steps; --steps) {
+        let d0 = v128.sub<T>(v128.load(a), p);
+        let d1 = v128.sub<T>(v128.load(a, 16), p);
+        let d2 = v128.sub<T>(v128.load(a, 32), p);
+        let d3 = v128.sub<T>(v128.load(a, 48), p);
+        let u0 = two ? v128.load(b) : d0;
+        let u1 = two ? v128.load(b, 16) : d1;
+        let u2 = two ? v128.load(b, 32) : d2;
+        let u3 = two ? v128.load(b, 48) : d3;
+        u = v128.add<T>(u, Tree.sum<T>(u0, u1, u2, u3));
+        ud = v128.add<T>(ud, Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
+        if (twin) {
+          const e = a + gap;
+          const f = b + gap;
+          d0 = v128.sub<T>(v128.load(e), p);
+          d1 = v128.sub<T>(v128.load(e, 16), p);
+          d2 = v128.sub<T>(v128.load(e, 32), p);
+          d3 = v128.sub<T>(v128.load(e, 48), p);
+          u0 = two ? v128.load(f) : d0;
+          u1 = two ? v128.load(f, 16) : d1;
+          u2 = two ? v128.load(f, 32) : d2;
+          u3 = two ? v128.load(f, 48) : d3;
+          u = v128.add<T>(u, Tree.sum<T>(u0, u1, u2, u3));
+          ud = v128.add<T>(ud, Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
+        }
+        a += 64;
+        b += 64;
+      }
+    } else {
+      const whole = changetype<Whole>(<usize>0);
+      for (; length >= lanes; length -= lanes) {
+        let d = v128.sub<T>(whole.load<T>(a), p);
+        let v = two ? whole.load<T>(b) : d;
+        u = v128.add<T>(u, v);
+        ud = Lanes.madd<T>(v, d, ud);
+        if (twin) {
+          d = v128.sub<T>(whole.load<T>(a + gap), p);
+          v = two ? whole.load<T>(b + gap) : d;
+          u = v128.add<T>(u, v);
+          ud = Lanes.madd<T>(v, d, ud);
+        }
+        a += 16;
+        b += 16;
+      }
+      const single = changetype<Single>(<usize>0);
+      const lone = single.load<T>(pivot);
+      for (; length; --length) {
+        let d = v128.sub<T>(single.load<T>(a), lone);
+        let v = two ? single.load<T>(b) : d;
+        u = v128.add<T>(u, v);
+        ud = Lanes.madd<T>(v, d, ud);
+        if (twin) {
+          d = v128.sub<T>(single.load<T>(a + gap), lone);
+          v = two ? single.load<T>(b + gap) : d;
+          u = v128.add<T>(u, v);
+          ud = Lanes.madd<T>(v, d, ud);
+        }
+        a += sizeof<T>();
+        b += sizeof<T>();
+      }
+    }
+    sumU = f64x2.add(sumU, f64x2.add(Lanes.low(u), Lanes.high(u)));
+    sumUd = f64x2.add(sumUd, f64x2.add(Lanes.low(ud), Lanes.high(ud)));
+  }
+  store<f64>(first, load<f64>(first) + Lanes.sum(sumU));
+  store<f64>(second, load<f64>(second) + Lanes.sum(sumUd));
+}
+
+/** Adds `length` elements of one channel exactly. `pivot` points at the channel's. */
+function sumRun<T extends number, S extends Moments>(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  length: usize,
+): void {
+  const lanes = Lanes.count<T>();
+  const whole = length / lanes;
+  const p = v128.load_splat<T>(pivot);
+  sumExactly<T, S, Whole, OneChannel>(x, dy, p, first, second, 16, whole);
+  const lone = changetype<Single>(<usize>0).load<T>(pivot);
+  sumExactly<T, S, Single, OneChannel>(
+    x + whole * 16,
+    dy + whole * 16,
+    lone,
+    first,
+    second,
+    sizeof<T>(),
+    length % lanes,
+  );
+}
+
+/** Channels [begin, end) of a tensor [outer, channels, inner], in memory order; grouped, in both halves at once. */
 export function sumPlanar<T extends number, S extends Moments, P extends Grouped>(
   x: usize,
   dy: usize,
@@ -118,60 +263,33 @@ export function sumPlanar<T extends number, S extends Moments, P extends Grouped
   begin: usize,
   end: usize,
 ): void {
-  const lanes = Lanes.count<T>();
-  const two = changetype<S>(<usize>0).sources == 2;
+  const grouped = changetype<P>(<usize>0).grouped;
   memory.fill(first + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
   memory.fill(second + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
-  for (let n: usize = 0; n < outer; ++n) {
-    const offset = Lanes.bytes<T>((n * channels + begin) * inner);
+  const twins: usize = grouped && changetype<S>(<usize>0).sources == 1 ? outer >> 1 : 0;
+  const plane = Lanes.bytes<T>(inner);
+  const gap = twins * channels * plane;
+  for (let n: usize = 0; n < outer - twins; ++n) {
+    const offset = ((n < twins ? n : n + twins) * channels + begin) * plane;
     let a = x + offset;
     let b = dy + offset;
     for (let channel = begin; channel < end; ++channel) {
-      const p = v128.load_splat<T>(pivot + Lanes.bytes<T>(channel));
+      const p = pivot + Lanes.bytes<T>(channel);
       const f = first + Lanes.bytes<f64>(channel);
       const s = second + Lanes.bytes<f64>(channel);
-      let left = inner;
-      if (changetype<P>(<usize>0).grouped) {
-        let sumU = f64x2.splat(0);
-        let sumUd = f64x2.splat(0);
-        for (; left >= 4 * lanes; left -= 4 * lanes) {
-          const d0 = v128.sub<T>(v128.load(a), p);
-          const d1 = v128.sub<T>(v128.load(a, 16), p);
-          const d2 = v128.sub<T>(v128.load(a, 32), p);
-          const d3 = v128.sub<T>(v128.load(a, 48), p);
-          const u0 = two ? v128.load(b) : d0;
-          const u1 = two ? v128.load(b, 16) : d1;
-          const u2 = two ? v128.load(b, 32) : d2;
-          const u3 = two ? v128.load(b, 48) : d3;
-          const u = v128.add<T>(v128.add<T>(u0, u1), v128.add<T>(u2, u3));
-          const ud01 = Lanes.madd<T>(u0, d0, v128.mul<T>(u1, d1));
-          const ud23 = Lanes.madd<T>(u2, d2, v128.mul<T>(u3, d3));
-          const ud = v128.add<T>(ud01, ud23);
-          sumU = f64x2.add(sumU, f64x2.add(Lanes.low(u), Lanes.high(u)));
-          sumUd = f64x2.add(sumUd, f64x2.add(Lanes.low(ud), Lanes.high(ud)));
-          a += 64;
-          b += 64;
-        }
-        store<f64>(f, load<f64>(f) + Lanes.sum(sumU));
-        store<f64>(s, load<f64>(s) + Lanes.sum(sumUd));
-      }
-      const whole = left / lanes;
-      sumExactly<T, S, Whole, OneChannel>(a, b, p, f, s, 16, whole);
-      a += whole * 16;
-      b += whole * 16;
-      left -= whole * lanes;
-      const lone = changetype<Single>(<usize>0).load<T>(pivot + Lanes.bytes<T>(channel));
-      sumExactly<T, S, Single, OneChannel>(a, b, lone, f, s, sizeof<T>(), left);
-      a += Lanes.bytes<T>(left);
-      b += Lanes.bytes<T>(left);
+      if (!grouped) sumRun<T, S>(a, b, p, f, s, inner);
+      else if (n < twins) sumGroups<T, S, Twin>(a, b, gap, p, f, s, inner);
+      else sumGroups<T, S, Lone>(a, b, 0, p, f, s, inner);
+      a += plane;
+      b += plane;
     }
   }
 }
 
-/**
- * Columns [begin, end) of `length` elements in rows of `columns`, the last row perhaps cut short: column by column in
- * f64. Reads a quarter of a cache line at a time, so it is for few columns or few rows.
- */
+/** Rows that exact sums take down a column at once; more would push each other out of L1 where a row is 2 KiB long. */
+const BLOCK: usize = 8;
+
+/** Columns [begin, end) of `length` elements in rows of `columns`, the last row perhaps cut short, in f64. */
 export function sumInterleavedExactly<T extends number, S extends Moments>(
   x: usize,
   dy: usize,
@@ -185,28 +303,32 @@ export function sumInterleavedExactly<T extends number, S extends Moments>(
 ): void {
   const lanes = Lanes.count<T>();
   const row = Lanes.bytes<T>(columns);
-  const rows = length / columns;
-  const rest = length % columns;
   memory.fill(first + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
   memory.fill(second + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
-  for (let column = begin; column < end; ) {
-    const at = Lanes.bytes<T>(column);
-    const f = first + Lanes.bytes<f64>(column);
-    const s = second + Lanes.bytes<f64>(column);
-    // the row that is cut short may end inside a vector of columns: those columns are then taken one by one
-    if (end - column >= lanes && (rest >= column + lanes || rest <= column)) {
-      const p = v128.load(pivot + at);
-      sumExactly<T, S, Whole, Columns>(x + at, dy + at, p, f, s, row, rows + usize(rest > column));
-      column += lanes;
-    } else {
-      const p = changetype<Single>(<usize>0).load<T>(pivot + at);
-      sumExactly<T, S, Single, OneChannel>(x + at, dy + at, p, f, s, row, rows + usize(rest > column));
-      ++column;
+  while (length > begin) {
+    const steps = max(min(length / columns, BLOCK), 1);
+    const last = min(end, length);
+    let column = begin;
+    for (; column + lanes <= last; column += lanes) {
+      const at = Lanes.bytes<T>(column);
+      const f = first + Lanes.bytes<f64>(column);
+      const s = second + Lanes.bytes<f64>(column);
+      sumExactly<T, S, Whole, Columns>(x + at, dy + at, v128.load(pivot + at), f, s, row, steps);
     }
+    for (; column < last; ++column) {
+      const at = Lanes.bytes<T>(column);
+      const p = changetype<Single>(<usize>0).load<T>(pivot + at);
+      const f = first + Lanes.bytes<f64>(column);
+      const s = second + Lanes.bytes<f64>(column);
+      sumExactly<T, S, Single, OneChannel>(x + at, dy + at, p, f, s, row, steps);
+    }
+    x += steps * row;
+    dy += steps * row;
+    length -= min(length, steps * columns);
   }
 }
 
-/** Adds one or two rows of the interleaved walk into two rows of running sums in T. */
+/** Adds rows of the interleaved walk to two rows of running sums: one step of width W. */
 abstract class Row {
   @inline static one<T extends number, S extends Moments, W extends Whole>(
     x: usize,
@@ -222,22 +344,25 @@ abstract class Row {
     width.store<T>(second, Lanes.madd<T>(u, d, width.load<T>(second)));
   }
 
-  @inline static two<T extends number, S extends Moments>(
+  /** Of two rows that lie `gap` bytes apart. */
+  @inline static two<T extends number, S extends Moments, W extends Whole>(
     x: usize,
     dy: usize,
+    gap: usize,
     pivot: usize,
     first: usize,
     second: usize,
-    row: usize,
   ): void {
     const two = changetype<S>(<usize>0).sources == 2;
-    const p = v128.load(pivot);
-    const d0 = v128.sub<T>(v128.load(x), p);
-    const d1 = v128.sub<T>(v128.load(x + row), p);
-    const u0 = two ? v128.load(dy) : d0;
-    const u1 = two ? v128.load(dy + row) : d1;
-    v128.store(first, v128.add<T>(v128.load(first), v128.add<T>(u0, u1)));
-    v128.store(second, v128.add<T>(v128.load(second), Lanes.madd<T>(u0, d0, v128.mul<T>(u1, d1))));
+    const width = changetype<W>(<usize>0);
+    const p = width.load<T>(pivot);
+    const d0 = v128.sub<T>(width.load<T>(x), p);
+    const d1 = v128.sub<T>(width.load<T>(x + gap), p);
+    const u0 = two ? width.load<T>(dy) : d0;
+    const u1 = two ? width.load<T>(dy + gap) : d1;
+    width.store<T>(first, v128.add<T>(width.load<T>(first), v128.add<T>(u0, u1)));
+    const ud = Lanes.madd<T>(u0, d0, v128.mul<T>(u1, d1));
+    width.store<T>(second, v128.add<T>(width.load<T>(second), ud));
   }
 }
 
@@ -258,18 +383,17 @@ function flush<T extends number>(group: usize, sums: usize, columns: usize): voi
   }
 }
 
-/**
- * Two rows at a time reach memory's speed while both lie within this many bytes; beyond, the processor no longer
- * prefetches them and one row at a time is faster (docs/numerics.md has the measurement).
- */
+/** Two short rows of two sources are read side by side while a pair of rows fits in this many bytes. */
 const PAIR_BYTES: usize = 1024;
 
 /** Rows summed in T before they go to f64. */
-const GROUP: usize = 16;
+const ROWS: usize = 16;
 
 /**
- * Elements [begin, end) of rows of `columns` elements, in memory order; begin is the start of a row. The sums of a group
- * of rows stand in `scratch`, 2·columns of T.
+ * Elements [begin, end) of rows of `columns` elements; begin is the start of a row. Rows are taken in pairs, one from
+ * either half of the range: two far streams are read 1.4 times as fast as one, and a pair shares its loads and stores
+ * of running sums. Short rows of two sources are paired with their neighbours, since four streams are not faster than
+ * two (docs/numerics.md has the measurements). Running sums stand in `scratch`, 2·columns of T.
  */
 export function sumInterleaved<T extends number, S extends Moments>(
   x: usize,
@@ -289,58 +413,63 @@ export function sumInterleaved<T extends number, S extends Moments>(
   memory.fill(first, 0, Lanes.bytes<f64>(columns));
   memory.fill(second, 0, Lanes.bytes<f64>(columns));
   memory.fill(scratch, 0, 2 * row);
-  const pairs = row * 2 < PAIR_BYTES && columns % (4 * lanes) == 0;
+  const pairs = (end - begin) / columns / 2;
+  const neighbours = changetype<S>(<usize>0).sources == 2 && row * 2 <= PAIR_BYTES;
+  const gap = neighbours ? row : pairs * row;
+  const skip = neighbours ? row : 0;
   let a = x + Lanes.bytes<T>(begin);
   let b = dy + Lanes.bytes<T>(begin);
   let rows: usize = 0;
-  while (begin < end) {
+  for (let pair: usize = 0; pair < pairs; ++pair) {
     let p = pivot;
     let f = groupU;
     let s = groupUd;
-    if (pairs && end - begin >= 2 * columns) {
-      for (let left = columns; left; left -= 4 * lanes) {
-        Row.two<T, S>(a, b, p, f, s, row);
-        Row.two<T, S>(a + 16, b + 16, p + 16, f + 16, s + 16, row);
-        Row.two<T, S>(a + 32, b + 32, p + 32, f + 32, s + 32, row);
-        Row.two<T, S>(a + 48, b + 48, p + 48, f + 48, s + 48, row);
-        a += 64;
-        b += 64;
-        p += 64;
-        f += 64;
-        s += 64;
-      }
-      a += row;
-      b += row;
-      begin += 2 * columns;
-      rows += 2;
-    } else {
-      let left = min(columns, end - begin);
-      for (; left >= 4 * lanes; left -= 4 * lanes) {
-        Row.one<T, S, Whole>(a, b, p, f, s);
-        Row.one<T, S, Whole>(a + 16, b + 16, p + 16, f + 16, s + 16);
-        Row.one<T, S, Whole>(a + 32, b + 32, p + 32, f + 32, s + 32);
-        Row.one<T, S, Whole>(a + 48, b + 48, p + 48, f + 48, s + 48);
-        a += 64;
-        b += 64;
-        p += 64;
-        f += 64;
-        s += 64;
-      }
-      for (; left; --left) {
-        Row.one<T, S, Single>(a, b, p, f, s);
-        a += sizeof<T>();
-        b += sizeof<T>();
-        p += sizeof<T>();
-        f += sizeof<T>();
-        s += sizeof<T>();
-      }
-      begin += columns;
-      ++rows;
+    let left = columns;
+    for (; left >= 4 * lanes; left -= 4 * lanes) {
+      Row.two<T, S, Whole>(a, b, gap, p, f, s);
+      Row.two<T, S, Whole>(a + 16, b + 16, gap, p + 16, f + 16, s + 16);
+      Row.two<T, S, Whole>(a + 32, b + 32, gap, p + 32, f + 32, s + 32);
+      Row.two<T, S, Whole>(a + 48, b + 48, gap, p + 48, f + 48, s + 48);
+      a += 64;
+      b += 64;
+      p += 64;
+      f += 64;
+      s += 64;
     }
-    if (rows >= GROUP || begin >= end) {
+    for (; left; --left) {
+      Row.two<T, S, Single>(a, b, gap, p, f, s);
+      a += sizeof<T>();
+      b += sizeof<T>();
+      p += sizeof<T>();
+      f += sizeof<T>();
+      s += sizeof<T>();
+    }
+    a += skip;
+    b += skip;
+    rows += 2;
+    if (rows == ROWS) {
       flush<T>(groupU, first, columns);
       flush<T>(groupUd, second, columns);
       rows = 0;
     }
   }
+  // the last row of an odd number, and the one that is cut short
+  begin += 2 * pairs * columns;
+  a = x + Lanes.bytes<T>(begin);
+  b = dy + Lanes.bytes<T>(begin);
+  for (; begin < end; begin += columns) {
+    let p = pivot;
+    let f = groupU;
+    let s = groupUd;
+    for (let left = min(columns, end - begin); left; --left) {
+      Row.one<T, S, Single>(a, b, p, f, s);
+      a += sizeof<T>();
+      b += sizeof<T>();
+      p += sizeof<T>();
+      f += sizeof<T>();
+      s += sizeof<T>();
+    }
+  }
+  flush<T>(groupU, first, columns);
+  flush<T>(groupUd, second, columns);
 }

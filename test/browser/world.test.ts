@@ -1,0 +1,8 @@
+// The page is in the world that its project names; whatever depends on isolation may rely on it.
+
+import { expect, inject, test } from "vitest";
+
+test("the page is isolated where the project says so, and has shared memory only there", () => {
+  expect(crossOriginIsolated).toBe(inject("isolated"));
+  expect("SharedArrayBuffer" in globalThis).toBe(inject("isolated"));
+});
