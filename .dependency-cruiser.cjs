@@ -5,6 +5,7 @@ const ORDER = [
   "batchnorm",
   "functional",
   "running",
+  "operand",
   "memory",
   "kernels",
   "geometry",

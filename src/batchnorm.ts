@@ -4,7 +4,6 @@
 import {
   absentParameter,
   disposed,
-  inPlace,
   noForward,
   nonFinite,
   noRunningStatistics,
@@ -17,22 +16,16 @@ import {
   type BackwardOptions,
   backward,
   batchStatistics,
-  checkOperand,
-  checkOut,
-  deliver,
   emptyStatistics,
+  forward,
   type Gradients,
-  heapOf,
   invStdOf,
   normalize,
-  release,
   type Saved,
   type Statistics,
-  stage,
-  type TensorLike,
 } from "./functional.ts";
 import { type Geometry, geometryOf } from "./geometry.ts";
-import { Tensor } from "./memory.ts";
+import { checkOperand, checkOut, heapOf, type Operand, overwrites, type TensorLike } from "./operand.ts";
 import {
   checkChannels,
   checkKeys,
@@ -54,9 +47,6 @@ export interface StateDict {
   num_values_tracked?: number;
 }
 
-/** Frees the copy of x that a layer was collected with, where nobody called its dispose. */
-const abandoned = new FinalizationRegistry<Tensor>((kept) => kept.dispose());
-
 /** What loadStateDict reads: any array of numbers for a vector; a number, a bigint or an array of one for a count. */
 export type StateSource = Readonly<Record<string, ArrayLike<number | bigint> | number | bigint>>;
 
@@ -77,8 +67,6 @@ export class BatchNorm {
   /** What a forward writes while it may still fail; it changes places with `saved`'s when it has succeeded. */
   #draft: Statistics & { gamma: Float32Array | null };
   #committed: Statistics & { gamma: Float32Array | null };
-  /** Our copy of x in wasm memory where x came as a plain array. */
-  #kept: Tensor | undefined;
   #dGamma: Float32Array | undefined;
   #dBeta: Float32Array | undefined;
   #disposed = false;
@@ -234,32 +222,22 @@ export class BatchNorm {
     const { out } = options;
     checkOperand("x", x);
     const geometry = geometryOf("x", x.shape, this.options.layout, this.channels);
-    const heap = heapOf(x);
+    const heap = heapOf(x, out);
     checkOut("out", out, x.shape, heap);
     if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
     const batch = mode === "train" || mode === "batch" || !this.#running;
     if (batch && geometry.count === 1) throw oneValuePerChannel(mode, x.shape);
     this.#checkVectors();
-    const overwrites = out === x && x instanceof Tensor;
-    if (overwrites && mode !== "eval") throw inPlace("out", mode);
+    const inPlace = overwrites("out", out, x, mode === "eval" ? undefined : mode);
 
-    let source: Tensor | undefined;
-    let target: Tensor | undefined;
-    let y: TensorLike | undefined;
-    try {
-      source = stage(x, heap);
-      target = out instanceof Tensor ? out : new Tensor(heap, x.shape, geometry.length);
-      const updates = this.#statisticsFor(batch, mode, source, geometry);
-      normalize(source, target, geometry, this.#draft, this.#gamma, this.#beta);
-      y = deliver(target, out, x);
-      if (updates) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
-    } finally {
-      release(target, out, y);
-      if (y === undefined) release(source, x);
-    }
-    this.#keep(source === x ? undefined : source);
-    this.#saved = overwrites ? undefined : this.#remember(batch, geometry, x.shape, source);
-    return y as T;
+    let updates = false;
+    const y = forward(heap, geometry, x, out, (source, target) => {
+      updates = this.#statisticsFor(batch, mode, source);
+      normalize(source, target, this.#draft, this.#gamma, this.#beta);
+    });
+    if (updates) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
+    this.#saved = inPlace ? undefined : this.#remember(batch, geometry, x);
+    return y;
   }
 
   /**
@@ -285,9 +263,8 @@ export class BatchNorm {
     return result;
   }
 
-  /** Frees what the layer holds in wasm memory. Parameters and statistics stay readable; forward and backward throw. */
+  /** Lets go of the latest x. Parameters and statistics stay readable; forward and backward throw. */
   dispose(): void {
-    this.#keep(undefined);
     this.#saved = undefined;
     this.#disposed = true;
   }
@@ -311,15 +288,15 @@ export class BatchNorm {
   }
 
   /** Fills in the statistics that normalise; returns whether the running ones shall take them in. */
-  #statisticsFor(batch: boolean, mode: Mode, x: Tensor, geometry: Geometry): boolean {
+  #statisticsFor(batch: boolean, mode: Mode, x: Operand): boolean {
     const { mean, variance, invStd } = this.#draft;
     if (!batch) {
       mean.set(this.#running?.mean ?? []);
       invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
       return false;
     }
-    if (geometry.count === 0) return false;
-    batchStatistics(x, geometry, this.options.epsilon, this.#draft);
+    if (x.g.count === 0) return false;
+    batchStatistics(x, this.options.epsilon, this.#draft);
     if (mode !== "train" || !this.#running) return false;
     if (this.options.onNonFinite === "allow") return true;
     const bad = mean.findIndex((m, c) => !Number.isFinite(m) || !Number.isFinite(variance[c]));
@@ -328,19 +305,13 @@ export class BatchNorm {
     throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
   }
 
-  #keep(x: Tensor | undefined): void {
-    abandoned.unregister(this);
-    this.#kept?.dispose();
-    this.#kept = x;
-    if (x) abandoned.register(this, x, this);
-  }
-
-  #remember(batch: boolean, geometry: Geometry, shape: readonly number[], x: Tensor): Saved {
+  #remember(batch: boolean, geometry: Geometry, x: TensorLike): Saved {
     const record = this.#draft;
     this.#draft = this.#committed;
     this.#committed = record;
     if (this.#gamma) record.gamma?.set(this.#gamma);
-    return { batch, geometry, shape: [...shape], x, mean: record.mean, invStd: record.invStd, gamma: record.gamma };
+    const { mean, invStd, gamma } = record;
+    return { batch, geometry, shape: [...x.shape], x, mean, invStd, gamma };
   }
 }
 

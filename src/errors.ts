@@ -102,11 +102,14 @@ export const noRunningStatistics = (mode: string) =>
     `mode ${show(mode)}: expected running statistics, got a layer made with trackRunningStats: false; use "train" or "batch"`,
   );
 
-export const inPlace = (name: string, mode: string) =>
+/** `mode` where it is the mode that needs the memory; absent where two arrays overlap only in part. */
+export const inPlace = (name: string, mode?: string) =>
   new BatchNormError(
     "in-place",
-    `${name}: expected other memory than x in mode ${show(mode)}, got x itself, which backward needs; pass another tensor` +
-      (name === "out" ? ', or use mode "eval"' : ", or dy itself"),
+    mode === undefined
+      ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
+      : `${name}: expected other memory than x in mode ${show(mode)}, got x itself, which backward needs; pass another tensor` +
+          (name === "out" ? ', or use mode "eval"' : ", or dy itself"),
   );
 
 export const disposed = (name: string) =>

@@ -1,21 +1,23 @@
-// The stateless operations: statistics, the forward map, the backward sums and map, on plain arrays or tensors. Below
-// the public functions stands the core, which works on tensors of one heap and which class BatchNorm uses too.
+// The stateless operations: statistics, the forward map, the backward sums and map, on plain arrays or tensors. Above
+// the public functions stands the core, which works on operands of one kind and which class BatchNorm uses too.
 
-import { inPlace, noForward, oneValuePerChannel, wrongKind, wrongLength, wrongShape, wrongValue } from "./errors.ts";
-import { channelAxis, type Geometry, geometryOf, sizeOf } from "./geometry.ts";
-import { type ChannelRange, GROUPED_FROM } from "./kernels.ts";
-import { checkTensor, defaultHeap, type Heap, inWasmMemory, Tensor, type Workspace } from "./memory.ts";
+import { noForward, oneValuePerChannel, wrongShape, wrongValue } from "./errors.ts";
+import { channelAxis, type Geometry, geometryOf, type Part } from "./geometry.ts";
+import { type ChannelRange, GROUPED_FROM, type Sums } from "./kernels.ts";
+import { checkTensor, type Heap, Tensor, type Workspace } from "./memory.ts";
+import {
+  checkOperand,
+  checkOut,
+  heapOf,
+  Operand,
+  overwrites,
+  type PlainTensor,
+  sameShape,
+  stage,
+  type TensorLike,
+} from "./operand.ts";
 import { checkKeys, epsilonOption, flag, type Layout, layoutOption } from "./options.ts";
 import { checkVector } from "./running.ts";
-
-/** A float32 array in JavaScript's memory with its shape in memory order. Calls copy it to wasm memory and back. */
-export interface PlainTensor {
-  data: Float32Array;
-  shape: readonly number[];
-}
-
-/** What calls take, and what they return: the kind that came in. */
-export type TensorLike = PlainTensor | Tensor;
 
 /** Which gradients to compute; every one by default. */
 export interface Needs {
@@ -56,57 +58,6 @@ export interface Gradients<T extends TensorLike = TensorLike> {
   dBeta?: Float32Array;
 }
 
-// ---- operands -------------------------------------------------------------------------------------------------------
-
-/** Refuses what is neither a live Tensor nor { data: Float32Array, shape } of one length. */
-export function checkOperand(name: string, value: TensorLike): void {
-  if (value instanceof Tensor) {
-    checkTensor(name, value, value.heap);
-    return;
-  }
-  if (typeof value !== "object" || value === null)
-    throw wrongKind(name, "a Tensor or { data: Float32Array, shape }", value);
-  if (!(value.data instanceof Float32Array)) throw wrongKind(`${name}.data`, "a Float32Array", value.data);
-  if (sizeOf(name, value.shape) !== value.data.length) throw wrongLength(name, value.shape, value.data.length);
-}
-
-const sameShape = (a: readonly number[], b: readonly number[]) =>
-  a.length === b.length && a.every((d, i) => d === b[i]);
-
-/** Refuses a destination of another shape, in another memory, or in views that growing memory would empty. */
-export function checkOut(name: string, out: TensorLike | undefined, shape: readonly number[], heap: Heap): void {
-  if (out === undefined) return;
-  checkOperand(name, out);
-  if (!sameShape(out.shape, shape)) throw wrongShape(name, shape, out.shape);
-  if (out instanceof Tensor) checkTensor(name, out, heap);
-  else if (inWasmMemory(out.data)) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
-}
-
-/** The heap that a call works in: the tensor's, or the default one. */
-export const heapOf = (value: TensorLike): Heap => (value instanceof Tensor ? value.heap : defaultHeap());
-
-/** A plain array's copy in wasm memory, which the caller owns; a tensor as it is. */
-export function stage(value: TensorLike, heap: Heap): Tensor {
-  if (value instanceof Tensor) return value;
-  const source = inWasmMemory(value.data) ? value.data.slice() : value.data;
-  const staged = new Tensor(heap, value.shape, source.length);
-  staged.data.set(source);
-  return staged;
-}
-
-/** Disposes of a staged copy: every tensor that is none of the caller's own. */
-export const release = (staged: Tensor | undefined, ...own: unknown[]): void => {
-  if (staged && !own.includes(staged)) staged.dispose();
-};
-
-/** The result, as `out` or in the kind of `like`; `computed` holds it in wasm memory. */
-export function deliver(computed: Tensor, out: TensorLike | undefined, like: TensorLike): TensorLike {
-  if (out === computed || (out === undefined && like instanceof Tensor)) return computed;
-  const result = out ?? { data: new Float32Array(computed.length), shape: [...computed.shape] };
-  result.data.set(computed.data);
-  return result;
-}
-
 // ---- core -----------------------------------------------------------------------------------------------------------
 
 /** Runs of doubtful channels, so that neighbours are summed again together. */
@@ -123,28 +74,33 @@ function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generat
 
 /**
  * Takes sums grouped where there are enough values, and again exactly in every channel where `read`, which turns them
- * into statistics, doubts them.
+ * into statistics, doubts them. Ranges of `exact` are of the part's channels.
  */
 function takeSums(
   heap: Heap,
   work: Workspace,
   g: Geometry,
-  grouped: () => void,
-  exact: (range: ChannelRange) => void,
+  parts: readonly Part[],
+  grouped: (part: Part) => void,
+  exact: (part: Part, range: ChannelRange) => void,
   read: (columns: number, range: ChannelRange) => number,
 ): void {
+  const again = (range: ChannelRange) => {
+    for (const part of parts) {
+      const begin = Math.max(range.begin - part.channel, 0);
+      const end = Math.min(range.end - part.channel, part.g.channels);
+      if (begin < end) exact(part, { begin, end });
+    }
+    read(g.period * g.stripes, range);
+  };
   const all = { begin: 0, end: g.channels };
   if (g.count < GROUPED_FROM) {
-    exact(all);
-    read(g.period, all);
+    again(all);
     return;
   }
-  grouped();
-  if (read(g.columns, all) === 0) return;
-  for (const range of [...doubtfulRanges(heap, work, g.channels)]) {
-    exact(range);
-    read(g.period, range);
-  }
+  for (const part of parts) grouped(part);
+  if (read(g.columns * g.stripes, all) === 0) return;
+  for (const range of [...doubtfulRanges(heap, work, g.channels)]) again(range);
 }
 
 /** A row for each channel as a row for each column, where the walk tells them apart. */
@@ -153,6 +109,12 @@ function perColumn(heap: Heap, source: number, target: number, rows: number, g: 
   heap.kernels.spread(source, target, rows, g);
   return target;
 }
+
+/** The sums of a part's first channel, in arrays of all channels. */
+const sumsOf = (work: Workspace, { channel }: Part): Sums => ({
+  first: work.first + channel * 8,
+  second: work.second + channel * 8,
+});
 
 /** Statistics of one batch, float64, [C]. */
 export interface Statistics {
@@ -169,19 +131,20 @@ export const emptyStatistics = (channels: number): Statistics => ({
 });
 
 /** mean, biased variance and invStd of a batch with at least one value per channel (docs/batchnorm.md, F1 to F5). */
-export function batchStatistics(x: Tensor, g: Geometry, epsilon: number, into: Statistics): void {
-  const { heap } = x;
+export function batchStatistics(x: Operand, epsilon: number, into: Statistics): void {
+  const { heap, g } = x;
   const k = heap.kernels;
   const work = heap.workspace.reserve(g);
   const { mean, variance, invStd, doubtful, scratch } = work;
-  k.pivot(x.pointer, work.pivot, g);
+  x.pivot(work.pivot);
   const pivot = perColumn(heap, work.pivot, work.columnPivot, 1, g);
   takeSums(
     heap,
     work,
     g,
-    () => k.moments(x.pointer, pivot, work, scratch, g),
-    (range) => k.exactMoments(x.pointer, pivot, work, g, range),
+    x.parts,
+    (part) => k.moments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), scratch, part),
+    (part, range) => k.exactMoments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), part, range),
     (columns, range) => k.statistics(work, work.pivot, mean, variance, doubtful, g, columns, range),
   );
   k.invStd(variance, invStd, epsilon, g.channels);
@@ -199,32 +162,41 @@ export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Flo
   }
 }
 
-/** y = gamma·(x − mean)·invStd + beta (docs/batchnorm.md, F6, F7). y may be x. */
+/** y = gamma·(x − mean)·invStd + beta (docs/batchnorm.md, F6, F7): tensor to tensor, or array to array. y may be x. */
 export function normalize(
-  x: Tensor,
-  y: Tensor,
-  g: Geometry,
+  x: Operand,
+  y: Tensor | Float32Array,
   s: Pick<Statistics, "mean" | "invStd">,
   gamma: Float32Array | null,
   beta: Float32Array | null,
 ): void {
+  const { heap, g } = x;
   if (g.length === 0) return;
-  const { heap } = x;
   const work = heap.workspace.reserve(g);
   heap.f64.set(s.mean, work.mean / 8);
   heap.f64.set(s.invStd, work.invStd / 8);
   if (gamma) heap.f32.set(gamma, work.gamma / 4);
   if (beta) heap.f32.set(beta, work.beta / 4);
   const { coefficients } = work;
-  heap.kernels.affineCoefficients(
-    coefficients,
-    work.mean,
-    work.invStd,
-    gamma ? work.gamma : 0,
-    beta ? work.beta : 0,
-    g.channels,
-  );
-  heap.kernels.affine(x.pointer, y.pointer, perColumn(heap, coefficients, work.columnCoefficients, 3, g), g);
+  let matrix = 0;
+  for (const part of x.parts) {
+    // stripes share the coefficients of the first
+    if (part.from === 0) {
+      const { channel } = part;
+      heap.kernels.affineCoefficients(
+        coefficients,
+        work.mean + channel * 8,
+        work.invStd + channel * 8,
+        gamma ? work.gamma + channel * 4 : 0,
+        beta ? work.beta + channel * 4 : 0,
+        part.g.channels,
+      );
+      matrix = perColumn(heap, coefficients, work.columnCoefficients, 3, part.g);
+    }
+    const pointer = x.load(part);
+    heap.kernels.affine(pointer, y instanceof Tensor ? y.pointer : pointer, matrix, part);
+    if (!(y instanceof Tensor)) x.unload(y);
+  }
 }
 
 /** Writes or adds C values of f64 to a gradient. */
@@ -236,17 +208,20 @@ function putGradient(out: Float32Array, heap: Heap, pointer: number, accumulate:
   }
 }
 
-/** Backward of `normalize` (docs/batchnorm.md, B1 to B6), into those of dx, dGamma, dBeta that are given. dx may be dy. */
+/**
+ * Backward of `normalize` (docs/batchnorm.md, B1 to B6), into those of dx, dGamma, dBeta that are given. x and dy are of
+ * one kind, and dx of that kind. dx may be dy.
+ */
 export function differentiate(
-  x: Tensor,
-  dy: Tensor,
+  x: Operand,
+  dy: Operand,
   saved: Saved,
-  dx: Tensor | undefined,
+  dx: Tensor | Float32Array | undefined,
   dGamma: Float32Array | undefined,
   dBeta: Float32Array | undefined,
   accumulate: boolean,
 ): void {
-  const g = saved.geometry;
+  const { heap, g } = x;
   if (g.length === 0) {
     if (!accumulate) {
       dGamma?.fill(0);
@@ -254,37 +229,100 @@ export function differentiate(
     }
     return;
   }
-  const { heap } = x;
   const k = heap.kernels;
   const work = heap.workspace.reserve(g);
   const { mean, invStd, coefficients, doubtful, scratch } = work;
   heap.f64.set(saved.mean, mean / 8);
   heap.f64.set(saved.invStd, invStd / 8);
   if (saved.gamma) heap.f32.set(saved.gamma, work.gamma / 4);
-  const gamma = saved.gamma ? work.gamma : 0;
   if (dGamma || dBeta || (dx && saved.batch)) {
     heap.f32.set(saved.mean, work.pivot / 4);
     const hi = perColumn(heap, work.pivot, work.columnPivot, 1, g);
+    const sources = (part: Part) => [x.load(part), dy.load(part)] as const;
     takeSums(
       heap,
       work,
       g,
-      () => k.gradientSums(x.pointer, dy.pointer, hi, work, scratch, g),
-      (range) => k.exactGradientSums(x.pointer, dy.pointer, hi, work, g, range),
+      x.parts,
+      (part) => k.gradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), scratch, part),
+      (part, range) => k.exactGradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), part, range),
       (columns, range) =>
         k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, g, columns, range),
     );
   }
   if (dx) {
-    if (saved.batch) k.gradientCoefficients(coefficients, mean, invStd, gamma, work.dGamma, work.dBeta, g);
-    else k.affineCoefficients(coefficients, 0, invStd, gamma, 0, g.channels);
-    const matrix = perColumn(heap, coefficients, work.columnCoefficients, saved.batch ? 4 : 3, g);
-    if (saved.batch) k.gradient(x.pointer, dy.pointer, dx.pointer, matrix, g);
-    else k.affine(dy.pointer, dx.pointer, matrix, g);
+    let matrix = 0;
+    for (const part of x.parts) {
+      if (part.from === 0) {
+        const at = (pointer: number) => pointer + part.channel * 8;
+        const gamma = saved.gamma ? work.gamma + part.channel * 4 : 0;
+        const statistics = [at(mean), at(invStd), gamma, at(work.dGamma), at(work.dBeta)] as const;
+        if (saved.batch) k.gradientCoefficients(coefficients, ...statistics, part.g);
+        else k.affineCoefficients(coefficients, 0, at(invStd), gamma, 0, part.g.channels);
+        matrix = perColumn(heap, coefficients, work.columnCoefficients, saved.batch ? 4 : 3, part.g);
+      }
+      const source = dy.load(part);
+      const target = dx instanceof Tensor ? dx.pointer : source;
+      if (saved.batch) k.gradient(x.load(part), source, target, matrix, part);
+      else k.affine(source, target, matrix, part);
+      if (!(dx instanceof Tensor)) dy.unload(dx);
+    }
   }
   if (dGamma) putGradient(dGamma, heap, work.dGamma, accumulate);
   if (dBeta) putGradient(dBeta, heap, work.dBeta, accumulate);
 }
+
+/**
+ * Has `compute` work on operands of one kind and, for `result`, write a destination of that kind: arrays where all of
+ * them are arrays, else tensors, for which arrays are copied whole. Returns the result as `out` or in the kind of `like`.
+ */
+export function withOperands(
+  heap: Heap,
+  g: Geometry,
+  values: readonly [TensorLike, TensorLike?],
+  result: { out: TensorLike | undefined; like: TensorLike } | undefined,
+  compute: (x: Operand, dy: Operand, target: Tensor | Float32Array | undefined) => void,
+): TensorLike | undefined {
+  const { out, like } = result ?? {};
+  const tensors = [...values, out].some((value) => value instanceof Tensor);
+  const own = new Set<{ dispose(): void }>();
+  const owned = <R extends { dispose(): void }>(made: R): R => {
+    own.add(made);
+    return made;
+  };
+  try {
+    const operands = values.map((value) => {
+      const staged = value instanceof Tensor || !tensors ? value : owned(stage(value as PlainTensor, heap));
+      return owned(new Operand(heap, staged as TensorLike, g));
+    });
+    const [x, dy = x] = operands as [Operand, Operand?];
+    if (!like) {
+      compute(x, dy, undefined);
+      return undefined;
+    }
+    const kind = out ?? like;
+    const data = kind instanceof Tensor ? undefined : (out?.data ?? new Float32Array(g.length));
+    const tensor = () => (out instanceof Tensor ? out : owned(new Tensor(heap, like.shape, g.length)));
+    const target = data && !tensors ? data : tensor();
+    compute(x, dy, target);
+    if (data && target instanceof Tensor) data.set(target.data);
+    if (data) return out ?? { data, shape: [...like.shape] };
+    own.delete(target as Tensor);
+    return target as Tensor;
+  } finally {
+    for (const made of own) made.dispose();
+  }
+}
+
+/** withOperands for the forward map: y in x's kind. */
+export const forward = <T extends TensorLike>(
+  heap: Heap,
+  g: Geometry,
+  x: T,
+  out: T | undefined,
+  compute: (x: Operand, y: Tensor | Float32Array) => void,
+): T =>
+  withOperands(heap, g, [x], { out, like: x }, (source, _, y) => compute(source, y as Tensor | Float32Array)) as T;
 
 export const BACKWARD_OPTIONS = ["dxOut", "needs", "dGammaOut", "dBetaOut", "accumulate"];
 const NEEDS = ["dx", "dGamma", "dBeta"];
@@ -302,10 +340,11 @@ export function backward<T extends TensorLike>(
   checkOperand("dy", dy);
   if (!sameShape(dy.shape, saved.shape)) throw wrongShape("dy", saved.shape, dy.shape);
   checkOperand("x", saved.x);
-  const heap = saved.x instanceof Tensor ? saved.x.heap : heapOf(dy);
+  const heap = heapOf(saved.x, dy, dxOut);
   if (dy instanceof Tensor) checkTensor("dy", dy, heap);
   checkOut("dxOut", dxOut, saved.shape, heap);
-  if (dxOut instanceof Tensor && dxOut === saved.x) throw inPlace("dxOut", saved.batch ? "train" : "frozen");
+  overwrites("dxOut", dxOut, saved.x, saved.batch ? "train" : "frozen");
+  overwrites("dxOut", dxOut, dy);
   const accumulate = flag("accumulate", options.accumulate, false);
   const channels = saved.geometry.channels;
   const vector = (name: string, needed: unknown, exists: boolean, out: Float32Array | undefined) => {
@@ -316,25 +355,11 @@ export function backward<T extends TensorLike>(
   const dBeta = vector("dBeta", needs.dBeta, has.beta, options.dBetaOut);
   const wanted = flag("needs.dx", needs.dx, true);
 
-  let x: Tensor | undefined;
-  let staged: Tensor | undefined;
-  let dx: Tensor | undefined;
   const result: Gradients<T> = {};
-  try {
-    x = stage(saved.x, heap);
-    staged = stage(dy, heap);
-    if (wanted) {
-      if (dxOut instanceof Tensor) dx = dxOut;
-      else if (dy instanceof Tensor) dx = new Tensor(heap, saved.shape, saved.geometry.length);
-      else dx = staged;
-    }
-    differentiate(x, staged, saved, dx, dGamma, dBeta, accumulate);
-    if (dx) result.dx = deliver(dx, dxOut, dy) as T;
-  } finally {
-    release(x, saved.x);
-    if (dx !== staged) release(dx, dxOut, result.dx);
-    release(staged, dy);
-  }
+  const compute = (x: Operand, gradient: Operand, dx: Tensor | Float32Array | undefined) =>
+    differentiate(x, gradient, saved, dx, dGamma, dBeta, accumulate);
+  const dx = withOperands(heap, saved.geometry, [saved.x, dy], wanted ? { out: dxOut, like: dy } : undefined, compute);
+  if (dx) result.dx = dx as T;
   if (dGamma) result.dGamma = dGamma;
   if (dBeta) result.dBeta = dBeta;
   return result;
@@ -369,32 +394,9 @@ function checkForward(x: TensorLike, p: Parameters, known: readonly string[], op
   const geometry = geometryOf("x", x.shape, layout, channels);
   const gamma = p.gamma ? checkVector("gamma", p.gamma, channels) : null;
   const beta = p.beta ? checkVector("beta", p.beta, channels) : null;
-  const heap = heapOf(x);
+  const heap = heapOf(x, options.out);
   checkOut("out", options.out, x.shape, heap);
   return { geometry, gamma, beta, heap, epsilon: epsilonOption(options.epsilon) };
-}
-
-/** Normalises x with statistics that `fill` provides, and returns y in x's kind. */
-function forward<T extends TensorLike>(
-  x: T,
-  out: T | undefined,
-  heap: Heap,
-  compute: (x: Tensor, y: Tensor) => void,
-): T {
-  let source: Tensor | undefined;
-  let y: Tensor | undefined;
-  let result: TensorLike | undefined;
-  try {
-    source = stage(x, heap);
-    if (out instanceof Tensor) y = out;
-    else y = x instanceof Tensor ? new Tensor(heap, x.shape, x.length) : source;
-    compute(source, y);
-    result = deliver(y, out, x);
-    return result as T;
-  } finally {
-    if (y !== source) release(y, out, result);
-    release(source, x);
-  }
 }
 
 /**
@@ -413,11 +415,11 @@ export function batchNormForward<T extends TensorLike>(
 ): { y: T; saved: Saved; mean: Float64Array; variance: Float64Array } {
   const { geometry, gamma, beta, heap, epsilon } = checkForward(x, parameters, ["gamma", "beta"], options);
   if (geometry.count === 1) throw oneValuePerChannel("train", x.shape);
-  if (options.out === x && x instanceof Tensor) throw inPlace("out", "train");
+  overwrites("out", options.out, x, "train");
   const statistics = emptyStatistics(geometry.channels);
-  const y = forward(x, options.out, heap, (source, target) => {
-    if (geometry.count > 0) batchStatistics(source, geometry, epsilon, statistics);
-    normalize(source, target, geometry, statistics, gamma, beta);
+  const y = forward(heap, geometry, x, options.out, (source, target) => {
+    if (geometry.count > 0) batchStatistics(source, epsilon, statistics);
+    normalize(source, target, statistics, gamma, beta);
   });
   const { mean, variance, invStd } = statistics;
   const saved = { batch: true, geometry, shape: [...x.shape], x, mean, invStd, gamma: gamma ? gamma.slice() : null };
@@ -436,6 +438,7 @@ export function batchNormInference<T extends TensorLike>(
 ): { y: T; saved: Saved } {
   const known = ["gamma", "beta", "mean", "variance"];
   const { geometry, gamma, beta, heap, epsilon } = checkForward(x, parameters, known, options);
+  overwrites("out", options.out, x);
   const { channels } = geometry;
   const given = (name: "mean" | "variance") => {
     const v = parameters[name];
@@ -446,8 +449,8 @@ export function batchNormInference<T extends TensorLike>(
   const mean = given("mean");
   const invStd = new Float64Array(channels);
   invStdOf(given("variance"), epsilon, invStd);
-  const y = forward(x, options.out, heap, (source, target) =>
-    normalize(source, target, geometry, { mean, invStd }, gamma, beta),
+  const y = forward(heap, geometry, x, options.out, (source, target) =>
+    normalize(source, target, { mean, invStd }, gamma, beta),
   );
   return {
     y,

@@ -1,7 +1,7 @@
 // Shape + layout → { outer, channels, inner } and the walk that kernels take through memory. Below this file nobody knows
 // the word NCHW.
 
-import { tooLarge, wrongChannels, wrongKind, wrongValue } from "./errors.ts";
+import { wrongChannels, wrongKind, wrongValue } from "./errors.ts";
 import type { Layout } from "./options.ts";
 
 /**
@@ -20,6 +20,20 @@ export interface Geometry {
   readonly spread: number;
   readonly period: number;
   readonly columns: number;
+  /** Rows of the interleaved walk are summed in so many stripes of `stripe` rows, whoever sums them. Planar: 1. */
+  readonly stripes: number;
+  readonly stripe: number;
+}
+
+/** A part of a tensor that kernels work on in one go: some of its channels, or some of its stripes. */
+export interface Part {
+  /** The part's own geometry where it is planar, the tensor's where it is interleaved. */
+  readonly g: Geometry;
+  /** First channel. */
+  readonly channel: number;
+  /** Stripes [from, to). */
+  readonly from: number;
+  readonly to: number;
 }
 
 /** Bytes that a tensor may take: pointers have 32 bits, and the lowest 1 KiB stays free. */
@@ -34,7 +48,15 @@ const ROW = 64;
 /** Sums take whole groups of four vectors of a row. */
 const GROUP = 16;
 
-/** Checks that `shape` is one, and returns the number of elements, a product of floats that cannot wrap. */
+/** A stripe has at least so many elements, so that starting it costs little, and rows, so that merging its sums does. */
+const STRIPE = 65536;
+const STRIPE_ROWS = 512;
+const MAX_STRIPES = 32;
+
+/** Elements of a plain array that pass through wasm memory at a time: with a gradient beside them, they fit into L2. */
+const TILE = 131_072;
+
+/** Checks that `shape` is one, and returns the number of elements: a product of floats, which cannot wrap. */
 export function sizeOf(name: string, shape: readonly number[], minRank = 0): number {
   if (!Array.isArray(shape)) throw wrongKind(`${name}.shape`, "an array of dimensions", shape);
   let size = 1;
@@ -45,7 +67,6 @@ export function sizeOf(name: string, shape: readonly number[], minRank = 0): num
   }
   if (shape.includes(0)) size = 0; // even where the other dimensions overflow to infinity
   if (shape.length < minRank) throw wrongValue(`${name}.shape`, `rank ${minRank} or more`, shape);
-  if (size * 4 > MAX_BYTES) throw tooLarge(name, shape, size * 4, MAX_BYTES);
   return size;
 }
 
@@ -75,9 +96,16 @@ export function geometryOf(name: string, shape: readonly number[], layout: Layou
   const length = sizeOf(name, shape, 2);
   const axis = channelAxis(shape, layout);
   if (shape[axis] !== channels) throw wrongChannels(name, channels, axis, shape, layout);
-  const outer = product(shape, 0, axis);
-  const inner = product(shape, axis + 1, shape.length);
+  let outer = product(shape, 0, axis);
+  let inner = product(shape, axis + 1, shape.length);
+  // one channel is one run: as rows it can be cut into stripes
+  if (channels === 1) [outer, inner] = [outer * inner, 1];
   const planar = inner >= PLANAR_FROM;
+  const period = planar ? channels : channels * inner;
+  const columns = planar ? channels : columnsOf(period, outer);
+  const rows = length && Math.ceil(length / columns);
+  const most = Math.min(MAX_STRIPES, Math.floor(length / STRIPE), Math.floor(rows / STRIPE_ROWS));
+  const stripe = planar ? rows : Math.max(1, Math.ceil(rows / Math.max(most, 1)));
   return {
     outer,
     channels,
@@ -86,7 +114,30 @@ export function geometryOf(name: string, shape: readonly number[], layout: Layou
     length,
     planar,
     spread: planar ? 1 : inner,
-    period: planar ? channels : channels * inner,
-    columns: planar ? channels : columnsOf(channels * inner, outer),
+    period,
+    columns,
+    stripes: planar ? 1 : Math.max(1, Math.ceil(rows / stripe)),
+    stripe,
   };
+}
+
+/** The tensor in one part. */
+export const wholeOf = (g: Geometry): Part[] => [{ g, channel: 0, from: 0, to: g.stripes }];
+
+/** The tensor in parts that are small enough to pass through a tile: channels where it is planar, else stripes. */
+export function tilesOf(g: Geometry): Part[] {
+  if (!g.planar) return Array.from({ length: g.stripes }, (_, from) => ({ g, channel: 0, from, to: from + 1 }));
+  const group = Math.max(1, Math.floor(TILE / g.count));
+  return Array.from({ length: Math.ceil(g.channels / group) }, (_, i) => {
+    const channel = i * group;
+    const channels = Math.min(group, g.channels - channel);
+    const length = g.count * channels;
+    return { g: { ...g, channels, length, period: channels, columns: channels }, channel, from: 0, to: 1 };
+  });
+}
+
+/** Elements [begin, end) of the stripes of a part of the interleaved walk. */
+export function elementsOf({ g, from, to }: Part): { begin: number; end: number } {
+  const size = g.stripe * g.columns;
+  return { begin: from * size, end: Math.min(to * size, g.length) };
 }

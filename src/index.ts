@@ -11,9 +11,8 @@ export {
   type Gradients,
   type Needs,
   type Parameters,
-  type PlainTensor,
   type Saved,
-  type TensorLike,
 } from "./functional.ts";
 export { init, Tensor, tensor } from "./memory.ts";
+export type { PlainTensor, TensorLike } from "./operand.ts";
 export type { Layout, Mode, Options, ResolvedOptions } from "./options.ts";

@@ -6,8 +6,8 @@
 //
 // Pointer 0 is never handed out: kernels read it as "none".
 
-import { disposed, otherMemory, outOfMemory, wrongKind, wrongLength } from "./errors.ts";
-import { type Geometry, sizeOf } from "./geometry.ts";
+import { disposed, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
+import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
 import { compileAhead, instantiateKernels, kernelModule } from "./module.ts";
 import { checkKeys } from "./options.ts";
@@ -191,6 +191,7 @@ export class Workspace {
   #block = 0;
   #channels = 0;
   #columns = 0;
+  #perStripe = 0;
 
   /** f64, one per channel. */
   mean = 0;
@@ -198,7 +199,7 @@ export class Workspace {
   invStd = 0;
   dGamma = 0;
   dBeta = 0;
-  /** f64, one per column. */
+  /** f64, one per column of each stripe. */
   first = 0;
   second = 0;
   /** f32, one per channel. */
@@ -207,9 +208,10 @@ export class Workspace {
   pivot = 0;
   /** f32, four rows of one per channel. */
   coefficients = 0;
-  /** f32, one per column; then four rows, then two. */
+  /** f32, one per column; then four rows of that. */
   columnPivot = 0;
   columnCoefficients = 0;
+  /** f32, two rows of one per column for each stripe. */
   scratch = 0;
   /** u8, one per channel. */
   doubtful = 0;
@@ -220,9 +222,11 @@ export class Workspace {
 
   /** Makes room for a walk; allocates only when it is larger than any before. */
   reserve(g: Geometry): this {
-    if (g.channels <= this.#channels && g.columns <= this.#columns) return this;
+    const perStripe = g.columns * g.stripes;
+    if (g.channels <= this.#channels && g.columns <= this.#columns && perStripe <= this.#perStripe) return this;
     const channels = Math.max(g.channels, this.#channels);
     const columns = Math.max(g.columns, this.#columns);
+    const sums = Math.max(perStripe, this.#perStripe);
     let bytes = 0;
     const place = (size: number) => {
       const at = bytes;
@@ -230,18 +234,19 @@ export class Workspace {
       return at;
     };
     const c8 = Array.from({ length: 5 }, () => place(channels * 8));
-    const k8 = Array.from({ length: 2 }, () => place(columns * 8));
+    const k8 = Array.from({ length: 2 }, () => place(sums * 8));
     const c4 = Array.from({ length: 3 }, () => place(channels * 4));
     const coefficients = place(channels * 16);
     const columnPivot = place(columns * 4);
     const columnCoefficients = place(columns * 16);
-    const scratch = place(columns * 8);
+    const scratch = place(sums * 8);
     const doubtful = place(channels);
     const block = this.#heap.allocate(bytes);
     if (this.#block) this.#heap.free(this.#block);
     this.#block = block;
     this.#channels = channels;
     this.#columns = columns;
+    this.#perStripe = sums;
     [this.mean, this.variance, this.invStd, this.dGamma, this.dBeta] = c8.map((at) => block + at) as [
       number,
       number,
@@ -260,6 +265,10 @@ export class Workspace {
   }
 }
 
+function checkBytes(shape: readonly number[], length: number): void {
+  if (length * 4 > MAX_BYTES) throw tooLarge("tensor", shape, length * 4, MAX_BYTES);
+}
+
 /** A float32 tensor in wasm memory, which calls read and write without copying. Made by `tensor`, freed by `dispose`. */
 export class Tensor {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
@@ -271,6 +280,7 @@ export class Tensor {
 
   /** For this library's own use: leaves the elements as they are in memory. */
   constructor(heap: Heap, shape: readonly number[], length: number) {
+    checkBytes(shape, length);
     this.shape = Object.freeze([...shape]);
     this.#heap = heap;
     this.#length = length;
@@ -343,6 +353,7 @@ export async function init(options: { module?: WebAssembly.Module } = {}): Promi
  */
 export function tensor(shape: readonly number[], data?: Float32Array | readonly number[]): Tensor {
   const length = sizeOf("tensor", shape);
+  checkBytes(shape, length);
   if (data !== undefined) {
     if (!(data instanceof Float32Array || (Array.isArray(data) && data.every((v) => typeof v === "number"))))
       throw wrongKind("data", "a Float32Array or an array of numbers", data);

@@ -36,6 +36,18 @@ class Estimate {
     return Math.fround(original) === seen ? original : seen;
   }
 
+  /** Every value ← (1 − weight)·value + weight·factor·batch. */
+  blend(batch: Float64Array, weight: number, factor: number): void {
+    const { values } = this;
+    const originals = this.#originals;
+    for (let c = 0; c < values.length; c++) {
+      const seen = values[c] as number;
+      const original = originals[c] as number;
+      const old = Math.fround(original) === seen ? original : seen;
+      values[c] = originals[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
+    }
+  }
+
   set(channel: number, value: number): void {
     this.#originals[channel] = value;
     this.values[channel] = value;
@@ -96,10 +108,8 @@ export class RunningStatistics {
     }
     const weight = estimator === "cumulative" ? 1 / this.batches : momentum;
     const correction = runningVariance === "unbiased" ? count / (count - 1) : 1;
-    for (let c = 0; c < this.#channels; c++) {
-      this.#mean.set(c, (1 - weight) * this.#mean.at(c) + weight * (mean[c] as number));
-      this.#variance.set(c, (1 - weight) * this.#variance.at(c) + weight * (variance[c] as number) * correction);
-    }
+    this.#mean.blend(mean, weight, 1);
+    this.#variance.blend(variance, weight, correction);
   }
 
   #merge(mean: Float64Array, variance: Float64Array, count: number): void {

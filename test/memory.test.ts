@@ -357,15 +357,6 @@ describe.each(BUILDS)("Tensor (%s)", (build) => {
       expect(tensor(shape).data.length).toBe(0);
   });
 
-  test.each([
-    [65537, 65536],
-    [2 ** 31, 2, 1],
-  ])("a plain input of more than 4 GiB by its shape %j×%j is refused, also where the product wraps", (...shape) => {
-    const bn = new BatchNorm(shape[1] as number);
-    expect(() => bn.forward({ data: new Float32Array(65536), shape })).toThrow(RangeError);
-    expect(() => bn.forward({ data: new Float32Array(65536), shape })).toThrow(/^x: .*4 GiB/);
-  });
-
   test("of another memory is refused, whichever argument it is, before anything is written", async () => {
     const old = [1, 2, 3].map((seed) => tensor([4, 2], normal(seed, 8)));
     const [oldX, oldY, oldDy] = old as [Tensor, Tensor, Tensor];
@@ -380,7 +371,6 @@ describe.each(BUILDS)("Tensor (%s)", (build) => {
     for (const call of [
       () => bn.forward(x, { out: oldY }),
       () => bn.forward(oldX, { out: y }),
-      () => bn.forward<TensorLike>({ data: normal(7, 8), shape: [4, 2] }, { out: oldY }),
       () => bn.backward(oldDy),
       () => bn.backward(dy, { dxOut: oldY }),
     ]) {
