@@ -11,7 +11,10 @@ const ORDER = [
   "geometry",
   "options",
   "module",
+  "threads",
   "features",
+  "worker",
+  "board",
   "errors",
 ];
 

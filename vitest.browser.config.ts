@@ -5,7 +5,7 @@ import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-import { wasmBytes } from "./vitest.config.ts";
+import { builtFiles } from "./vitest.config.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -47,7 +47,7 @@ function chromium(): string {
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 
 export default defineConfig({
-  plugins: [wasmBytes],
+  plugins: [builtFiles],
   resolve: { alias: { "node:fs": node, "node:url": node, "node:path": node, "node:crypto": node } },
   define: { "process.argv": "[]" }, // read-golden.mjs is a program too
   optimizeDeps: { include: ["@assemblyscript/loader"] }, // found during a run, it would reload the page under a test

@@ -1,12 +1,13 @@
-// Tests import src/ directly; a .wasm file is its bytes, as esbuild's binary loader has it in the build.
+// Tests import src/ directly; a .wasm file is its bytes and a .txt file its text, as esbuild's loaders have them in the build.
 
 import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vitest/config";
 
-export const wasmBytes: Plugin = {
-  name: "wasm-bytes",
+export const builtFiles: Plugin = {
+  name: "built-files",
   enforce: "pre",
   load(id) {
+    if (id.endsWith("build/worker.txt")) return `export default ${JSON.stringify(readFileSync(id, "utf8"))};`;
     if (!id.endsWith(".wasm")) return null;
     const base64 = readFileSync(id).toString("base64");
     return `export default Uint8Array.from(atob("${base64}"), (c) => c.charCodeAt(0));`;
@@ -14,11 +15,11 @@ export const wasmBytes: Plugin = {
 };
 
 export default defineConfig({
-  plugins: [wasmBytes],
+  plugins: [builtFiles],
   test: {
     include: ["test/**/*.test.ts"],
     exclude: ["test/browser/**"], // vitest.browser.config.ts has them
-    setupFiles: ["test/matchers.ts"],
+    setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts"],
     testTimeout: 120_000,
   },
 });

@@ -129,18 +129,16 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
 }
 
 /**
- * Up to this many bytes of sources and y together, rows are mapped four at a time, which shares the loads of coefficients;
- * beyond, where they come from memory, one stream is faster than four (docs/numerics.md has the measurements).
+ * Elements [begin, end) of rows of `columns` elements; begin is the start of a row. `together` is 1 or 4: four rows at
+ * a time share the loads of coefficients, which pays in cache; from memory one stream is faster than four.
  */
-const IN_CACHE: usize = 1 << 24;
-
-/** Elements [begin, end) of rows of `columns` elements, in memory order; begin is the start of a row. */
 export function mapInterleaved<T extends number, M extends Affine, E extends Identity>(
   x: usize,
   dy: usize,
   y: usize,
   coefficients: usize,
   columns: usize,
+  together: usize,
   begin: usize,
   end: usize,
 ): void {
@@ -150,8 +148,7 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
   let a = x + Lanes.bytes<T>(begin);
   let b = dy + Lanes.bytes<T>(begin);
   let c = y + Lanes.bytes<T>(begin);
-  const bytes = Lanes.bytes<T>(end - begin) * <usize>(changetype<M>(<usize>0).sources + 1);
-  if (bytes <= IN_CACHE && columns % lanes == 0)
+  if (together == 4 && columns % lanes == 0)
     for (; end - begin >= 4 * columns; begin += 4 * columns) {
       let hi = coefficients;
       for (let left = columns; left; left -= lanes) {

@@ -40,10 +40,11 @@ export function affineInterleavedF32(
   y: usize,
   coefficients: usize,
   columns: usize,
+  together: usize,
   begin: usize,
   end: usize,
 ): void {
-  mapInterleaved<f32, Affine, Identity>(x, 0, y, coefficients, columns, begin, end);
+  mapInterleaved<f32, Affine, Identity>(x, 0, y, coefficients, columns, together, begin, end);
 }
 
 export function gradientPlanarF32(
@@ -66,10 +67,11 @@ export function gradientInterleavedF32(
   dx: usize,
   coefficients: usize,
   columns: usize,
+  together: usize,
   begin: usize,
   end: usize,
 ): void {
-  mapInterleaved<f32, Gradient, Identity>(x, dy, dx, coefficients, columns, begin, end);
+  mapInterleaved<f32, Gradient, Identity>(x, dy, dx, coefficients, columns, together, begin, end);
 }
 
 export function momentsPlanarF32(

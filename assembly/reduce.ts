@@ -119,16 +119,14 @@ class Twin {
   }
 }
 
-/** Sums of four vectors, as a tree. */
+/** Sums of four vectors: one as a tree; one as a chain, which leaves most of its additions to fused multiply-add. */
 abstract class Tree {
   @inline static sum<T>(a: v128, b: v128, c: v128, d: v128): v128 {
     return v128.add<T>(v128.add<T>(a, b), v128.add<T>(c, d));
   }
 
   @inline static dot<T>(a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): v128 {
-    const ab01 = Lanes.madd<T>(a0, b0, v128.mul<T>(a1, b1));
-    const ab23 = Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3));
-    return v128.add<T>(ab01, ab23);
+    return Lanes.madd<T>(a0, b0, Lanes.madd<T>(a1, b1, Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3))));
   }
 }
 

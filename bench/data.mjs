@@ -1,17 +1,7 @@
-// What is measured: the shapes, their seeded data, and the float64 answers that every peer is held against. Nothing here
-// knows a peer.
-
-/** Every shape that is measured; the first two carry the targets of report.mjs. */
-export const SHAPES = [
-  { shape: [32, 64, 56, 56], layout: "channels-first" },
-  { shape: [32, 56, 56, 64], layout: "channels-last" },
-  { shape: [32, 256, 14, 14], layout: "channels-first" },
-  { shape: [128, 512], layout: "channels-first" },
-  { shape: [8, 32, 16, 16], layout: "channels-first" },
-];
+// The seeded data of a shape, and the float64 answers that every peer is held against. Nothing here knows a peer.
 
 /** Tensors that an operation must read or write at least once: what its GB/s count. */
-export const OPERANDS = { copy: 2, inference: 2, forward: 2, backward: 3 };
+export const OPERANDS = { copy: 2, inference: 2, forward: 2, backward: 3, step: 5 };
 
 export const EPSILON = 1e-5;
 
@@ -26,10 +16,19 @@ export function random(seed) {
   };
 }
 
+/** In shared memory, so that threads get it without a copy. */
+const shared = (length) => new Float32Array(new SharedArrayBuffer(4 * length));
+
+/** After so many numbers they repeat: drawing 10⁸ takes too long. A prime, so that no two planes or rows are alike. */
+const PERIOD = 1_000_003;
+
 /** Standard normal numbers (Box–Muller). */
 function normal(next, length) {
-  const draw = () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
-  return Float32Array.from({ length }, draw);
+  const numbers = shared(length);
+  for (let i = 0; i < Math.min(length, PERIOD); i++)
+    numbers[i] = Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
+  for (let i = PERIOD; i < length; i *= 2) numbers.copyWithin(i, 0, i);
+  return numbers;
 }
 
 /** [outer, channels, inner] of a shape. */
@@ -37,6 +36,13 @@ export function dimsOf(shape, layout) {
   const axis = layout === "channels-last" ? shape.length - 1 : 1;
   const product = (dims) => dims.reduce((a, b) => a * b, 1);
   return { outer: product(shape.slice(0, axis)), channels: shape[axis], inner: product(shape.slice(axis + 1)) };
+}
+
+/** Calls visit(i, c) for every element i, of channel c, in memory order. */
+function each({ outer, channels, inner }, visit) {
+  let i = 0;
+  for (let n = 0; n < outer; n++)
+    for (let c = 0; c < channels; c++) for (const end = i + inner; i < end; i++) visit(i, c);
 }
 
 /**
@@ -51,46 +57,63 @@ export function makeProblem({ shape, layout }, seed) {
   const between = (low, high) => Float32Array.from({ length: channels }, () => low + (high - low) * next());
   const [mean, deviation] = [between(-2, 2), between(0.5, 1.5)];
   const x = normal(next, length);
-  for (let i = 0; i < length; i++) {
-    const c = Math.floor(i / inner) % channels;
+  each(dims, (i, c) => {
     x[i] = x[i] * deviation[c] + mean[c];
-  }
+  });
   const runningVariance = deviation.map((s) => s * s);
   const [dy, gamma, beta] = [normal(next, length), between(0.5, 1.5), between(-1, 1)];
   return { shape, layout, dims, x, dy, gamma, beta, runningMean: mean, runningVariance };
 }
 
+/** The same problem in the layout of `twin`, which is twinOf its shape. */
+export function transposed(problem, twin) {
+  const { channels } = problem.dims;
+  const pixels = problem.shape.slice(1).reduce((a, b) => a * b, 1) / channels;
+  const toLast = twin.layout === "channels-last";
+  const [rows, columns] = toLast ? [channels, pixels] : [pixels, channels];
+  const turned = (source) => {
+    const target = shared(source.length);
+    for (let image = 0; image < source.length; image += rows * columns)
+      for (let row = 0; row < rows; row++)
+        for (let column = 0; column < columns; column++)
+          target[image + column * rows + row] = source[image + row * columns + column];
+    return target;
+  };
+  return { ...problem, ...twin, dims: dimsOf(twin.shape, twin.layout), x: turned(problem.x), dy: turned(problem.dy) };
+}
+
 /** What every operation must give, in float64 from the textbook formulas, slow and independent of every peer. */
 export function expectedOf({ dims, x, dy, gamma, beta, runningMean, runningVariance }) {
-  const { outer, channels, inner } = dims;
-  const m = outer * inner;
-  const [inference, forward, dx] = Array.from({ length: 3 }, () => new Float64Array(x.length));
-  const [dGamma, dBeta] = Array.from({ length: 2 }, () => new Float64Array(channels));
-  for (let c = 0; c < channels; c++) {
-    const each = (visit) => {
-      for (let n = 0; n < outer; n++) for (let i = 0; i < inner; i++) visit((n * channels + c) * inner + i);
-    };
-    let mean = 0;
-    each((i) => {
-      mean += x[i] / m;
-    });
-    let variance = 0;
-    each((i) => {
-      variance += (x[i] - mean) ** 2 / m;
-    });
-    const deviation = Math.sqrt(variance + EPSILON);
-    each((i) => {
-      dBeta[c] += dy[i];
-      dGamma[c] += (dy[i] * (x[i] - mean)) / deviation;
-    });
-    each((i) => {
-      const xHat = (x[i] - mean) / deviation;
-      inference[i] = (gamma[c] * (x[i] - runningMean[c])) / Math.sqrt(runningVariance[c] + EPSILON) + beta[c];
-      forward[i] = gamma[c] * xHat + beta[c];
-      dx[i] = (gamma[c] / deviation) * (dy[i] - dBeta[c] / m - (xHat * dGamma[c]) / m);
-    });
-  }
-  return { copy: { y: x }, inference: { y: inference }, forward: { y: forward }, backward: { dx, dGamma, dBeta } };
+  const m = dims.outer * dims.inner;
+  const [inference, y, dx] = Array.from({ length: 3 }, () => new Float64Array(x.length));
+  const [mean, variance, dGamma, dBeta] = Array.from({ length: 4 }, () => new Float64Array(dims.channels));
+  each(dims, (i, c) => {
+    mean[c] += x[i] / m;
+  });
+  each(dims, (i, c) => {
+    variance[c] += (x[i] - mean[c]) ** 2 / m;
+  });
+  const deviation = variance.map((v) => Math.sqrt(v + EPSILON));
+  const running = Float64Array.from(runningVariance, (v) => Math.sqrt(v + EPSILON));
+  each(dims, (i, c) => {
+    const xHat = (x[i] - mean[c]) / deviation[c];
+    inference[i] = (gamma[c] * (x[i] - runningMean[c])) / running[c] + beta[c];
+    y[i] = gamma[c] * xHat + beta[c];
+    dBeta[c] += dy[i];
+    dGamma[c] += dy[i] * xHat;
+  });
+  each(dims, (i, c) => {
+    const xHat = (x[i] - mean[c]) / deviation[c];
+    dx[i] = (gamma[c] / deviation[c]) * (dy[i] - dBeta[c] / m - (xHat * dGamma[c]) / m);
+  });
+  const gradients = { dx, dGamma, dBeta };
+  return {
+    copy: { y: x },
+    inference: { y: inference },
+    forward: { y },
+    backward: gradients,
+    step: { y, ...gradients },
+  };
 }
 
 /** The largest error of any result, each relative to the largest magnitude that is expected of it; NaN counts as infinite. */

@@ -1,24 +1,14 @@
-// The worker thread of isolate.mjs: prepares one peer at a time and times what it is asked for by its own clock.
+// The worker thread of isolate.mjs: what host.mjs does, by messages.
 
-import { runAsWorker } from "synckit";
-import { timeCalls } from "./measure.mjs";
+import { parentPort } from "node:worker_threads";
+import { host } from "./host.mjs";
 
-let prepared;
+const actions = host();
 
-const actions = {
-  async prepare({ file, exported, problem }) {
-    const { [exported]: peer } = await import(file);
-    prepared = await peer.prepare(problem);
-    return Object.keys(prepared.operations);
-  },
-  time: ({ name, repeats }) => timeCalls(prepared.operations[name].call, repeats),
-  results({ name }) {
-    return prepared.operations[name].results();
-  },
-  dispose() {
-    prepared.dispose();
-    prepared = undefined;
-  },
-};
-
-runAsWorker(async (action, options) => actions[action](options));
+parentPort.on("message", async ({ action, options }) => {
+  try {
+    parentPort.postMessage({ answer: await actions[action](options) });
+  } catch (error) {
+    parentPort.postMessage({ failure: `${error.name}: ${error.message}` });
+  }
+});

@@ -1,126 +1,115 @@
-// npm run bench: the command line. Measures every peer on every shape, prints the tables, and writes them where asked.
-// The work is elsewhere: data.mjs has the shapes, peers/ the competitors, measure.mjs the clock, report.mjs the words.
+// npm run bench: measures every peer on every shape with a progress bar, prints the tables, and writes them where asked.
+// The work is elsewhere: suite.mjs has the parts of a run, peers/ the competitors, measure.mjs the clock, report.mjs the
+// words.
 
-import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";
-import { dirname } from "node:path";
-import { parseArgs } from "node:util";
 import { Presets, SingleBar } from "cli-progress";
-import { errorOf, expectedOf, makeProblem, OPERANDS, random, SHAPES } from "./data.mjs";
-import { measure } from "./measure.mjs";
+import { buildsInChild } from "./builds.mjs";
+import { compileCopy } from "./copy-module.mjs";
+import { environmentOf } from "./environment.mjs";
+import { isolate } from "./isolate.mjs";
+import { parseOptions, reject } from "./options.mjs";
+import { complaints, save } from "./output.mjs";
+import { findPackages, folderOf } from "./packages.mjs";
 import { PEERS } from "./peers/index.mjs";
-import { renderEnvironment, renderReadme, renderReport, renderShape, renderTargets, replaceMarked } from "./report.mjs";
+import { HOW_TO_INSTALL, pytorchPeers } from "./peers/pytorch.mjs";
+import { isolatedBy } from "./peers/remote.mjs";
+import {
+  renderCosts,
+  renderEnvironment,
+  renderMissing,
+  renderNetwork,
+  renderReadme,
+  renderReport,
+  renderShape,
+  renderTargets,
+  renderVariants,
+  replaceMarked,
+} from "./report.mjs";
+import { partsOf, runParts } from "./suite.mjs";
 
+const root = new URL("../", import.meta.url);
 const HELP = `npm run bench -- [options]
 
-Measures batchnorm-wasm against a copy of the tensor and against plain JavaScript.
+Measures batchnorm-wasm against a copy of the tensor, plain JavaScript, TF.js, onnxruntime-web, jax-js and native
+PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the PATH that has PyTorch takes part.
 
-  --quick        fewer rounds: about 20 seconds instead of two minutes
-  --out FILE     write the results as JSON
+  --quick        fewer samples, and slow peers left out of large shapes: two minutes instead of ten
+  --only TEXT    only parts whose title contains TEXT: a shape such as "[8, 32", "ResNet-50", "sizes", "threads", "builds"
+  --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
+  --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
   --write        write docs/benchmarks.md, and the README's table where it has the markers
   --help         this text
 `;
 
-const SEED = 2015; // the year of the paper
+const PRINT = {
+  shapes: ([entry]) => renderShape(entry),
+  networks: ([network]) => renderNetwork(network),
+  sweep: renderCosts,
+  awkward: renderCosts,
+  threads: (threads) => renderVariants(threads, "threads"),
+  builds: (builds) => renderVariants(builds, "build"),
+};
 
-/** float32 sums over 100,352 values lose some 1e-5; what is beyond this computes something else. */
-const WRONG = 1e-4;
-
-const root = new URL("../", import.meta.url);
-
-function environmentOf(mode) {
-  const [cpu] = os.cpus();
-  const { name, version } = JSON.parse(readFileSync(new URL("package.json", root), "utf8"));
-  const git = () => {
-    try {
-      const args = ["describe", "--always", "--dirty"];
-      return execFileSync("git", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
-    } catch {
-      return "none";
-    }
-  };
+/** A progress bar for a part, which gives way to its table. */
+function announce(title) {
+  const options = { format: `{bar} ${title} | {eta_formatted}`, clearOnComplete: true, etaBuffer: 50 };
+  const bar = new SingleBar({ ...options, etaAsynchronousUpdate: true }, Presets.shades_classic);
+  bar.start(1, 0);
   return {
-    date: new Date().toISOString().slice(0, 10),
-    processor: `${cpu.model.trim()}, ${os.cpus().length} cores`,
-    engine: `Node ${process.versions.node}, V8 ${process.versions.v8}`,
-    os: `${os.type()} ${os.release()} ${os.arch()}`,
-    package: `${name} ${version}`,
-    commit: git(),
-    run: mode,
+    progress: (share) => bar.update(share),
+    done(part, results) {
+      bar.stop();
+      if (part !== "shapes" && part !== "networks") console.log(`## ${title}\n`);
+      console.log(PRINT[part](results));
+    },
   };
 }
 
-/** Times and checks every peer on one shape. */
-async function run(description, { budgetMs, onRound }) {
-  const problem = makeProblem(description, SEED);
-  const expected = expectedOf(problem);
-  const prepared = [];
-  for (const peer of PEERS) prepared.push({ peer: peer.name, ...(await peer.prepare(problem)) });
-  const tasks = Object.keys(OPERANDS).flatMap((operation) =>
-    prepared
-      .filter(({ operations }) => operations[operation])
-      .map(({ peer, operations }) => ({ peer, operation, ...operations[operation] })),
-  );
-  const { rounds, times } = measure(tasks, { budgetMs, next: random(SEED), onRound });
-  const bytes = problem.x.byteLength;
-  const msOf = (peer, operation) => times[tasks.findIndex((t) => t.peer === peer && t.operation === operation)]?.ms;
-  const rows = tasks.map(({ peer, operation, call, time, results }, i) => {
-    const { ms } = times[i];
-    (time ?? call)(1); // operations share their destinations
-    const error = errorOf(results(), expected[operation]);
-    return {
-      peer,
-      operation,
-      ...times[i],
-      gbps: (OPERANDS[operation] * bytes) / ms / 1e6,
-      copies: ms / msOf("copy", "copy"),
-      speedup: operation === "copy" ? undefined : msOf("plain JavaScript", operation) / ms,
-      error,
-      wrong: !(error <= WRONG),
-    };
+async function bench({ quick, only, python, out, write }) {
+  const start = performance.now();
+  const { present, versions, missing } = findPackages();
+  const pytorch = await pytorchPeers(python);
+  if (pytorch.length === 0) missing.push({ peer: "PyTorch", reason: HOW_TO_INSTALL });
+
+  const isolated = isolatedBy(isolate);
+  const parts = partsOf({
+    ...{ isolated, quick, builds: buildsInChild },
+    peers: [...present.map((id) => isolated(id)), ...pytorch],
+    settings: { copyModule: compileCopy(), tfjsWasm: folderOf(PEERS.tfjsWasm.needs) },
+    threadCounts: Array.from({ length: os.availableParallelism() }, (_, i) => i + 1),
   });
-  for (const { dispose } of prepared) dispose();
-  return { ...description, bytes, rounds, rows };
-}
+  const wanted = parts.filter(({ title }) => title.includes(only));
+  if (wanted.length === 0)
+    reject(`--only: expected a piece of ${parts.map(({ title }) => title).join("; ")}: got ${only}`);
 
-const { values: args } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    out: { type: "string" },
-    write: { type: "boolean", default: false },
-    help: { type: "boolean", default: false },
-  },
-});
+  const peers = [...versions, ...pytorch.map(({ name }) => name)];
+  const environment = environmentOf({ run: quick ? "quick" : "full", peers });
+  console.log(`${renderEnvironment(environment)}\n`);
+  if (missing.length) console.log(`${renderMissing(missing)}\n`);
+  const results = { environment, missing, ...(await runParts(wanted, announce)) };
+  for (const { close } of pytorch) close();
+  if (results.shapes.length) console.log(`## Targets\n\n${renderTargets(results)}`);
 
-if (args.help) {
-  process.stdout.write(HELP);
-} else {
-  const results = { environment: environmentOf(args.quick ? "quick" : "full"), shapes: [] };
-  console.log(`${renderEnvironment(results.environment)}\n`);
-  for (const description of SHAPES) {
-    const bar = new SingleBar(
-      {
-        format: `{bar} [${description.shape.join(", ")}] ${description.layout}`,
-        clearOnComplete: true,
-        noTTYOutput: false,
-      },
-      Presets.shades_classic,
-    );
-    bar.start(1, 0);
-    const entry = await run(description, { budgetMs: args.quick ? 1000 : 25_000, onRound: (part) => bar.update(part) });
-    bar.stop();
-    results.shapes.push(entry);
-    console.log(renderShape(entry));
-  }
-  console.log(`${renderTargets(results)}\n`);
-  if (args.out) {
-    mkdirSync(dirname(args.out), { recursive: true });
-    writeFileSync(args.out, `${JSON.stringify(results, null, 2)}\n`);
-  }
-  if (args.write) {
+  const files = save(results, out);
+  if (write) {
     writeFileSync(new URL("docs/benchmarks.md", root), renderReport(results));
     const readme = new URL("README.md", root);
     writeFileSync(readme, replaceMarked(readFileSync(readme, "utf8"), renderReadme(results)));
   }
+  console.log(`Took ${Math.round((performance.now() - start) / 1000)} s. The results are in ${files}.`);
+  const wrong = complaints(results);
+  if (wrong.length) throw new Error(wrong.join("\n"));
 }
+
+const options = parseOptions({
+  quick: { type: "boolean", default: false },
+  only: { type: "string", default: "" },
+  python: { type: "string", multiple: true },
+  out: { type: "string" },
+  write: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
+});
+if (options.help) process.stdout.write(HELP);
+else await bench(options);

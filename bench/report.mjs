@@ -1,83 +1,68 @@
-// From results to Markdown: for the terminal, docs/benchmarks.md and the README's table. Nothing is measured here, and
+// The tables of tables.mjs in Markdown: for the terminal, docs/benchmarks.md and the README. Nothing is measured here, and
 // nobody types a number that stands there.
-//
-//   results = { environment, shapes: [{ shape, layout, bytes, rounds, rows: [row] }] }
-//   row     = { peer, operation, ms, spread, gbps, copies, speedup, error, wrong }
 
 import { markdownTable } from "markdown-table";
+import { titleOf } from "./shapes.mjs";
+import {
+  costTable,
+  networkTable,
+  networkText,
+  networkTitle,
+  readmeTable,
+  remarks,
+  shapeTable,
+  sizeText,
+  targetTable,
+  variantTable,
+} from "./tables.mjs";
 
-/** What issue 2 asks of tensors on one thread, in copies. */
-export const TARGETS = {
-  peer: "batchnorm-wasm, tensors",
-  shapes: [
-    { shape: [32, 64, 56, 56], layout: "channels-first" },
-    { shape: [32, 56, 56, 64], layout: "channels-last" },
-  ],
-  copies: { inference: 1.2, forward: 2, backward: 3 },
-};
+const markdown = ({ head, rows, left }) =>
+  markdownTable([head, ...rows], { align: head.map((_, i) => (i < left ? "l" : "r")) });
+const list = (lines) => lines.map((line) => `- ${line}`).join("\n");
+const paragraphs = (...parts) => `${parts.filter(Boolean).join("\n\n")}\n`;
 
-/** The README has these against the alternative that its readers have. */
-const README = {
-  shapes: [
-    [32, 64, 56, 56],
-    [8, 32, 16, 16],
-  ],
-  ours: ["batchnorm-wasm, tensors", "batchnorm-wasm, arrays"],
-  alternative: "plain JavaScript",
-};
-
-const OPERATIONS = { copy: "copy", inference: "inference", forward: "training forward", backward: "backward" };
-
-const format = new Intl.NumberFormat("en", {
-  minimumSignificantDigits: 3,
-  maximumSignificantDigits: 3,
-  useGrouping: false,
-});
-export const digits = (value) => format.format(value);
-
-const titleOf = ({ shape, layout }) =>
-  `[${shape.join(", ")}]${shape.length > 2 ? `, ${layout.replace("-", " ")}` : ""}`;
-const sameShape = (a, b) => titleOf(a) === titleOf(b);
-const find = (entry, peer, operation) => entry?.rows.find((r) => r.peer === peer && r.operation === operation);
-
-/** One shape: a heading and its table. */
-export function renderShape(entry) {
-  const { bytes, rounds, rows } = entry;
-  const size = bytes < 1e6 ? `${digits(bytes / 1e3)} kB` : `${digits(bytes / 1e6)} MB`;
-  const table = rows.map((r) => [
-    OPERATIONS[r.operation],
-    r.peer,
-    digits(r.ms),
-    `± ${digits(r.spread)}`,
-    digits(r.gbps),
-    digits(r.copies),
-    r.speedup === undefined ? "" : `${digits(r.speedup)}×`,
-    `${r.wrong ? "**wrong**: " : ""}${r.error === 0 ? "0" : r.error.toExponential(0)}`,
-  ]);
-  const head = ["operation", "peer", "ms", "spread", "GB/s", "copies", "against plain JS", "error"];
-  const align = ["l", "l", "r", "r", "r", "r", "r", "r"];
-  return `### ${titleOf(entry)}: ${size}, ${rounds} rounds\n\n${markdownTable([head, ...table], { align })}\n`;
-}
-
-/** Machine and versions, as a list. */
 export const renderEnvironment = (environment) =>
-  Object.entries(environment)
-    .map(([name, value]) => `- ${name}: ${value}`)
-    .join("\n");
+  list(Object.entries(environment).map(([name, value]) => `${name}: ${value}`));
 
-/** The targets, each with what was measured. */
-export function renderTargets({ shapes }) {
-  const lines = TARGETS.shapes.flatMap((target) => {
-    const entry = shapes.find((s) => sameShape(s, target));
-    return Object.entries(TARGETS.copies).flatMap(([operation, limit]) => {
-      const row = find(entry, TARGETS.peer, operation);
-      if (!row) return [];
-      const verdict = row.copies <= limit ? "reached" : "**not reached**";
-      return [[titleOf(target), OPERATIONS[operation], `≤ ${limit}`, digits(row.copies), verdict]];
-    });
-  });
-  const head = ["shape", "operation", "copies to reach", "measured", ""];
-  return markdownTable([head, ...lines], { align: ["l", "l", "r", "r", "l"] });
+export const renderMissing = (missing) => list(missing.map(({ peer, reason }) => `${peer}: ${reason}`));
+
+export const renderShape = (entry) =>
+  paragraphs(`### ${titleOf(entry)}: ${sizeText(entry)}`, markdown(shapeTable(entry)), list(remarks(entry)));
+
+export const renderNetwork = (network) =>
+  paragraphs(
+    `### ${networkTitle(network)}`,
+    networkText(network),
+    markdown(networkTable(network)),
+    list(remarks({ rows: network.totals })),
+  );
+
+export const renderCosts = (entries) =>
+  paragraphs("Nanoseconds per element, tensors in wasm memory.", markdown(costTable(entries)));
+
+export const renderVariants = (variants, key) =>
+  paragraphs(variants.reason ? `${variants.reason}.` : markdown(variantTable(variants, key)));
+
+export const renderTargets = (results) =>
+  paragraphs("One thread, tensors in wasm memory.", markdown(targetTable(results)));
+
+/** The parts of a run under their headings: those that were measured. */
+export function renderResults(results) {
+  const { missing, shapes, networks, sweep, awkward, threads, builds } = results;
+  const parts = [
+    ["Not measured", missing.length && `${renderMissing(missing)}\n`],
+    ["Targets", shapes.length && renderTargets(results)],
+    ["Shapes", shapes.map(renderShape).join("\n")],
+    ["Networks", networks.map(renderNetwork).join("\n")],
+    ["Sizes", sweep.length && renderCosts(sweep)],
+    ["Awkward sizes", awkward.length && renderCosts(awkward)],
+    ["Threads", threads && renderVariants(threads, "threads")],
+    ["Builds", builds && renderVariants(builds, "build")],
+  ];
+  return parts
+    .filter(([, text]) => text)
+    .map(([title, text]) => `## ${title}\n\n${text}`)
+    .join("\n");
 }
 
 /** docs/benchmarks.md. */
@@ -87,49 +72,40 @@ Written by \`npm run bench -- --write\`; change the script, not this file.
 
 ${renderEnvironment(results.environment)}
 
-## Targets
-
-One thread, tensors in wasm memory, in copies of the tensor.
-
-${renderTargets(results)}
-
-## Results
-
-${results.shapes.map(renderShape).join("\n")}
+${renderResults(results)}
 ## How it was measured
 
 - One thread at a time, float32. All peers work on the same seeded data: channels with means of −2 to 2 and deviations of
   0.5 to 1.5. Each is warmed up first; then, round by round, every peer does every operation once, in an order shuffled
-  anew by the seed. Calls that take less than a millisecond are repeated within a sample until it takes that long.
-- **ms** is the median over the rounds, **spread** the median absolute deviation from it.
-- **copy** is a v128 copy of x to another place of the same WebAssembly memory; **copies** is a time divided by its time.
+  anew by the seed. Calls that take less than a millisecond are repeated within a sample until it takes that long; slow
+  ones take part in fewer rounds.
+- **ms** is the median over the **samples**, **spread** the median absolute deviation from it.
+- **copy** is a v128 copy of the tensor x of batchnorm-wasm to its y; **copies** is a time divided by its time, **× tensors**
+  a time divided by that of batchnorm-wasm on tensors.
 - **GB/s** counts each operand once: x and y; x, dy and dx in backward.
+- **layout** is the one that the peer ran in; where that is not the shape's, it got the same tensor, transposed beforehand.
 - **tensors** live in wasm memory; **arrays** are Float32Arrays of JavaScript, copied in and out by every call. Results
   go to given destinations (\`out\`, \`dxOut\`).
+- Every peer of JavaScript has a worker thread of its own for every shape, because in Node 20 a WebAssembly memory that
+  has grown makes all loops over typed arrays of its thread slower, by 1.6 where it was looked at.
 - **plain JavaScript** is \`bench/peers/javascript.mjs\`, written by hand: memory order, sums in float64, two passes for
-  the variance: the same work without a library. It runs in a worker thread, because in Node 20 a WebAssembly memory
-  that has grown makes all loops over typed arrays of its thread slower, by 1.6 where it was looked at.
+  the variance: the same work without a library.
+- **TF.js** and **jax-js** compose batch norm of their operations and differentiate it themselves. Their gradient comes with
+  a forward pass, so they have no backward alone. Their tensors stay in their own memory.
+- **onnxruntime-web** runs a model of one BatchNormalization, in training mode for the training forward, and copies x in
+  and y out. It has no backward.
+- **PyTorch** is native, on one thread, in a process that times itself: ATen's \`native_batch_norm\` and its backward,
+  without autograd, and with malloc told to keep freed memory, as its outputs are allocated anew by every call.
 - **error** is the largest error of any result, relative to the largest magnitude expected, against float64. A peer above
   1e-4 is marked wrong.
 `;
 
-/** The README's table: what a reader can have today, in milliseconds and times faster. */
-export function renderReadme({ environment, shapes }) {
-  const lines = README.shapes.flatMap((shape) => {
-    const entry = shapes.find((s) => sameShape(s, { shape, layout: "channels-first" }));
-    return ["inference", "forward", "backward"].flatMap((operation) => {
-      const base = find(entry, README.alternative, operation);
-      if (!base) return [];
-      const cells = README.ours.map((peer) => {
-        const row = find(entry, peer, operation);
-        return row.wrong ? "wrong" : `${digits(row.ms)} (${digits(row.speedup)}×)`;
-      });
-      return [[`[${shape.join(", ")}]`, OPERATIONS[operation], ...cells, digits(base.ms)]];
-    });
-  });
-  const head = ["ms", "", "tensors", "arrays", README.alternative];
-  const table = markdownTable([head, ...lines], { align: ["l", "l", "r", "r", "r"] });
-  return `${table}\n\n${environment.processor}, ${environment.engine}, one thread, float32, medians.`;
+/** The README's table, with where it was measured. */
+export function renderReadme({ environment, ...results }) {
+  const table = readmeTable(results);
+  if (!table) return "Not measured.";
+  const { processor, engine, peers, commit } = environment;
+  return `${markdown(table)}\n\n${processor}, ${engine}; ${peers}; commit ${commit}; one thread, float32, medians.`;
 }
 
 const BEGIN = "<!-- bench:begin -->";

@@ -12,7 +12,8 @@ export type BatchNormErrorCode =
   | "other-memory"
   | "out-of-memory"
   | "state-dict"
-  | "no-simd";
+  | "no-simd"
+  | "thread";
 
 /** An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. */
 export class BatchNormError extends Error {
@@ -136,6 +137,20 @@ export const noSimd = () =>
     "no-simd",
     "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
   );
+
+export const threadDied = (thread: number, how: string) =>
+  new BatchNormError(
+    "thread",
+    `thread ${thread} of the pool: expected it to do its share, got the end of it: ${how}; what the call wrote is incomplete. ` +
+      "Call init({ threads }) for a new pool, or dispose() to go on with one thread",
+  );
+
+export const NO_SHARED_MEMORY =
+  "this page is not cross-origin isolated: serve it with Cross-Origin-Opener-Policy: same-origin and " +
+  "Cross-Origin-Embedder-Policy: require-corp";
+
+/** A warning, not an error: the results are the same, later. */
+export const oneThreadWarning = () => `batchnorm-wasm: one thread, because ${NO_SHARED_MEMORY}`;
 
 /** A hint, not an error: what a momentum above 0.5 most often means. */
 export const momentumHint = (momentum: number) =>

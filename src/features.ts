@@ -5,5 +5,34 @@ const SIMD_PROBE = new Uint8Array([
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11,
 ]);
 
+/** (module (func (param v128) (result v128) local.get 0 local.get 0 local.get 0 f32x4.relaxed_madd)) */
+const RELAXED_SIMD_PROBE = new Uint8Array([
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 6, 1, 96, 1, 123, 1, 123, 3, 2, 1, 0, 10, 13, 1, 11, 0, 32, 0, 32, 0, 32, 0, 253, 133,
+  2, 11,
+]);
+
 /** Whether the engine has 128-bit SIMD. */
 export const simd = (): boolean => WebAssembly.validate(SIMD_PROBE);
+
+/** Whether the engine has relaxed SIMD, and with it fused multiply-add. */
+export const relaxedSimd = (): boolean => WebAssembly.validate(RELAXED_SIMD_PROBE);
+
+/** Whether threads may share memory: not in a page that is not cross-origin isolated. */
+export const sharedMemory = (): boolean =>
+  typeof SharedArrayBuffer === "function" &&
+  (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated !== false;
+
+/** Processors that the engine reports, or 1 where it does not say. */
+export async function processors(): Promise<number> {
+  const { navigator, process } = globalThis as {
+    navigator?: { hardwareConcurrency?: number };
+    process?: { versions?: { node?: string } };
+  };
+  if (navigator?.hardwareConcurrency) return navigator.hardwareConcurrency;
+  if (!process?.versions?.node) return 1;
+  return (await nodeModule<{ availableParallelism(): number }>("os")).availableParallelism();
+}
+
+/** A module of Node, in a way that no bundler tries to follow. */
+export const nodeModule = <T>(name: string): Promise<T> =>
+  import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);

@@ -3,7 +3,7 @@
 
 import { noForward, oneValuePerChannel, wrongShape, wrongValue } from "./errors.ts";
 import { channelAxis, type Geometry, geometryOf, type Part } from "./geometry.ts";
-import { type ChannelRange, GROUPED_FROM, type Sums } from "./kernels.ts";
+import { GROUPED_FROM, type Range, type Sums } from "./kernels.ts";
 import { checkTensor, type Heap, Tensor, type Workspace } from "./memory.ts";
 import {
   checkOperand,
@@ -61,7 +61,7 @@ export interface Gradients<T extends TensorLike = TensorLike> {
 // ---- core -----------------------------------------------------------------------------------------------------------
 
 /** Runs of doubtful channels, so that neighbours are summed again together. */
-function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generator<ChannelRange> {
+function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generator<Range> {
   const at = work.doubtful;
   for (let begin = 0; begin < channels; begin++) {
     if (!heap.u8[at + begin]) continue;
@@ -82,10 +82,10 @@ function takeSums(
   g: Geometry,
   parts: readonly Part[],
   grouped: (part: Part) => void,
-  exact: (part: Part, range: ChannelRange) => void,
-  read: (columns: number, range: ChannelRange) => number,
+  exact: (part: Part, range: Range) => void,
+  read: (columns: number, range: Range) => number,
 ): void {
-  const again = (range: ChannelRange) => {
+  const again = (range: Range) => {
     for (const part of parts) {
       const begin = Math.max(range.begin - part.channel, 0);
       const end = Math.min(range.end - part.channel, part.g.channels);

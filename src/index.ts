@@ -13,6 +13,6 @@ export {
   type Parameters,
   type Saved,
 } from "./functional.ts";
-export { init, Tensor, tensor } from "./memory.ts";
+export { dispose, type InitOptions, info, init, Tensor, tensor } from "./memory.ts";
 export type { PlainTensor, TensorLike } from "./operand.ts";
 export type { Layout, Mode, Options, ResolvedOptions } from "./options.ts";

@@ -3,6 +3,7 @@
 
 import { elementsOf, type Geometry, type Part } from "./geometry.ts";
 import type { Exports } from "./module.ts";
+import { MAX_CALLS, type Pool } from "./threads.ts";
 
 /** Sums about a pivot, one pair for each column of each stripe. */
 export interface Sums {
@@ -12,8 +13,8 @@ export interface Sums {
   readonly second: number;
 }
 
-/** Channels [begin, end). */
-export interface ChannelRange {
+/** Channels, columns or elements [begin, end). */
+export interface Range {
   readonly begin: number;
   readonly end: number;
 }
@@ -39,50 +40,80 @@ type Call = readonly number[];
 /** An export that a pool may call on several threads, each time for another range. */
 type Divisible = Extract<keyof Exports, `${string}${"Planar" | "Interleaved"}F32`>;
 
+/**
+ * Bytes of sources and result up to which the interleaved map takes four rows at a time: where they come from memory,
+ * one stream is faster than four. docs/numerics.md has the measurements.
+ */
+const IN_CACHE = 2 ** 24;
+
+/** Smaller tensors are not worth waking a thread for. docs/numerics.md has the measurements. */
+const PARALLEL_FROM = 131_072;
+
+/** Pieces per thread: with one each, all would wait for the thread that was interrupted. */
+const PIECES = 2;
+
+/** Columns that threads share out among them start at a multiple of this: a cache line of float32. */
+const LINE = 16;
+
 export class Kernels {
-  readonly #e: Exports;
+  readonly exports: Exports;
+  /** Threads that share in calls on tensors of so many elements, if there are any. */
+  pool: Pool | undefined;
+  parallelFrom = PARALLEL_FROM;
 
   constructor(exports: Exports) {
-    this.#e = exports;
+    this.exports = exports;
   }
 
   #run(name: Divisible, calls: readonly Call[]): void {
-    const kernel = this.#e[name] as (...call: Call) => void;
+    if (this.pool && calls.length > 1) {
+      for (let i = 0; i < calls.length; i += MAX_CALLS) this.pool.run(name, calls.slice(i, i + MAX_CALLS));
+      return;
+    }
+    const kernel = this.exports[name] as (...call: Call) => void;
     for (const call of calls) kernel(...call);
+  }
+
+  /** Into how many calls the work on a part is divided. */
+  #pieces({ g }: Part): number {
+    return this.pool && g.length >= this.parallelFrom ? Math.min(this.pool.threads * PIECES, MAX_CALLS) : 1;
   }
 
   /** pivot[c] = mean of the first values of channel c. */
   pivot(x: number, pivot: number, g: Geometry): void {
-    this.#e.pivotF32(x, pivot, g.outer, g.channels, g.inner, pivotBlock(g), 0, g.channels);
+    this.exports.pivotF32(x, pivot, g.outer, g.channels, g.inner, pivotBlock(g), 0, g.channels);
   }
 
   /** Copies rows of one value per channel to rows of one value per column. */
   spread(source: number, target: number, rows: number, g: Geometry): void {
-    this.#e.spreadF32(source, target, rows, g.channels, g.spread, g.columns);
+    this.exports.spreadF32(source, target, rows, g.channels, g.spread, g.columns);
   }
 
   /** Σ d, Σ d² in groups (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns f32 for each stripe. */
   moments(x: number, pivot: number, s: Sums, scratch: number, part: Part): void {
-    if (part.g.planar) this.#run("momentsPlanarF32", planar([x, pivot, s.first, s.second], part));
+    if (part.g.planar) this.#run("momentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part)));
     else this.#run("momentsInterleavedF32", stripes([x, pivot], s, scratch, part));
   }
 
   /** Σ dy, Σ dy·d in groups (docs/batchnorm.md, B1, B2). `scratch` holds 2·columns f32 for each stripe. */
   gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, part: Part): void {
-    if (part.g.planar) this.#run("gradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part));
+    if (part.g.planar)
+      this.#run("gradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part)));
     else this.#run("gradientSumsInterleavedF32", stripes([x, dy, hi], s, scratch, part));
   }
 
   /** As moments, for a range of channels, every value in f64; sums lie in the columns of one period per stripe. */
-  exactMoments(x: number, pivot: number, s: Sums, part: Part, r: ChannelRange): void {
-    if (part.g.planar) this.#run("exactMomentsPlanarF32", planar([x, pivot, s.first, s.second], part, r));
-    else this.#run("exactMomentsInterleavedF32", exactStripes([x], pivot, s, part, r));
+  exactMoments(x: number, pivot: number, s: Sums, part: Part, r: Range): void {
+    if (part.g.planar)
+      this.#run("exactMomentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part), r));
+    else this.#run("exactMomentsInterleavedF32", exactStripes([x], pivot, s, part, this.#pieces(part), r));
   }
 
   /** As gradientSums, in the same way. */
-  exactGradientSums(x: number, dy: number, hi: number, s: Sums, part: Part, r: ChannelRange): void {
-    if (part.g.planar) this.#run("exactGradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, r));
-    else this.#run("exactGradientSumsInterleavedF32", exactStripes([x, dy], hi, s, part, r));
+  exactGradientSums(x: number, dy: number, hi: number, s: Sums, part: Part, r: Range): void {
+    if (part.g.planar)
+      this.#run("exactGradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part), r));
+    else this.#run("exactGradientSumsInterleavedF32", exactStripes([x, dy], hi, s, part, this.#pieces(part), r));
   }
 
   /** Sums → mean and variance, f64; returns how many channels of the range a grouped sum is not good enough for. */
@@ -94,11 +125,11 @@ export class Kernels {
     doubtful: number,
     g: Geometry,
     columns: number,
-    r: ChannelRange,
+    r: Range,
   ): number {
     const { first, second } = s;
     const { count, channels, spread } = g;
-    return this.#e.statisticsF32(
+    return this.exports.statisticsF32(
       first,
       second,
       pivot,
@@ -124,11 +155,11 @@ export class Kernels {
     doubtful: number,
     g: Geometry,
     columns: number,
-    r: ChannelRange,
+    r: Range,
   ): number {
     const { first, second } = s;
     const { count, channels, spread } = g;
-    return this.#e.gradientStatisticsF32(
+    return this.exports.gradientStatisticsF32(
       first,
       second,
       mean,
@@ -147,12 +178,12 @@ export class Kernels {
 
   /** variance → invStd, f64. */
   invStd(variance: number, invStd: number, epsilon: number, channels: number): void {
-    this.#e.invStdF64(variance, invStd, epsilon, 0, channels);
+    this.exports.invStdF64(variance, invStd, epsilon, 0, channels);
   }
 
   /** The three rows that `affine` takes; mean, gamma, beta may be 0 for none. */
   affineCoefficients(c: number, mean: number, invStd: number, gamma: number, beta: number, channels: number): void {
-    this.#e.affineCoefficientsF32(c, mean, invStd, gamma, beta, channels, 0, channels);
+    this.exports.affineCoefficientsF32(c, mean, invStd, gamma, beta, channels, 0, channels);
   }
 
   /** The four rows that `gradient` takes; gamma may be 0 for none. */
@@ -165,30 +196,41 @@ export class Kernels {
     dBeta: number,
     g: Geometry,
   ): void {
-    this.#e.gradientCoefficientsF32(c, mean, invStd, gamma, dGamma, dBeta, g.count, g.channels, 0, g.channels);
+    this.exports.gradientCoefficientsF32(c, mean, invStd, gamma, dGamma, dBeta, g.count, g.channels, 0, g.channels);
   }
 
   /** y = (x − hi)·scale + shift (docs/batchnorm.md, F7). */
   affine(x: number, y: number, coefficients: number, part: Part): void {
-    if (part.g.planar) this.#run("affinePlanarF32", planar([x, y, coefficients], part));
-    else this.#run("affineInterleavedF32", rows([x, y, coefficients], part));
+    if (part.g.planar) this.#run("affinePlanarF32", planar([x, y, coefficients], part, this.#pieces(part)));
+    else this.#run("affineInterleavedF32", rows([x, y, coefficients], part, this.#pieces(part)));
   }
 
   /** dx = ((x − hi)·slope + (dy + shift))·scale (docs/batchnorm.md, B6). */
   gradient(x: number, dy: number, dx: number, coefficients: number, part: Part): void {
-    if (part.g.planar) this.#run("gradientPlanarF32", planar([x, dy, dx, coefficients], part));
-    else this.#run("gradientInterleavedF32", rows([x, dy, dx, coefficients], part));
+    if (part.g.planar) this.#run("gradientPlanarF32", planar([x, dy, dx, coefficients], part, this.#pieces(part)));
+    else this.#run("gradientInterleavedF32", rows([x, dy, dx, coefficients], part, this.#pieces(part)));
   }
 }
 
-const planar = (pointers: Call, { g }: Part, r: ChannelRange = { begin: 0, end: g.channels }): Call[] => [
-  [...pointers, g.outer, g.channels, g.inner, r.begin, r.end],
-];
+/** [begin, end) in at most `pieces` pieces, whose bounds are multiples of `unit` from begin. */
+function divide({ begin, end }: Range, pieces: number, unit = 1): Range[] {
+  const size = Math.ceil((end - begin) / unit / pieces) * unit;
+  const ranges: Range[] = [];
+  for (let at = begin; at < end; at += size) ranges.push({ begin: at, end: Math.min(at + size, end) });
+  return ranges;
+}
 
-const rows = (pointers: Call, part: Part): Call[] => {
-  const { begin, end } = elementsOf(part);
-  return [[...pointers, part.g.columns, begin, end]];
-};
+const planar = (pointers: Call, { g }: Part, pieces: number, r: Range = { begin: 0, end: g.channels }): Call[] =>
+  divide(r, pieces).map(({ begin, end }) => [...pointers, g.outer, g.channels, g.inner, begin, end]);
+
+/** Calls of a map: pointers are the sources, the result and the coefficients. */
+function rows(pointers: Call, part: Part, pieces: number): Call[] {
+  const { g } = part;
+  const bytes = g.length * 4 * (pointers.length - 1);
+  const together = bytes <= IN_CACHE || part.to - part.from < g.stripes ? 4 : 1;
+  const ranges = divide(elementsOf(part), pieces, g.columns);
+  return ranges.map(({ begin, end }) => [...pointers, g.columns, together, begin, end]);
+}
 
 /** Calls for each stripe of a part, with sums and scratch of its own. */
 function stripes(pointers: Call, s: Sums, scratch: number, { g, from, to }: Part): Call[] {
@@ -201,14 +243,17 @@ function stripes(pointers: Call, s: Sums, scratch: number, { g, from, to }: Part
   return calls;
 }
 
-function exactStripes(sources: Call, pivot: number, s: Sums, { g, from, to }: Part, r: ChannelRange): Call[] {
+/** Columns are independent of each other, so pieces are of columns. */
+function exactStripes(sources: Call, pivot: number, s: Sums, part: Part, pieces: number, r: Range): Call[] {
+  const { g, from, to } = part;
+  const columns = divide({ begin: r.begin * g.spread, end: r.end * g.spread }, pieces, LINE);
   const calls: Call[] = [];
   for (let i = from; i < to; i++) {
     const { begin, end } = elementsOf({ g, channel: 0, from: i, to: i + 1 });
     const sums = i * g.period * 8;
     const own = sources.map((pointer) => pointer + begin * 4);
-    const columns = [r.begin * g.spread, r.end * g.spread];
-    calls.push([...own, pivot, s.first + sums, s.second + sums, g.period, end - begin, ...columns]);
+    for (const c of columns)
+      calls.push([...own, pivot, s.first + sums, s.second + sums, g.period, end - begin, c.begin, c.end]);
   }
   return calls;
 }

@@ -6,11 +6,22 @@
 //
 // Pointer 0 is never handed out: kernels read it as "none".
 
-import { disposed, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
+import {
+  disposed,
+  NO_SHARED_MEMORY,
+  oneThreadWarning,
+  otherMemory,
+  outOfMemory,
+  tooLarge,
+  wrongKind,
+  wrongLength,
+} from "./errors.ts";
+import { processors, sharedMemory } from "./features.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
-import { compileAhead, instantiateKernels, kernelModule } from "./module.ts";
-import { checkKeys } from "./options.ts";
+import { type Build, compileAhead, instantiateKernels, kernelBuild } from "./module.ts";
+import { checkKeys, threadsOption } from "./options.ts";
+import { MAX_THREADS, Pool } from "./threads.ts";
 
 const PAGE = 65536;
 const MAX_PAGES = 65535; // one page short of 4 GiB, so that no end of a range wraps to 0
@@ -119,6 +130,7 @@ export const inWasmMemory = (view: Float32Array): boolean => buffers.has(view.bu
 
 /** A WebAssembly.Memory of our own, with the kernels instantiated over it. */
 export class WasmHeap implements Heap {
+  readonly build: Build;
   readonly kernels: Kernels;
   readonly workspace: Workspace;
   readonly #memory: WebAssembly.Memory;
@@ -127,10 +139,12 @@ export class WasmHeap implements Heap {
   #f64 = new Float64Array();
   #u8 = new Uint8Array();
 
-  constructor(module: WebAssembly.Module, maximumPages = MAX_PAGES) {
-    this.#memory = new WebAssembly.Memory({ initial: 1, maximum: maximumPages });
+  /** `shared` memory is what a build for many threads wants, and only that. */
+  constructor(build: Build, { maximumPages = MAX_PAGES, shared = false } = {}) {
+    this.build = build;
+    this.#memory = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared });
     this.#view();
-    this.kernels = new Kernels(instantiateKernels(module, this.#memory));
+    this.kernels = new Kernels(instantiateKernels(build.module, this.#memory));
     this.#allocator = new Allocator((end) => {
       const have = this.#u8.length;
       if (end <= have) return;
@@ -329,22 +343,84 @@ export class Tensor {
 }
 
 let current: WasmHeap | undefined;
+let threadsReason = "init was not asked for more";
 
 /** The heap of tensors and of calls on plain arrays; made on first use. */
 export function defaultHeap(): WasmHeap {
-  current ??= new WasmHeap(kernelModule());
+  current ??= new WasmHeap(kernelBuild());
   return current;
 }
 
+export interface InitOptions {
+  /** A build of the kernels that the host has compiled; with `threads`, one for shared memory. */
+  module?: WebAssembly.Module;
+  /** Threads that calls on tensors shall use, the caller's included; "auto": as many as there are processors. Default 1. */
+  threads?: number | "auto";
+}
+
+let warned = false;
+
+/** How many threads there shall be, and why. */
+async function countThreads(asked: number | "auto" | undefined): Promise<{ threads: number; reason: string }> {
+  if (asked === undefined) return { threads: 1, reason: "init was not asked for more" };
+  if (asked === 1) return { threads: 1, reason: "init was asked for 1" };
+  if (!sharedMemory()) {
+    if (!warned) console.warn(oneThreadWarning());
+    warned = true;
+    return { threads: 1, reason: NO_SHARED_MEMORY };
+  }
+  if (asked !== "auto") return { threads: asked, reason: `init was asked for ${asked}` };
+  const threads = Math.min(await processors(), MAX_THREADS);
+  return { threads, reason: `"auto": the engine reports ${threads} processors` };
+}
+
+function newHeap(build: Build, shared: boolean): WasmHeap {
+  try {
+    return new WasmHeap(build, { shared });
+  } catch (error) {
+    if (!(error instanceof WebAssembly.LinkError)) throw error;
+    const kind = shared ? "shared memory, for several threads" : "memory of one thread";
+    throw wrongKind("module", `a build that imports ${kind}`, build.module);
+  }
+}
+
 /**
- * Compiles the kernels ahead of first use, off the main thread. Never needed: everything compiles itself on first use.
- * With `module`, a build of the kernels that the host has compiled, what is made from then on runs on it, in a memory of
- * its own.
+ * Compiles the kernels ahead of first use, off the main thread, and starts a pool where `threads` asks for one. Without
+ * either it is never needed: everything compiles itself on first use. With an option, what is made from then on lies in
+ * a new memory, and the pool before is disposed of; tensors made earlier stay usable, on one thread.
+ *
+ * Calls stay synchronous, and the caller takes a share. Results are the same bits for every number of threads. In a page
+ * that is not cross-origin isolated there is one warning and one thread.
+ *
+ * Throws TypeError and RangeError for wrong options, BatchNormError "thread" where a worker does not start.
  */
-export async function init(options: { module?: WebAssembly.Module } = {}): Promise<void> {
-  checkKeys("init options", options, ["module"]);
-  const module = await compileAhead(options.module);
-  if (options.module || !current) current = new WasmHeap(module);
+export async function init(options: InitOptions = {}): Promise<void> {
+  checkKeys("init options", options, ["module", "threads"]);
+  const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
+  const shared = threads > 1;
+  const build = await compileAhead(options.module, shared ? "shared" : "own");
+  if (!options.module && options.threads === undefined && current) return;
+  const heap = newHeap(build, shared);
+  const pool = shared ? await Pool.start(build.module, heap.memory, heap.kernels.exports, threads) : undefined;
+  await dispose();
+  heap.kernels.pool = pool;
+  current = heap;
+  threadsReason = reason;
+}
+
+/** Ends the pool's threads. Everything goes on with one thread; without a pool, nothing happens. */
+export async function dispose(): Promise<void> {
+  const pool = current?.kernels.pool;
+  if (!current || !pool) return;
+  current.kernels.pool = undefined;
+  threadsReason = "dispose() ended the pool";
+  await pool.dispose();
+}
+
+/** What calls run on: which build of the kernels, on how many threads, and why. */
+export function info(): { build: Build["name"]; buildReason: string; threads: number; threadsReason: string } {
+  const { build, kernels } = defaultHeap();
+  return { build: build.name, buildReason: build.reason, threads: kernels.pool?.threads ?? 1, threadsReason };
 }
 
 /**

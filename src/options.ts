@@ -123,6 +123,15 @@ function momentumOption(momentum: unknown, decay: unknown): number {
   return checked;
 }
 
+/** Threads of a pool: a positive integer, or as many as there are processors. */
+export function threadsOption(value: unknown, most: number): number | "auto" | undefined {
+  if (value === undefined || value === "auto") return value;
+  if (typeof value !== "number") throw wrongKind("threads", 'a number or "auto"', value);
+  if (!(Number.isInteger(value) && value >= 1 && value <= most))
+    throw wrongValue("threads", `an integer from 1 to ${most}, or "auto"`, value);
+  return value;
+}
+
 /** Float32 values that WebAssembly's memory has room for. */
 const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
 

@@ -1,18 +1,45 @@
-// The benchmark's own parts: its plain-JavaScript peer and its expectations are right, its copy copies, its report says
-// what was measured.
+// The benchmark's own parts: its data, its plain-JavaScript peer and its copy are right, its clock samples what it should,
+// its runner notices wrong and failing peers, its networks are the papers', and its report says what was measured.
 
+import { parseHTML } from "linkedom";
 import { describe, expect, it } from "vitest";
-import { EPSILON, errorOf, expectedOf, makeProblem } from "../bench/data.mjs";
-import { isolated } from "../bench/isolate.mjs";
-import { measure } from "../bench/measure.mjs";
+import { compileCopy } from "../bench/copy-module.mjs";
+import { EPSILON, errorOf, expectedOf, makeProblem, transposed } from "../bench/data.mjs";
+import { pageOf } from "../bench/html.mjs";
+import { isolate } from "../bench/isolate.mjs";
+import { measure, QUICK, timeCalls } from "../bench/measure.mjs";
+import { distinct, mobileNetV2, networksOf, resnet50 } from "../bench/networks.mjs";
+import { complaints } from "../bench/output.mjs";
 import { copyKernel } from "../bench/peers/copy.mjs";
+import { PEERS } from "../bench/peers/index.mjs";
 import { javascript } from "../bench/peers/javascript.mjs";
-import { renderReadme, renderReport, renderShape, renderTargets, replaceMarked, TARGETS } from "../bench/report.mjs";
+import { pytorchPeers } from "../bench/peers/pytorch.mjs";
+import { remote } from "../bench/peers/remote.mjs";
+import { renderReadme, renderReport, renderShape, renderTargets, replaceMarked } from "../bench/report.mjs";
+import { OURS, runShape, totalsOf } from "../bench/run.mjs";
+import { SHAPES, sizeOf, titleOf, twinOf } from "../bench/shapes.mjs";
+import { TARGETS, verdicts } from "../bench/targets.mjs";
 import { backward, dimsOf, forward, invStdOf, statistics } from "./reference.ts";
+
+type Results = Record<string, Float32Array | Float64Array>;
 
 interface Operation {
   call(): void;
-  results(): Record<string, Float32Array | Float64Array>;
+  results(): Results;
+}
+
+/** A row of run.mjs. */
+interface Row {
+  peer: string;
+  layout: string;
+  operation: string;
+  ms?: number;
+  error?: number;
+  wrong?: boolean;
+  failed?: string;
+  samples?: number;
+  copies?: number;
+  times?: number;
 }
 
 describe.each([
@@ -27,10 +54,12 @@ describe.each([
   const invStd = invStdOf(variance, EPSILON);
   const predicted = invStdOf(Float64Array.from(runningVariance), EPSILON);
   const { dx, dGamma, dBeta } = backward(x, dy, d, mean, invStd, gamma, true);
+  const { y } = forward(x, d, mean, invStd, gamma, beta);
   const oracle: Record<string, Record<string, Float64Array>> = {
     inference: { y: forward(x, d, runningMean, predicted, gamma, beta).y },
-    forward: { y: forward(x, d, mean, invStd, gamma, beta).y },
+    forward: { y },
     backward: { dx, dGamma, dBeta },
+    step: { y, dx, dGamma, dBeta },
   };
 
   it.each(Object.keys(oracle))(
@@ -48,28 +77,58 @@ describe.each([
         Object.entries(results).map(([name, values]) => [name, values.map((v) => -v)]),
       );
       expect(errorOf(negative, truth)).toBeGreaterThan(1);
-      expect(errorOf({ ...results, ...{ y: x.fill.call(x.slice(), Number.NaN) } }, { y: x })).toBe(
-        Number.POSITIVE_INFINITY,
-      );
+      expect(errorOf({ y: x.slice().fill(Number.NaN) }, { y: x })).toBe(Number.POSITIVE_INFINITY);
     },
   );
+
+  if (shape.length === 2) return;
+  it("a problem in the other layout has the same answers, transposed", () => {
+    const turned = transposed(problem, twinOf({ shape, layout }));
+    expect(turned.shape).not.toEqual(shape);
+    const [here, there] = [problem, turned].map((p) => expectedOf(p).backward as Record<string, Float64Array>) as [
+      Record<string, Float64Array>,
+      Record<string, Float64Array>,
+    ];
+    expect(errorOf({ dGamma: there.dGamma }, { dGamma: here.dGamma })).toBeLessThan(1e-12);
+    const back = transposed({ ...turned, x: Float32Array.from(there.dx ?? []) }, { shape, layout });
+    expect(errorOf({ dx: back.x }, { dx: here.dx })).toBeLessThan(1e-6);
+    expect(back.dy).toEqual(problem.dy);
+  });
 });
 
-it("a peer in a thread of its own computes there what it computes here", () => {
+it("numbers drawn beyond the period repeat it", () => {
+  const period = 1_000_003;
+  const { dy } = makeProblem({ shape: [1, 1, 2 * period + 5], layout: "channels-first" }, 1);
+  expect(dy.every((value, i) => value === dy[i % period])).toBe(true);
+  expect(new Set(dy.subarray(0, 1000)).size).toBeGreaterThan(990);
+});
+
+it("a peer in a thread of its own computes there what it computes here", async () => {
   const problem = makeProblem({ shape: [3, 2, 5], layout: "channels-first" }, 1);
-  const { operations, dispose } = isolated("there", "peers/javascript.mjs", "javascript").prepare(problem);
+  const there = await remote({ id: "javascript", ...PEERS.javascript, load: undefined }, isolate).prepare(problem, {});
   const here = javascript.prepare(problem);
+  expect(Object.keys(there.operations)).toEqual(Object.keys(here.operations));
   for (const [name, { call, results }] of Object.entries(here.operations)) {
     call();
-    expect(operations[name].time(2)).toBeGreaterThan(0);
-    expect(operations[name].results()).toEqual(results());
+    expect(await there.operations[name].time(2)).toBeGreaterThan(0);
+    expect(await there.operations[name].results()).toEqual(results());
   }
-  dispose();
+  await there.dispose();
+});
+
+it("a peer that cannot be prepared in its thread says why", async () => {
+  const problem = makeProblem({ shape: [3, 2], layout: "channels-first" }, 1);
+  const peer = remote({ id: "tensors", name: "ours" }, isolate);
+  await expect(peer.prepare(problem, { init: { nonsense: 1 } })).rejects.toThrow("nonsense");
+});
+
+it("a Python that does not exist or has no PyTorch is no peer", async () => {
+  expect(await pytorchPeers(["/nowhere/python3", process.execPath])).toEqual([]);
 });
 
 it("the copy copies every length from 0 to 130 elements and nothing beside them", () => {
   const memory = new WebAssembly.Memory({ initial: 1 });
-  const copy = copyKernel(memory) as (from: number, to: number, bytes: number) => void;
+  const copy = copyKernel(compileCopy(), memory) as (from: number, to: number, bytes: number) => void;
   const view = new Float32Array(memory.buffer);
   for (let length = 0; length <= 130; length++) {
     view.fill(-1);
@@ -81,72 +140,237 @@ it("the copy copies every length from 0 to 130 elements and nothing beside them"
   }
 });
 
-it("every round runs every task, each as often as makes a sample", () => {
-  const calls = [0, 0];
-  const tasks = calls.map((_, i) => ({
-    call: () => {
-      calls[i] = (calls[i] as number) + 1;
-      for (const start = performance.now(); performance.now() - start < 1.5; );
+describe("measuring", () => {
+  const effort = { warmUpMs: 5, shareMs: 30, patienceMs: 60 };
+  const task = (ms: number) => {
+    const calls: number[] = [];
+    const time = (repeats: number) => calls.push(repeats) && ms;
+    return { calls, time, check: () => ({ error: 0, wrong: false }) };
+  };
+
+  it("gives a slow task fewer samples, and short calls repeats", async () => {
+    const [fast, slow, slowest] = [task(0.2), task(15), task(1000)];
+    const rows = await measure([fast, slow, slowest], { effort, next: () => 0.5 });
+    expect(rows).toMatchObject([
+      { ms: 0.2, spread: 0, samples: 30, repeats: 5, error: 0, wrong: false },
+      { ms: 15, samples: 4, repeats: 1 },
+      { ms: 1000, samples: 1, repeats: 1 },
+    ]);
+    expect(fast.calls.filter((repeats) => repeats === 5)).toHaveLength(30);
+  });
+
+  it("waits for asynchronous calls", async () => {
+    const call = () => new Promise((resolve) => setTimeout(resolve, 5));
+    expect(await timeCalls({ call, asynchronous: true }, 2)).toBeGreaterThan(4);
+    expect(await timeCalls({ call, asynchronous: false }, 2)).toBeLessThan(4);
+  });
+
+  it("goes on without a task that throws", async () => {
+    const time = () => {
+      throw new Error("out of memory\nat some place");
+    };
+    const rows = await measure([{ ...task(1), time }, task(2)], { effort, next: () => 0.5 });
+    expect(rows[0]).toEqual({ failed: "out of memory" });
+    expect(rows[1]).toMatchObject({ ms: 2 });
+  });
+});
+
+describe("running peers on a shape", () => {
+  const description = { shape: [4, 3, 2, 2], layout: "channels-first" };
+  const peer = (name: string, layouts: string[], flaw = 1) => ({
+    name,
+    layouts,
+    prepare(problem: ReturnType<typeof makeProblem>) {
+      const { operations } = javascript.prepare(problem) as unknown as { operations: Record<string, Operation> };
+      const { call, results } = operations.forward as Operation;
+      const flawed = () => ({ y: (results().y as Float32Array).map((v) => v * flaw) });
+      const time = (repeats: number) => timeCalls({ call, asynchronous: false }, repeats);
+      return { operations: { forward: { time, results: flawed } }, dispose() {} };
     },
-  }));
-  const { rounds, times } = measure(tasks, { budgetMs: 30, next: () => 0.5 });
-  expect(rounds).toBeGreaterThanOrEqual(5);
-  for (const [i, { ms, repeats }] of times.entries()) {
-    expect(ms).toBeGreaterThanOrEqual(1.5);
-    expect(calls[i]).toBeGreaterThanOrEqual(rounds * repeats);
-  }
+  });
+  const both = ["channels-first", "channels-last"];
+  const broken = {
+    ...peer("broken", both),
+    prepare() {
+      throw new Error("no such backend");
+    },
+  };
+  const run = async () => {
+    const peers = [peer(OURS, both), peer("wrong", both, 1.01), peer("last", ["channels-last"]), broken];
+    const bothLayouts = ({ name }: { name: string }) => name === "wrong";
+    return runShape(description, { peers, effort: QUICK, bothLayouts, onProgress: () => {} });
+  };
+
+  it("marks wrong answers, keeps failures, and names the layout of each", async () => {
+    const entry = (await run()) as { bytes: number; rows: Row[] };
+    expect(entry.bytes).toBe(192);
+    expect(entry.rows.map(({ peer, layout, wrong, failed }) => [peer, layout, failed ?? wrong])).toEqual([
+      [OURS, "channels-first", false],
+      ["wrong", "channels-first", true],
+      ["wrong", "channels-last", true],
+      ["last", "channels-last", false],
+      ["broken", "channels-first", "no such backend"],
+    ]);
+    expect(entry.rows[0]?.times).toBe(1);
+  });
+
+  it("has complaints about ours alone", async () => {
+    const ours = { peer: OURS, layout: "channels-first", operation: "forward", wrong: true };
+    const results = { shapes: [await run()], networks: [], sweep: [], awkward: [] };
+    expect(complaints(results)).toEqual([]);
+    const worse = { ...results, sweep: [{ ...description, rows: [ours] }] };
+    expect(complaints(worse)).toEqual([`${OURS}, forward, [4,3,2,2], channels-first: wrong`]);
+  });
+});
+
+describe("the networks", () => {
+  const times = (norms: { shape: number[]; times: number }[]) =>
+    Object.fromEntries(norms.map((norm) => [norm.shape.join("×"), norm.times]));
+
+  it("ResNet-50 has 53 batch norms in 12 shapes", () => {
+    expect(resnet50()).toHaveLength(53);
+    expect(times(distinct(resnet50(), "channels-first", 32))).toEqual({
+      "32×64×112×112": 1,
+      "32×64×56×56": 6,
+      "32×256×56×56": 4,
+      "32×128×56×56": 1,
+      "32×128×28×28": 7,
+      "32×512×28×28": 5,
+      "32×256×28×28": 1,
+      "32×256×14×14": 11,
+      "32×1024×14×14": 7,
+      "32×512×14×14": 1,
+      "32×512×7×7": 5,
+      "32×2048×7×7": 4,
+    });
+    const parameters = resnet50().reduce((sum, { channels }) => sum + 2 * channels, 0);
+    expect(parameters).toBe(53_120); // torchvision's resnet50: 25,557,032 less those of convolutions and fc
+  });
+
+  it("MobileNetV2 has 52 batch norms", () => {
+    expect(mobileNetV2()).toHaveLength(52);
+    const found = times(distinct(mobileNetV2(), "channels-last", 1));
+    expect(found).toMatchObject({ "1×112×112×32": 2, "1×112×112×96": 1, "1×14×14×384": 8, "1×7×7×1280": 1 });
+    const parameters = mobileNetV2().reduce((sum, { channels }) => sum + 2 * channels, 0);
+    expect(parameters).toBe(34_112); // torchvision's mobilenet_v2 likewise
+  });
+
+  it("come with every norm once, whatever the batch", () => {
+    for (const { norms } of networksOf(4)) expect(norms.every(({ shape }) => shape[0] === 4)).toBe(true);
+    const counts = networksOf(32).map(({ norms }) => norms.reduce((sum, norm) => sum + norm.times, 0));
+    expect(counts).toEqual([53, 52]);
+  });
+
+  it("add up by peer and layout, each norm as often as it occurs", () => {
+    const row = (peer: string, ms: number) => ({
+      peer,
+      layout: "channels-first",
+      operation: "step",
+      ms,
+      error: ms / 1e9,
+    });
+    const entries = [
+      { shape: [1, 2], times: 3, rows: [row(OURS, 10), row("other", 100)] },
+      { shape: [1, 4], times: 1, rows: [row(OURS, 1), { peer: "other", layout: "channels-first", failed: "memory" }] },
+    ];
+    const [ours, other] = totalsOf(entries) as unknown as [Row, Row];
+    expect(ours).toMatchObject({ ms: 31, times: 1, error: 1e-8, wrong: false });
+    expect(other.failed).toBe("at [1, 4]: memory");
+  });
 });
 
 describe("the report", () => {
   const row = (peer: string, operation: string, ms: number, wrong = false) => ({
-    peer,
-    operation,
-    ms,
-    spread: 0.0567,
-    gbps: 12.34,
+    ...{ peer, operation, ms, wrong, layout: "channels-first" },
+    ...{ spread: 0.0567, samples: 7, repeats: 1, gbps: 12.34, error: 1.6e-7 },
     copies: ms / 1.11,
-    speedup: operation === "copy" ? undefined : 50 / ms,
-    error: 1.6e-7,
-    wrong,
+    times: ms / 1.23,
   });
-  const peers = ["batchnorm-wasm, tensors", "batchnorm-wasm, arrays", "plain JavaScript"];
+  const peers = [OURS, "plain JavaScript", "PyTorch 1.13.0", "PyTorch 2.14.1"];
   const rows = [
     row("copy", "copy", 1.11),
     ...peers.flatMap((peer, p) =>
-      ["inference", "forward", "backward"].map((operation, o) =>
-        row(peer, operation, 1.23 * (p + 1) * (o + 1), p === 2),
+      ["inference", "forward", "backward", "step"].map((operation, o) =>
+        row(peer, operation, 1.23 * (p + 1) * (o + 1), p === 1),
       ),
     ),
   ];
-  const shapes = [...TARGETS.shapes, { shape: [8, 32, 16, 16], layout: "channels-first" }].map((s) => ({
+  const shapes = SHAPES.map((s) => ({
     ...s,
     bytes: 25_690_112,
-    rounds: 7,
-    rows,
+    rows: [...rows.map((r) => ({ ...r, layout: s.layout })), { peer: "jax-js", layout: s.layout, failed: "no memory" }],
+    leftOut: [{ peer: "TF.js cpu", reason: "too slow" }],
   }));
-  const environment = { date: "2026-01-02", processor: "a processor", engine: "an engine", commit: "abc1234" };
-  const results = { environment, shapes };
+  const environment = {
+    ...{ date: "2026-01-02", processor: "a processor", engine: "an engine", peers: "a peer 1.2.3", commit: "abc1234" },
+  };
+  const missing = [{ peer: "TF.js wasm", reason: "not installed" }];
+  const threads = [1, 2].map((n) => ({ ...shapes[0], operation: "forward", threads: n, ms: 8 / n }));
+  const totals = [row("copy", "copy", 66.6), row(OURS, "step", 333)];
+  const networks = [{ title: "A-Net", layout: "channels-first", batch: 4, norms: [{ times: 53 }], totals }];
+  const builds = { reason: "Not offered by this version" };
+  const results = { environment, missing, shapes, networks, sweep: shapes, awkward: shapes, threads, builds };
 
-  it("has every measured number, and says where a result is wrong", () => {
+  it("has every measured number, and says what is wrong, failed, or was left out", () => {
     const table = renderShape(shapes[0]);
-    for (const text of ["1.11", "1.23", "2.46", "0.0567", "12.3", "40.7×", "**wrong**: 2e-7", "25.7 MB", "7 rounds"])
-      expect(table).toContain(text);
+    const texts = ["1.11", "1.23", "2.46", "0.0567", "12.3", "**wrong**: 2e-7", "25.7 MB"];
+    for (const text of [...texts, "jax-js: failed: no memory", "TF.js cpu: too slow"]) expect(table).toContain(text);
     const page = renderReport(results);
     for (const text of Object.values(environment)) expect(page).toContain(text);
-    expect(page).toContain(table);
+    for (const text of [table, "not installed", "A-Net, all 53 batch norms", "333", "2 threads", "Not offered"])
+      expect(page).toContain(text);
   });
 
-  it("says which targets were reached and which were not", () => {
-    const lines = renderTargets(results).split("\n");
-    expect(lines.filter((line) => line.includes("not reached"))).toHaveLength(4);
-    expect(lines.filter((line) => line.includes("| reached"))).toHaveLength(2);
+  it("has a target for every listed shape, and says which were reached", () => {
+    expect(TARGETS.map(titleOf)).toEqual(SHAPES.map(titleOf));
+    const found = verdicts({ shapes });
+    expect(found[0]).toMatchObject({
+      operation: "inference",
+      limits: [
+        { kind: "copies", limit: 1, reached: false },
+        { kind: "PyTorch", limit: 1.2, measured: 4, reached: true, against: "PyTorch 2.14.1" },
+      ],
+    });
+    // "better of 1.13 and 2.14": of both versions, the faster
+    expect(found[2]?.limits[1]).toMatchObject({ limit: 1.5, measured: 3, against: "PyTorch 1.13.0" });
+    expect(found.at(-1)?.limits[0]).toMatchObject({ kind: "µs", measured: 2460, reached: false });
+    const lines = renderTargets({ shapes }).split("\n");
+    const all = found.flatMap(({ limits }) => limits);
+    expect(lines.filter((line) => line.includes("| reached"))).toHaveLength(all.filter((l) => l.reached).length);
+    expect(lines.filter((line) => line.includes("not reached"))).toHaveLength(all.filter((l) => !l.reached).length);
+  });
+
+  it("does not judge what was not measured, and takes no wrong answer for a fast one", () => {
+    const without = shapes.map((s) => ({ ...s, rows: s.rows.filter(({ peer }) => !peer.startsWith("PyTorch")) }));
+    expect(renderTargets({ shapes: without })).toContain("not measured");
+    const wrong = shapes.map((s) => ({ ...s, rows: s.rows.map((r) => ({ ...r, wrong: true })) }));
+    expect(
+      verdicts({ shapes: wrong })
+        .flatMap(({ limits }) => limits)
+        .some(({ reached }) => reached),
+    ).toBe(false);
+    expect(verdicts({ shapes: [] })).toEqual([]);
+  });
+
+  it("is a page of its own, with a chart for every shape and nothing from elsewhere", () => {
+    const { document } = parseHTML("<!doctype html><html><body></body></html>");
+    const page = pageOf(results, document);
+    expect(page.match(/<svg/g)?.length).toBeGreaterThan(SHAPES.length + 2);
+    for (const { shape } of SHAPES) expect(page).toContain(`[${shape.join(", ")}]`);
+    expect(page.replaceAll("http://www.w3.org/", "")).not.toMatch(/https?:|src=|@import/);
+    expect(page).not.toContain("NaN");
   });
 
   it("replaces what stands between the README's markers, and nothing else", () => {
     const text = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter";
     const table = renderReadme(results);
-    expect(table).toContain("1.23 (40.7×)");
+    expect(table.split("\n")[2]).toMatch(/\[32, 64, 56, 56\] +\| inference +\| +1.23 +\| +wrong +\| +4.92 \|/);
     expect(replaceMarked(text, table)).toBe(`before\n<!-- bench:begin -->\n${table}\n<!-- bench:end -->\nafter`);
     expect(replaceMarked("no markers", table)).toBe("no markers");
   });
+});
+
+it("every listed shape is listed once", () => {
+  expect(new Set(SHAPES.map(titleOf)).size).toBe(SHAPES.length);
+  expect(Math.max(...SHAPES.map(sizeOf))).toBe(32 * 64 * 56 * 56);
 });

@@ -2,7 +2,7 @@
 // and with the condition scales of test/golden/README.md. golden.test.ts gates the numbers; docs/numerics.md shows them.
 
 import { fileURLToPath } from "node:url";
-import { BatchNorm, batchNormForward, type Layout, type Options } from "../src/index.ts";
+import { BatchNorm, batchNormForward, type Layout, type Options, type TensorLike } from "../src/index.ts";
 import { type Case, loadGolden, nw, type Pair, procValue, toChannelsLast } from "./golden/read-golden.mjs";
 import { backward, type Dims, dimsOf, eachOf, forward, invStdOf, meanMagnitude, statistics } from "./reference.ts";
 import { drop, type Kind, make } from "./worlds.ts";
@@ -271,13 +271,12 @@ function proceduralInput(c: Case): { x: Float32Array; dy: Float32Array } {
   return made;
 }
 
-/** Kind procedural: inputs too large to store; sampled outputs. */
-function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
-  const { N, C, S, eps, samples } = c.params;
+/** Kind procedural: inputs too large to store. */
+export function runProcedural(c: Case, v: Variant, kind: Kind) {
+  const { N, C, S, eps } = c.params;
   const input = proceduralInput(c);
   const [data, shape] = arrange(input.x, [N, C, S], "NCS", v);
   const [dyData] = arrange(input.dy, [N, C, S], "NCS", v);
-  const d = dimsOf(shape, v.layout);
   const bn = new BatchNorm(C, { layout: v.layout, epsilon: eps });
   bn.gamma = Float32Array.from(c.params.weight);
   bn.beta = Float32Array.from(c.params.bias);
@@ -286,11 +285,23 @@ function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
   const y = bn.forward(x);
   const { dx, dGamma, dBeta } = bn.backward(dy);
   const batch = batchNormForward(x, {}, { layout: v.layout, epsilon: eps });
+  const { mean, variance, saved } = batch;
+  const [yData, dxData] = [y.data.slice(), (dx as TensorLike).data.slice()];
+  drop(x, y, dy, dx, batch.y);
+  bn.dispose();
+  return { data, dyData, shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd: saved.invStd };
+}
+
+/** Its sampled outputs. */
+function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
+  const { C, S, samples } = c.params;
+  const { data, dyData, shape, y, dx, dGamma, dBeta, ...batch } = runProcedural(c, v, kind);
+  const d = dimsOf(shape, v.layout);
   const of = (pair: Pair) => arr<Float64Array>(pair.f64);
   const out = new Distances();
   out.add("mean", batch.mean, c.out.mean, arr(c.out.meanAbsX.f64), null);
   out.add("variance", batch.variance, c.out.var, of(c.out.var), null);
-  out.add("invStd", batch.saved.invStd, c.out.invstd, of(c.out.invstd), null);
+  out.add("invStd", batch.invStd, c.out.invstd, of(c.out.invstd), null);
   out.add("dBeta", dBeta ?? [], c.out.dbeta, arr(c.out.absSumDy.f64), null);
   const g = backward(data, dyData, d, of(c.out.mean), of(c.out.invstd), c.params.weight, true);
   out.add("dGamma", dGamma ?? [], c.out.dgamma, g.dGammaScale, null);
@@ -310,10 +321,8 @@ function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
     const max = channelMax(values);
     return samples.map((s: [number, number, number]) => max[s[1]]);
   };
-  out.add("y", sampled(y.data), c.out.ySamples, scales(scale), null);
-  out.add("dx", sampled(dx?.data ?? []), c.out.dxSamples, scales(g.dxScale), null);
-  drop(x, y, dy, dx, batch.y);
-  bn.dispose();
+  out.add("y", sampled(y), c.out.ySamples, scales(scale), null);
+  out.add("dx", sampled(dx), c.out.dxSamples, scales(g.dxScale), null);
   return out.list;
 }
 

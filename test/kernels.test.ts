@@ -247,11 +247,11 @@ function testPlanarMap(kernel: Kernel, arena: Arena, sources: Sources): void {
 }
 
 function testInterleavedMap(kernel: Kernel, arena: Arena, sources: Sources): void {
-  for (const { columns, rows, length } of ROWS) {
+  for (const { columns, rows, length, together } of ROWS.flatMap((r) => [1, 4].map((n) => ({ ...r, together: n })))) {
     const matrix = arena.f32(integers(3, (sources + 2) * columns));
     const run = (begin: number, end: number) => (x: number, dy: number, y: number) => {
       const inputs = sources === 2 ? [x, dy] : [x];
-      kernel(...inputs, y, matrix.pointer, columns, begin, end);
+      kernel(...inputs, y, matrix.pointer, columns, together, begin, end);
     };
     const value = (x: Float32Array, dy: Float32Array, i: number) =>
       mapped(matrix.view, columns, i % columns, x[i] as number, dy[i] as number, sources);

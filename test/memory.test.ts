@@ -122,11 +122,13 @@ describe("Allocator", () => {
   });
 });
 
+const given = (module: WebAssembly.Module) => ({ name: "given", reason: "a test", module }) as const;
+
 describe.each(BUILDS)("WasmHeap (%s)", (build) => {
   const module = new WebAssembly.Module(readFileSync(wasmFile(build)));
 
   test("grows by the pages that are needed and no more, and keeps what was written", () => {
-    const heap = new WasmHeap(module, 8);
+    const heap = new WasmHeap(given(module), { maximumPages: 8 });
     const first = heap.allocate(1000);
     heap.u8.fill(7, first, first + 1000);
     expect(heap.usage).toEqual({ used: 1024, capacity: PAGE });
@@ -143,7 +145,7 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
   });
 
   test.each([4 * PAGE, 2 ** 32, 2 ** 53])("exhaustion by %d bytes is an error and changes nothing", (bytes) => {
-    const heap = new WasmHeap(module, 4);
+    const heap = new WasmHeap(given(module), { maximumPages: 4 });
     const held = heap.allocate(PAGE);
     const before = heap.usage;
     expect(() => heap.allocate(bytes)).toThrow(
@@ -161,8 +163,9 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
     expect(heap.usage.used).toBe(0);
   });
 
-  test("a layer that runs out of memory in forward or backward changes nothing and works on", () => {
-    const heap = new WasmHeap(module, 2);
+  test("a layer that runs out of memory in forward or backward changes nothing and works on", async () => {
+    await useBuild(build);
+    const heap = new WasmHeap(given(module), { maximumPages: 2 });
     const shape = [40, 3, 100];
     const values = (seed: number) => normal(seed, 40 * 3 * 100);
     const inHeap = (data: Float32Array) => {

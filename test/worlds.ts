@@ -1,16 +1,22 @@
 // The worlds that one behaviour suite runs in: builds of the kernels × kinds of input. Also seeded data.
 
 import { readFileSync } from "node:fs";
+import { relaxedSimd } from "../src/features.ts";
 import { init, type PlainTensor, Tensor, type TensorLike, tensor } from "../src/index.ts";
+import { withSharedMemory } from "../src/module.ts";
 
-export type Build = "simd" | "debug";
-export const BUILDS: readonly Build[] = ["simd", "debug"];
+export type Build = "simd" | "relaxed" | "debug";
+
+/** The builds that this engine can run. */
+export const BUILDS: readonly Build[] = relaxedSimd() ? ["simd", "relaxed", "debug"] : ["simd", "debug"];
 
 export const wasmFile = (build: Build): URL => new URL(`../build/${build}.wasm`, import.meta.url);
 
-/** What is made from here on runs on this build, in a memory of its own. */
-export async function useBuild(build: Build): Promise<void> {
-  await init({ module: await WebAssembly.compile(readFileSync(wasmFile(build))) });
+/** What is made from here on runs on this build and so many threads, in a memory of its own. */
+export async function useBuild(build: Build, threads = 1): Promise<void> {
+  const bytes = Uint8Array.from(readFileSync(wasmFile(build)));
+  const module = await WebAssembly.compile(threads > 1 ? withSharedMemory(bytes) : bytes);
+  await init({ module, threads });
 }
 
 export type Kind = "plain" | "tensor";

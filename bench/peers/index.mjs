@@ -1,14 +1,38 @@
-// The peers, in the order of the report. A peer is
+// The peers that run in an isolate of JavaScript, in the order of the report. A peer is
 //
-//   { name, prepare(problem) → { operations, dispose() } }
+//   { name, layouts, needs?, load() → { prepare(problem, settings) → { operations } } }
 //
-// where `operations` maps a name of data.mjs's OPERANDS to { call(), results() }: call() does it once, and results() are
-// then what came out. In place of call(), a peer in another thread or process has time(repeats) → milliseconds per call.
-// A peer leaves out what it cannot do. Another library becomes a file here and a line below; one that must load itself
-// first may have an asynchronous prepare.
+// where `operations` maps a name of data.mjs's OPERANDS to { call(), results(), asynchronous? }: call() does it once, and
+// results() are then what came out. A peer leaves out what it cannot do. `layouts` are those it can run, `needs` the
+// package that it comes from. Another library becomes a file here and a line below.
 
-import { isolated } from "../isolate.mjs";
-import { copy } from "./copy.mjs";
-import { arrays, tensors } from "./wasm.mjs";
+const both = ["channels-first", "channels-last"];
 
-export const PEERS = [copy, tensors, arrays, isolated("plain JavaScript", "peers/javascript.mjs", "javascript")];
+export const PEERS = {
+  tensors: { name: "batchnorm-wasm, tensors", layouts: both, load: async () => (await import("./wasm.mjs")).tensors },
+  arrays: { name: "batchnorm-wasm, arrays", layouts: both, load: async () => (await import("./wasm.mjs")).arrays },
+  javascript: {
+    name: "plain JavaScript",
+    layouts: both,
+    load: async () => (await import("./javascript.mjs")).javascript,
+  },
+  onnx: {
+    name: "onnxruntime-web",
+    layouts: both,
+    needs: "onnxruntime-web",
+    load: async () => (await import("./onnxruntime.mjs")).onnxruntime,
+  },
+  jax: { name: "jax-js", layouts: both, needs: "@jax-js/jax", load: async () => (await import("./jax.mjs")).jax },
+  tfjsWasm: {
+    name: "TF.js wasm",
+    layouts: ["channels-last"],
+    needs: "@tensorflow/tfjs-backend-wasm",
+    load: async () => (await import("./tfjs.mjs")).tfjs("wasm"),
+  },
+  tfjsCpu: {
+    name: "TF.js cpu",
+    layouts: ["channels-last"],
+    needs: "@tensorflow/tfjs-backend-cpu",
+    load: async () => (await import("./tfjs.mjs")).tfjs("cpu"),
+  },
+};

@@ -147,25 +147,25 @@ export function backward(x, dy, dx, dims, { gamma, mean, invStd }) {
 }
 
 export const javascript = {
-  name: "plain JavaScript",
   prepare({ dims, x, dy, gamma, beta, runningMean, runningVariance }) {
     const y = new Float32Array(x.length);
     const dx = new Float32Array(x.length);
     const running = { gamma, beta, mean: runningMean, variance: runningVariance };
     const saved = { gamma, ...forward(x, y, dims, { gamma, beta }) };
     let gradients = {};
+    const differentiate = (saved) => {
+      gradients = backward(x, dy, dx, dims, saved);
+    };
     return {
       operations: {
         inference: { call: () => infer(x, y, dims, running), results: () => ({ y }) },
         forward: { call: () => forward(x, y, dims, { gamma, beta }), results: () => ({ y }) },
-        backward: {
-          call: () => {
-            gradients = backward(x, dy, dx, dims, saved);
-          },
-          results: () => gradients,
+        backward: { call: () => differentiate(saved), results: () => gradients },
+        step: {
+          call: () => differentiate({ gamma, ...forward(x, y, dims, { gamma, beta }) }),
+          results: () => ({ y, ...gradients }),
         },
       },
-      dispose() {},
     };
   },
 };

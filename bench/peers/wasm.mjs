@@ -1,12 +1,17 @@
 // Peers: this library, through its public API, on tensors in wasm memory and on plain arrays. Destinations are given, so
-// that a call measures the work and not the garbage collector.
+// that a call measures the work and not the garbage collector. The tensors also bring the copy: times of separate memories
+// differ by a tenth or two, by where their pages happen to lie.
 
-import { BatchNorm, tensor } from "batchnorm-wasm";
+import { BatchNorm, init, tensor } from "../../dist/index.js";
 import { EPSILON } from "../data.mjs";
+import { copyOperation } from "./copy.mjs";
 
-const ours = (name, make) => ({
-  name,
-  prepare({ shape, layout, dims, x: xData, dy: dyData, gamma, beta, runningMean, runningVariance }) {
+const ours = (make) => ({
+  /** `init` are options of init: a number of threads, another build by its bytes. Without a `copyModule`, no copy. */
+  async prepare(problem, { init: options, copyModule }) {
+    const { shape, layout, dims, x: xData, dy: dyData, gamma, beta, runningMean, runningVariance } = problem;
+    if (options?.module) await init({ module: await WebAssembly.compile(options.module) });
+    else if (options) await init(options);
     const empty = () => make(shape, new Float32Array(xData.length));
     const [x, dy, y, dx] = [make(shape, xData), make(shape, dyData), empty(), empty()];
     // a layer for each operation: backward needs what the latest forward of its own layer kept
@@ -17,28 +22,31 @@ const ours = (name, make) => ({
         runningMean: runningMean.slice(),
         runningVariance: runningVariance.slice(),
       });
-    const layers = [layer(), layer(), layer()];
-    const [inferring, training, differentiating] = layers;
+    const [inferring, training, differentiating, stepping] = [layer(), layer(), layer(), layer()];
     inferring.eval();
     differentiating.forward(x, { out: y });
     let gradients = {};
+    const backward = (layer) => {
+      gradients = layer.backward(dy, { dxOut: dx });
+    };
+    const ofBackward = () => ({ dx: dx.data, dGamma: gradients.dGamma, dBeta: gradients.dBeta });
     return {
       operations: {
+        ...(copyModule && x.heap && { copy: copyOperation(copyModule, x, y) }),
         inference: { call: () => inferring.forward(x, { out: y }), results: () => ({ y: y.data }) },
         forward: { call: () => training.forward(x, { out: y }), results: () => ({ y: y.data }) },
-        backward: {
+        backward: { call: () => backward(differentiating), results: ofBackward },
+        step: {
           call: () => {
-            gradients = differentiating.backward(dy, { dxOut: dx });
+            stepping.forward(x, { out: y });
+            backward(stepping);
           },
-          results: () => ({ dx: dx.data, dGamma: gradients.dGamma, dBeta: gradients.dBeta }),
+          results: () => ({ y: y.data, ...ofBackward() }),
         },
-      },
-      dispose() {
-        for (const held of [...layers, x, dy, y, dx]) held.dispose?.();
       },
     };
   },
 });
 
-export const tensors = ours("batchnorm-wasm, tensors", tensor);
-export const arrays = ours("batchnorm-wasm, arrays", (shape, data) => ({ data, shape }));
+export const tensors = ours(tensor);
+export const arrays = ours((shape, data) => ({ data, shape }));

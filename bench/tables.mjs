@@ -1,0 +1,149 @@
+// From results to tables { head, rows, left } of strings, `left` columns of which stand to the left: the one source of
+// Markdown and HTML. Bold is written as in Markdown.
+//
+//   results = { environment, missing: [{ peer, reason }], shapes: [entry], networks, sweep, awkward, threads, builds }
+//
+// An entry is what run.mjs makes of a shape, with what --quick left out in `leftOut`; networks have { title, norms, totals };
+// threads are { shape, layout, operation, threads, ms }[] and builds { shape, layout, operation, build, ms }[], or a
+// { reason } why there are none.
+
+import { OURS } from "./run.mjs";
+import { sameShape, sizeOf, titleOf } from "./shapes.mjs";
+import { verdicts } from "./targets.mjs";
+
+export const OPERATIONS = {
+  copy: "copy",
+  inference: "inference",
+  forward: "training forward",
+  backward: "backward",
+  step: "forward + backward",
+};
+
+const format = new Intl.NumberFormat("en", {
+  minimumSignificantDigits: 3,
+  maximumSignificantDigits: 3,
+  useGrouping: false,
+});
+export const digits = (value) => format.format(value);
+
+const inWords = (layout) => layout.replace("-", " ");
+const errorText = ({ error, wrong }) => `${wrong ? "**wrong**: " : ""}${error === 0 ? "0" : error.toExponential(0)}`;
+const orEmpty = (value) => (Number.isFinite(value) ? digits(value) : "");
+const timesText = ({ operation, times }) => (operation === "copy" ? "" : orEmpty(times));
+
+export const sizeText = ({ bytes }) => (bytes < 1e6 ? `${digits(bytes / 1e3)} kB` : `${digits(bytes / 1e6)} MB`);
+
+/** What failed, and what was left out and why. */
+export const remarks = ({ rows, leftOut = [] }) => [
+  ...rows
+    .filter(({ failed }) => failed)
+    .map(({ peer, operation, failed }) => `${peer}${operation ? `, ${OPERATIONS[operation]}` : ""}: failed: ${failed}`),
+  ...leftOut.map(({ peer, reason }) => `${peer}: ${reason}`),
+];
+
+/** One shape. */
+export function shapeTable(entry) {
+  const rows = entry.rows
+    .filter(({ failed }) => !failed)
+    .map((row) => [
+      ...[OPERATIONS[row.operation], row.peer, entry.shape.length === 2 ? "" : inWords(row.layout)],
+      ...[digits(row.ms), `± ${digits(row.spread)}`, String(row.samples), digits(row.gbps), orEmpty(row.copies)],
+      ...[timesText(row), errorText(row)],
+    ]);
+  const head = ["operation", "peer", "layout", "ms", "spread", "samples", "GB/s", "copies", "× tensors", "error"];
+  return { head, rows, left: 3 };
+}
+
+export const networkTitle = ({ title, norms }) =>
+  `${title}, all ${norms.reduce((sum, { times }) => sum + times, 0)} batch norms, one step`;
+
+export const networkText = ({ layout, batch, norms }) =>
+  `Batch ${batch}, 224×224, ${inWords(layout)}, in ${norms.length} shapes.`;
+
+/** The sums over a network's batch norms. */
+export function networkTable({ totals }) {
+  const rows = totals
+    .filter(({ failed }) => !failed)
+    .map((t) => [t.peer, inWords(t.layout), digits(t.ms), orEmpty(t.copies), timesText(t), errorText(t)]);
+  return { head: ["peer", "layout", "ms", "copies", "× tensors", "error"], rows, left: 2 };
+}
+
+/** Our cost per element on many shapes, in nanoseconds. */
+export function costTable(entries) {
+  const operations = ["copy", "inference", "forward", "backward"];
+  const cost = (entry, operation) => {
+    const row = entry.rows.find((r) => r.operation === operation);
+    if (!row?.ms) return row?.failed ?? "";
+    return `${row.wrong ? "**wrong** " : ""}${digits((1e6 * row.ms) / sizeOf(entry))}`;
+  };
+  const rows = entries.map((entry) => [
+    ...[entry.why ?? "", titleOf(entry), sizeOf(entry).toExponential(1)],
+    ...operations.map((operation) => cost(entry, operation)),
+  ]);
+  return { head: ["", "shape", "elements", ...operations.map((o) => OPERATIONS[o])], rows, left: 2 };
+}
+
+/** Threads or builds, by `key`: a row for each shape and operation, a column for each number of threads or build. */
+export function variantTable(variants, key) {
+  const columns = [...new Set(variants.map((v) => v[key]))];
+  const nameOf = (v) => `${titleOf(v)}, ${v.operation}`;
+  const rows = [...new Map(variants.map((v) => [nameOf(v), v])).values()].map((first) => [
+    ...[titleOf(first), OPERATIONS[first.operation]],
+    ...columns.map((column) => {
+      const found = variants.find((v) => v[key] === column && nameOf(v) === nameOf(first));
+      return found ? `${found.wrong ? "**wrong** " : ""}${digits(found.ms)}` : "";
+    }),
+  ]);
+  const names = key === "threads" ? columns.map((n) => `${n} thread${n > 1 ? "s" : ""}`) : columns;
+  return { head: ["ms", "", ...names], rows, left: 2 };
+}
+
+/** The targets, each with what was measured. */
+export function targetTable(results) {
+  const rows = verdicts(results).flatMap(({ shape, layout, operation, limits }) =>
+    limits.map(({ kind, limit, measured, reached, against }) => [
+      ...[titleOf({ shape, layout }), OPERATIONS[operation]],
+      kind === "PyTorch" ? `≥ ${limit}× ${against ?? "PyTorch"}` : `≤ ${limit} ${kind}`,
+      measured === undefined ? "not measured" : reached ? "reached" : "**not reached**",
+      measured === undefined ? "" : `${digits(measured)}${kind === "PyTorch" ? "×" : ""}`,
+    ]),
+  );
+  return { head: ["shape", "operation", "target", "", "measured"], rows, left: 4 };
+}
+
+/** The README has these shapes, ours and what its readers could take instead; of PyTorch the newest version. */
+const README = {
+  shapes: [
+    { shape: [32, 64, 56, 56], layout: "channels-first" },
+    { shape: [8, 32, 16, 16], layout: "channels-first" },
+  ],
+  operations: ["inference", "forward", "backward", "step"],
+  peers: [OURS, "batchnorm-wasm, arrays", "plain JavaScript", "TF.js wasm", "onnxruntime-web", "jax-js"],
+};
+
+/** The newest PyTorch among the peers of an entry. */
+export const newestPytorch = ({ rows }) =>
+  [...new Set(rows.map(({ peer }) => peer).filter((peer) => peer.startsWith("PyTorch")))].sort((a, b) =>
+    b.localeCompare(a, "en", { numeric: true }),
+  )[0];
+
+/** What a reader can have today, in milliseconds, each peer in its best layout; undefined where nothing was measured. */
+export function readmeTable({ shapes }) {
+  const entries = README.shapes.flatMap((shape) => shapes.filter((s) => sameShape(s, shape)));
+  if (entries.length === 0) return undefined;
+  const wanted = [...README.peers, newestPytorch(entries[0])];
+  const peers = wanted.filter((peer) => entries[0].rows.some((row) => row.peer === peer && row.ms));
+  const best = (entry, peer, operation) => {
+    const rows = entry.rows.filter((row) => row.peer === peer && row.operation === operation && row.ms);
+    const right = rows.filter(({ wrong }) => !wrong);
+    if (right.length) return digits(Math.min(...right.map(({ ms }) => ms)));
+    return rows.length ? "wrong" : "–";
+  };
+  const rows = entries.flatMap((entry) =>
+    README.operations.map((operation) => [
+      ...[`[${entry.shape.join(", ")}]`, OPERATIONS[operation]],
+      ...peers.map((peer) => best(entry, peer, operation)),
+    ]),
+  );
+  return { head: ["ms", "", ...peers.map((peer) => peer.replace("batchnorm-wasm, ", ""))], rows, left: 2 };
+}

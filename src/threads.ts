@@ -1,0 +1,186 @@
+// The worker pool: has several threads make the calls of one kernel, each on a range of its own, and waits for them.
+// Worker threads in Node, web workers elsewhere; what they share is the kernels' memory and a board (board.ts).
+
+import source from "../build/worker.txt";
+import {
+  Board,
+  FAILED,
+  GENERATION,
+  INSIDE,
+  type Kernel,
+  MAX_CALLS,
+  MAX_THREADS,
+  OPEN,
+  SLEEPERS,
+  STATE,
+} from "./board.ts";
+import { threadDied } from "./errors.ts";
+import { nodeModule } from "./features.ts";
+
+export { MAX_CALLS, MAX_THREADS };
+
+/** Times to look at the board before the owner sleeps, where it may. */
+const SPINS = 4000;
+const NAP_MS = 100;
+
+/** A worker that is inside for so long after the owner has finished its own calls is taken for dead. */
+const STALLED_MS = 10_000;
+
+interface Thread {
+  postMessage(message: unknown): void;
+  terminate(): unknown;
+}
+
+type Listener = (what: unknown) => void;
+
+/** What we need of node:worker_threads, whose types a library for every engine cannot ask for. */
+interface WorkerThreads {
+  Worker: new (
+    source: string,
+    options: { eval: true; execArgv: [] },
+  ) => Thread & {
+    once(event: "message" | "error" | "exit", listener: Listener): void;
+    unref(): void;
+  };
+}
+
+/** Starts a worker; `ready` is told once, `died` of its end, if that comes by itself. */
+async function start(message: object, ready: () => void, died: Listener): Promise<Thread> {
+  if (typeof Worker === "function") {
+    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const worker = new Worker(url) as Worker & { unref?(): void };
+    worker.onmessage = () => {
+      URL.revokeObjectURL(url);
+      worker.unref?.(); // Deno and Bun have it
+      ready();
+    };
+    worker.onerror = (event) => died(event.message || "its script could not be loaded");
+    worker.postMessage(message);
+    return worker;
+  }
+  const node = await nodeModule<WorkerThreads>("worker_threads");
+  // flags of the program itself, as --input-type, are not for this script
+  const worker = new node.Worker(source, { eval: true, execArgv: [] });
+  worker.once("message", () => {
+    worker.unref(); // a pool that nobody disposed of keeps no process alive
+    ready();
+  });
+  worker.once("error", died);
+  worker.once("exit", (code) => died(`exit code ${code}`));
+  worker.postMessage(message);
+  return worker;
+}
+
+const mayWait = (() => {
+  try {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1);
+    return true;
+  } catch {
+    return false; // the main thread of a page, or no shared memory at all
+  }
+})();
+
+export class Pool {
+  /** Threads that take part, the caller's included. */
+  readonly threads: number;
+  readonly #board = new Board();
+  readonly #kernels: readonly Kernel[];
+  readonly #index: ReadonlyMap<string, number>;
+  readonly #stalledMs: number;
+  #workers: Thread[] = [];
+  #broken: Error | undefined;
+  #closed = false;
+
+  private constructor(module: WebAssembly.Module, exports: object, threads: number, stalledMs: number) {
+    this.threads = threads;
+    this.#stalledMs = stalledMs;
+    const names = WebAssembly.Module.exports(module).map(({ name }) => name);
+    this.#kernels = names.map((name) => (exports as Record<string, Kernel>)[name] as Kernel);
+    this.#index = new Map(names.map((name, i) => [name, i]));
+  }
+
+  /** Starts threads − 1 workers over a shared memory; rejects with BatchNormError "thread" where one does not start. */
+  static async start(
+    module: WebAssembly.Module,
+    memory: WebAssembly.Memory,
+    exports: object,
+    threads: number,
+    stalledMs = STALLED_MS,
+  ): Promise<Pool> {
+    const pool = new Pool(module, exports, threads, stalledMs);
+    const { buffer } = pool.#board;
+    const starting = Array.from({ length: threads - 1 }, async (_, i) => {
+      const thread = i + 1;
+      let settle: { ready(): void; died(error: Error): void } | undefined;
+      const ready = new Promise<void>((resolve, reject) => {
+        settle = { ready: resolve, died: reject };
+      });
+      const died = (what: unknown) => {
+        if (pool.#closed) return;
+        pool.#broken ??= threadDied(thread, what instanceof Error ? what.message : String(what));
+        settle?.died(pool.#broken);
+      };
+      pool.#workers.push(await start({ module, memory, buffer, thread, threads }, () => settle?.ready(), died));
+      await ready;
+    });
+    try {
+      await Promise.all(starting);
+    } catch (error) {
+      await Promise.allSettled(starting);
+      await pool.dispose();
+      throw error;
+    }
+    return pool;
+  }
+
+  /**
+   * Makes the calls of an export on all threads and returns when all are done. At most MAX_CALLS. Throws BatchNormError
+   * "thread" where a worker has died or fails.
+   */
+  run(name: string, calls: readonly (readonly number[])[]): void {
+    if (this.#broken) throw this.#broken;
+    const board = this.#board;
+    const { i32 } = board;
+    board.write(this.#index.get(name) as number, calls);
+    Atomics.store(i32, STATE, OPEN);
+    Atomics.add(i32, GENERATION, 1);
+    if (Atomics.load(i32, SLEEPERS) > 0) Atomics.notify(i32, GENERATION);
+    try {
+      board.work(this.#kernels, 0, this.threads);
+    } finally {
+      this.#close();
+    }
+    const failed = Atomics.exchange(i32, FAILED, 0);
+    if (failed > 0) {
+      this.#broken = threadDied(failed, "its kernel failed");
+      throw this.#broken;
+    }
+  }
+
+  /** Lets nobody in any more and waits until nobody is inside. */
+  #close(): void {
+    const { i32 } = this.#board;
+    Atomics.and(i32, STATE, ~OPEN);
+    let since: number | undefined;
+    for (let spins = 0; ; spins++) {
+      const inside = Atomics.load(i32, STATE);
+      if (inside === 0) return;
+      if (spins < SPINS) continue;
+      since ??= performance.now();
+      if (performance.now() - since > this.#stalledMs) {
+        const thread = i32.subarray(INSIDE, INSIDE + this.threads).indexOf(1);
+        this.#broken = threadDied(thread, `it did not finish within ${this.#stalledMs} ms of the others`);
+        throw this.#broken;
+      }
+      if (mayWait) Atomics.wait(i32, STATE, inside, NAP_MS);
+    }
+  }
+
+  /** Ends the workers. */
+  async dispose(): Promise<void> {
+    this.#closed = true;
+    const workers = this.#workers;
+    this.#workers = [];
+    await Promise.all(workers.map((worker) => worker.terminate()));
+  }
+}
