@@ -20,7 +20,7 @@ import {
   statistics,
 } from "./channel";
 import { Identity } from "./epilogue";
-import { Exact, Gradients, Grouped, Moments, sumInterleaved, sumInterleavedExactly, sumPlanar } from "./reduce";
+import { Exact, Fours, Gradients, Grouped, Moments, sumInterleaved, sumInterleavedExactly, sumPlanar } from "./reduce";
 
 export function affinePlanarF32(
   x: usize,
@@ -125,7 +125,20 @@ export function exactMomentsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Moments>(x, 0, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Moments, Exact>(x, 0, pivot, first, second, columns, length, begin, end);
+}
+
+export function foursMomentsInterleavedF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  columns: usize,
+  length: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleavedExactly<f32, Moments, Fours>(x, 0, pivot, first, second, columns, length, begin, end);
 }
 
 export function gradientSumsPlanarF32(
@@ -183,7 +196,21 @@ export function exactGradientSumsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Gradients>(x, dy, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Gradients, Exact>(x, dy, pivot, first, second, columns, length, begin, end);
+}
+
+export function foursGradientSumsInterleavedF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  columns: usize,
+  length: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumInterleavedExactly<f32, Gradients, Fours>(x, dy, pivot, first, second, columns, length, begin, end);
 }
 
 export function pivotF32(

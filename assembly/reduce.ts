@@ -6,9 +6,10 @@
 // Both are Σ u and Σ u·d with u = d or u = dy. They go to two arrays of f64, `first` and `second`: one entry per channel
 // in the planar walk, one per column in the interleaved walk. Entries in the range are written afresh.
 //
-// Two precisions, whose errors are in docs/numerics.md:
+// Three precisions, whose errors are in docs/numerics.md:
 //
-//   grouped   16 values are summed in T, the groups in f64
+//   grouped   up to 64 values are summed in T, the groups in f64
+//   fours     four values are summed in T, the fours in f64
 //   exact     every value goes to f64 before anything is subtracted from it or added to it
 
 import { Lanes, Single, Whole } from "./lanes";
@@ -31,10 +32,27 @@ export class Gradients {
   }
 }
 
+/** How many values are summed in T. */
 @final
 @unmanaged
 export class Grouped {
   @inline get grouped(): bool {
+    return true;
+  }
+
+  @inline get fours(): bool {
+    return false;
+  }
+}
+
+@final
+@unmanaged
+export class Fours {
+  @inline get grouped(): bool {
+    return false;
+  }
+
+  @inline get fours(): bool {
     return true;
   }
 }
@@ -43,6 +61,10 @@ export class Grouped {
 @unmanaged
 export class Exact {
   @inline get grouped(): bool {
+    return false;
+  }
+
+  @inline get fours(): bool {
     return false;
   }
 }
@@ -63,6 +85,17 @@ class Columns {
   @inline add(sums: usize, low: v128, high: v128): void {
     v128.store(sums, f64x2.add(v128.load(sums), low));
     v128.store(sums, f64x2.add(v128.load(sums, 16), high), 16);
+  }
+}
+
+/** Sums of four vectors: one as a tree; one as a chain, which leaves most of its additions to fused multiply-add. */
+abstract class Tree {
+  @inline static sum<T>(a: v128, b: v128, c: v128, d: v128): v128 {
+    return v128.add<T>(v128.add<T>(a, b), v128.add<T>(c, d));
+  }
+
+  @inline static dot<T>(a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): v128 {
+    return Lanes.madd<T>(a0, b0, Lanes.madd<T>(a1, b1, Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3))));
   }
 }
 
@@ -102,6 +135,43 @@ function sumExactly<T extends number, S extends Moments, W extends Whole, O exte
   changetype<O>(<usize>0).add(second, sLow, sHigh);
 }
 
+/** Adds `fours` fours of whole vectors, `stride` bytes apart, each to columns of its own. */
+function sumFours<T extends number, S extends Moments>(
+  x: usize,
+  dy: usize,
+  pivot: v128,
+  first: usize,
+  second: usize,
+  stride: usize,
+  fours: usize,
+): void {
+  const two = changetype<S>(<usize>0).sources == 2;
+  let fLow = f64x2.splat(0);
+  let fHigh = f64x2.splat(0);
+  let sLow = f64x2.splat(0);
+  let sHigh = f64x2.splat(0);
+  for (; fours; --fours) {
+    const d0 = v128.sub<T>(v128.load(x), pivot);
+    const d1 = v128.sub<T>(v128.load(x + stride), pivot);
+    const d2 = v128.sub<T>(v128.load(x + 2 * stride), pivot);
+    const d3 = v128.sub<T>(v128.load(x + 3 * stride), pivot);
+    const u0 = two ? v128.load(dy) : d0;
+    const u1 = two ? v128.load(dy + stride) : d1;
+    const u2 = two ? v128.load(dy + 2 * stride) : d2;
+    const u3 = two ? v128.load(dy + 3 * stride) : d3;
+    const u = Tree.sum<T>(u0, u1, u2, u3);
+    const ud = Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3);
+    fLow = f64x2.add(fLow, Lanes.low(u));
+    fHigh = f64x2.add(fHigh, Lanes.high(u));
+    sLow = f64x2.add(sLow, Lanes.low(ud));
+    sHigh = f64x2.add(sHigh, Lanes.high(ud));
+    x += 4 * stride;
+    dy += 4 * stride;
+  }
+  changetype<Columns>(<usize>0).add(first, fLow, fHigh);
+  changetype<Columns>(<usize>0).add(second, sLow, sHigh);
+}
+
 /** How many planes a loop reads at once: one, or two that lie `gap` bytes apart. */
 @final
 @unmanaged
@@ -119,19 +189,8 @@ class Twin {
   }
 }
 
-/** Sums of four vectors: one as a tree; one as a chain, which leaves most of its additions to fused multiply-add. */
-abstract class Tree {
-  @inline static sum<T>(a: v128, b: v128, c: v128, d: v128): v128 {
-    return v128.add<T>(v128.add<T>(a, b), v128.add<T>(c, d));
-  }
-
-  @inline static dot<T>(a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): v128 {
-    return Lanes.madd<T>(a0, b0, Lanes.madd<T>(a1, b1, Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3))));
-  }
-}
-
-/** Steps of four vectors whose sums stand in T before they go to f64: 64 values of a plane. */
-const STEPS: usize = 4;
+/** Groups of four vectors whose sums stand in T before they go to f64: 64 values. */
+const GROUPS: usize = 4;
 
 /** Adds one plane of `length` elements, or two, to the sums of their channel. */
 function sumGroups<T extends number, S extends Moments, N extends Lone>(
@@ -152,7 +211,7 @@ function sumGroups<T extends number, S extends Moments, N extends Lone>(
   while (length) {
     let u = v128.splat<T>(<T>0);
     let ud = u;
-    let steps = min(length / (4 * lanes), STEPS);
+    let steps = min(length / (4 * lanes), twin ? GROUPS / 2 : GROUPS);
     length -= steps * 4 * lanes;
     if (steps) {
       for (; steps; --steps) {
@@ -284,11 +343,14 @@ export function sumPlanar<T extends number, S extends Moments, P extends Grouped
   }
 }
 
-/** Rows that exact sums take down a column at once; more would push each other out of L1 where a row is 2 KiB long. */
+/** Rows, a multiple of four, that these sums take down a column at once; more would push each other out of L1 where a row is 2 KiB long. */
 const BLOCK: usize = 8;
 
-/** Columns [begin, end) of `length` elements in rows of `columns`, the last row perhaps cut short, in f64. */
-export function sumInterleavedExactly<T extends number, S extends Moments>(
+/**
+ * Columns [begin, end) of `length` elements in rows of `columns`, the last row perhaps cut short: in f64, of fours where P
+ * allows it.
+ */
+export function sumInterleavedExactly<T extends number, S extends Moments, P extends Grouped>(
   x: usize,
   dy: usize,
   pivot: usize,
@@ -311,7 +373,9 @@ export function sumInterleavedExactly<T extends number, S extends Moments>(
       const at = Lanes.bytes<T>(column);
       const f = first + Lanes.bytes<f64>(column);
       const s = second + Lanes.bytes<f64>(column);
-      sumExactly<T, S, Whole, Columns>(x + at, dy + at, v128.load(pivot + at), f, s, row, steps);
+      const p = v128.load(pivot + at);
+      if (changetype<P>(<usize>0).fours && steps == BLOCK) sumFours<T, S>(x + at, dy + at, p, f, s, row, BLOCK / 4);
+      else sumExactly<T, S, Whole, Columns>(x + at, dy + at, p, f, s, row, steps);
     }
     for (; column < last; ++column) {
       const at = Lanes.bytes<T>(column);

@@ -299,8 +299,9 @@ export class BatchNorm {
     batchStatistics(x, this.options.epsilon, this.#draft);
     if (mode !== "train" || !this.#running) return false;
     if (this.options.onNonFinite === "allow") return true;
-    const bad = mean.findIndex((m, c) => !Number.isFinite(m) || !Number.isFinite(variance[c]));
-    if (bad < 0) return true;
+    let bad = 0;
+    while (bad < mean.length && Number.isFinite(mean[bad]) && Number.isFinite(variance[bad])) bad++;
+    if (bad === mean.length) return true;
     if (this.options.onNonFinite === "skip") return false;
     throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
   }

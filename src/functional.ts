@@ -3,7 +3,7 @@
 
 import { noForward, oneValuePerChannel, wrongShape, wrongValue } from "./errors.ts";
 import { channelAxis, type Geometry, geometryOf, type Part } from "./geometry.ts";
-import { GROUPED_FROM, type Range, type Sums } from "./kernels.ts";
+import { precisionOf, type Range, type Sums } from "./kernels.ts";
 import { checkTensor, type Heap, Tensor, type Workspace } from "./memory.ts";
 import {
   checkOperand,
@@ -73,7 +73,7 @@ function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generat
 }
 
 /**
- * Takes sums grouped where there are enough values, and again exactly in every channel where `read`, which turns them
+ * Takes sums in groups or fours where there are enough values, and again exactly in every channel where `read`, which turns them
  * into statistics, doubts them. Ranges of `exact` are of the part's channels.
  */
 function takeSums(
@@ -94,12 +94,13 @@ function takeSums(
     read(g.period * g.stripes, range);
   };
   const all = { begin: 0, end: g.channels };
-  if (g.count < GROUPED_FROM) {
+  const precision = precisionOf(g);
+  if (precision === "exact") {
     again(all);
     return;
   }
   for (const part of parts) grouped(part);
-  if (read(g.columns * g.stripes, all) === 0) return;
+  if (read((precision === "fours" ? g.period : g.columns) * g.stripes, all) === 0) return;
   for (const range of [...doubtfulRanges(heap, work, g.channels)]) again(range);
 }
 

@@ -20,10 +20,18 @@ export interface Range {
 }
 
 /**
- * Fewer values per channel than this are summed exactly: the rounding of a grouped sum averages out over the groups, and
- * with fewer it would show. docs/numerics.md has the errors on both sides.
+ * From so many values per channel on, sums are taken in groups, and from so many in fours, where the walk is interleaved:
+ * the rounding of a group averages out over the groups. Fewer values are summed exactly, since there it would show.
+ * docs/numerics.md has the errors on both sides.
  */
 export const GROUPED_FROM = 1024;
+const FOURS_FROM = 128;
+
+/** How sums of a tensor are first taken. */
+export function precisionOf(g: Geometry): "grouped" | "fours" | "exact" {
+  if (g.count >= GROUPED_FROM) return "grouped";
+  return g.count >= FOURS_FROM && !g.planar ? "fours" : "exact";
+}
 
 /**
  * Values of a channel whose mean is its pivot. Exact sums do with one. In grouped sums one alone can be an outlier, which
@@ -32,7 +40,7 @@ export const GROUPED_FROM = 1024;
 const PIVOT_BLOCK = 16;
 
 /** First values of a channel whose mean is its pivot. */
-export const pivotBlock = (g: Geometry): number => (g.count < GROUPED_FROM ? 1 : PIVOT_BLOCK);
+export const pivotBlock = (g: Geometry): number => (precisionOf(g) === "exact" ? 1 : PIVOT_BLOCK);
 
 /** Arguments of one call of an export. */
 type Call = readonly number[];
@@ -89,16 +97,20 @@ export class Kernels {
     this.exports.spreadF32(source, target, rows, g.channels, g.spread, g.columns);
   }
 
-  /** Σ d, Σ d² in groups (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns f32 for each stripe. */
+  /** Σ d, Σ d² in groups or fours (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns f32 for each stripe. */
   moments(x: number, pivot: number, s: Sums, scratch: number, part: Part): void {
     if (part.g.planar) this.#run("momentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part)));
+    else if (precisionOf(part.g) === "fours")
+      this.#run("foursMomentsInterleavedF32", columnStripes([x], pivot, s, part, this.#pieces(part)));
     else this.#run("momentsInterleavedF32", stripes([x, pivot], s, scratch, part));
   }
 
-  /** Σ dy, Σ dy·d in groups (docs/batchnorm.md, B1, B2). `scratch` holds 2·columns f32 for each stripe. */
+  /** Σ dy, Σ dy·d in the same way (docs/batchnorm.md, B1, B2). */
   gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, part: Part): void {
     if (part.g.planar)
       this.#run("gradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part)));
+    else if (precisionOf(part.g) === "fours")
+      this.#run("foursGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, this.#pieces(part)));
     else this.#run("gradientSumsInterleavedF32", stripes([x, dy, hi], s, scratch, part));
   }
 
@@ -106,14 +118,14 @@ export class Kernels {
   exactMoments(x: number, pivot: number, s: Sums, part: Part, r: Range): void {
     if (part.g.planar)
       this.#run("exactMomentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part), r));
-    else this.#run("exactMomentsInterleavedF32", exactStripes([x], pivot, s, part, this.#pieces(part), r));
+    else this.#run("exactMomentsInterleavedF32", columnStripes([x], pivot, s, part, this.#pieces(part), r));
   }
 
   /** As gradientSums, in the same way. */
   exactGradientSums(x: number, dy: number, hi: number, s: Sums, part: Part, r: Range): void {
     if (part.g.planar)
       this.#run("exactGradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part), r));
-    else this.#run("exactGradientSumsInterleavedF32", exactStripes([x, dy], hi, s, part, this.#pieces(part), r));
+    else this.#run("exactGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, this.#pieces(part), r));
   }
 
   /** Sums → mean and variance, f64; returns how many channels of the range a grouped sum is not good enough for. */
@@ -244,8 +256,9 @@ function stripes(pointers: Call, s: Sums, scratch: number, { g, from, to }: Part
 }
 
 /** Columns are independent of each other, so pieces are of columns. */
-function exactStripes(sources: Call, pivot: number, s: Sums, part: Part, pieces: number, r: Range): Call[] {
+function columnStripes(sources: Call, pivot: number, s: Sums, part: Part, pieces: number, range?: Range): Call[] {
   const { g, from, to } = part;
+  const r = range ?? { begin: 0, end: g.channels };
   const columns = divide({ begin: r.begin * g.spread, end: r.end * g.spread }, pieces, LINE);
   const calls: Call[] = [];
   for (let i = from; i < to; i++) {

@@ -289,6 +289,9 @@ const TESTS: { [name in ExportName]: (k: Exports, arena: Arena) => void } = {
   momentsInterleavedF32: (k, a) => testInterleavedSums(k.momentsInterleavedF32 as Kernel, a, 1),
   gradientSumsInterleavedF32: (k, a) => testInterleavedSums(k.gradientSumsInterleavedF32 as Kernel, a, 2),
   exactMomentsInterleavedF32: (k, a) => testExactInterleavedSums(k.exactMomentsInterleavedF32 as Kernel, a, 1),
+  foursMomentsInterleavedF32: (k, a) => testExactInterleavedSums(k.foursMomentsInterleavedF32 as Kernel, a, 1),
+  foursGradientSumsInterleavedF32: (k, a) =>
+    testExactInterleavedSums(k.foursGradientSumsInterleavedF32 as Kernel, a, 2),
   exactGradientSumsInterleavedF32: (k, a) =>
     testExactInterleavedSums(k.exactGradientSumsInterleavedF32 as Kernel, a, 2),
   affinePlanarF32: (k, a) => testPlanarMap(k.affinePlanarF32 as Kernel, a, 1),
