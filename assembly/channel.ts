@@ -8,7 +8,7 @@
 //
 // In the planar walk, columns = channels and spread = 1.
 
-import { Lanes } from "./lanes";
+import { Lanes, Single, Whole } from "./lanes";
 
 /**
  * Where a grouped sum cannot be trusted, so that the channel is summed again exactly. Squares below 2^-126 lose bits in
@@ -29,17 +29,64 @@ function merge(sums: usize, channel: usize, channels: usize, spread: usize, colu
 }
 
 /**
- * Rounds a pivot to a few bits below the leading bit of `spread`. With all of its 24 bits it would be cut off in the same
- * way in x − pivot for all x of a binade, and the variance would be off by 0.13 u however many values there are.
+ * Rounds pivots to a few bits below the leading bit of `spread`. With all of its 24 bits a pivot would be cut off in the
+ * same way in x − pivot for all x of a binade, and the variance would be off by 0.13 u however many values there are.
  */
-function coarse(mean: f64, spread: f64): f64 {
-  const leadingBit = reinterpret<f64>(reinterpret<u64>(spread) & 0x7ff0000000000000);
-  const step = leadingBit / 32;
-  return step > 0 && step < Infinity ? nearest<f64>(mean / step) * step : mean;
+function coarse<T extends number>(mean: v128, spread: v128): v128 {
+  const exponent = sizeof<T>() == 4 ? v128.splat<u32>(0x7f800000) : v128.splat<u64>(0x7ff0000000000000);
+  const step = v128.mul<T>(v128.and(spread, exponent), v128.splat<T>(<T>0.03125));
+  const rounded = v128.mul<T>(v128.nearest<T>(v128.div<T>(mean, step)), step);
+  // step is 0 for a constant channel, and infinite where one value is
+  const usable = v128.and(v128.gt<T>(step, v128.splat<T>(<T>0)), v128.lt<T>(step, v128.splat<T>(<T>Infinity)));
+  return v128.bitselect(rounded, mean, usable);
 }
 
-/** pivot[c] = the mean of the channel's first values, at most `block`, coarsely rounded, for c in [begin, end). */
-export function pivotOf<T>(
+/** Means of runs of vectors: `steps` of them, a vector apart, in each of `planes` planes. Shares, so that none overflows. */
+function meanOf<T extends number, W extends Whole>(
+  first: usize,
+  planes: usize,
+  plane: usize,
+  steps: usize,
+  share: v128,
+): v128 {
+  const width = changetype<W>(<usize>0);
+  let mean = v128.splat<T>(<T>0);
+  for (; planes; --planes) {
+    for (let i: usize = 0; i < steps; ++i)
+      mean = v128.add<T>(mean, v128.mul<T>(width.load<T>(first + i * width.bytes<T>()), share));
+    first += plane;
+  }
+  return mean;
+}
+
+/** The largest distances from the means, in the same way. */
+function spreadOf<T extends number, W extends Whole>(
+  first: usize,
+  planes: usize,
+  plane: usize,
+  steps: usize,
+  mean: v128,
+): v128 {
+  const width = changetype<W>(<usize>0);
+  let spread = v128.splat<T>(<T>0);
+  for (; planes; --planes) {
+    for (let i: usize = 0; i < steps; ++i)
+      spread = v128.pmax<T>(spread, v128.abs<T>(v128.sub<T>(width.load<T>(first + i * width.bytes<T>()), mean)));
+    first += plane;
+  }
+  return spread;
+}
+
+/** The largest power of two up to n: its share is exact, and so is the mean of equal values. */
+function powerOf(n: usize): usize {
+  return (<usize>1) << (31 - clz<u32>(<u32>n));
+}
+
+/**
+ * pivot[c] = the mean of some of the channel's first values, coarsely rounded, for c in [begin, end): as many as a power of
+ * two up to `block` allows, of whole vectors where a plane has as many.
+ */
+export function pivotOf<T extends number>(
   x: usize,
   pivot: usize,
   outer: usize,
@@ -49,20 +96,36 @@ export function pivotOf<T>(
   begin: usize,
   end: usize,
 ): void {
-  const run = min(inner, block);
-  const planes = min(outer, block / run);
+  const lanes = Lanes.count<T>();
   const plane = Lanes.bytes<T>(channels * inner);
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  if (inner == 1) {
+    const planes = powerOf(min(outer, block));
+    const share = v128.splat<T>(<T>(1 / <f64>planes));
+    for (; channel + lanes <= end; channel += lanes) {
+      const first = x + Lanes.bytes<T>(channel);
+      const mean = meanOf<T, Whole>(first, planes, plane, 1, share);
+      const spread = spreadOf<T, Whole>(first, planes, plane, 1, mean);
+      v128.store(pivot + Lanes.bytes<T>(channel), coarse<T>(mean, spread));
+    }
+  }
+  const run = powerOf(min(inner, block));
+  const planes = powerOf(min(outer, block / run));
+  const steps = run / lanes;
+  const share = v128.splat<T>(<T>(1 / <f64>(planes * run)));
+  for (; channel < end; ++channel) {
     const first = x + Lanes.bytes<T>(channel * inner);
-    let sum: f64 = 0;
-    for (let n: usize = 0; n < planes; ++n)
-      for (let i: usize = 0; i < run; ++i) sum += <f64>load<T>(first + n * plane + Lanes.bytes<T>(i));
-    const mean = sum / <f64>(planes * run);
-    let spread: f64 = 0;
-    for (let n: usize = 0; n < planes; ++n)
-      for (let i: usize = 0; i < run; ++i)
-        spread = max<f64>(spread, abs(<f64>load<T>(first + n * plane + Lanes.bytes<T>(i)) - mean));
-    store<T>(pivot + Lanes.bytes<T>(channel), <T>coarse(mean, spread));
+    let mean: v128;
+    let spread: v128;
+    if (steps) {
+      mean = Lanes.across<T>(meanOf<T, Whole>(first, planes, plane, steps, share));
+      spread = spreadOf<T, Whole>(first, planes, plane, steps, mean);
+      spread = Lanes.most<T>(spread);
+    } else {
+      mean = meanOf<T, Single>(first, planes, plane, run, share);
+      spread = spreadOf<T, Single>(first, planes, plane, run, mean);
+    }
+    changetype<Single>(<usize>0).store<T>(pivot + Lanes.bytes<T>(channel), coarse<T>(mean, spread));
   }
 }
 

@@ -24,6 +24,28 @@ export abstract class Lanes {
     return f64x2.extract_lane(v, 0) + f64x2.extract_lane(v, 1);
   }
 
+  /** Each lane's neighbour at a distance of half a vector. */
+  @inline static half(v: v128): v128 {
+    return v128.shuffle<u64>(v, v, 1, 0);
+  }
+
+  /** Each lane's neighbour at a distance of a quarter, of four f32. */
+  @inline static quarter(v: v128): v128 {
+    return v128.shuffle<u32>(v, v, 1, 0, 3, 2);
+  }
+
+  /** The sum of all lanes, in every lane. */
+  @inline static across<T extends number>(v: v128): v128 {
+    const halves = v128.add<T>(v, Lanes.half(v));
+    return sizeof<T>() == 4 ? v128.add<T>(halves, Lanes.quarter(halves)) : halves;
+  }
+
+  /** The largest of all lanes, in every lane. */
+  @inline static most<T extends number>(v: v128): v128 {
+    const halves = v128.pmax<T>(v, Lanes.half(v));
+    return sizeof<T>() == 4 ? v128.pmax<T>(halves, Lanes.quarter(halves)) : halves;
+  }
+
   /** Lanes 0 and 1 of four f32, as f64. */
   @inline static low(v: v128): v128 {
     return f64x2.promote_low_f32x4(v);
@@ -39,6 +61,10 @@ export abstract class Lanes {
 @final
 @unmanaged
 export class Whole {
+  @inline bytes<T>(): usize {
+    return 16;
+  }
+
   @inline load<T>(pointer: usize): v128 {
     return v128.load(pointer);
   }
@@ -52,6 +78,10 @@ export class Whole {
 @final
 @unmanaged
 export class Single {
+  @inline bytes<T>(): usize {
+    return sizeof<T>();
+  }
+
   @inline load<T>(pointer: usize): v128 {
     return sizeof<T>() == 4 ? v128.load32_zero(pointer) : v128.load64_zero(pointer);
   }

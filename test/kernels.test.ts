@@ -306,8 +306,9 @@ const TESTS: { [name in ExportName]: (k: Exports, arena: Arena) => void } = {
       const x = arena.f32(integers(11, size));
       const pivot = arena.f32(new Float32Array(d.channels).fill(UNWRITTEN));
       k.pivotF32(x.pointer, pivot.pointer, d.outer, d.channels, d.inner, block, 0, d.channels);
-      const run = Math.min(d.inner, block);
-      const planes = Math.min(d.outer, Math.floor(block / run));
+      const powerOf = (n: number) => 2 ** Math.floor(Math.log2(n));
+      const run = powerOf(Math.min(d.inner, block));
+      const planes = powerOf(Math.min(d.outer, Math.floor(block / run)));
       for (let c = 0; c < d.channels; c++) {
         const values: number[] = [];
         for (let n = 0; n < planes; n++)
