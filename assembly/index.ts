@@ -102,6 +102,20 @@ export function exactMomentsPlanarF32(
   sumPlanar<f32, Moments, Exact>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
+export function foursMomentsPlanarF32(
+  x: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Moments, Fours>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+}
+
 export function momentsInterleavedF32(
   x: usize,
   pivot: usize,
@@ -169,6 +183,21 @@ export function exactGradientSumsPlanarF32(
   end: usize,
 ): void {
   sumPlanar<f32, Gradients, Exact>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+}
+
+export function foursGradientSumsPlanarF32(
+  x: usize,
+  dy: usize,
+  pivot: usize,
+  first: usize,
+  second: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  begin: usize,
+  end: usize,
+): void {
+  sumPlanar<f32, Gradients, Fours>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function gradientSumsInterleavedF32(

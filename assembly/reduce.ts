@@ -9,7 +9,7 @@
 // Three precisions, whose errors are in docs/numerics.md:
 //
 //   grouped   up to 64 values are summed in T, the groups in f64
-//   fours     four values are summed in T, the fours in f64
+//   fours     four vectors of a plane, or four values of a column, are summed in T, those sums in f64
 //   exact     every value goes to f64 before anything is subtracted from it or added to it
 
 import { Lanes, Single, Whole } from "./lanes";
@@ -193,7 +193,7 @@ class Twin {
 const GROUPS: usize = 4;
 
 /** Adds one plane of `length` elements, or two, to the sums of their channel. */
-function sumGroups<T extends number, S extends Moments, N extends Lone>(
+function sumGroups<T extends number, S extends Moments, N extends Lone, P extends Grouped>(
   a: usize,
   b: usize,
   gap: usize,
@@ -205,13 +205,14 @@ function sumGroups<T extends number, S extends Moments, N extends Lone>(
   const lanes = Lanes.count<T>();
   const two = changetype<S>(<usize>0).sources == 2;
   const twin = changetype<N>(<usize>0).twin;
+  const most: usize = changetype<P>(<usize>0).fours ? 1 : twin ? GROUPS / 2 : GROUPS;
   const p = v128.load_splat<T>(pivot);
   let sumU = f64x2.splat(0);
   let sumUd = f64x2.splat(0);
   while (length) {
     let u = v128.splat<T>(<T>0);
     let ud = u;
-    let steps = min(length / (4 * lanes), twin ? GROUPS / 2 : GROUPS);
+    let steps = min(length / (4 * lanes), most);
     length -= steps * 4 * lanes;
     if (steps) {
       for (; steps; --steps) {
@@ -321,6 +322,7 @@ export function sumPlanar<T extends number, S extends Moments, P extends Grouped
   end: usize,
 ): void {
   const grouped = changetype<P>(<usize>0).grouped;
+  const exact = !grouped && !changetype<P>(<usize>0).fours;
   memory.fill(first + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
   memory.fill(second + Lanes.bytes<f64>(begin), 0, Lanes.bytes<f64>(end - begin));
   const twins: usize = grouped && changetype<S>(<usize>0).sources == 1 ? outer >> 1 : 0;
@@ -334,9 +336,9 @@ export function sumPlanar<T extends number, S extends Moments, P extends Grouped
       const p = pivot + Lanes.bytes<T>(channel);
       const f = first + Lanes.bytes<f64>(channel);
       const s = second + Lanes.bytes<f64>(channel);
-      if (!grouped) sumRun<T, S>(a, b, p, f, s, inner);
-      else if (n < twins) sumGroups<T, S, Twin>(a, b, gap, p, f, s, inner);
-      else sumGroups<T, S, Lone>(a, b, 0, p, f, s, inner);
+      if (exact) sumRun<T, S>(a, b, p, f, s, inner);
+      else if (n < twins) sumGroups<T, S, Twin, P>(a, b, gap, p, f, s, inner);
+      else sumGroups<T, S, Lone, P>(a, b, 0, p, f, s, inner);
       a += plane;
       b += plane;
     }

@@ -20,17 +20,16 @@ export interface Range {
 }
 
 /**
- * From so many values per channel on, sums are taken in groups, and from so many in fours, where the walk is interleaved:
- * the rounding of a group averages out over the groups. Fewer values are summed exactly, since there it would show.
- * docs/numerics.md has the errors on both sides.
+ * From so many values per channel on, sums are taken in groups, and from so many in fours: the rounding of a group averages
+ * out over the groups. Fewer values are summed exactly, since there it would show. docs/numerics.md has the errors.
  */
 export const GROUPED_FROM = 1024;
-const FOURS_FROM = 128;
+const FOURS_FROM = { planar: 512, interleaved: 128 };
 
 /** How sums of a tensor are first taken. */
 export function precisionOf(g: Geometry): "grouped" | "fours" | "exact" {
   if (g.count >= GROUPED_FROM) return "grouped";
-  return g.count >= FOURS_FROM && !g.planar ? "fours" : "exact";
+  return g.count >= (g.planar ? FOURS_FROM.planar : FOURS_FROM.interleaved) ? "fours" : "exact";
 }
 
 /**
@@ -82,9 +81,10 @@ export class Kernels {
     for (const call of calls) kernel(...call);
   }
 
-  /** Into how many calls the work on a part is divided. */
-  #pieces({ g }: Part): number {
-    return this.pool && g.length >= this.parallelFrom ? Math.min(this.pool.threads * PIECES, MAX_CALLS) : 1;
+  /** How a part is walked and summed, and into how many calls the work on it is divided. */
+  #plan({ g }: Part): { planar: boolean; fours: boolean; pieces: number } {
+    const pieces = this.pool && g.length >= this.parallelFrom ? Math.min(this.pool.threads * PIECES, MAX_CALLS) : 1;
+    return { planar: g.planar, fours: precisionOf(g) === "fours", pieces };
   }
 
   /** pivot[c] = mean of the first values of channel c. */
@@ -99,33 +99,36 @@ export class Kernels {
 
   /** Σ d, Σ d² in groups or fours (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns f32 for each stripe. */
   moments(x: number, pivot: number, s: Sums, scratch: number, part: Part): void {
-    if (part.g.planar) this.#run("momentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part)));
-    else if (precisionOf(part.g) === "fours")
-      this.#run("foursMomentsInterleavedF32", columnStripes([x], pivot, s, part, this.#pieces(part)));
+    const { planar, fours, pieces } = this.#plan(part);
+    if (planar) {
+      const calls = planes([x, pivot, s.first, s.second], part, pieces);
+      this.#run(fours ? "foursMomentsPlanarF32" : "momentsPlanarF32", calls);
+    } else if (fours) this.#run("foursMomentsInterleavedF32", columnStripes([x], pivot, s, part, pieces));
     else this.#run("momentsInterleavedF32", stripes([x, pivot], s, scratch, part));
   }
 
   /** Σ dy, Σ dy·d in the same way (docs/batchnorm.md, B1, B2). */
   gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, part: Part): void {
-    if (part.g.planar)
-      this.#run("gradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part)));
-    else if (precisionOf(part.g) === "fours")
-      this.#run("foursGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, this.#pieces(part)));
+    const { planar, fours, pieces } = this.#plan(part);
+    if (planar) {
+      const calls = planes([x, dy, hi, s.first, s.second], part, pieces);
+      this.#run(fours ? "foursGradientSumsPlanarF32" : "gradientSumsPlanarF32", calls);
+    } else if (fours) this.#run("foursGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, pieces));
     else this.#run("gradientSumsInterleavedF32", stripes([x, dy, hi], s, scratch, part));
   }
 
   /** As moments, for a range of channels, every value in f64; sums lie in the columns of one period per stripe. */
   exactMoments(x: number, pivot: number, s: Sums, part: Part, r: Range): void {
     if (part.g.planar)
-      this.#run("exactMomentsPlanarF32", planar([x, pivot, s.first, s.second], part, this.#pieces(part), r));
-    else this.#run("exactMomentsInterleavedF32", columnStripes([x], pivot, s, part, this.#pieces(part), r));
+      this.#run("exactMomentsPlanarF32", planes([x, pivot, s.first, s.second], part, this.#plan(part).pieces, r));
+    else this.#run("exactMomentsInterleavedF32", columnStripes([x], pivot, s, part, this.#plan(part).pieces, r));
   }
 
   /** As gradientSums, in the same way. */
   exactGradientSums(x: number, dy: number, hi: number, s: Sums, part: Part, r: Range): void {
     if (part.g.planar)
-      this.#run("exactGradientSumsPlanarF32", planar([x, dy, hi, s.first, s.second], part, this.#pieces(part), r));
-    else this.#run("exactGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, this.#pieces(part), r));
+      this.#run("exactGradientSumsPlanarF32", planes([x, dy, hi, s.first, s.second], part, this.#plan(part).pieces, r));
+    else this.#run("exactGradientSumsInterleavedF32", columnStripes([x, dy], hi, s, part, this.#plan(part).pieces, r));
   }
 
   /** Sums → mean and variance, f64; returns how many channels of the range a grouped sum is not good enough for. */
@@ -213,14 +216,14 @@ export class Kernels {
 
   /** y = (x − hi)·scale + shift (docs/batchnorm.md, F7). */
   affine(x: number, y: number, coefficients: number, part: Part): void {
-    if (part.g.planar) this.#run("affinePlanarF32", planar([x, y, coefficients], part, this.#pieces(part)));
-    else this.#run("affineInterleavedF32", rows([x, y, coefficients], part, this.#pieces(part)));
+    if (part.g.planar) this.#run("affinePlanarF32", planes([x, y, coefficients], part, this.#plan(part).pieces));
+    else this.#run("affineInterleavedF32", rows([x, y, coefficients], part, this.#plan(part).pieces));
   }
 
   /** dx = ((x − hi)·slope + (dy + shift))·scale (docs/batchnorm.md, B6). */
   gradient(x: number, dy: number, dx: number, coefficients: number, part: Part): void {
-    if (part.g.planar) this.#run("gradientPlanarF32", planar([x, dy, dx, coefficients], part, this.#pieces(part)));
-    else this.#run("gradientInterleavedF32", rows([x, dy, dx, coefficients], part, this.#pieces(part)));
+    if (part.g.planar) this.#run("gradientPlanarF32", planes([x, dy, dx, coefficients], part, this.#plan(part).pieces));
+    else this.#run("gradientInterleavedF32", rows([x, dy, dx, coefficients], part, this.#plan(part).pieces));
   }
 }
 
@@ -232,7 +235,7 @@ function divide({ begin, end }: Range, pieces: number, unit = 1): Range[] {
   return ranges;
 }
 
-const planar = (pointers: Call, { g }: Part, pieces: number, r: Range = { begin: 0, end: g.channels }): Call[] =>
+const planes = (pointers: Call, { g }: Part, pieces: number, r: Range = { begin: 0, end: g.channels }): Call[] =>
   divide(r, pieces).map(({ begin, end }) => [...pointers, g.outer, g.channels, g.inner, begin, end]);
 
 /** Calls of a map: pointers are the sources, the result and the coefficients. */

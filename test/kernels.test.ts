@@ -289,6 +289,8 @@ const TESTS: { [name in ExportName]: (k: Exports, arena: Arena) => void } = {
   momentsInterleavedF32: (k, a) => testInterleavedSums(k.momentsInterleavedF32 as Kernel, a, 1),
   gradientSumsInterleavedF32: (k, a) => testInterleavedSums(k.gradientSumsInterleavedF32 as Kernel, a, 2),
   exactMomentsInterleavedF32: (k, a) => testExactInterleavedSums(k.exactMomentsInterleavedF32 as Kernel, a, 1),
+  foursMomentsPlanarF32: (k, a) => testPlanarSums(k.foursMomentsPlanarF32 as Kernel, a, 1),
+  foursGradientSumsPlanarF32: (k, a) => testPlanarSums(k.foursGradientSumsPlanarF32 as Kernel, a, 2),
   foursMomentsInterleavedF32: (k, a) => testExactInterleavedSums(k.foursMomentsInterleavedF32 as Kernel, a, 1),
   foursGradientSumsInterleavedF32: (k, a) =>
     testExactInterleavedSums(k.foursGradientSumsInterleavedF32 as Kernel, a, 2),
