@@ -25,7 +25,7 @@ import {
   type Statistics,
 } from "./functional.ts";
 import { type Geometry, geometryOf } from "./geometry.ts";
-import { checkOperand, checkOut, heapOf, type Operand, overwrites, type TensorLike } from "./operand.ts";
+import { checkOperand, checkOut, heapOf, overwrites, type TensorLike } from "./operand.ts";
 import {
   checkChannels,
   checkKeys,
@@ -230,12 +230,21 @@ export class BatchNorm {
     this.#checkVectors();
     const inPlace = overwrites("out", out, x, mode === "eval" ? undefined : mode);
 
-    let updates = false;
+    const updates = batch && mode === "train" && this.#running !== null && geometry.count > 0;
+    // where a call may still fail for its statistics, they come before anything is written that is not its own
+    const atOnce = !(updates && out && this.options.onNonFinite === "throw");
+    let finite = true;
     const y = forward(heap, geometry, x, out, (source, target) => {
-      updates = this.#statisticsFor(batch, mode, source);
-      normalize(source, target, this.#draft, this.#gamma, this.#beta);
+      if (batch && geometry.count > 0)
+        for (const parts of source.groups) {
+          batchStatistics(source, this.options.epsilon, this.#draft, parts);
+          if (atOnce) normalize(source, target, this.#draft, this.#gamma, this.#beta, parts);
+        }
+      else this.#runningStatistics();
+      finite = !updates || this.#checkFinite();
+      if (!(batch && atOnce)) normalize(source, target, this.#draft, this.#gamma, this.#beta);
     });
-    if (updates) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
+    if (updates && finite) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
     this.#saved = inPlace ? undefined : this.#remember(batch, geometry, x);
     return y;
   }
@@ -287,17 +296,16 @@ export class BatchNorm {
     if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels);
   }
 
-  /** Fills in the statistics that normalise; returns whether the running ones shall take them in. */
-  #statisticsFor(batch: boolean, mode: Mode, x: Operand): boolean {
-    const { mean, variance, invStd } = this.#draft;
-    if (!batch) {
-      mean.set(this.#running?.mean ?? []);
-      invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
-      return false;
-    }
-    if (x.g.count === 0) return false;
-    batchStatistics(x, this.options.epsilon, this.#draft);
-    if (mode !== "train" || !this.#running) return false;
+  /** Fills in the statistics of eval and frozen. */
+  #runningStatistics(): void {
+    const { mean, invStd } = this.#draft;
+    mean.set(this.#running?.mean ?? []);
+    invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
+  }
+
+  /** Whether the running statistics shall take in the batch's, as onNonFinite says; throws where it says so. */
+  #checkFinite(): boolean {
+    const { mean, variance } = this.#draft;
     if (this.options.onNonFinite === "allow") return true;
     let bad = 0;
     while (bad < mean.length && Number.isFinite(mean[bad]) && Number.isFinite(variance[bad])) bad++;

@@ -61,19 +61,25 @@ export interface Gradients<T extends TensorLike = TensorLike> {
 // ---- core -----------------------------------------------------------------------------------------------------------
 
 /** Runs of doubtful channels, so that neighbours are summed again together. */
-function* doubtfulRanges(heap: Heap, work: Workspace, channels: number): Generator<Range> {
+function* doubtfulRanges(heap: Heap, work: Workspace, all: Range): Generator<Range> {
   const at = work.doubtful;
-  for (let begin = 0; begin < channels; begin++) {
+  for (let { begin } = all; begin < all.end; begin++) {
     if (!heap.u8[at + begin]) continue;
     let end = begin + 1;
-    while (end < channels && heap.u8[at + end]) end++;
+    while (end < all.end && heap.u8[at + end]) end++;
     yield { begin, end };
     begin = end;
   }
 }
 
+/** The channels of a group of parts. */
+const channelsOf = ([part]: readonly Part[]): Range => ({
+  begin: part?.channel ?? 0,
+  end: part ? part.channel + part.g.channels : 0,
+});
+
 /**
- * Takes sums in groups or fours where there are enough values, and again exactly in every channel where `read`, which turns them
+ * Takes sums of a group of parts: in groups or fours where there are enough values, and again exactly in every channel where `read`, which turns them
  * into statistics, doubts them. Ranges of `exact` are of the part's channels.
  */
 function takeSums(
@@ -93,7 +99,7 @@ function takeSums(
     }
     read(g.period * g.stripes, range);
   };
-  const all = { begin: 0, end: g.channels };
+  const all = channelsOf(parts);
   const precision = precisionOf(g);
   if (precision === "exact") {
     again(all);
@@ -101,7 +107,7 @@ function takeSums(
   }
   for (const part of parts) grouped(part);
   if (read((precision === "fours" ? g.period : g.columns) * g.stripes, all) === 0) return;
-  for (const range of [...doubtfulRanges(heap, work, g.channels)]) again(range);
+  for (const range of [...doubtfulRanges(heap, work, all)]) again(range);
 }
 
 /** A row for each channel as a row for each column, where the walk tells them apart. */
@@ -131,28 +137,32 @@ export const emptyStatistics = (channels: number): Statistics => ({
   invStd: new Float64Array(channels),
 });
 
-/** mean, biased variance and invStd of a batch with at least one value per channel (docs/batchnorm.md, F1 to F5). */
-export function batchStatistics(x: Operand, epsilon: number, into: Statistics): void {
+/**
+ * mean, biased variance and invStd of a batch with at least one value per channel (docs/batchnorm.md, F1 to F5), of the
+ * channels of a group of parts.
+ */
+export function batchStatistics(x: Operand, epsilon: number, into: Statistics, parts: readonly Part[]): void {
   const { heap, g } = x;
   const k = heap.kernels;
   const work = heap.workspace.reserve(g);
   const { mean, variance, invStd, doubtful, scratch } = work;
-  x.pivot(work.pivot);
+  if (parts === x.groups[0]) x.pivot(work.pivot);
   const pivot = perColumn(heap, work.pivot, work.columnPivot, 1, g);
   takeSums(
     heap,
     work,
     g,
-    x.parts,
+    parts,
     (part) => k.moments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), scratch, part),
     (part, range) => k.exactMoments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), part, range),
     (columns, range) => k.statistics(work, work.pivot, mean, variance, doubtful, g, columns, range),
   );
-  k.invStd(variance, invStd, epsilon, g.channels);
-  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8, pointer / 8 + g.channels);
-  into.mean.set(f64(mean));
-  into.variance.set(f64(variance));
-  into.invStd.set(f64(invStd));
+  const { begin, end } = channelsOf(parts);
+  k.invStd(variance + begin * 8, invStd + begin * 8, epsilon, end - begin);
+  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8 + begin, pointer / 8 + end);
+  into.mean.set(f64(mean), begin);
+  into.variance.set(f64(variance), begin);
+  into.invStd.set(f64(invStd), begin);
 }
 
 /** invStd of given variances (docs/batchnorm.md, F5). */
@@ -170,6 +180,7 @@ export function normalize(
   s: Pick<Statistics, "mean" | "invStd">,
   gamma: Float32Array | null,
   beta: Float32Array | null,
+  parts: readonly Part[] = x.groups.flat(),
 ): void {
   const { heap, g } = x;
   if (g.length === 0) return;
@@ -180,7 +191,7 @@ export function normalize(
   if (beta) heap.f32.set(beta, work.beta / 4);
   const { coefficients } = work;
   let matrix = 0;
-  for (const part of x.parts) {
+  for (const part of parts) {
     // stripes share the coefficients of the first
     if (part.from === 0) {
       const { channel } = part;
@@ -236,24 +247,25 @@ export function differentiate(
   heap.f64.set(saved.mean, mean / 8);
   heap.f64.set(saved.invStd, invStd / 8);
   if (saved.gamma) heap.f32.set(saved.gamma, work.gamma / 4);
-  if (dGamma || dBeta || (dx && saved.batch)) {
-    heap.f32.set(saved.mean, work.pivot / 4);
-    const hi = perColumn(heap, work.pivot, work.columnPivot, 1, g);
-    const sources = (part: Part) => [x.load(part), dy.load(part)] as const;
-    takeSums(
-      heap,
-      work,
-      g,
-      x.parts,
-      (part) => k.gradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), scratch, part),
-      (part, range) => k.exactGradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), part, range),
-      (columns, range) =>
-        k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, g, columns, range),
-    );
-  }
-  if (dx) {
+  const sums = dGamma || dBeta || (dx && saved.batch);
+  heap.f32.set(saved.mean, work.pivot / 4);
+  const hi = sums ? perColumn(heap, work.pivot, work.columnPivot, 1, g) : 0;
+  const sources = (part: Part) => [x.load(part), dy.load(part)] as const;
+  for (const parts of x.groups) {
+    if (sums)
+      takeSums(
+        heap,
+        work,
+        g,
+        parts,
+        (part) => k.gradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), scratch, part),
+        (part, range) => k.exactGradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), part, range),
+        (columns, range) =>
+          k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, g, columns, range),
+      );
+    if (!dx) continue;
     let matrix = 0;
-    for (const part of x.parts) {
+    for (const part of parts) {
       if (part.from === 0) {
         const at = (pointer: number) => pointer + part.channel * 8;
         const gamma = saved.gamma ? work.gamma + part.channel * 4 : 0;
@@ -419,8 +431,11 @@ export function batchNormForward<T extends TensorLike>(
   overwrites("out", options.out, x, "train");
   const statistics = emptyStatistics(geometry.channels);
   const y = forward(heap, geometry, x, options.out, (source, target) => {
-    if (geometry.count > 0) batchStatistics(source, epsilon, statistics);
-    normalize(source, target, statistics, gamma, beta);
+    if (geometry.count === 0) return;
+    for (const parts of source.groups) {
+      batchStatistics(source, epsilon, statistics, parts);
+      normalize(source, target, statistics, gamma, beta, parts);
+    }
   });
   const { mean, variance, invStd } = statistics;
   const saved = { batch: true, geometry, shape: [...x.shape], x, mean, invStd, gamma: gamma ? gamma.slice() : null };
