@@ -180,7 +180,7 @@ export function normalize(
   s: Pick<Statistics, "mean" | "invStd">,
   gamma: Float32Array | null,
   beta: Float32Array | null,
-  parts: readonly Part[] = x.groups.flat(),
+  parts: readonly Part[] = x.parts,
 ): void {
   const { heap, g } = x;
   if (g.length === 0) return;

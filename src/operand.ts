@@ -77,12 +77,13 @@ export function stage(value: TensorLike, heap: Heap): Tensor {
 }
 
 /**
- * An operand as the kernels see it. After `load(part)` a kernel may read and write the part. `groups` are lists of parts
- * that have no channel in common and cover the operand: all of a group's sums are needed before its map.
+ * An operand as the kernels see it. `parts` cover it; after `load(part)` a kernel may read and write the part. `groups`
+ * of parts have no channel in common: all of a group's sums are needed before its map.
  */
 export class Operand {
   readonly heap: Heap;
   readonly g: Geometry;
+  readonly parts: readonly Part[];
   readonly groups: readonly (readonly Part[])[];
   readonly #array: Float32Array | undefined;
   readonly #pointer: number;
@@ -92,14 +93,15 @@ export class Operand {
     this.heap = heap;
     this.g = g;
     if (value instanceof Tensor) {
-      this.groups = [wholeOf(g)];
+      this.parts = wholeOf(g);
+      this.groups = [this.parts];
       this.#pointer = value.pointer;
     } else {
-      const tiles = tilesOf(g);
-      this.groups = g.planar ? tiles.map((tile) => [tile]) : [tiles];
+      this.parts = tilesOf(g);
+      this.groups = g.planar ? this.parts.map((tile) => [tile]) : [this.parts];
       // a view of wasm memory would be emptied by growth, which the tile may bring about
       this.#array = inWasmMemory(value.data) ? value.data.slice() : value.data;
-      this.#pointer = heap.allocate(4 * sizeOfFirst(tiles));
+      this.#pointer = heap.allocate(4 * sizeOfFirst(this.parts));
     }
   }
 
@@ -139,7 +141,7 @@ export class Operand {
   /** Pivots of all channels. */
   pivot(target: number): void {
     const { g, heap } = this;
-    const [only, ...more] = this.groups.flat();
+    const [only, ...more] = this.parts;
     if (only && more.length === 0) {
       heap.kernels.pivot(this.load(only), target, g);
       return;
