@@ -20,12 +20,25 @@ const SMALLEST_PRODUCT: f64 = 8.077935669463161e-28; // 2^-90
 const SMALLEST_INV_STD: f64 = 8.673617379884035e-19; // 2^-60
 const LARGEST_INV_STD: f64 = 1048576; // 2^20
 
-/** Sums over the columns of one channel. */
-function merge(sums: usize, channel: usize, channels: usize, spread: usize, columns: usize): f64 {
+/**
+ * Nothing is wider than f64: where its squares lose bits, a second sum would lose them too, and a constant channel is right
+ * as it is. A second sum can only have a better pivot, which may also bring a variance near 2^1024 back into range.
+ */
+const LARGEST_VARIANCE_F64: f64 = 7.022238808055921e305; // 2^1016
+
+/** Sums over the columns of one channel, of f64 with what rounding takes from them. */
+function merge<T>(sums: usize, channel: usize, channels: usize, spread: usize, columns: usize): f64 {
   let sum: f64 = 0;
+  let lost = f64x2.splat(0);
   for (let start = channel * spread; start < columns; start += channels * spread)
-    for (let column = start; column < start + spread; ++column) sum += load<f64>(sums + Lanes.bytes<f64>(column));
-  return sum;
+    for (let column = start; column < start + spread; ++column) {
+      const more = load<f64>(sums + Lanes.bytes<f64>(column));
+      const next = sum + more;
+      if (!Lanes.widens<T>())
+        lost = f64x2.add(lost, Lanes.lost(f64x2.splat(sum), f64x2.splat(more), f64x2.splat(next)));
+      sum = next;
+    }
+  return Lanes.widens<T>() ? sum : f64x2.extract_lane(Lanes.whole(f64x2.splat(sum), lost), 0);
 }
 
 /**
@@ -150,7 +163,7 @@ export function spreadOver<T>(
 
 /**
  * mean and biased variance of channels [begin, end) from their sums (docs/batchnorm.md, F3, F4). doubtful[c] is 1 where
- * the sums, had they been grouped, are not good enough; returns how many are.
+ * the sums, had they been grouped, are not good enough; returns how many are. Of f64: where the pivot is not.
  */
 export function statistics<T>(
   first: usize,
@@ -168,12 +181,13 @@ export function statistics<T>(
 ): usize {
   let doubts: usize = 0;
   for (let channel = begin; channel < end; ++channel) {
-    const delta = merge(first, channel, channels, spread, columns) / count; // F3: mean − pivot
-    const square = merge(second, channel, channels, spread, columns) / count;
+    const delta = merge<T>(first, channel, channels, spread, columns) / count; // F3: mean − pivot
+    const square = merge<T>(second, channel, channels, spread, columns) / count;
     const v = max<f64>(square - delta * delta, 0); // F4; rounding may leave a constant channel just below zero
     store<f64>(mean + Lanes.bytes<f64>(channel), <f64>load<T>(pivot + Lanes.bytes<T>(channel)) + delta);
     store<f64>(variance + Lanes.bytes<f64>(channel), v);
-    const good = v >= SMALLEST_VARIANCE && v <= LARGEST_VARIANCE && delta * delta <= v;
+    const inside = Lanes.widens<T>() ? v >= SMALLEST_VARIANCE && v <= LARGEST_VARIANCE : v <= LARGEST_VARIANCE_F64;
+    const good = inside && delta * delta <= v;
     store<u8>(doubtful + channel, u8(!good));
     doubts += usize(!good);
   }
@@ -221,7 +235,7 @@ export function affineCoefficients<T>(
 
 /**
  * dBeta and dGamma of channels [begin, end) from the sums of Gradients about hi (docs/batchnorm.md, B1 to B3).
- * doubtful[c] as in `statistics`.
+ * doubtful[c] as in `statistics`; of f64 none is, since the pivot is the mean.
  */
 export function gradientStatistics<T>(
   first: usize,
@@ -243,13 +257,14 @@ export function gradientStatistics<T>(
     const at = Lanes.bytes<f64>(channel);
     const m = load<f64>(mean + at);
     const i = load<f64>(invStd + at);
-    const sum = merge(first, channel, channels, spread, columns); // B1
-    const dot = merge(second, channel, channels, spread, columns); // B2
+    const sum = merge<T>(first, channel, channels, spread, columns); // B1
+    const dot = merge<T>(second, channel, channels, spread, columns); // B2
     const slope = (dot - (m - <f64>(<T>m)) * sum) * i; // B3
     store<f64>(dBeta + at, sum);
     store<f64>(dGamma + at, slope);
     const size = abs(sum) + abs(slope);
-    const good = size >= count * SMALLEST_PRODUCT && size < Infinity && i >= SMALLEST_INV_STD && i <= LARGEST_INV_STD;
+    const inside = size >= count * SMALLEST_PRODUCT && size < Infinity && i >= SMALLEST_INV_STD && i <= LARGEST_INV_STD;
+    const good = !Lanes.widens<T>() || inside;
     store<u8>(doubtful + channel, u8(!good));
     doubts += usize(!good);
   }

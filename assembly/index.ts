@@ -1,13 +1,17 @@
 // The ABI: every exported specialisation, one line each, no arithmetic.
 //
-//   <op><Epilogue?><Planar|Interleaved><F32|F64>(sources, destinations, geometry, begin, end)
+//   <op><Planar|Interleaved>F32(sources, destinations, geometry, begin, end)
+//   <op><F32|F64>(…)      on vectors of length C, or on what maps and sums need of them
 //
-// All pointers and sizes are bytes and elements of the caller's memory. Vectors (x, y, dy, dx) want 4-byte alignment and
-// are fastest at 64; f64 arrays want 8. A kernel keeps no state, allocates nothing and checks nothing: src/ has checked.
+// All pointers and sizes are bytes and elements of the caller's memory. Vectors (x, y, dy, dx) want the alignment of
+// their elements and are fastest at 64; f64 arrays want 8. A kernel keeps no state, allocates nothing and checks nothing:
+// src/ has checked.
 //
 //   planar        the tensor is [outer, channels, inner]; [begin, end) are channels
 //   interleaved   the tensor is rows of `columns`; [begin, end) are elements, begin the start of a row. In the exact sums
 //                 and in what works on channels, [begin, end) are columns and channels
+//
+// What plain batch normalization does not need is in extended.ts, a module of its own, so that pages load this one alone.
 
 import { Affine, Gradient, mapInterleaved, mapPlanar } from "./affine";
 import {
@@ -32,7 +36,7 @@ export function affinePlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  mapPlanar<f32, Affine, Identity>(x, 0, y, coefficients, outer, channels, inner, begin, end);
+  mapPlanar<f32, Affine, Identity>(x, 0, 0, y, coefficients, 0, outer, channels, inner, begin, end);
 }
 
 export function affineInterleavedF32(
@@ -44,7 +48,7 @@ export function affineInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  mapInterleaved<f32, Affine, Identity>(x, 0, y, coefficients, columns, together, begin, end);
+  mapInterleaved<f32, Affine, Identity>(x, 0, 0, y, coefficients, 0, columns, together, begin, end);
 }
 
 export function gradientPlanarF32(
@@ -58,7 +62,7 @@ export function gradientPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  mapPlanar<f32, Gradient, Identity>(x, dy, dx, coefficients, outer, channels, inner, begin, end);
+  mapPlanar<f32, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
 }
 
 export function gradientInterleavedF32(
@@ -71,7 +75,7 @@ export function gradientInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  mapInterleaved<f32, Gradient, Identity>(x, dy, dx, coefficients, columns, together, begin, end);
+  mapInterleaved<f32, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
 }
 
 export function momentsPlanarF32(
@@ -85,7 +89,7 @@ export function momentsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Moments, Grouped>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Moments, Identity, Grouped>(x, 0, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function exactMomentsPlanarF32(
@@ -99,7 +103,7 @@ export function exactMomentsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Moments, Exact>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Moments, Identity, Exact>(x, 0, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function foursMomentsPlanarF32(
@@ -113,7 +117,7 @@ export function foursMomentsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Moments, Fours>(x, 0, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Moments, Identity, Fours>(x, 0, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function momentsInterleavedF32(
@@ -126,7 +130,7 @@ export function momentsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleaved<f32, Moments>(x, 0, pivot, first, second, scratch, columns, begin, end);
+  sumInterleaved<f32, Moments, Identity>(x, 0, 0, pivot, first, second, scratch, columns, begin, end);
 }
 
 export function exactMomentsInterleavedF32(
@@ -139,7 +143,7 @@ export function exactMomentsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Moments, Exact>(x, 0, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Moments, Identity, Exact>(x, 0, 0, pivot, first, second, columns, length, begin, end);
 }
 
 export function foursMomentsInterleavedF32(
@@ -152,7 +156,7 @@ export function foursMomentsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Moments, Fours>(x, 0, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Moments, Identity, Fours>(x, 0, 0, pivot, first, second, columns, length, begin, end);
 }
 
 export function gradientSumsPlanarF32(
@@ -167,7 +171,7 @@ export function gradientSumsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Gradients, Grouped>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Gradients, Identity, Grouped>(x, dy, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function exactGradientSumsPlanarF32(
@@ -182,7 +186,7 @@ export function exactGradientSumsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Gradients, Exact>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Gradients, Identity, Exact>(x, dy, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function foursGradientSumsPlanarF32(
@@ -197,7 +201,7 @@ export function foursGradientSumsPlanarF32(
   begin: usize,
   end: usize,
 ): void {
-  sumPlanar<f32, Gradients, Fours>(x, dy, pivot, first, second, outer, channels, inner, begin, end);
+  sumPlanar<f32, Gradients, Identity, Fours>(x, dy, 0, pivot, first, second, outer, channels, inner, begin, end);
 }
 
 export function gradientSumsInterleavedF32(
@@ -211,7 +215,7 @@ export function gradientSumsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleaved<f32, Gradients>(x, dy, pivot, first, second, scratch, columns, begin, end);
+  sumInterleaved<f32, Gradients, Identity>(x, dy, 0, pivot, first, second, scratch, columns, begin, end);
 }
 
 export function exactGradientSumsInterleavedF32(
@@ -225,7 +229,7 @@ export function exactGradientSumsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Gradients, Exact>(x, dy, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Gradients, Identity, Exact>(x, dy, 0, pivot, first, second, columns, length, begin, end);
 }
 
 export function foursGradientSumsInterleavedF32(
@@ -239,7 +243,7 @@ export function foursGradientSumsInterleavedF32(
   begin: usize,
   end: usize,
 ): void {
-  sumInterleavedExactly<f32, Gradients, Fours>(x, dy, pivot, first, second, columns, length, begin, end);
+  sumInterleavedExactly<f32, Gradients, Identity, Fours>(x, dy, 0, pivot, first, second, columns, length, begin, end);
 }
 
 export function pivotF32(

@@ -2,7 +2,7 @@
 // clock, and hands out their results. The same in a thread of Node and in a worker of the browser.
 
 import { timeCalls } from "./measure.mjs";
-import { PEERS } from "./peers/index.mjs";
+import { ISOLATED } from "./peers/index.mjs";
 
 /** A plain copy: shared memory is slower to copy from, and a view would take the whole memory behind it along. */
 const own = (value) => (ArrayBuffer.isView(value) ? value.slice() : value);
@@ -12,7 +12,7 @@ export function host() {
   let prepared;
   return {
     async prepare({ peer, problem, settings }) {
-      const { prepare } = await PEERS[peer].load();
+      const { prepare } = await ISOLATED[peer].load();
       prepared = await prepare(ownAll(problem), settings);
       return Object.keys(prepared.operations);
     },

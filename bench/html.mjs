@@ -4,7 +4,10 @@
 import { costChart, networkChart, threadChart, throughputChart, timeChart } from "./charts.mjs";
 import { titleOf } from "./shapes.mjs";
 import {
+  comparisonTable,
   costTable,
+  fusionTable,
+  fusionText,
   networkTable,
   networkText,
   networkTitle,
@@ -37,7 +40,7 @@ const section = (title, ...parts) => `<h2>${escaped(title)}</h2>\n${parts.join("
 
 /** The body of the page. */
 export function bodyOf(results, document) {
-  const { environment, missing, shapes, networks, sweep, awkward, threads, builds } = results;
+  const { environment, missing, shapes, networks, sweep, awkward, fusion, dtypes, modes, threads, builds } = results;
   const draw = (chart, data) => chart(data, document).outerHTML;
   const variants = (found, key) =>
     found.reason ? `<p>${escaped(found.reason)}.</p>` : table(variantTable(found, key));
@@ -65,6 +68,9 @@ export function bodyOf(results, document) {
     networks.length ? section("Networks", ...networks.map(eachNetwork)) : "",
     sweep.length ? section("Cost per element over size", draw(costChart, sweep), folded(costTable(sweep))) : "",
     awkward.length ? section("Awkward sizes, ns per element", table(costTable(awkward))) : "",
+    fusion?.length ? section("Fusion", `<p>${bold(fusionText(fusion))}</p>`, table(fusionTable(fusion))) : "",
+    dtypes?.length ? section("Types of numbers, ms", table(comparisonTable(dtypes))) : "",
+    modes?.length ? section("Modes, ms", table(comparisonTable(modes))) : "",
     threads ? section("Threads", threads.reason ? "" : draw(threadChart, threads), variants(threads, "threads")) : "",
     builds ? section("Builds", variants(builds, "build")) : "",
   ].join("\n");

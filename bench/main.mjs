@@ -16,8 +16,10 @@ import { PEERS } from "./peers/index.mjs";
 import { HOW_TO_INSTALL, pytorchPeers } from "./peers/pytorch.mjs";
 import { isolatedBy } from "./peers/remote.mjs";
 import {
+  renderComparison,
   renderCosts,
   renderEnvironment,
+  renderFusion,
   renderMissing,
   renderNetwork,
   renderReadme,
@@ -36,7 +38,8 @@ Measures batchnorm-wasm against a copy of the tensor, plain JavaScript, TF.js, o
 PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the PATH that has PyTorch takes part.
 
   --quick        fewer samples, and slow peers left out of large shapes: two minutes instead of ten
-  --only TEXT    only parts whose title contains TEXT: a shape such as "[8, 32", "ResNet-50", "sizes", "threads", "builds"
+  --only TEXT    only parts whose title contains TEXT: a shape such as "[8, 32", "ResNet-50", "sizes", "fusion", "types of
+                 numbers", "modes", "threads", "builds"
   --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
   --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
   --write        write docs/benchmarks.md, and the README's table where it has the markers
@@ -48,6 +51,9 @@ const PRINT = {
   networks: ([network]) => renderNetwork(network),
   sweep: renderCosts,
   awkward: renderCosts,
+  fusion: renderFusion,
+  dtypes: renderComparison,
+  modes: renderComparison,
   threads: (threads) => renderVariants(threads, "threads"),
   builds: (builds) => renderVariants(builds, "build"),
 };

@@ -18,12 +18,21 @@ export function save(results, file = fileURLToPath(new URL(DEFAULT(), import.met
   return `${file} and ${page}`;
 }
 
-/** What is wrong with our own peers, in words: then the run has failed. */
-export function complaints({ shapes, networks, sweep, awkward }) {
+/**
+ * What is wrong with our own peers, in words: then the run has failed.
+ *
+ * @param {Record<string, any>} results
+ */
+export function complaints({ shapes, networks, sweep, awkward, fusion = [], dtypes = [], modes = [] }) {
   const entries = [...shapes, ...networks.flatMap(({ norms }) => norms), ...sweep, ...awkward];
-  return entries.flatMap(({ shape, layout, rows }) =>
-    rows
-      .filter(({ peer, failed, wrong }) => /^(copy|batchnorm-wasm)/.test(peer) && (failed || wrong))
-      .map(({ peer, operation, failed }) => `${peer}, ${operation}, [${shape}], ${layout}: ${failed ?? "wrong"}`),
-  );
+  const rows = [
+    ...entries.flatMap(({ shape, rows }) => rows.map((row) => ({ shape, ...row }))),
+    ...[...fusion, ...dtypes, ...modes].map((row) => ({ ...row, peer: `batchnorm-wasm, ${row.feature}` })),
+  ];
+  return rows
+    .filter(({ peer, failed, wrong }) => /^(copy|batchnorm-wasm)/.test(peer) && (failed || wrong))
+    .map(
+      ({ peer, operation, shape, layout, failed }) =>
+        `${peer}, ${operation}, [${shape}], ${layout}: ${failed ?? "wrong"}`,
+    );
 }

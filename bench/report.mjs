@@ -4,7 +4,10 @@
 import { markdownTable } from "markdown-table";
 import { titleOf } from "./shapes.mjs";
 import {
+  comparisonTable,
   costTable,
+  fusionTable,
+  fusionText,
   networkTable,
   networkText,
   networkTitle,
@@ -43,12 +46,17 @@ export const renderCosts = (entries) =>
 export const renderVariants = (variants, key) =>
   paragraphs(variants.reason ? `${variants.reason}.` : markdown(variantTable(variants, key)));
 
+export const renderFusion = (fusion) =>
+  paragraphs(fusion.length && fusionText(fusion), fusion.length && markdown(fusionTable(fusion)));
+
+export const renderComparison = (rows) => paragraphs("ms, and in times of the first.", markdown(comparisonTable(rows)));
+
 export const renderTargets = (results) =>
   paragraphs("One thread, tensors in wasm memory.", markdown(targetTable(results)));
 
 /** The parts of a run under their headings: those that were measured. */
 export function renderResults(results) {
-  const { missing, shapes, networks, sweep, awkward, threads, builds } = results;
+  const { missing, shapes, networks, sweep, awkward, fusion, dtypes, modes, threads, builds } = results;
   const parts = [
     ["Not measured", missing.length && `${renderMissing(missing)}\n`],
     ["Targets", shapes.length && renderTargets(results)],
@@ -56,6 +64,9 @@ export function renderResults(results) {
     ["Networks", networks.map(renderNetwork).join("\n")],
     ["Sizes", sweep.length && renderCosts(sweep)],
     ["Awkward sizes", awkward.length && renderCosts(awkward)],
+    ["Fusion", fusion?.length && renderFusion(fusion)],
+    ["Types of numbers", dtypes?.length && renderComparison(dtypes)],
+    ["Modes", modes?.length && renderComparison(modes)],
     ["Threads", threads && renderVariants(threads, "threads")],
     ["Builds", builds && renderVariants(builds, "build")],
   ];
@@ -88,6 +99,11 @@ ${renderResults(results)}
   go to given destinations (\`out\`, \`dxOut\`).
 - Every peer of JavaScript has a worker thread of its own for every shape, because in Node 20 a WebAssembly memory that
   has grown makes all loops over typed arrays of its thread slower, by 1.6 where it was looked at.
+- Under **Fusion**, **Types of numbers** and **Modes**, all features of a shape take turns on the same tensors, in one
+  thread. A **separate pass** is a loop of SIMD over what the plain operation wrote, in place: y = max(y, 0), or with the
+  residual added; in backward first dz = dy where y > 0, of the y that was kept, then the plain backward in place.
+  **Masked** are sequences of which 70 % is kept, **conditional** has a scale and shift of every sample's own. 16-bit
+  numbers are widened on the way in and rounded on the way out. In backward, dResidual is written as well.
 - **plain JavaScript** is \`bench/peers/javascript.mjs\`, written by hand: memory order, sums in float64, two passes for
   the variance: the same work without a library.
 - **TF.js** and **jax-js** compose batch norm of their operations and differentiate it themselves. Their gradient comes with

@@ -11,10 +11,10 @@ import { errorOf, expectedOf, makeProblem, OPERANDS, random, transposed } from "
 import { measure } from "./measure.mjs";
 import { twinOf } from "./shapes.mjs";
 
-const SEED = 2015; // the year of the paper
+export const SEED = 2015; // the year of the paper
 
 /** float32 sums over 100,352 values lose some 1e-5; what is beyond this computes something else. */
-const WRONG = 1e-4;
+export const WRONG = 1e-4;
 
 export const OURS = "batchnorm-wasm, tensors";
 

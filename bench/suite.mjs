@@ -7,13 +7,16 @@ import { BRIEF, QUICK, THOROUGH } from "./measure.mjs";
 import { networksOf } from "./networks.mjs";
 import { OURS, runNetwork, runShape } from "./run.mjs";
 import { AWKWARD, SHAPES, SWEEP, sameShape, sizeOf, titleOf, twinOf } from "./shapes.mjs";
-import { compareThreads } from "./variants.mjs";
+import { compareDtypes, compareFusion, compareModes, compareThreads } from "./variants.mjs";
 
 /** A quick run leaves TF.js cpu out of shapes beyond this, where a call of it takes up to seconds. */
 const QUICK_LIMIT = { "TF.js cpu": 2e5 };
 
 /** --quick ends the sweep here; on the way to 10⁸ every size takes longer than all before. */
 const QUICK_SIZE = 2e6;
+
+/** And features here: there are nine of them on a shape, and answers to all of them. */
+const QUICK_FEATURES = 1e6;
 
 const IN_NETWORKS = [OURS, "plain JavaScript", "TF.js wasm"];
 
@@ -74,11 +77,21 @@ export function partsOf({ peers, isolated, settings, quick, threadCounts, builds
     },
   });
 
+  const features = (part, title, compare) => ({
+    title,
+    part,
+    run: (onProgress) =>
+      compare({ isolated, settings, effort: less, onProgress, ...(quick && { limit: QUICK_FEATURES }) }),
+  });
+
   return [
     ...shapes,
     ...networks,
     costs("sizes", "sweep", quick ? SWEEP.filter((s) => sizeOf(s) < QUICK_SIZE) : SWEEP),
     costs("awkward sizes", "awkward", AWKWARD),
+    features("fusion", "fusion", compareFusion),
+    features("dtypes", "types of numbers", compareDtypes),
+    features("modes", "modes", compareModes),
     {
       title: "threads",
       part: "threads",

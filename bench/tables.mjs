@@ -1,15 +1,17 @@
 // From results to tables { head, rows, left } of strings, `left` columns of which stand to the left: the one source of
 // Markdown and HTML. Bold is written as in Markdown.
 //
-//   results = { environment, missing: [{ peer, reason }], shapes: [entry], networks, sweep, awkward, threads, builds }
+//   results = { environment, missing: [{ peer, reason }], shapes: [entry], networks, sweep, awkward, fusion, dtypes, modes,
+//               threads, builds }
 //
 // An entry is what run.mjs makes of a shape, with what --quick left out in `leftOut`; networks have { title, norms, totals };
 // threads are { shape, layout, operation, threads, ms }[] and builds { shape, layout, operation, build, ms }[], or a
-// { reason } why there are none.
+// { reason } why there are none. fusion, dtypes and modes are what variants.mjs makes of features.
 
+import { OPERATIONS as MEASURED } from "./features.mjs";
 import { OURS } from "./run.mjs";
 import { sameShape, sizeOf, titleOf } from "./shapes.mjs";
-import { verdicts } from "./targets.mjs";
+import { FUSED, fusionVerdict, verdicts } from "./targets.mjs";
 
 export const OPERATIONS = {
   copy: "copy",
@@ -97,6 +99,55 @@ export function variantTable(variants, key) {
   const names = key === "threads" ? columns.map((n) => `${n} thread${n > 1 ? "s" : ""}`) : columns;
   return { head: ["ms", "", ...names], rows, left: 2 };
 }
+
+/** Rows of features by shape and operation, the first feature's in ms, others as `cell` has them. */
+function featureTable(rows, cell) {
+  const features = [...new Set(rows.map(({ feature }) => feature))];
+  const keyOf = (row) => `${titleOf(row)}, ${row.operation}`;
+  const lines = [...new Map(rows.map((row) => [keyOf(row), row])).values()].map((first) => [
+    ...[titleOf(first), OPERATIONS[first.operation]],
+    ...features.map((feature) => {
+      const row = rows.find((r) => r.feature === feature && keyOf(r) === keyOf(first));
+      if (row.failed) return `failed: ${row.failed}`;
+      return `${row.wrong ? "**wrong** " : ""}${feature === features[0] ? digits(row.ms) : cell(row)}`;
+    }),
+  ]);
+  return { head: ["", "", `${features[0]}, ms`, ...features.slice(1)], rows: lines, left: 2 };
+}
+
+const inTimes = (value) => `${digits(value)}×`;
+
+/** What activations and residuals cost, in times of the plain operation; bold is what misses the target. */
+export function fusionTable(fusion) {
+  const table = featureTable(fusion, (row) => {
+    const { reached } = fusionVerdict(row);
+    return reached === false ? `**${inTimes(row.times)}**` : inTimes(row.times);
+  });
+  const { shape, layout } = fusion[0];
+  const first = fusion.filter((row) => titleOf(row) === titleOf({ shape, layout }));
+  const bandwidth = MEASURED.map((operation) => [
+    ...["bandwidth alone", OPERATIONS[operation], ""],
+    ...first
+      .filter((row) => row.operation === operation)
+      .slice(1)
+      .map((row) => inTimes(fusionVerdict(row).bandwidth)),
+  ]);
+  return { ...table, rows: [...table.rows, ...bandwidth] };
+}
+
+/** The target, and how often it was reached. */
+export function fusionText(fusion) {
+  const found = fusion.map(fusionVerdict).filter(({ limit }) => limit);
+  const reached = found.filter((verdict) => verdict.reached).length;
+  return (
+    `Target: fused, at most ${FUSED}× the plain operation: ${reached === found.length ? "reached" : "**not reached**"}, ` +
+    `${reached} of ${found.length}, the others in bold. A residual is one more tensor to read, and in backward one to ` +
+    "write: the last rows have what the tensors cost that must be read and written, if memory is all that counts."
+  );
+}
+
+/** Types of numbers and modes, in ms and in times of the first. */
+export const comparisonTable = (rows) => featureTable(rows, ({ ms, times }) => `${digits(ms)} (${inTimes(times)})`);
 
 /** The targets, each with what was measured. */
 export function targetTable(results) {

@@ -1,5 +1,6 @@
 // What the issue asks of tensors on one thread, and whether a run reached it. Pure: results in, verdicts out.
 
+import { FUSIONS, TENSORS } from "./features.mjs";
 import { OURS } from "./run.mjs";
 import { sameShape } from "./shapes.mjs";
 
@@ -64,4 +65,22 @@ export function verdicts({ shapes }) {
       return { shape, layout, operation, limits };
     });
   });
+}
+
+/** Fused, an activation or a residual costs at most so many times the plain operation. */
+export const FUSED = 1.05;
+
+/**
+ * What a feature may cost and does: { limit, measured, reached, bandwidth }, or undefined where nothing is asked of it.
+ * `bandwidth` is what it costs to read and write the tensors that it has beyond the plain operation, if memory is all that
+ * counts.
+ *
+ * @param {{ feature: string, operation: string, times?: number, wrong?: boolean, failed?: string }} row
+ */
+export function fusionVerdict({ feature, operation, times, wrong, failed }) {
+  const { separate, tensors } = FUSIONS.find((f) => f.feature === feature);
+  const bandwidth = 1 + (tensors?.[operation] ?? 0) / TENSORS[operation];
+  const measured = failed || wrong ? undefined : times;
+  const limit = separate || feature === FUSIONS[0].feature ? undefined : FUSED;
+  return { limit, measured, reached: limit === undefined ? undefined : measured <= limit, bandwidth };
 }

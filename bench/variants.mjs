@@ -1,11 +1,14 @@
 // Our own peer against itself under other settings: numbers of threads, builds of the kernels. Each setting has isolates of
 // its own, since a pool and a build are global there. Results: { shape, layout, operation, threads | build, ms, error, wrong }[],
 // or { reason } where this version of the library does not offer the setting.
+//
+// And features of ours against the plain operation, in one isolate and on the same tensors.
 
-import { runShape } from "./run.mjs";
-import { SHAPES } from "./shapes.mjs";
-
-const OPERATIONS = ["inference", "forward", "backward"];
+import { errorOf, random } from "./data.mjs";
+import { answersTo, DTYPES, FUSIONS, MODES, makeFeatureProblem, OPERATIONS } from "./features.mjs";
+import { measure } from "./measure.mjs";
+import { runShape, SEED, WRONG } from "./run.mjs";
+import { SHAPES, sizeOf } from "./shapes.mjs";
 
 /** Large tensors, in both layouts and without images. */
 const FOR_THREADS = [SHAPES[0], SHAPES[1], SHAPES[5]];
@@ -50,3 +53,63 @@ export const compareBuilds = (builds, { isolated, ...options }) =>
     })),
     options,
   );
+
+/**
+ * Features of features.mjs: { shape, layout, operation, feature, ms, spread, samples, times, error, wrong }[], or `failed` in
+ * place of numbers. `times` is in those of the first feature.
+ */
+async function compareFeatures(descriptions, features, { isolated, settings, effort, onProgress }) {
+  const all = [];
+  for (const [i, description] of descriptions.entries()) {
+    const problem = makeFeatureProblem(description, SEED);
+    const answer = answersTo(problem);
+    const { operations, dispose } = await isolated("features", { settings: { features } }).prepare(problem, settings);
+    const tasks = OPERATIONS.flatMap((operation) =>
+      features.map((feature) => {
+        const { time, results } = operations[`${operation}, ${feature.feature}`];
+        const check = async () => {
+          const error = errorOf(await results(), answer(feature, operation));
+          return { error, wrong: !(error <= (feature.tolerance ?? WRONG)) };
+        };
+        return { operation, feature: feature.feature, time, check };
+      }),
+    );
+    const progress = (share) => onProgress((i + share) / descriptions.length);
+    const measured = await measure(tasks, { effort, next: random(SEED), onProgress: progress });
+    await dispose();
+    const rows = tasks.map(({ operation, feature }, j) => ({ ...description, operation, feature, ...measured[j] }));
+    for (const row of rows) {
+      const base = rows.find(
+        ({ operation, feature }) => operation === row.operation && feature === features[0].feature,
+      );
+      row.times = row.ms / base.ms;
+    }
+    all.push(...rows);
+  }
+  return all;
+}
+
+/** Large and in cache, both layouts, and without images. */
+const FOR_FUSION = SHAPES.slice(0, 5);
+
+const FOR_DTYPES = [SHAPES[0], SHAPES[3]];
+
+/** Sequences, as masks of lengths need them. */
+const FOR_MODES = [
+  { shape: [32, 64, 256], layout: "channels-first" },
+  { shape: [32, 256, 64], layout: "channels-last" },
+];
+
+/** Shapes and features by part; --quick has no time for shapes beyond `limit` elements. */
+const of =
+  (descriptions, features) =>
+  ({ limit, ...options }) =>
+    compareFeatures(
+      descriptions.filter((d) => sizeOf(d) <= (limit ?? Number.POSITIVE_INFINITY)),
+      features,
+      options,
+    );
+
+export const compareFusion = of(FOR_FUSION, FUSIONS);
+export const compareDtypes = of(FOR_DTYPES, DTYPES);
+export const compareModes = of(FOR_MODES, MODES);

@@ -1,54 +1,102 @@
 // class BatchNorm: parameters, modes, forward, backward. What it computes is in functional.ts, what it remembers about
 // the population in running.ts.
 
+import { type Activation, activationOption } from "./activation.ts";
+import { emptyStatistics, invStdOf, type Statistics } from "./core.ts";
+import { computedIn, type Dtype, newVector, type Vector, type VectorOf } from "./dtype.ts";
 import {
   absentParameter,
   disposed,
+  exclusiveStatistics,
+  maskWithSamples,
   noForward,
   nonFinite,
   noRunningStatistics,
-  oneValuePerChannel,
-  wrongKind,
-  wrongState,
+  wrongValue,
 } from "./errors.ts";
+import { type Affine, toAffine } from "./fold.ts";
 import {
   BACKWARD_OPTIONS,
   type BackwardOptions,
+  type BatchStatistics,
   backward,
-  batchStatistics,
-  emptyStatistics,
+  checkGiven,
+  checkOverwrites,
+  checkResidual,
+  checkStatistics,
+  conditionalOf,
   forward,
   type Gradients,
-  invStdOf,
-  normalize,
+  type How,
+  normalizedBy,
   type Saved,
-  type Statistics,
+  savedOf,
 } from "./functional.ts";
-import { type Geometry, geometryOf } from "./geometry.ts";
-import { checkOperand, checkOut, heapOf, overwrites, type TensorLike } from "./operand.ts";
+import { geometryOf } from "./geometry.ts";
+import { type Mask, weightsOf } from "./mask.ts";
+import { checkTensor, Tensor } from "./memory.ts";
+import { type AnyTensor, checkOperand, checkOut, heapOf, type TensorLike } from "./operand.ts";
 import {
   checkChannels,
   checkKeys,
+  type Estimator,
   type Mode,
   modeOption,
   type Options,
+  type Renorm,
   type ResolvedOptions,
+  renormOption,
   resolveOptions,
 } from "./options.ts";
 import { checkVector, RunningStatistics } from "./running.ts";
+import { checkEnough, type Normalized, normalizeSlice, type Slice, slicesOf, withRenorm } from "./slices.ts";
+import {
+  type Layer,
+  type LoadOptions,
+  type LoadReport,
+  loadState,
+  type NamedState,
+  type StateDict,
+  type StateOptions,
+  type StateSource,
+  saveState,
+} from "./state.ts";
 
-/** A layer's state under PyTorch's names; num_values_tracked only with estimator "population". */
-export interface StateDict {
-  weight?: Float32Array;
-  bias?: Float32Array;
-  running_mean?: Float32Array;
-  running_var?: Float32Array;
-  num_batches_tracked?: number;
-  num_values_tracked?: number;
+/** What one forward of a layer takes beside x. */
+export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> {
+  mode?: Mode;
+  /** Where to write y. */
+  out?: T;
+  /** Added before the activation; of x's shape and type. */
+  residual?: T;
+  /** Which positions count in the batch's statistics; see `Mask`. */
+  mask?: Mask;
+  /**
+   * Scale and shift of every sample's own, [N, C], in place of the layer's (de Vries et al. 2017). Their gradients are
+   * of that shape, too.
+   */
+  gamma?: Vector;
+  beta?: Vector;
+  /** Statistics of more than x, of which x is a part (mergeStatistics). The running ones are not updated: see track. */
+  statistics?: BatchStatistics;
 }
 
-/** What loadStateDict reads: any array of numbers for a vector; a number, a bigint or an array of one for a count. */
-export type StateSource = Readonly<Record<string, ArrayLike<number | bigint> | number | bigint>>;
+const FORWARD_OPTIONS = ["mode", "out", "residual", "mask", "gamma", "beta", "statistics"];
+
+/** What ends collecting: keeps the new statistics, or lets go of them. */
+export interface Collection {
+  /** Batches collected so far. */
+  readonly batches: number;
+  keep(): void;
+  /** The layer is as it was, but for statistics that were kept. */
+  end(): void;
+}
+
+/**
+ * From here on the layer's train forwards update statistics of their own, by another estimator; its mode is "train", and
+ * it corrects by no running statistics. Not a public name: recalibrate is.
+ */
+export let collect: <D extends Dtype>(bn: BatchNorm<D>, estimator: Estimator) => Collection;
 
 /**
  * Batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
@@ -56,71 +104,80 @@ export type StateSource = Readonly<Record<string, ArrayLike<number | bigint> | n
  * In mode "train" it normalises by the batch's statistics and updates the running ones, in "batch" it leaves those
  * alone, in "eval" and "frozen" it normalises by them. `backward` differentiates the latest `forward`.
  */
-export class BatchNorm {
+export class BatchNorm<D extends Dtype = "float32"> {
   readonly channels: number;
-  readonly options: ResolvedOptions;
-  #gamma: Float32Array | null;
-  #beta: Float32Array | null;
-  readonly #running: RunningStatistics | null;
+  readonly options: ResolvedOptions<D>;
+  readonly #activation: Activation;
+  #gamma: VectorOf<D> | null;
+  #beta: VectorOf<D> | null;
+  #running: RunningStatistics<D> | null;
+  #renorm: Readonly<Renorm> | null;
   #mode: Mode = "train";
+  /** For the next forward, and for the latest, whose backward is to come. */
+  #draft: Draft;
+  #committed: Draft;
   #saved: Saved | undefined;
-  /** What a forward writes while it may still fail; it changes places with `saved`'s when it has succeeded. */
-  #draft: Statistics & { gamma: Float32Array | null };
-  #committed: Statistics & { gamma: Float32Array | null };
-  #dGamma: Float32Array | undefined;
-  #dBeta: Float32Array | undefined;
+  #dGamma: Vector | undefined;
+  #dBeta: Vector | undefined;
   #disposed = false;
+  #collecting = false;
+
+  static {
+    collect = (bn, estimator) => bn.#collect(estimator);
+  }
 
   /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
-  constructor(channels: number, options: Options = {}) {
+  constructor(channels: number, options: Options<D> = {}) {
     this.channels = checkChannels(channels);
     this.options = resolveOptions(options);
-    this.#gamma = this.options.scale ? new Float32Array(channels).fill(1) : null;
-    this.#beta = this.options.shift ? new Float32Array(channels) : null;
-    this.#running = this.options.trackRunningStats ? new RunningStatistics(channels, this.options) : null;
-    const record = () => ({ ...emptyStatistics(channels), gamma: this.#gamma ? new Float32Array(channels) : null });
-    this.#draft = record();
-    this.#committed = record();
+    const { dtype, scale, shift, trackRunningStats, activation, negativeSlope, renorm } = this.options;
+    this.#activation = activationOption(activation, negativeSlope);
+    this.#gamma = scale ? (newVector(dtype, channels).fill(1) as VectorOf<D>) : null;
+    this.#beta = shift ? newVector(dtype, channels) : null;
+    this.#running = trackRunningStats ? new RunningStatistics(channels, this.options) : null;
+    this.#renorm = renorm;
+    this.#draft = new Draft(channels);
+    this.#committed = new Draft(channels);
   }
 
   // ---- state --------------------------------------------------------------------------------------------------------
 
   /** gamma, [C], or null with scale: false. An assigned array becomes the layer's own. */
-  get gamma(): Float32Array | null {
+  get gamma(): VectorOf<D> | null {
     return this.#gamma;
   }
 
-  set gamma(values: Float32Array) {
+  set gamma(values: VectorOf<D>) {
     if (!this.#gamma) throw absentParameter("gamma", "scale: false or affine: false");
-    this.#gamma = checkVector("gamma", values, this.channels);
+    this.#gamma = checkVector("gamma", values, this.channels, this.options.dtype);
   }
 
   /** beta, [C], or null with shift: false. An assigned array becomes the layer's own. */
-  get beta(): Float32Array | null {
+  get beta(): VectorOf<D> | null {
     return this.#beta;
   }
 
-  set beta(values: Float32Array) {
+  set beta(values: VectorOf<D>) {
     if (!this.#beta) throw absentParameter("beta", "shift: false or affine: false");
-    this.#beta = checkVector("beta", values, this.channels);
+    this.#beta = checkVector("beta", values, this.channels, this.options.dtype);
   }
 
   /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
-  get runningMean(): Float32Array | null {
+  get runningMean(): VectorOf<D> | null {
     return this.#running ? this.#running.mean : null;
   }
 
-  set runningMean(values: Float32Array) {
+  set runningMean(values: VectorOf<D>) {
     if (!this.#running) throw absentParameter("runningMean", "trackRunningStats: false");
     this.#running.mean = values;
   }
 
   /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
-  get runningVariance(): Float32Array | null {
+  get runningVariance(): VectorOf<D> | null {
     return this.#running ? this.#running.variance : null;
   }
 
-  set runningVariance(values: Float32Array) {
+  set runningVariance(values: VectorOf<D>) {
     if (!this.#running) throw absentParameter("runningVariance", "trackRunningStats: false");
     this.#running.variance = values;
   }
@@ -131,13 +188,13 @@ export class BatchNorm {
   }
 
   /** Gradient of gamma from the latest backward that computed it. */
-  get dGamma(): Float32Array | undefined {
-    return this.#dGamma;
+  get dGamma(): VectorOf<D> | undefined {
+    return this.#dGamma as VectorOf<D> | undefined;
   }
 
   /** Gradient of beta from the latest backward that computed it. */
-  get dBeta(): Float32Array | undefined {
-    return this.#dBeta;
+  get dBeta(): VectorOf<D> | undefined {
+    return this.#dBeta as VectorOf<D> | undefined;
   }
 
   /** The mode of a forward that names none. */
@@ -157,96 +214,153 @@ export class BatchNorm {
     return this;
   }
 
+  /** Limits of Batch Renormalization, which training widens step by step (Ioffe 2017); null is none. */
+  get renorm(): Readonly<Renorm> | null {
+    return this.#renorm;
+  }
+
+  set renorm(limits: Renorm | null) {
+    const renorm = renormOption(limits);
+    if (renorm && !this.#running) throw absentParameter("renorm", "trackRunningStats: false");
+    this.#renorm = renorm;
+  }
+
   /** Running mean 0, running variance 1, no batches. */
   resetRunningStats(): void {
     this.#running?.reset();
   }
 
-  /** Copies of the layer's parameters and running statistics, under PyTorch's names. */
-  stateDict(): StateDict {
-    const state: StateDict = {};
-    if (this.#gamma) state.weight = this.#gamma.slice();
-    if (this.#beta) state.bias = this.#beta.slice();
-    if (this.#running) {
-      state.running_mean = this.#running.mean.slice();
-      state.running_var = this.#running.variance.slice();
-      state.num_batches_tracked = this.#running.batches;
-      if (this.options.estimator === "population") state.num_values_tracked = this.#running.values;
-    }
-    return state;
+  /**
+   * Copies of the layer's parameters and running statistics under PyTorch's names, or those of `format`, each behind
+   * `prefix`. Throws TypeError or RangeError for a wrong option.
+   */
+  stateDict(): StateDict<VectorOf<D>>;
+  stateDict(options: StateOptions): NamedState<VectorOf<D>>;
+  stateDict(options: StateOptions = {}): NamedState<VectorOf<D>> {
+    return saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
   }
 
   /**
-   * Loads what stateDict saved, or PyTorch's. With estimator "population", num_values_tracked may be missing: then the
-   * next train batch begins a new population. Throws one BatchNormError "state-dict" that lists every missing and
-   * unexpected name and every wrong shape, and loads nothing then.
+   * Loads what stateDict or a framework saved: `format` says under whose names, `prefix` behind which of them; entries
+   * elsewhere are not looked at. Where the format has no count of batches, it becomes 0. With estimator "population",
+   * num_values_tracked may be missing: then the next train batch begins a new population.
+   *
+   * Throws one BatchNormError "state-dict" that lists every missing and unexpected name and every wrong value, and loads
+   * nothing then; with strict: false, names are only reported.
    */
-  loadStateDict(state: StateSource | StateDict): void {
-    if (typeof state !== "object" || state === null) throw wrongKind("state", "an object of named arrays", state);
-    const reader = new StateReader(state, this.channels);
-    const weight = this.#gamma && reader.vector("weight");
-    const bias = this.#beta && reader.vector("bias");
-    const population = this.options.estimator === "population" && "num_values_tracked" in state;
-    const running = this.#running && {
-      mean: reader.vector("running_mean"),
-      variance: reader.vector("running_var"),
-      batches: reader.count("num_batches_tracked"),
-      values: population ? reader.count("num_values_tracked") : 0,
-    };
-    reader.finish();
-    // into the arrays that users may hold
-    if (weight) this.#gamma?.set(weight);
-    if (bias) this.#beta?.set(bias);
-    if (running && this.#running) {
-      this.#running.mean.set(running.mean);
-      this.#running.variance.set(running.variance);
-      this.#running.batches = running.batches;
-      this.#running.values = running.values;
-    }
+  loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
+    return loadState(this.#layer(), state, options);
+  }
+
+  #layer(): Layer {
+    this.#checkVectors();
+    const { channels, options } = this;
+    return { channels, options, gamma: this.#gamma, beta: this.#beta, running: this.#running };
+  }
+
+  /**
+   * Mode "eval" as y = scale·x + shift, [C] each, with a warning for every channel where that loses digits. Throws
+   * BatchNormError "no-running-statistics" with trackRunningStats: false. foldIntoConv and foldIntoLinear go further.
+   */
+  toAffine(): Affine<VectorOf<D>> {
+    return toAffine(this) as Affine<VectorOf<D>>;
   }
 
   // ---- computation --------------------------------------------------------------------------------------------------
 
   /**
-   * y = gamma·x̂ + beta for x of shape [N, C, …] or, channels last, [N, …, C]. y is of x's kind and shape, written to
-   * `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
+   * y = f(gamma·x̂ + beta + residual) for x of shape [N, C, …] or, channels last, [N, …, C], f being the activation. y is
+   * of x's kind and shape, written to `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
    *
    * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
    * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer, and
    * exhausted memory.
    */
-  forward<T extends TensorLike>(x: T, options: { mode?: Mode; out?: T } = {}): T {
+  forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
     this.#alive();
-    checkKeys("forward options", options, ["mode", "out"]);
+    checkKeys("forward options", options, FORWARD_OPTIONS);
     const mode = modeOption(options.mode, this.#mode);
-    const { out } = options;
-    checkOperand("x", x);
-    const geometry = geometryOf("x", x.shape, this.options.layout, this.channels);
-    const heap = heapOf(x, out);
-    checkOut("out", out, x.shape, heap);
+    const { out, residual, mask } = options;
+    const { dtype, layout, epsilon, onNonFinite, ghostBatchSize } = this.options;
+    const activation = this.#activation;
+    checkOperand("x", x, dtype);
+    const geometry = geometryOf("x", x.shape, layout, this.channels);
+    checkResidual(residual, x.shape, dtype);
+    const heap = heapOf(x, out, residual);
+    if (residual instanceof Tensor) checkTensor("residual", residual, heap);
+    checkOut("out", out, x.shape, heap, dtype);
     if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
     const batch = mode === "train" || mode === "batch" || !this.#running;
-    if (batch && geometry.count === 1) throw oneValuePerChannel(mode, x.shape);
+    const given = options.statistics && checkStatistics(options.statistics, this.channels, epsilon);
+    if (given && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
+    if (given && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
+    if (given && this.#renorm) throw exclusiveStatistics("renorm");
+    const weights = mask === undefined ? undefined : weightsOf(mask, x.shape, layout);
     this.#checkVectors();
-    const inPlace = overwrites("out", out, x, mode === "eval" ? undefined : mode);
+    const how = this.#how(options, geometry.samples);
+    if (weights && how.conditional) throw maskWithSamples();
+    const slices = slicesOf(geometry, x.shape, layout, batch ? ghostBatchSize : null, weights);
+    if (given) checkGiven(given, geometry, mode, x.shape);
+    else if (batch) checkEnough(slices, mode, x.shape);
+    const keeps = mode === "eval" ? undefined : mode;
+    const kept = checkOverwrites(out, x, residual, activation, keeps);
 
-    const updates = batch && mode === "train" && this.#running !== null && geometry.count > 0;
+    const updates = batch && !given && mode === "train" && this.#running !== null;
+    if (updates)
+      for (const { count } of slices)
+        if (count > 0 && count <= 1)
+          throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
     // where a call may still fail for its statistics, they come before anything is written that is not its own
-    const atOnce = !(updates && out && this.options.onNonFinite === "throw");
-    let finite = true;
-    const y = forward(heap, geometry, x, out, (source, target) => {
-      if (batch && geometry.count > 0)
-        for (const parts of source.groups) {
-          batchStatistics(source, this.options.epsilon, this.#draft, parts);
-          if (atOnce) normalize(source, target, this.#draft, this.#gamma, this.#beta, parts);
+    const atOnce = !(updates && out && onNonFinite === "throw");
+    const draft = this.#draft;
+    const all: Statistics[] = [];
+    const ready: Normalized[] = [];
+    /** Whether the running statistics shall take in a slice's. */
+    const taken: boolean[] = [];
+    for (const slice of slices) {
+      const statistics = given ?? draft.statistics(all.length);
+      all.push(statistics);
+      ready.push(normalizedBy(slice, statistics, how, batch ? given?.count : 0));
+      taken.push(updates && slice.count > 0);
+    }
+    if (!batch) this.#runningStatistics(all[0] as Statistics);
+    const renorm = batch ? this.#renorm : null;
+    const y = forward(heap, dtype, x, residual, out, (call, target) => {
+      for (let i = 0; i < ready.length; i++) {
+        const slice = ready[i] as Normalized;
+        if (slice.geometry.count === 0) continue;
+        const into = all[i] as Statistics;
+        const take = batch && !given ? { epsilon, into } : undefined;
+        if (!renorm || slice.empty) normalizeSlice(call, x, residual, atOnce ? target : undefined, slice, take);
+        else {
+          normalizeSlice(call, x, undefined, undefined, slice, take);
+          ready[i] = this.#renormalize(slice, into, renorm);
+          if (atOnce) normalizeSlice(call, x, residual, target, ready[i] as Normalized);
         }
-      else this.#runningStatistics();
-      finite = !updates || this.#checkFinite();
-      if (!(batch && atOnce)) normalize(source, target, this.#draft, this.#gamma, this.#beta);
+        if (taken[i]) taken[i] = this.#checkFinite(into);
+      }
+      if (!atOnce)
+        for (const slice of ready) if (slice.geometry.count > 0) normalizeSlice(call, x, residual, target, slice);
     });
-    if (updates && finite) this.#running?.update(this.#draft.mean, this.#draft.variance, geometry.count);
-    this.#saved = inPlace ? undefined : this.#remember(batch, geometry, x);
+    for (let i = 0; i < taken.length; i++) {
+      const { mean, variance } = all[i] as Statistics;
+      if (taken[i]) this.#running?.update(mean, variance, (slices[i] as Slice).count);
+    }
+    this.#draft = this.#committed;
+    this.#committed = draft;
+    const record = { batch, kept, dtype, geometry, x, residual, activation, slices: ready };
+    this.#saved = kept ? savedOf(record, draft.scratch) : undefined;
     return y;
+  }
+
+  /** Takes statistics of a batch, such as mergeStatistics's, into the running ones. */
+  track(statistics: BatchStatistics): void {
+    this.#alive();
+    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    const given = checkStatistics(statistics, this.channels, this.options.epsilon);
+    if (given.count > 0 && given.count <= 1)
+      throw wrongValue("statistics.count", "more than 1 value per channel", given.count);
+    if (given.count > 0 && this.#checkFinite(given)) this.#running.update(given.mean, given.variance, given.count);
   }
 
   /**
@@ -256,7 +370,7 @@ export class BatchNorm {
    *
    * Throws BatchNormError without a forward, RangeError for another shape.
    */
-  backward<T extends TensorLike>(dy: T, options: BackwardOptions<T> = {}): Gradients<T> {
+  backward<T extends TensorLike<D>>(dy: T, options: BackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
     this.#alive();
     checkKeys("backward options", options, BACKWARD_OPTIONS);
     if (!this.#saved) throw noForward("none that kept its x");
@@ -265,11 +379,14 @@ export class BatchNorm {
       if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
       if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
     }
-    const has = { gamma: this.#gamma !== null, beta: this.#beta !== null };
+    const own = this.#saved.slices[0]?.conditional;
+    const has = own
+      ? { gamma: own.gamma !== null, beta: own.beta !== null }
+      : { gamma: this.#gamma !== null, beta: this.#beta !== null };
     const result = backward(dy, this.#saved, has, complete);
     this.#dGamma = result.dGamma ?? this.#dGamma;
     this.#dBeta = result.dBeta ?? this.#dBeta;
-    return result;
+    return result as Gradients<T, VectorOf<D>>;
   }
 
   /** Lets go of the latest x. Parameters and statistics stay readable; forward and backward throw. */
@@ -282,30 +399,93 @@ export class BatchNorm {
     this.dispose();
   }
 
+  #collect(estimator: Estimator): Collection {
+    this.#alive();
+    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    if (this.#collecting) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
+    const old = this.#running;
+    const fresh = old.anew(estimator);
+    const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
+    const [draft, committed] = [this.#draft, this.#committed];
+    // those hold what the latest backward needs
+    this.#draft = new Draft(this.channels);
+    this.#committed = new Draft(this.channels);
+    this.#running = fresh;
+    this.#mode = "train";
+    this.#renorm = null;
+    this.#collecting = true;
+    return {
+      get batches() {
+        return fresh.batches;
+      },
+      keep: () => old.become(fresh),
+      end: () => {
+        this.#running = old;
+        this.#mode = mode;
+        this.#saved = saved;
+        this.#draft = draft;
+        this.#committed = committed;
+        this.#renorm = renorm;
+        this.#collecting = false;
+      },
+    };
+  }
+
   #alive(): void {
     if (this.#disposed) throw disposed("BatchNorm");
+  }
+
+  /** Scale and shift of a forward, as it will need them in backward. */
+  #how(options: Pick<LayerForwardOptions, "gamma" | "beta">, samples: number): How {
+    const { dtype } = this.options;
+    const activation = this.#activation;
+    const gamma = this.#gamma;
+    const beta = this.#beta;
+    const own = { gamma: options.gamma !== undefined, beta: options.beta !== undefined };
+    if (!own.gamma && !own.beta) {
+      const kept = activation.code ? this.#draft.beta(beta) : beta;
+      return { gamma: this.#draft.gamma(gamma), beta: kept, conditional: undefined, activation };
+    }
+    const copy = (v: Vector | null) => (v ? v.slice() : null);
+    const shape = [samples, this.channels];
+    for (const name of ["gamma", "beta"] as const)
+      if (own[name]) checkVector(name, options[name], this.channels, computedIn(dtype), shape);
+    const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), own, samples);
+    return { gamma: null, beta: null, conditional, activation };
+  }
+
+  /** r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017, Alg. 1). */
+  #renormalize(slice: Normalized, { mean, variance }: Statistics, { rMax, dMax }: Renorm): Normalized {
+    const running = emptyStatistics(this.channels);
+    this.#runningStatistics(running);
+    const { epsilon } = this.options;
+    const within = (value: number, least: number, most: number) => Math.min(Math.max(value, least), most);
+    const r = running.invStd.map((s, c) => within(Math.sqrt((variance[c] as number) + epsilon) * s, 1 / rMax, rMax));
+    const d = running.invStd.map((s, c) =>
+      within(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax),
+    );
+    return withRenorm(slice, r, d);
   }
 
   /** Vectors were checked when they were assigned, but a transfer to another thread empties them. */
   #checkVectors(): void {
     const { channels } = this;
-    if (this.#gamma && this.#gamma.length !== channels) checkVector("gamma", this.#gamma, channels);
-    if (this.#beta && this.#beta.length !== channels) checkVector("beta", this.#beta, channels);
+    const { dtype } = this.options;
+    if (this.#gamma && this.#gamma.length !== channels) checkVector("gamma", this.#gamma, channels, dtype);
+    if (this.#beta && this.#beta.length !== channels) checkVector("beta", this.#beta, channels, dtype);
     const { mean, variance } = this.#running ?? {};
-    if (mean && mean.length !== channels) checkVector("runningMean", mean, channels);
-    if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels);
+    if (mean && mean.length !== channels) checkVector("runningMean", mean, channels, dtype);
+    if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels, dtype);
   }
 
-  /** Fills in the statistics of eval and frozen. */
-  #runningStatistics(): void {
-    const { mean, invStd } = this.#draft;
+  /** The statistics of eval and frozen. */
+  #runningStatistics({ mean, invStd }: Statistics): void {
     mean.set(this.#running?.mean ?? []);
     invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
   }
 
   /** Whether the running statistics shall take in the batch's, as onNonFinite says; throws where it says so. */
-  #checkFinite(): boolean {
-    const { mean, variance } = this.#draft;
+  #checkFinite({ mean, variance }: Pick<Statistics, "mean" | "variance">): boolean {
     if (this.options.onNonFinite === "allow") return true;
     let bad = 0;
     while (bad < mean.length && Number.isFinite(mean[bad]) && Number.isFinite(variance[bad])) bad++;
@@ -313,73 +493,39 @@ export class BatchNorm {
     if (this.options.onNonFinite === "skip") return false;
     throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
   }
-
-  #remember(batch: boolean, geometry: Geometry, x: TensorLike): Saved {
-    const record = this.#draft;
-    this.#draft = this.#committed;
-    this.#committed = record;
-    if (this.#gamma) record.gamma?.set(this.#gamma);
-    const { mean, invStd, gamma } = record;
-    return { batch, geometry, shape: [...x.shape], x, mean, invStd, gamma };
-  }
 }
 
-type List = ArrayLike<unknown>;
-
-/** Takes named values out of a state dict and collects what is wrong with it. */
-class StateReader {
-  readonly #entries: Map<string, unknown>;
+/** What a forward computes with and its backward needs, in arrays that are used again: making them costs a small call half its time. */
+class Draft {
   readonly #channels: number;
-  readonly #complaints: string[] = [];
+  readonly #statistics: Statistics[] = [];
+  /** Of backward. */
+  readonly scratch: Saved["scratch"] = {};
+  #gamma: Vector | undefined;
+  #beta: Vector | undefined;
 
-  constructor(state: object, channels: number) {
-    this.#entries = new Map(Object.entries(state));
+  constructor(channels: number) {
     this.#channels = channels;
   }
 
-  /** Whether the name is there; complains if it is not. */
-  #has(name: string): boolean {
-    if (!this.#entries.has(name)) this.#complaints.push(`missing ${name}`);
-    return this.#entries.has(name);
+  /** Of the i-th slice, of whatever content. */
+  statistics(i: number): Statistics {
+    this.#statistics[i] ??= emptyStatistics(this.#channels);
+    return this.#statistics[i];
   }
 
-  #take(name: string): unknown {
-    const value = this.#entries.get(name);
-    this.#entries.delete(name);
-    return value;
+  /** A copy, or null of null. */
+  gamma(values: Vector | null): Vector | null {
+    if (!values) return null;
+    if (this.#gamma) this.#gamma.set(values);
+    else this.#gamma = values.slice();
+    return this.#gamma;
   }
 
-  #list(value: unknown): List | undefined {
-    return Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value) ? (value as List) : undefined;
-  }
-
-  vector(name: string): Float32Array {
-    if (!this.#has(name)) return new Float32Array();
-    const value = this.#take(name);
-    const list = this.#list(value);
-    if (!list || !Array.from(list).every((v) => typeof v === "number")) {
-      this.#complaints.push(`${name}: expected an array of ${this.#channels} numbers`);
-      return new Float32Array();
-    }
-    if (list.length !== this.#channels)
-      this.#complaints.push(`${name}: expected ${this.#channels} elements, got ${list.length}`);
-    return Float32Array.from(list as ArrayLike<number>);
-  }
-
-  count(name: string): number {
-    if (!this.#has(name)) return 0;
-    const value = this.#take(name);
-    const list = this.#list(value);
-    const one = list?.length === 1 ? list[0] : value;
-    const count = typeof one === "number" || typeof one === "bigint" ? Number(one) : Number.NaN;
-    if (!Number.isSafeInteger(count) || count < 0)
-      this.#complaints.push(`${name}: expected one count, a non-negative integer`);
-    return count;
-  }
-
-  /** Throws if anything was wrong, or names are left over. */
-  finish(): void {
-    for (const name of this.#entries.keys()) this.#complaints.push(`unexpected ${name}`);
-    if (this.#complaints.length) throw wrongState(this.#complaints);
+  beta(values: Vector | null): Vector | null {
+    if (!values) return null;
+    if (this.#beta) this.#beta.set(values);
+    else this.#beta = values.slice();
+    return this.#beta;
   }
 }

@@ -12,6 +12,7 @@ export type BatchNormErrorCode =
   | "other-memory"
   | "out-of-memory"
   | "state-dict"
+  | "safetensors"
   | "no-simd"
   | "thread";
 
@@ -77,14 +78,31 @@ export const unknownOption = (where: string, name: string, known: readonly strin
 export const exclusiveOptions = (a: string, b: string) =>
   new TypeError(`${a}: expected without ${b}, got both; ${a} weighs the new batch, ${b} the old value, so give one`);
 
+export const maskWithSamples = () =>
+  new TypeError(
+    "mask: expected gamma and beta of one value per channel with it, got one per sample; mask without them",
+  );
+
+export const exclusiveStatistics = (name: string) =>
+  new TypeError(`${name}: expected without statistics that are given, got both; leave one of them out`);
+
 export const absentParameter = (name: string, option: string) =>
   new TypeError(`${name}: expected a layer that has it, got one made with ${option}; make it without that option`);
 
-export const oneValuePerChannel = (mode: string, shape: Shape) =>
+/** `where` tells which part of the batch has no more. */
+export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
   new BatchNormError(
     "one-value-per-channel",
-    `Expected more than 1 value per channel when training, got input size ${dims(shape)} in mode ${show(mode)}: ` +
+    `Expected more than 1 value per channel when training, got input size ${dims(shape)} in mode ${show(mode)}${where}: ` +
       'the variance of one value is 0 and says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
+  );
+
+/** For the statistics of samples by themselves: instance norm, and group norm otherwise. */
+export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
+  new BatchNormError(
+    "one-value-per-channel",
+    `Expected more than 1 ${instance ? "spatial element" : "value per group"} when training, got input size ${dims(shape)}: ` +
+      `the variance of one value is 0 and says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
   );
 
 export const nonFinite = (channel: number, mean: number, variance: number) =>
@@ -103,14 +121,33 @@ export const noRunningStatistics = (mode: string) =>
     `mode ${show(mode)}: expected running statistics, got a layer made with trackRunningStats: false; use "train" or "batch"`,
   );
 
+export const noStatisticsToFold = () =>
+  new BatchNormError(
+    "no-running-statistics",
+    "bn: expected running statistics, got a layer made with trackRunningStats: false; only they are the same for every " +
+      "batch, so make it without that option",
+  );
+
+export const wrongOutputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
+  new RangeError(
+    `weight: expected ${channels} outputs, the channels of bn, got ${got} in ${dims(shape)} (format ${show(format)}, ` +
+      `groups ${groups}); pass the format that names the weight's axes, and groups with "IOHW"`,
+  );
+
 /** `mode` where it is the mode that needs the memory; absent where two arrays overlap only in part. */
-export const inPlace = (name: string, mode?: string) =>
+export const inPlace = (name: string, source: string, mode?: string) =>
   new BatchNormError(
     "in-place",
     mode === undefined
       ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
-      : `${name}: expected other memory than x in mode ${show(mode)}, got x itself, which backward needs; pass another tensor` +
-          (name === "out" ? ', or use mode "eval"' : ", or dy itself"),
+      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got ${source} itself, which backward needs; ` +
+          `pass another tensor${name === "out" ? ', or use mode "eval"' : ", or dy itself"}`,
+  );
+
+export const sameOut = (name: string, other: string) =>
+  new BatchNormError(
+    "in-place",
+    `${name}: expected other memory than ${other}, got memory that both would write; pass another tensor`,
   );
 
 export const disposed = (name: string) =>
@@ -129,8 +166,19 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
       "dispose tensors that are no longer needed, or split the batch",
   );
 
-export const wrongState = (complaints: readonly string[]) =>
-  new BatchNormError("state-dict", `loadStateDict: nothing was loaded; ${complaints.join("; ")}`);
+/** `prefixes` are those of other layers in the state; one of them may have been meant. */
+export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
+  new BatchNormError(
+    "state-dict",
+    `loadStateDict: nothing was loaded; ${complaints.join("; ")}` +
+      (prefixes.length ? `. Pass the prefix of one layer, as in ${show(prefixes)}` : ""),
+  );
+
+export const malformedFile = (where: string, expected: string, got: unknown) =>
+  new BatchNormError(
+    "safetensors",
+    `safetensors: ${where}: expected ${expected}, got ${show(got)}; nothing was read, the file is damaged or of another format`,
+  );
 
 export const noSimd = () =>
   new BatchNormError(
@@ -156,3 +204,13 @@ export const oneThreadWarning = () => `batchnorm-wasm: one thread, because ${NO_
 export const momentumHint = (momentum: number) =>
   `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. Keras, TF.js, ONNX and Flax weigh the old value: ` +
   `if ${momentum} comes from one of them, pass decay: ${momentum} instead.`;
+
+/** A warning that is data: what folding a channel costs. */
+export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>
+  `channel ${channel}: expected an input whose mean is within reach of its spread, got a mean of ${ratio.toPrecision(2)} × ` +
+  `√(variance + epsilon), so that scale·x and shift cancel and y is off by ${error.toPrecision(2)} × (|gamma| + |beta|); ${remedy}`;
+
+/** A warning that is data: what folding cannot represent. */
+export const foldOverflows = (channel: number) =>
+  `channel ${channel}: expected finite numbers, got NaN or an overflow in the folded ones; look at its statistics, gamma, ` +
+  "beta and weights";

@@ -1,492 +1,615 @@
-// The stateless operations: statistics, the forward map, the backward sums and map, on plain arrays or tensors. Above
-// the public functions stands the core, which works on operands of one kind and which class BatchNorm uses too.
+// The stateless operations: statistics, the forward map, the backward sums and map, on plain arrays or tensors. Class
+// BatchNorm is made of the same `backward` and `forwardSlices`.
 
-import { noForward, oneValuePerChannel, wrongShape, wrongValue } from "./errors.ts";
-import { channelAxis, type Geometry, geometryOf, type Part } from "./geometry.ts";
-import { precisionOf, type Range, type Sums } from "./kernels.ts";
-import { checkTensor, type Heap, Tensor, type Workspace } from "./memory.ts";
+import { type Activation, type ActivationName, activationOption } from "./activation.ts";
+import { copy, emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./core.ts";
+import { bitsOf, computedIn, type Dtype, isNarrow, newVector, type Vector } from "./dtype.ts";
 import {
-  checkOperand,
-  checkOut,
-  heapOf,
-  Operand,
-  overwrites,
-  type PlainTensor,
-  sameShape,
-  stage,
-  type TensorLike,
-} from "./operand.ts";
-import { checkKeys, epsilonOption, flag, type Layout, layoutOption } from "./options.ts";
+  exclusiveStatistics,
+  maskWithSamples,
+  noForward,
+  oneValuePerChannel,
+  wrongKind,
+  wrongShape,
+  wrongValue,
+} from "./errors.ts";
+import { channelAxis, type Geometry, geometryOf } from "./geometry.ts";
+import { type Mask, weightsOf } from "./mask.ts";
+import { checkTensor, type Heap, Tensor } from "./memory.ts";
+import { type AnyTensor, Call, checkApart, checkOperand, checkOut, heapOf, overwrites, sameShape } from "./operand.ts";
+import { checkKeys, epsilonOption, flag, ghostBatchOption, type Layout, layoutOption } from "./options.ts";
 import { checkVector } from "./running.ts";
+import {
+  activationGradient,
+  type Conditional,
+  checkEnough,
+  differentiateSlice,
+  fusesSlice,
+  type Normalized,
+  normalizeSlice,
+  type Slice,
+  slicesOf,
+  zeros,
+} from "./slices.ts";
 
 /** Which gradients to compute; every one by default. */
 export interface Needs {
   dx?: boolean;
   dGamma?: boolean;
   dBeta?: boolean;
+  dResidual?: boolean;
 }
 
-/** What forward keeps for backward. Opaque: pass it on. It refers to x, which must not change until then. */
+/**
+ * What forward keeps for backward. Opaque: pass it on. It refers to x, and with an activation to the residual, which must
+ * not change until then.
+ */
 export interface Saved {
   /** false where running statistics normalised, through which no gradient flows. */
   readonly batch: boolean;
+  readonly dtype: Dtype;
   readonly geometry: Geometry;
   readonly shape: readonly number[];
-  readonly x: TensorLike;
-  /** savedMean, float64, [C] */
+  readonly x: AnyTensor;
+  /** Whether there was a residual, and what backward needs of it: nothing without an activation. */
+  readonly added: boolean;
+  readonly residual: AnyTensor | undefined;
+  /** false where y was written over x, or over the residual that backward needs. */
+  readonly kept: boolean;
+  readonly activation: Activation;
+  readonly slices: readonly Normalized[];
+  /** What one backward after the other uses. */
+  readonly scratch: { sums?: GradientSums };
+  /** savedMean of the first slice, float64, [C] */
   readonly mean: Float64Array;
-  /** savedInvStd, float64, [C] */
+  /** savedInvStd of the first slice, float64, [C] */
   readonly invStd: Float64Array;
-  readonly gamma: Float32Array | null;
 }
 
-export interface BackwardOptions<T extends TensorLike = TensorLike> {
+export interface BackwardOptions<T extends AnyTensor = AnyTensor> {
   /** Where to write dx; may be dy itself. */
   dxOut?: T;
   needs?: Needs;
-  /** Where to write dGamma and dBeta, [C]. */
-  dGammaOut?: Float32Array;
-  dBetaOut?: Float32Array;
+  /** Where to write dGamma and dBeta, each of the shape of its parameter: [C] or [N, C]. */
+  dGammaOut?: Vector;
+  dBetaOut?: Vector;
+  /** Where to write dResidual. */
+  dResidualOut?: T;
   /** Add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
   accumulate?: boolean;
+  /** Sums over all parts of a batch that normalised together (batchNormGradientSums, merged): dx takes them. */
+  sums?: GradientSums;
 }
 
 /** A gradient that was not needed, or whose parameter does not exist, is absent. */
-export interface Gradients<T extends TensorLike = TensorLike> {
+export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array> {
   dx?: T;
-  dGamma?: Float32Array;
-  dBeta?: Float32Array;
+  dGamma?: V;
+  dBeta?: V;
+  dResidual?: T;
 }
 
 // ---- core -----------------------------------------------------------------------------------------------------------
 
-/** Runs of doubtful channels, so that neighbours are summed again together. */
-function* doubtfulRanges(heap: Heap, work: Workspace, all: Range): Generator<Range> {
-  const at = work.doubtful;
-  for (let { begin } = all; begin < all.end; begin++) {
-    if (!heap.u8[at + begin]) continue;
-    let end = begin + 1;
-    while (end < all.end && heap.u8[at + end]) end++;
-    yield { begin, end };
-    begin = end;
-  }
-}
-
-/** The channels of a group of parts. */
-const channelsOf = ([part]: readonly Part[]): Range => ({
-  begin: part?.channel ?? 0,
-  end: part ? part.channel + part.g.channels : 0,
-});
-
-/**
- * Takes sums of a group of parts: in groups or fours where there are enough values, and again exactly in every channel where `read`, which turns them
- * into statistics, doubts them. Ranges of `exact` are of the part's channels.
- */
-function takeSums(
-  heap: Heap,
-  work: Workspace,
-  g: Geometry,
-  parts: readonly Part[],
-  grouped: (part: Part) => void,
-  exact: (part: Part, range: Range) => void,
-  read: (columns: number, range: Range) => number,
-): void {
-  const again = (range: Range) => {
-    for (const part of parts) {
-      const begin = Math.max(range.begin - part.channel, 0);
-      const end = Math.min(range.end - part.channel, part.g.channels);
-      if (begin < end) exact(part, { begin, end });
-    }
-    read(g.period * g.stripes, range);
-  };
-  const all = channelsOf(parts);
-  const precision = precisionOf(g);
-  if (precision === "exact") {
-    again(all);
-    return;
-  }
-  for (const part of parts) grouped(part);
-  if (read((precision === "fours" ? g.period : g.columns) * g.stripes, all) === 0) return;
-  for (const range of [...doubtfulRanges(heap, work, all)]) again(range);
-}
-
-/** A row for each channel as a row for each column, where the walk tells them apart. */
-function perColumn(heap: Heap, source: number, target: number, rows: number, g: Geometry): number {
-  if (g.columns === g.channels) return source;
-  heap.kernels.spread(source, target, rows, g);
-  return target;
-}
-
-/** The sums of a part's first channel, in arrays of all channels. */
-const sumsOf = (work: Workspace, { channel }: Part): Sums => ({
-  first: work.first + channel * 8,
-  second: work.second + channel * 8,
-});
-
-/** Statistics of one batch, float64, [C]. */
-export interface Statistics {
-  readonly mean: Float64Array;
-  /** Biased: divided by the count. */
-  readonly variance: Float64Array;
-  readonly invStd: Float64Array;
-}
-
-export const emptyStatistics = (channels: number): Statistics => ({
-  mean: new Float64Array(channels),
-  variance: new Float64Array(channels),
-  invStd: new Float64Array(channels),
-});
-
-/**
- * mean, biased variance and invStd of a batch with at least one value per channel (docs/batchnorm.md, F1 to F5), of the
- * channels of a group of parts.
- */
-export function batchStatistics(x: Operand, epsilon: number, into: Statistics, parts: readonly Part[]): void {
-  const { heap, g } = x;
-  const k = heap.kernels;
-  const work = heap.workspace.reserve(g);
-  const { mean, variance, invStd, doubtful, scratch } = work;
-  if (parts === x.groups[0]) x.pivot(work.pivot);
-  const pivot = perColumn(heap, work.pivot, work.columnPivot, 1, g);
-  takeSums(
-    heap,
-    work,
-    g,
-    parts,
-    (part) => k.moments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), scratch, part),
-    (part, range) => k.exactMoments(x.load(part), pivot + part.channel * 4, sumsOf(work, part), part, range),
-    (columns, range) => k.statistics(work, work.pivot, mean, variance, doubtful, g, columns, range),
-  );
-  const { begin, end } = channelsOf(parts);
-  k.invStd(variance + begin * 8, invStd + begin * 8, epsilon, end - begin);
-  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8 + begin, pointer / 8 + end);
-  into.mean.set(f64(mean), begin);
-  into.variance.set(f64(variance), begin);
-  into.invStd.set(f64(invStd), begin);
-}
-
-/** invStd of given variances (docs/batchnorm.md, F5). */
-export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Float64Array): void {
-  for (let c = 0; c < into.length; c++) {
-    const v = (variance[c] as number) + epsilon;
-    into[c] = v === 0 ? 0 : 1 / Math.sqrt(v);
-  }
-}
-
-/** y = gamma·(x − mean)·invStd + beta (docs/batchnorm.md, F6, F7): tensor to tensor, or array to array. y may be x. */
-export function normalize(
-  x: Operand,
-  y: Tensor | Float32Array,
-  s: Pick<Statistics, "mean" | "invStd">,
-  gamma: Float32Array | null,
-  beta: Float32Array | null,
-  parts: readonly Part[] = x.parts,
-): void {
-  const { heap, g } = x;
-  if (g.length === 0) return;
-  const work = heap.workspace.reserve(g);
-  heap.f64.set(s.mean, work.mean / 8);
-  heap.f64.set(s.invStd, work.invStd / 8);
-  if (gamma) heap.f32.set(gamma, work.gamma / 4);
-  if (beta) heap.f32.set(beta, work.beta / 4);
-  const { coefficients } = work;
-  let matrix = 0;
-  for (const part of parts) {
-    // stripes share the coefficients of the first
-    if (part.from === 0) {
-      const { channel } = part;
-      heap.kernels.affineCoefficients(
-        coefficients,
-        work.mean + channel * 8,
-        work.invStd + channel * 8,
-        gamma ? work.gamma + channel * 4 : 0,
-        beta ? work.beta + channel * 4 : 0,
-        part.g.channels,
-      );
-      matrix = perColumn(heap, coefficients, work.columnCoefficients, 3, part.g);
-    }
-    const pointer = x.load(part);
-    heap.kernels.affine(pointer, y instanceof Tensor ? y.pointer : pointer, matrix, part);
-    if (!(y instanceof Tensor)) x.unload(y);
-  }
-}
-
-/** Writes or adds C values of f64 to a gradient. */
-function putGradient(out: Float32Array, heap: Heap, pointer: number, accumulate: boolean): void {
-  const from = pointer / 8;
+/** Adds or writes float64 to a gradient; the rows of all samples to a gradient of one row. */
+export function putGradient(out: Vector, values: Float64Array, accumulate: boolean): void {
   for (let c = 0; c < out.length; c++) {
-    const value = heap.f64[from + c] as number;
-    out[c] = accumulate ? (out[c] as number) + value : value;
+    let sum = 0;
+    for (let i = c; i < values.length; i += out.length) sum += values[i] as number;
+    out[c] = accumulate ? (out[c] as number) + sum : sum;
   }
 }
 
-/**
- * Backward of `normalize` (docs/batchnorm.md, B1 to B6), into those of dx, dGamma, dBeta that are given. x and dy are of
- * one kind, and dx of that kind. dx may be dy.
- */
-export function differentiate(
-  x: Operand,
-  dy: Operand,
+export const BACKWARD_OPTIONS = [
+  "dxOut",
+  "needs",
+  "dGammaOut",
+  "dBetaOut",
+  "dResidualOut",
+  "accumulate",
+  "sums",
+] as const;
+const NEEDS = ["dx", "dGamma", "dBeta", "dResidual"];
+
+function checkSums(sums: GradientSums | undefined, { slices, geometry }: Saved): GradientSums | undefined {
+  if (sums === undefined) return undefined;
+  if (typeof sums !== "object" || sums === null) throw wrongKind("sums", "{ dGamma, dBeta }", sums);
+  for (const name of ["dGamma", "dBeta"] as const)
+    checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
+  const [first, ...more] = slices;
+  if (more.length || first?.conditional || first?.r)
+    throw wrongValue(
+      "sums",
+      "a forward without ghost batches, renorm, and scale and shift per sample",
+      "one with them",
+    );
+  return sums;
+}
+
+/** Checks dy, and what forward saved, which may be gone. Returns the heap to work in. */
+function checkUpstream(dy: AnyTensor, { x, residual, dtype, shape }: Saved, ...outs: (AnyTensor | undefined)[]): Heap {
+  checkOperand("dy", dy, dtype);
+  if (!sameShape(dy.shape, shape)) throw wrongShape("dy", shape, dy.shape);
+  checkOperand("x", x, dtype);
+  if (residual) checkOperand("residual", residual, dtype);
+  const heap = heapOf(x, dy, residual, ...outs);
+  if (dy instanceof Tensor) checkTensor("dy", dy, heap);
+  return heap;
+}
+
+interface Outs<T> {
+  readonly dx: boolean;
+  readonly dxOut: T | undefined;
+  readonly dResidual: boolean;
+  readonly dResidualOut: T | undefined;
+}
+
+/** dx and dResidual as asked for; dGamma and dBeta into `into`, if given. */
+function compute<T extends AnyTensor>(
+  heap: Heap,
+  dy: T,
   saved: Saved,
-  dx: Tensor | Float32Array | undefined,
-  dGamma: Float32Array | undefined,
-  dBeta: Float32Array | undefined,
-  accumulate: boolean,
-): void {
-  const { heap, g } = x;
-  if (g.length === 0) {
-    if (!accumulate) {
-      dGamma?.fill(0);
-      dBeta?.fill(0);
-    }
-    return;
-  }
-  const k = heap.kernels;
-  const work = heap.workspace.reserve(g);
-  const { mean, invStd, coefficients, doubtful, scratch } = work;
-  heap.f64.set(saved.mean, mean / 8);
-  heap.f64.set(saved.invStd, invStd / 8);
-  if (saved.gamma) heap.f32.set(saved.gamma, work.gamma / 4);
-  const sums = dGamma || dBeta || (dx && saved.batch);
-  heap.f32.set(saved.mean, work.pivot / 4);
-  const hi = sums ? perColumn(heap, work.pivot, work.columnPivot, 1, g) : 0;
-  const sources = (part: Part) => [x.load(part), dy.load(part)] as const;
-  for (const parts of x.groups) {
-    if (sums)
-      takeSums(
-        heap,
-        work,
-        g,
-        parts,
-        (part) => k.gradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), scratch, part),
-        (part, range) => k.exactGradientSums(...sources(part), hi + part.channel * 4, sumsOf(work, part), part, range),
-        (columns, range) =>
-          k.gradientStatistics(work, mean, invStd, work.dGamma, work.dBeta, doubtful, g, columns, range),
-      );
-    if (!dx) continue;
-    let matrix = 0;
-    for (const part of parts) {
-      if (part.from === 0) {
-        const at = (pointer: number) => pointer + part.channel * 8;
-        const gamma = saved.gamma ? work.gamma + part.channel * 4 : 0;
-        const statistics = [at(mean), at(invStd), gamma, at(work.dGamma), at(work.dBeta)] as const;
-        if (saved.batch) k.gradientCoefficients(coefficients, ...statistics, part.g);
-        else k.affineCoefficients(coefficients, 0, at(invStd), gamma, 0, part.g.channels);
-        matrix = perColumn(heap, coefficients, work.columnCoefficients, saved.batch ? 4 : 3, part.g);
-      }
-      const source = dy.load(part);
-      const target = dx instanceof Tensor ? dx.pointer : source;
-      if (saved.batch) k.gradient(x.load(part), source, target, matrix, part);
-      else k.affine(source, target, matrix, part);
-      if (!(dx instanceof Tensor)) dy.unload(dx);
-    }
-  }
-  if (dGamma) putGradient(dGamma, heap, work.dGamma, accumulate);
-  if (dBeta) putGradient(dBeta, heap, work.dBeta, accumulate);
-}
-
-/**
- * Has `compute` work on operands of one kind and, for `result`, write a destination of that kind: arrays where all of
- * them are arrays, else tensors, for which arrays are copied whole. Returns the result as `out` or in the kind of `like`.
- */
-export function withOperands(
-  heap: Heap,
-  g: Geometry,
-  values: readonly [TensorLike, TensorLike?],
-  result: { out: TensorLike | undefined; like: TensorLike } | undefined,
-  compute: (x: Operand, dy: Operand, target: Tensor | Float32Array | undefined) => void,
-): TensorLike | undefined {
-  const { out, like } = result ?? {};
-  const tensors = [...values, out].some((value) => value instanceof Tensor);
-  const own = new Set<{ dispose(): void }>();
-  const owned = <R extends { dispose(): void }>(made: R): R => {
-    own.add(made);
-    return made;
-  };
+  into: GradientSums | undefined,
+  outs: Outs<T>,
+  joint: GradientSums | undefined,
+): { dx?: T; dResidual?: T } {
+  const { x, residual, dtype, slices, activation } = saved;
+  const { dxOut, dResidualOut } = outs;
+  const call = new Call(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
+  const result: { dx?: T; dResidual?: T } = {};
   try {
-    const operands = values.map((value) => {
-      const staged = value instanceof Tensor || !tensors ? value : owned(stage(value as PlainTensor, heap));
-      return owned(new Operand(heap, staged as TensorLike, g));
-    });
-    const [x, dy = x] = operands as [Operand, Operand?];
-    if (!like) {
-      compute(x, dy, undefined);
-      return undefined;
+    const dx = outs.dx ? call.target(dxOut, dy) : undefined;
+    const dResidual = outs.dResidual ? call.target(dResidualOut, dy) : undefined;
+    const fused = activation.code !== 0 && slices.every((slice) => fusesSlice(dtype, residual, activation, slice));
+    let dz: AnyTensor = dy;
+    if (activation.code && !fused) {
+      // 16-bit storage would round dz on its way to dx
+      dz = isNarrow(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
+      activationGradient(call, x, residual, dy, dz, slices);
+      if (dResidual && dz !== dResidual) call.with([dz, dResidual], saved.geometry, 0, copy);
+    } else if (dResidual) {
+      const source = call.value(dy); // before dResidual is looked at, which growth would empty
+      (bitsOf(dResidual.data) as Float32Array).set(bitsOf(source.data) as Float32Array);
     }
-    const kind = out ?? like;
-    const data = kind instanceof Tensor ? undefined : (out?.data ?? new Float32Array(g.length));
-    const tensor = () => (out instanceof Tensor ? out : owned(new Tensor(heap, like.shape, g.length)));
-    const target = data && !tensors ? data : tensor();
-    compute(x, dy, target);
-    if (data && target instanceof Tensor) data.set(target.data);
-    if (data) return out ?? { data, shape: [...like.shape] };
-    own.delete(target as Tensor);
-    return target as Tensor;
+    const wanted = { dx, sums: into !== undefined, fused, alone: slices.length === 1, joint };
+    for (const slice of slices) differentiateSlice(call, x, dz, slice, wanted, into);
+    if (dx) result.dx = call.result(dx, dxOut, dy) as T;
+    if (dResidual) result.dResidual = call.result(dResidual, dResidualOut, dy) as T;
   } finally {
-    for (const made of own) made.dispose();
+    call.dispose();
   }
+  return result;
 }
 
-/** withOperands for the forward map: y in x's kind. */
-export const forward = <T extends TensorLike>(
-  heap: Heap,
-  g: Geometry,
-  x: T,
-  out: T | undefined,
-  compute: (x: Operand, y: Tensor | Float32Array) => void,
-): T =>
-  withOperands(heap, g, [x], { out, like: x }, (source, _, y) => compute(source, y as Tensor | Float32Array)) as T;
-
-export const BACKWARD_OPTIONS = ["dxOut", "needs", "dGammaOut", "dBetaOut", "accumulate"];
-const NEEDS = ["dx", "dGamma", "dBeta"];
+/** Zeros to add sums to: those of the backward before, where they are as long. */
+function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
+  if (length !== geometry.channels) return zeros(length);
+  scratch.sums ??= zeros(length);
+  scratch.sums.dGamma.fill(0);
+  scratch.sums.dBeta.fill(0);
+  return scratch.sums;
+}
 
 /** Checks everything that backward takes, then computes what is needed. `has` tells which parameters exist. */
-export function backward<T extends TensorLike>(
+export function backward<T extends AnyTensor>(
   dy: T,
   saved: Saved,
   has: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
-): Gradients<T> {
+): Gradients<T, Vector> {
   checkKeys("backward options", options, BACKWARD_OPTIONS);
-  const { needs = {}, dxOut } = options;
+  const { needs = {}, dxOut, dResidualOut } = options;
   checkKeys("needs", needs, NEEDS);
-  checkOperand("dy", dy);
-  if (!sameShape(dy.shape, saved.shape)) throw wrongShape("dy", saved.shape, dy.shape);
-  checkOperand("x", saved.x);
-  const heap = heapOf(saved.x, dy, dxOut);
-  if (dy instanceof Tensor) checkTensor("dy", dy, heap);
-  checkOut("dxOut", dxOut, saved.shape, heap);
-  overwrites("dxOut", dxOut, saved.x, saved.batch ? "train" : "frozen");
-  overwrites("dxOut", dxOut, dy);
+  const { x, residual, dtype, geometry, slices } = saved;
+  const heap = checkUpstream(dy, saved, dxOut, dResidualOut);
+  checkOut("dxOut", dxOut, saved.shape, heap, dtype);
+  checkOut("dResidualOut", dResidualOut, saved.shape, heap, dtype);
+  if (dResidualOut && !saved.added) throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
+  const mode = saved.batch ? "train" : "frozen";
+  for (const [name, out] of [
+    ["dxOut", dxOut],
+    ["dResidualOut", dResidualOut],
+  ] as const) {
+    overwrites(name, out, "x", x, mode);
+    overwrites(name, out, "residual", residual, mode);
+    overwrites(name, out, "dy", dy);
+  }
+  checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
   const accumulate = flag("accumulate", options.accumulate, false);
-  const channels = saved.geometry.channels;
-  const vector = (name: string, needed: unknown, exists: boolean, out: Float32Array | undefined) => {
-    if (out !== undefined) checkVector(`${name}Out`, out, channels);
-    return flag(`needs.${name}`, needed, true) && exists ? (out ?? new Float32Array(channels)) : undefined;
+  const { channels, samples } = geometry;
+  const conditional = slices[0]?.conditional;
+  const precision = computedIn(dtype);
+  const vector = (parameter: "gamma" | "beta", name: "dGamma" | "dBeta") => {
+    const [out, rows] = [options[`${name}Out`], conditional?.perSample[parameter] ? [samples] : []];
+    if (out !== undefined) checkVector(`${name}Out`, out, channels, precision, [...rows, channels]);
+    const length = (rows[0] ?? 1) * channels;
+    return flag(`needs.${name}`, needs[name], true) && has[parameter]
+      ? (out ?? newVector(precision, length))
+      : undefined;
   };
-  const dGamma = vector("dGamma", needs.dGamma, has.gamma, options.dGammaOut);
-  const dBeta = vector("dBeta", needs.dBeta, has.beta, options.dBetaOut);
+  const [dGamma, dBeta] = [vector("gamma", "dGamma"), vector("beta", "dBeta")];
   const wanted = flag("needs.dx", needs.dx, true);
+  const wantsResidual = flag("needs.dResidual", needs.dResidual, true) && saved.added;
+  const joint = checkSums(options.sums, saved);
 
-  const result: Gradients<T> = {};
-  const compute = (x: Operand, gradient: Operand, dx: Tensor | Float32Array | undefined) =>
-    differentiate(x, gradient, saved, dx, dGamma, dBeta, accumulate);
-  const dx = withOperands(heap, saved.geometry, [saved.x, dy], wanted ? { out: dxOut, like: dy } : undefined, compute);
-  if (dx) result.dx = dx as T;
-  if (dGamma) result.dGamma = dGamma;
-  if (dBeta) result.dBeta = dBeta;
+  const length = conditional ? samples * channels : channels;
+  const into = dGamma || dBeta ? sumsFor(saved, length) : undefined;
+  const outs = { dx: wanted, dxOut, dResidual: wantsResidual, dResidualOut };
+  const result: Gradients<T, Vector> = compute(heap, dy, saved, into, outs, joint);
+  if (dGamma && into) {
+    putGradient(dGamma, into.dGamma, accumulate);
+    result.dGamma = dGamma;
+  }
+  if (dBeta && into) {
+    putGradient(dBeta, into.dBeta, accumulate);
+    result.dBeta = dBeta;
+  }
   return result;
 }
 
-// ---- public ---------------------------------------------------------------------------------------------------------
-
-/** gamma and beta, float32, [C]; null or absent counts as ones and zeros. */
-export interface Parameters {
-  gamma?: Float32Array | null;
-  beta?: Float32Array | null;
+/** How a forward normalises, apart from its statistics. */
+export interface How {
+  readonly gamma: Vector | null;
+  readonly beta: Vector | null;
+  readonly conditional: Conditional | undefined;
+  readonly activation: Activation;
 }
 
-export interface ForwardOptions<T extends TensorLike = TensorLike> {
+/**
+ * A slice as the map and backward see it. Statistics that are not its own are of `given` values per channel, 0 where they
+ * are constants.
+ */
+export const normalizedBy = (
+  { geometry, shape, layout, offset, first, selection, count }: Slice,
+  { mean, invStd }: Pick<Statistics, "mean" | "invStd">,
+  { gamma, beta, conditional, activation }: How,
+  given?: number,
+): Normalized => ({
+  geometry,
+  shape,
+  layout,
+  offset,
+  first,
+  selection,
+  count,
+  terms: { mean, invStd, gamma, beta, activation },
+  total: given ?? count,
+  empty: given === undefined && count === 0,
+  conditional,
+  r: undefined,
+  d: undefined,
+});
+
+// ---- public ---------------------------------------------------------------------------------------------------------
+
+/**
+ * gamma and beta, [C], or [N, C] for a scale and shift of every sample's own (conditional batch normalization, de Vries
+ * et al. 2017); Float64Array where x is float64, else Float32Array; null or absent counts as ones and zeros.
+ */
+export interface Parameters {
+  gamma?: Vector | null;
+  beta?: Vector | null;
+}
+
+/** Statistics of a batch or of parts of one: count is the number of values per channel, variance is biased. */
+export interface BatchStatistics {
+  readonly count: number;
+  readonly mean: Float64Array;
+  readonly variance: Float64Array;
+}
+
+export interface ForwardOptions<T extends AnyTensor = AnyTensor> {
   layout?: Layout;
   /** Default 1e-5. */
   epsilon?: number;
   /** Where to write y. */
   out?: T;
+  activation?: ActivationName;
+  negativeSlope?: number;
+  /** Added before the activation; of x's shape and type. */
+  residual?: T;
+  /** Which positions count; see `Mask`. */
+  mask?: Mask;
+  /** Normalise every so many samples by their own statistics. */
+  ghostBatchSize?: number;
+  /** Statistics of more than x, of which x is a part: mergeStatistics. */
+  statistics?: BatchStatistics;
 }
 
-const FORWARD_OPTIONS = ["layout", "epsilon", "out"];
+const FORWARD_OPTIONS = [
+  "layout",
+  "epsilon",
+  "out",
+  "activation",
+  "negativeSlope",
+  "residual",
+  "mask",
+  "ghostBatchSize",
+  "statistics",
+];
+
+/** gamma and beta, each of every channel, or of every channel of every sample. */
+function checkScale(
+  p: Parameters,
+  { channels, samples }: Geometry,
+  dtype: Dtype,
+): Pick<How, "gamma" | "beta" | "conditional"> {
+  const perSample = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
+  const vector = (name: "gamma" | "beta"): Vector | null => {
+    const v = p[name];
+    const shape = perSample(v) ? [samples, channels] : [channels];
+    return v ? checkVector(name, v, channels, computedIn(dtype), shape).slice() : null;
+  };
+  const [gamma, beta] = [vector("gamma"), vector("beta")];
+  const own = { gamma: perSample(gamma), beta: perSample(beta) };
+  if (!own.gamma && !own.beta) return { gamma, beta, conditional: undefined };
+  return { gamma: null, beta: null, conditional: conditionalOf(gamma, beta, own, samples) };
+}
+
+/** Scale and shift per sample, where one of them may be a vector for all. */
+export function conditionalOf(
+  gamma: Vector | null,
+  beta: Vector | null,
+  perSample: Conditional["perSample"],
+  samples: number,
+): Conditional {
+  const rows = (v: Vector | null, own: boolean) => {
+    if (!v || own) return v;
+    const all = newVector(computedIn(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
+    for (let n = 0; n < samples; n++) all.set(v, n * v.length);
+    return all;
+  };
+  return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
+}
+
+export function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
+  if (residual === undefined) return;
+  checkOperand("residual", residual, dtype);
+  if (!sameShape(residual.shape, shape)) throw wrongShape("residual", shape, residual.shape);
+}
+
+/** Refuses an `out` where backward, in a mode that it is for, needs what is there; false where it does so all the same. */
+export function checkOverwrites(
+  out: AnyTensor | undefined,
+  x: AnyTensor,
+  residual: AnyTensor | undefined,
+  { code }: Activation,
+  mode: string | undefined,
+): boolean {
+  const overX = overwrites("out", out, "x", x, mode);
+  const overResidual = overwrites("out", out, "residual", residual, code ? mode : undefined);
+  return !overX && !(overResidual && code);
+}
 
 /** Checks what both forward functions take. */
-function checkForward(x: TensorLike, p: Parameters, known: readonly string[], options: ForwardOptions) {
+function checkForward<T extends AnyTensor>(x: T, p: Parameters, known: readonly string[], options: ForwardOptions<T>) {
   checkKeys("options", options, FORWARD_OPTIONS);
   checkKeys("parameters", p, known);
-  checkOperand("x", x);
+  const dtype = checkOperand("x", x);
   const layout = layoutOption(options.layout);
-  const channels = x.shape[channelAxis(x.shape, layout)] ?? 0;
+  const channels = x.shape.length === 1 ? 1 : (x.shape[channelAxis(x.shape, layout)] ?? 0);
   if (x.shape.length >= 2 && channels === 0) throw wrongValue("x.shape", "at least one channel", x.shape);
   const geometry = geometryOf("x", x.shape, layout, channels);
-  const gamma = p.gamma ? checkVector("gamma", p.gamma, channels) : null;
-  const beta = p.beta ? checkVector("beta", p.beta, channels) : null;
-  const heap = heapOf(x, options.out);
-  checkOut("out", options.out, x.shape, heap);
-  return { geometry, gamma, beta, heap, epsilon: epsilonOption(options.epsilon) };
+  const scale = checkScale(p, geometry, dtype);
+  const { out, residual, mask } = options;
+  checkResidual(residual, x.shape, dtype);
+  const heap = heapOf(x, out, residual);
+  for (const [name, t] of [["residual", residual] as const, ["x", x] as const])
+    if (t instanceof Tensor) checkTensor(name, t, heap);
+  checkOut("out", out, x.shape, heap, dtype);
+  const weights = mask === undefined ? undefined : weightsOf(mask, x.shape, layout);
+  if (weights && scale.conditional) throw maskWithSamples();
+  const how: How = { ...scale, activation: activationOption(options.activation, options.negativeSlope) };
+  const slices = slicesOf(geometry, x.shape, layout, ghostBatchOption(options.ghostBatchSize), weights);
+  return { dtype, geometry, how, heap, slices, layout, epsilon: epsilonOption(options.epsilon) };
+}
+
+/** Runs a forward that writes y: in x's kind, or to `out`. */
+export function forward<T extends AnyTensor>(
+  heap: Heap,
+  dtype: Dtype,
+  x: T,
+  residual: T | undefined,
+  out: T | undefined,
+  run: (call: Call, y: AnyTensor) => void,
+): T {
+  const call = new Call(heap, dtype, [x, residual, out]);
+  try {
+    const y = call.target(out, x);
+    run(call, y);
+    return call.result(y, out, x) as T;
+  } finally {
+    call.dispose();
+  }
+}
+
+export function checkStatistics(s: BatchStatistics, channels: number, epsilon: number): Statistics & { count: number } {
+  if (typeof s !== "object" || s === null) throw wrongKind("statistics", "{ count, mean, variance }", s);
+  const { count } = s;
+  if (typeof count !== "number") throw wrongKind("statistics.count", "a number", count);
+  if (!(count >= 0 && count < Infinity)) throw wrongValue("statistics.count", "a finite number ≥ 0", count);
+  const mean = checkVector("statistics.mean", s.mean, channels, "float64").slice();
+  const variance = checkVector("statistics.variance", s.variance, channels, "float64").slice();
+  const invStd = new Float64Array(channels);
+  invStdOf(variance, epsilon, invStd);
+  return { count, mean, variance, invStd };
+}
+
+/** Refuses statistics of one value, or of none, for a batch that is not empty. */
+export function checkGiven({ count }: BatchStatistics, g: Geometry, mode: string, shape: readonly number[]): void {
+  if (g.count > 0 && count <= 1) throw oneValuePerChannel(mode, shape, ` and statistics of ${count}`);
 }
 
 /**
  * Batch normalization by the statistics of x (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015,
- * Alg. 1). x: [N, C, …] or, with layout "channels-last", [N, …, C]; gamma, beta: [C].
+ * Alg. 1). x: [N, C, …] or, with layout "channels-last", [N, …, C]; gamma, beta: [C], or [N, C].
  *
- * Returns y in x's kind and shape, mean and variance (biased) as Float64Array [C], and `saved` for batchNormBackward,
- * which keeps a reference to x. An empty batch gives an empty y and zeros.
+ * y = f(gamma·x̂ + beta + residual), f being the activation. Returns y in x's kind and shape, mean and variance (biased)
+ * of the first or only slice as Float64Array [C], and `saved` for batchNormBackward, which keeps a reference to x and,
+ * with an activation, to the residual. An empty batch gives an empty y and zeros; so does one that is masked altogether,
+ * whose y is beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
  */
-export function batchNormForward<T extends TensorLike>(
+export function batchNormForward<T extends AnyTensor>(
   x: T,
   parameters: Parameters = {},
   options: ForwardOptions<T> = {},
 ): { y: T; saved: Saved; mean: Float64Array; variance: Float64Array } {
-  const { geometry, gamma, beta, heap, epsilon } = checkForward(x, parameters, ["gamma", "beta"], options);
-  if (geometry.count === 1) throw oneValuePerChannel("train", x.shape);
-  overwrites("out", options.out, x, "train");
-  const statistics = emptyStatistics(geometry.channels);
-  const y = forward(heap, geometry, x, options.out, (source, target) => {
-    if (geometry.count === 0) return;
-    for (const parts of source.groups) {
-      batchStatistics(source, epsilon, statistics, parts);
-      normalize(source, target, statistics, gamma, beta, parts);
+  const { dtype, geometry, how, heap, slices, epsilon } = checkForward(x, parameters, ["gamma", "beta"], options);
+  const { residual, out } = options;
+  const given = options.statistics && checkStatistics(options.statistics, geometry.channels, epsilon);
+  if (given && options.ghostBatchSize !== undefined) throw exclusiveStatistics("ghostBatchSize");
+  if (given) checkGiven(given, geometry, "train", x.shape);
+  else checkEnough(slices, "train", x.shape);
+  const kept = checkOverwrites(out, x, residual, how.activation, "train");
+  const all = slices.map(() => given ?? emptyStatistics(geometry.channels));
+  const normalized = slices.map((slice, i) => normalizedBy(slice, all[i] as Statistics, how, given?.count));
+  const y = forward(heap, dtype, x, residual, out, (call, target) => {
+    for (const [i, slice] of normalized.entries()) {
+      const into = all[i] as Statistics;
+      if (slice.geometry.count > 0)
+        normalizeSlice(call, x, residual, target, slice, given ? undefined : { epsilon, into });
     }
   });
-  const { mean, variance, invStd } = statistics;
-  const saved = { batch: true, geometry, shape: [...x.shape], x, mean, invStd, gamma: gamma ? gamma.slice() : null };
-  return { y, saved, mean, variance };
+  const first = all[0] as Statistics;
+  const { activation } = how;
+  const saved = savedOf({ batch: true, kept, dtype, geometry, x, residual, activation, slices: normalized });
+  return { y, saved, ...first };
+}
+
+type Kept = Pick<Saved, "batch" | "kept" | "dtype" | "geometry" | "x" | "residual" | "activation" | "slices">;
+
+/** What backward needs of a forward. */
+export function savedOf(
+  { batch, kept, dtype, geometry, x, residual, activation, slices }: Kept,
+  scratch: Saved["scratch"] = {},
+): Saved {
+  const { mean, invStd } = (slices[0] as Normalized).terms;
+  const shape = [...x.shape];
+  const added = residual !== undefined;
+  const needed = activation.code ? residual : undefined;
+  return { batch, kept, dtype, geometry, shape, x, added, residual: needed, activation, slices, scratch, mean, invStd };
 }
 
 /**
  * Batch normalization by given statistics (training=False). As batchNormForward, with mean and variance, Float32Array or
- * Float64Array [C], among the parameters; `out` may be x. `saved` is for the backward of frozen statistics:
- * dx = gamma·invStd·dy.
+ * Float64Array [C], among the parameters; `out` may be x or the residual. `saved` is for the backward of frozen statistics,
+ * dx = gamma·invStd·dy, unless `out` took the place of x, or of a residual under an activation.
  */
-export function batchNormInference<T extends TensorLike>(
+export function batchNormInference<T extends AnyTensor>(
   x: T,
-  parameters: Parameters & { mean: Float32Array | Float64Array; variance: Float32Array | Float64Array },
+  parameters: Parameters & { mean: Vector; variance: Vector },
   options: ForwardOptions<T> = {},
 ): { y: T; saved: Saved } {
   const known = ["gamma", "beta", "mean", "variance"];
-  const { geometry, gamma, beta, heap, epsilon } = checkForward(x, parameters, known, options);
-  overwrites("out", options.out, x);
+  const { dtype, geometry, how, heap, slices, epsilon } = checkForward(x, parameters, known, options);
+  const { residual, out } = options;
+  for (const name of ["statistics", "ghostBatchSize"] as const)
+    if (options[name] !== undefined) throw exclusiveStatistics(name);
+  const kept = checkOverwrites(out, x, residual, how.activation, undefined);
   const { channels } = geometry;
   const given = (name: "mean" | "variance") => {
     const v = parameters[name];
     return v instanceof Float64Array && v.length === channels
       ? v.slice()
-      : Float64Array.from(checkVector(name, v, channels));
+      : Float64Array.from(checkVector(name, v, channels, computedIn(dtype)));
   };
   const mean = given("mean");
   const invStd = new Float64Array(channels);
   invStdOf(given("variance"), epsilon, invStd);
-  const y = forward(heap, geometry, x, options.out, (source, target) =>
-    normalize(source, target, { mean, invStd }, gamma, beta),
-  );
-  return {
-    y,
-    saved: { batch: false, geometry, shape: [...x.shape], x, mean, invStd, gamma: gamma ? gamma.slice() : null },
-  };
+  const normalized = slices.map((slice) => normalizedBy(slice, { mean, invStd }, how, 0));
+  const y = forward(heap, dtype, x, residual, out, (call, target) => {
+    for (const slice of normalized) normalizeSlice(call, x, residual, target, slice);
+  });
+  const { activation } = how;
+  const saved = savedOf({ batch: false, kept, dtype, geometry, x, residual, activation, slices: normalized });
+  return { y, saved };
 }
 
 /**
  * Gradients of a forward call (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward). dy: the
- * shape of x. dx is in dy's kind; dGamma and dBeta are Float32Array [C]. Saved by batchNormInference, the statistics are
- * constants: dx = gamma·invStd·dy.
+ * shape of x. dx and dResidual are in dy's kind; dGamma and dBeta are vectors as gamma and beta are. Saved by
+ * batchNormInference, the statistics are constants: dx = gamma·invStd·dy.
  *
  * Throws RangeError for another shape, BatchNormError where x was disposed since.
  */
-export function batchNormBackward<T extends TensorLike>(
+export function batchNormBackward<T extends AnyTensor>(
   dy: T,
   saved: Saved,
   options: BackwardOptions<T> = {},
-): Gradients<T> {
-  if (typeof saved !== "object" || saved === null || !(saved.mean instanceof Float64Array))
+): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
+  checkSaved(saved);
+  return backward(dy, saved, { gamma: true, beta: true }, options) as Gradients<T, never>;
+}
+
+export function checkSaved(saved: Saved): void {
+  if (typeof saved !== "object" || saved === null || !Array.isArray(saved.slices))
     throw noForward("no result of batchNormForward as `saved`");
-  return backward(dy, saved, { gamma: true, beta: true }, options);
+  if (!saved.kept) throw noForward("one whose `out` took the place of what backward needs");
+}
+
+// ---- in two phases --------------------------------------------------------------------------------------------------
+
+/**
+ * Statistics of one part of a batch, to be merged with those of the others (torch.batch_norm_stats): with
+ * `mergeStatistics` and batchNormForward's `statistics`, micro-batches normalise as one batch.
+ */
+export function batchNormStatistics(
+  x: AnyTensor,
+  options: Pick<ForwardOptions, "layout" | "mask"> = {},
+): BatchStatistics {
+  checkKeys("options", options, ["layout", "mask"]);
+  const { dtype, geometry, how, heap, slices } = checkForward(x, {}, [], options);
+  const into = emptyStatistics(geometry.channels);
+  const call = new Call(heap, dtype, [x]);
+  try {
+    for (const slice of slices)
+      if (slice.count > 0)
+        normalizeSlice(call, x, undefined, undefined, normalizedBy(slice, into, how), { epsilon: 0, into });
+  } finally {
+    call.dispose();
+  }
+  return { count: slices[0]?.count ?? 0, mean: into.mean, variance: into.variance };
+}
+
+/** Statistics of the union of batches (Chan, Golub & LeVeque 1979), in the order given. At least one. */
+export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistics {
+  if (typeof list !== "object" || list === null || !(Symbol.iterator in list))
+    throw wrongKind("statistics", "a list of { count, mean, variance }", list);
+  let merged: (Statistics & { count: number }) | undefined;
+  for (const part of list) {
+    const one = checkStatistics(part, merged?.mean.length ?? part?.mean?.length, 0);
+    if (!merged?.count)
+      merged = one; // what is empty says nothing
+    else if (one.count) mergeInto(merged, one);
+  }
+  if (!merged) throw wrongValue("statistics", "at least one batch's", "none");
+  const { count, mean, variance } = merged;
+  return { count, mean, variance };
+}
+
+function mergeInto(merged: Statistics & { count: number }, { count, mean, variance }: BatchStatistics): void {
+  const total = merged.count + count;
+  const [before, now] = [merged.count / total, count / total];
+  for (let c = 0; c < mean.length; c++) {
+    const delta = (mean[c] as number) - (merged.mean[c] as number);
+    const within = (merged.variance[c] as number) * before + (variance[c] as number) * now;
+    merged.mean[c] = (merged.mean[c] as number) + delta * now;
+    merged.variance[c] = within + delta * before * delta * now;
+  }
+  merged.count = total;
+}
+
+/**
+ * A part's own dGamma and dBeta, float64 (torch.batch_norm_backward_reduce). Their sums over all parts are
+ * batchNormBackward's `sums`.
+ */
+export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums {
+  checkSaved(saved);
+  if (saved.slices[0]?.conditional) throw wrongValue("gamma", "one value per channel in two phases", "one per sample");
+  const heap = checkUpstream(dy, saved);
+  const into = zeros(saved.geometry.channels);
+  compute(heap, dy, saved, into, { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined }, undefined);
+  return into;
 }

@@ -13,6 +13,8 @@ export interface Geometry {
   readonly outer: number;
   readonly channels: number;
   readonly inner: number;
+  /** Size of the first axis. */
+  readonly samples: number;
   /** Values per channel: outer·inner. */
   readonly count: number;
   readonly length: number;
@@ -40,7 +42,10 @@ export interface Part {
 export const MAX_BYTES = 2 ** 32 - 65536;
 
 /** Shorter planes are too short a run for SIMD: they are read as columns. Measured in docs/numerics.md. */
-const PLANAR_FROM = 32;
+export const PLANAR_FROM = 32;
+
+/** The same of a single sample, in which each column would have one value and coefficients of its own. */
+const PLANAR_ALONE = 4;
 
 /** A row of this many elements keeps the cost of starting a row small. */
 const ROW = 64;
@@ -93,14 +98,22 @@ function columnsOf(period: number, outer: number): number {
  * depend on anything else.
  */
 export function geometryOf(name: string, shape: readonly number[], layout: Layout, channels: number): Geometry {
-  const length = sizeOf(name, shape, 2);
+  // ONNX: a tensor of rank 1 has one channel
+  if (channels === 1 && Array.isArray(shape) && shape.length === 1) return geometryOf(name, [...shape, 1], layout, 1);
+  sizeOf(name, shape, 2);
   const axis = channelAxis(shape, layout);
   if (shape[axis] !== channels) throw wrongChannels(name, channels, axis, shape, layout);
   let outer = product(shape, 0, axis);
   let inner = product(shape, axis + 1, shape.length);
   // one channel is one run: as rows it can be cut into stripes
   if (channels === 1) [outer, inner] = [outer * inner, 1];
-  const planar = inner >= PLANAR_FROM;
+  return walkOf(outer, channels, inner, shape[0] as number);
+}
+
+/** The geometry of [outer, channels, inner]. Where outer is 1, how a channel is summed depends on inner alone. */
+export function walkOf(outer: number, channels: number, inner: number, samples = outer): Geometry {
+  const length = outer * channels * inner || 0; // of an empty tensor 0, even where inner overflows to infinity
+  const planar = inner >= (outer === 1 ? PLANAR_ALONE : PLANAR_FROM);
   const period = planar ? channels : channels * inner;
   const columns = planar ? channels : columnsOf(period, outer);
   const rows = length && Math.ceil(length / columns);
@@ -110,6 +123,7 @@ export function geometryOf(name: string, shape: readonly number[], layout: Layou
     outer,
     channels,
     inner,
+    samples,
     count: outer * inner,
     length,
     planar,

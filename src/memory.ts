@@ -6,6 +6,7 @@
 //
 // Pointer 0 is never handed out: kernels read it as "none".
 
+import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, dtypeOption, isNarrow, viewOf } from "./dtype.ts";
 import {
   disposed,
   NO_SHARED_MEMORY,
@@ -19,7 +20,14 @@ import {
 import { processors, sharedMemory } from "./features.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
-import { type Build, compileAhead, instantiateKernels, kernelBuild } from "./module.ts";
+import {
+  type Build,
+  compileAhead,
+  type Exports,
+  type ExtendedExports,
+  instantiateKernels,
+  kernelBuild,
+} from "./module.ts";
 import { checkKeys, threadsOption } from "./options.ts";
 import { MAX_THREADS, Pool } from "./threads.ts";
 
@@ -113,10 +121,13 @@ export class Allocator {
 /** What the facade needs of a memory, so that another library's heap can stand in for ours. */
 export interface Heap {
   readonly kernels: Kernels;
+  /** The same for float64. */
+  readonly kernels64: Kernels;
   /** Views of the whole memory, valid until the next allocation. */
   readonly f32: Float32Array;
   readonly f64: Float64Array;
   readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
   readonly workspace: Workspace;
   /** Bytes, aligned to 64; throws BatchNormError "out-of-memory" and changes nothing. */
   allocate(bytes: number): number;
@@ -126,25 +137,32 @@ export interface Heap {
 const buffers = new WeakSet<ArrayBufferLike>();
 
 /** Whether a view lies in a heap's memory, so that growth would empty it. */
-export const inWasmMemory = (view: Float32Array): boolean => buffers.has(view.buffer);
+export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
 
 /** A WebAssembly.Memory of our own, with the kernels instantiated over it. */
 export class WasmHeap implements Heap {
   readonly build: Build;
   readonly kernels: Kernels;
+  readonly kernels64: Kernels;
   readonly workspace: Workspace;
   readonly #memory: WebAssembly.Memory;
   readonly #allocator: Allocator;
   #f32 = new Float32Array();
   #f64 = new Float64Array();
   #u8 = new Uint8Array();
+  #u16 = new Uint16Array();
+  #core: Exports;
+  #extended: ExtendedExports | undefined;
 
   /** `shared` memory is what a build for many threads wants, and only that. */
   constructor(build: Build, { maximumPages = MAX_PAGES, shared = false } = {}) {
     this.build = build;
     this.#memory = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared });
     this.#view();
-    this.kernels = new Kernels(instantiateKernels(build.module, this.#memory));
+    this.#core = instantiateKernels<Exports>(build.module, this.#memory);
+    const extended = () => this.extended;
+    this.kernels = new Kernels(this.#core, extended);
+    this.kernels64 = new Kernels(this.#core, extended, true);
     this.#allocator = new Allocator((end) => {
       const have = this.#u8.length;
       if (end <= have) return;
@@ -166,6 +184,25 @@ export class WasmHeap implements Heap {
     this.#f32 = new Float32Array(this.#memory.buffer);
     this.#f64 = new Float64Array(this.#memory.buffer);
     this.#u8 = new Uint8Array(this.#memory.buffer);
+    this.#u16 = new Uint16Array(this.#memory.buffer);
+  }
+
+  /** The second module's kernels, instantiated when they are first asked for. */
+  get extended(): ExtendedExports {
+    this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.#memory);
+    return this.#extended;
+  }
+
+  /** Has a pool take part in calls, or none. */
+  set pool(pool: Pool | undefined) {
+    this.kernels.pool = pool;
+    this.kernels64.pool = pool;
+  }
+
+  /** A pool's threads over this memory. */
+  startPool(threads: number): Promise<Pool> {
+    const modules = [this.build.module, this.build.extended()];
+    return Pool.start(modules, this.#memory, { ...this.#core, ...this.extended }, threads);
   }
 
   get f32(): Float32Array {
@@ -178,6 +215,10 @@ export class WasmHeap implements Heap {
 
   get u8(): Uint8Array {
     return this.#u8;
+  }
+
+  get u16(): Uint16Array {
+    return this.#u16;
   }
 
   /** For other modules that work on the same tensors. */
@@ -216,17 +257,19 @@ export class Workspace {
   /** f64, one per column of each stripe. */
   first = 0;
   second = 0;
-  /** f32, one per channel. */
+  /** Elements, one per channel; room is for float64. */
   gamma = 0;
   beta = 0;
   pivot = 0;
-  /** f32, four rows of one per channel. */
+  /** Elements, five rows of one per channel. */
   coefficients = 0;
-  /** f32, one per column; then four rows of that. */
+  /** Elements, one per column; then five rows of that. */
   columnPivot = 0;
   columnCoefficients = 0;
-  /** f32, two rows of one per column for each stripe. */
+  /** Two rows of f32 or four of f64 of one per column for each stripe. */
   scratch = 0;
+  /** Elements, an activation's three. */
+  parameters = 0;
   /** u8, one per channel. */
   doubtful = 0;
 
@@ -249,11 +292,12 @@ export class Workspace {
     };
     const c8 = Array.from({ length: 5 }, () => place(channels * 8));
     const k8 = Array.from({ length: 2 }, () => place(sums * 8));
-    const c4 = Array.from({ length: 3 }, () => place(channels * 4));
-    const coefficients = place(channels * 16);
-    const columnPivot = place(columns * 4);
-    const columnCoefficients = place(columns * 16);
-    const scratch = place(sums * 8);
+    const vectors = Array.from({ length: 3 }, () => place(channels * 8));
+    const coefficients = place(channels * 40);
+    const columnPivot = place(columns * 8);
+    const columnCoefficients = place(columns * 40);
+    const scratch = place(sums * 32);
+    const parameters = place(3 * 8);
     const doubtful = place(channels);
     const block = this.#heap.allocate(bytes);
     if (this.#block) this.#heap.free(this.#block);
@@ -269,36 +313,41 @@ export class Workspace {
       number,
     ];
     [this.first, this.second] = k8.map((at) => block + at) as [number, number];
-    [this.gamma, this.beta, this.pivot] = c4.map((at) => block + at) as [number, number, number];
+    [this.gamma, this.beta, this.pivot] = vectors.map((at) => block + at) as [number, number, number];
     this.coefficients = block + coefficients;
     this.columnPivot = block + columnPivot;
     this.columnCoefficients = block + columnCoefficients;
     this.scratch = block + scratch;
+    this.parameters = block + parameters;
     this.doubtful = block + doubtful;
     return this;
   }
 }
 
-function checkBytes(shape: readonly number[], length: number): void {
-  if (length * 4 > MAX_BYTES) throw tooLarge("tensor", shape, length * 4, MAX_BYTES);
+function checkBytes(shape: readonly number[], bytes: number): void {
+  if (bytes > MAX_BYTES) throw tooLarge("tensor", shape, bytes, MAX_BYTES);
 }
 
-/** A float32 tensor in wasm memory, which calls read and write without copying. Made by `tensor`, freed by `dispose`. */
-export class Tensor {
+/** A tensor in wasm memory, which calls read and write without copying. Made by `tensor`, freed by `dispose`. */
+export class Tensor<D extends Dtype = "float32"> {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   readonly shape: readonly number[];
+  /** Type of the elements. */
+  readonly dtype: D;
   readonly #heap: Heap;
   readonly #length: number;
   #pointer: number;
-  #data: Float32Array | undefined;
+  #data: DataOf[D] | undefined;
 
   /** For this library's own use: leaves the elements as they are in memory. */
-  constructor(heap: Heap, shape: readonly number[], length: number) {
-    checkBytes(shape, length);
+  constructor(heap: Heap, shape: readonly number[], length: number, dtype: D) {
+    const bytes = length * BYTES[dtype];
+    checkBytes(shape, bytes);
     this.shape = Object.freeze([...shape]);
+    this.dtype = dtype;
     this.#heap = heap;
     this.#length = length;
-    this.#pointer = heap.allocate(staggered(length * 4));
+    this.#pointer = heap.allocate(staggered(bytes));
   }
 
   get heap(): Heap {
@@ -321,11 +370,13 @@ export class Tensor {
 
   /**
    * The elements, live: what is written here is what the next call reads. Ask for it anew after calls that allocate;
-   * when memory grows, views taken earlier become empty. Throws BatchNormError "disposed".
+   * when memory grows, views taken earlier become empty. 16-bit elements are a Float16Array where the dtype is "float16"
+   * and the engine has it, else bits in a Uint16Array. Throws BatchNormError "disposed".
    */
-  get data(): Float32Array {
-    const start = this.pointer / 4;
-    if (this.#data?.buffer !== this.#heap.f32.buffer) this.#data = this.#heap.f32.subarray(start, start + this.#length);
+  get data(): DataOf[D] {
+    const { pointer } = this;
+    const { buffer } = this.#heap.f32;
+    if (this.#data?.buffer !== buffer) this.#data = viewOf(this.dtype, buffer, pointer, this.#length);
     return this.#data;
   }
 
@@ -354,6 +405,8 @@ export function defaultHeap(): WasmHeap {
 export interface InitOptions {
   /** A build of the kernels that the host has compiled; with `threads`, one for shared memory. */
   module?: WebAssembly.Module;
+  /** The second module, compiled likewise: activations, residuals, conditional scale, float64 and 16-bit elements. */
+  extended?: WebAssembly.Module;
   /** Threads that calls on tensors shall use, the caller's included; "auto": as many as there are processors. Default 1. */
   threads?: number | "auto";
 }
@@ -395,15 +448,15 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
  * Throws TypeError and RangeError for wrong options, BatchNormError "thread" where a worker does not start.
  */
 export async function init(options: InitOptions = {}): Promise<void> {
-  checkKeys("init options", options, ["module", "threads"]);
+  checkKeys("init options", options, ["module", "extended", "threads"]);
   const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
   const shared = threads > 1;
-  const build = await compileAhead(options.module, shared ? "shared" : "own");
-  if (!options.module && options.threads === undefined && current) return;
+  const build = await compileAhead(options, shared ? "shared" : "own");
+  if (!options.module && !options.extended && options.threads === undefined && current) return;
   const heap = newHeap(build, shared);
-  const pool = shared ? await Pool.start(build.module, heap.memory, heap.kernels.exports, threads) : undefined;
+  const pool = shared ? await heap.startPool(threads) : undefined;
   await dispose();
-  heap.kernels.pool = pool;
+  heap.pool = pool;
   current = heap;
   threadsReason = reason;
 }
@@ -412,7 +465,7 @@ export async function init(options: InitOptions = {}): Promise<void> {
 export async function dispose(): Promise<void> {
   const pool = current?.kernels.pool;
   if (!current || !pool) return;
-  current.kernels.pool = undefined;
+  current.pool = undefined;
   threadsReason = "dispose() ended the pool";
   await pool.dispose();
 }
@@ -424,28 +477,52 @@ export function info(): { build: Build["name"]; buildReason: string; threads: nu
 }
 
 /**
- * A float32 tensor in wasm memory, of `data` or zeros. Rank 0 and up; at most 4 GiB. Throws RangeError for a wrong shape
- * or length, TypeError for other data, BatchNormError "out-of-memory".
+ * A tensor in wasm memory, of `data` or zeros. Rank 0 and up; at most 4 GiB. `dtype` is that of `data`, or float32; a
+ * Uint16Array needs it. Throws RangeError for a wrong shape or length, TypeError for other data, BatchNormError
+ * "out-of-memory".
  */
-export function tensor(shape: readonly number[], data?: Float32Array | readonly number[]): Tensor {
+export function tensor(
+  shape: readonly number[],
+  data?: Float32Array | readonly number[],
+  options?: { dtype?: "float32" },
+): Tensor;
+export function tensor(
+  shape: readonly number[],
+  data: Float64Array,
+  options?: { dtype?: "float64" },
+): Tensor<"float64">;
+export function tensor<D extends Dtype>(
+  shape: readonly number[],
+  data: DataOf[D] | readonly number[] | undefined,
+  options: { dtype: D },
+): Tensor<D>;
+export function tensor(
+  shape: readonly number[],
+  data?: Data | readonly number[],
+  options: { dtype?: Dtype } = {},
+): Tensor<Dtype> {
+  checkKeys("tensor options", options, ["dtype"]);
+  const said = options.dtype === undefined ? undefined : dtypeOption(options.dtype);
+  const list = Array.isArray(data) && data.every((v) => typeof v === "number");
+  const found = data === undefined || list ? (said ?? "float32") : dtypeOf(data, said);
+  if (!found || (said && found !== said))
+    throw wrongKind("data", said ? `elements of dtype "${said}"` : "a Float32Array or an array of numbers", data);
+  if (list && isNarrow(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
   const length = sizeOf("tensor", shape);
-  checkBytes(shape, length);
-  if (data !== undefined) {
-    if (!(data instanceof Float32Array || (Array.isArray(data) && data.every((v) => typeof v === "number"))))
-      throw wrongKind("data", "a Float32Array or an array of numbers", data);
-    if (data.length !== length) throw wrongLength("data", shape, data.length);
-  }
+  checkBytes(shape, length * BYTES[found]);
+  if (data !== undefined && data.length !== length) throw wrongLength("data", shape, data.length);
   const heap = defaultHeap();
   // a view of this very memory would be emptied by growth
-  const source = data instanceof Float32Array && inWasmMemory(data) ? data.slice() : data;
-  const made = new Tensor(heap, shape, length);
-  if (source) made.data.set(source);
-  else made.data.fill(0);
+  const source = data !== undefined && !list && inWasmMemory(data as Data) ? (data as Data).slice() : data;
+  const made = new Tensor(heap, shape, length, found);
+  const elements = bitsOf(made.data) as Float32Array;
+  if (source) elements.set(list ? (source as readonly number[]) : (bitsOf(source as Data) as Float32Array));
+  else elements.fill(0);
   return made;
 }
 
 /** Refuses a tensor that is gone or lies in another memory. */
-export function checkTensor(name: string, t: Tensor, heap: Heap): void {
+export function checkTensor(name: string, t: Tensor<Dtype>, heap: Heap): void {
   if (t.disposed) throw disposed(name);
   if (t.heap !== heap) throw otherMemory(name);
 }

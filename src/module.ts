@@ -2,8 +2,12 @@
 //
 //   simd      the same bits on every engine, since WebAssembly fixes every rounding
 //   relaxed   with fused multiply-add: faster in cache, and rounded once where the other rounds twice
+//
+// and beside either, for what plain batch normalization does not need, `extended`, compiled when it is first needed.
 
 import { instantiateSync } from "@assemblyscript/loader";
+import type { instantiate as instantiateExtended } from "../build/extended.js";
+import extendedBytes from "../build/extended.wasm";
 import relaxedBytes from "../build/relaxed.wasm";
 import type { instantiate } from "../build/simd.js";
 import simdBytes from "../build/simd.wasm";
@@ -13,15 +17,21 @@ import { relaxedSimd, simd } from "./features.ts";
 /** What the module exports, as the compiler declares it. */
 export type Exports = Awaited<ReturnType<typeof instantiate>>;
 
+/** What the second module exports. */
+export type ExtendedExports = Awaited<ReturnType<typeof instantiateExtended>>;
+
 /** A build of the kernels, and why it is this one. */
 export interface Build {
   readonly name: "simd" | "relaxed" | "given";
   readonly reason: string;
   readonly module: WebAssembly.Module;
+  /** Compiled at the first call. */
+  extended(): WebAssembly.Module;
 }
 
 /** An export that tells our kernels from other modules. */
 const SIGNATURE: keyof Exports = "gradientCoefficientsF32";
+const EXTENDED_SIGNATURE: keyof ExtendedExports = "affineActivatedPlanarF32";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -48,35 +58,67 @@ function bytesOf(text: string): number[] {
 export function withSharedMemory(bytes: Bytes): Bytes {
   const at = bytes.findIndex((_, i) => OWN.every((byte, k) => bytes[i + k] === byte));
   if (at < 0) throw wrongKind("module", "the kernels of batchnorm-wasm", bytes);
-  return Uint8Array.of(...bytes.subarray(0, at), ...SHARED, ...bytes.subarray(at + OWN.length));
+  // not as arguments of one call: JavaScriptCore takes 65,536, V8 as many as the stack holds
+  const shared = new Uint8Array(bytes.length + SHARED.length - OWN.length);
+  shared.set(bytes.subarray(0, at));
+  shared.set(SHARED, at);
+  shared.set(bytes.subarray(at + OWN.length), at + SHARED.length);
+  return shared;
 }
 
+type Kind = "own" | "shared";
+
 const compiled: { own?: Build; shared?: Build } = {};
+const extended: { own?: WebAssembly.Module; shared?: WebAssembly.Module } = {};
+
+const forMemory = (bytes: Bytes, kind: Kind) => (kind === "shared" ? withSharedMemory(bytes) : bytes);
+
+function extendedOf(kind: Kind): WebAssembly.Module {
+  extended[kind] ??= new WebAssembly.Module(forMemory(extendedBytes, kind));
+  return extended[kind];
+}
 
 /** The compiled kernels; compiles them on first use, which takes a millisecond or two. */
 export function kernelBuild(): Build {
   if (!compiled.own) {
     const { name, bytes, reason } = choose();
-    compiled.own = { name, reason, module: new WebAssembly.Module(bytes) };
+    compiled.own = { name, reason, module: new WebAssembly.Module(bytes), extended: () => extendedOf("own") };
   }
   return compiled.own;
 }
 
-/** Compiles off the main thread, for memory of one thread or of many, or takes a module that the host has compiled. */
-export async function compileAhead(given: WebAssembly.Module | undefined, kind: "own" | "shared"): Promise<Build> {
-  if (given !== undefined) {
-    if (!(given instanceof WebAssembly.Module)) throw wrongKind("module", "a WebAssembly.Module", given);
-    if (!WebAssembly.Module.exports(given).some(({ name }) => name === SIGNATURE))
-      throw wrongKind("module", "the kernels of batchnorm-wasm", given);
-    return { name: "given", reason: "init was given this module", module: given };
+function checkModule(name: string, given: unknown, signature: string): WebAssembly.Module {
+  if (!(given instanceof WebAssembly.Module)) throw wrongKind(name, "a WebAssembly.Module", given);
+  if (!WebAssembly.Module.exports(given).some((e) => e.name === signature))
+    throw wrongKind(name, `the ${name === "module" ? "" : "extended "}kernels of batchnorm-wasm`, given);
+  return given;
+}
+
+/** Modules that a host has compiled. */
+export interface Given {
+  module?: WebAssembly.Module;
+  extended?: WebAssembly.Module;
+}
+
+/**
+ * Compiles off the main thread, for memory of one thread or of many, or takes modules that the host has compiled. Threads
+ * need the second module from the start.
+ */
+export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
+  if (kind === "shared" && !given.extended)
+    extended.shared ??= await WebAssembly.compile(forMemory(extendedBytes, "shared"));
+  const second = given.extended && checkModule("extended", given.extended, EXTENDED_SIGNATURE);
+  const more = () => second ?? extendedOf(kind);
+  if (given.module !== undefined) {
+    const module = checkModule("module", given.module, SIGNATURE);
+    return { name: "given", reason: "init was given this module", module, extended: more };
   }
   const { name, bytes, reason } = choose();
-  const source = kind === "shared" ? withSharedMemory(bytes) : bytes;
-  compiled[kind] ??= { name, reason, module: await WebAssembly.compile(source) };
-  return compiled[kind];
+  compiled[kind] ??= { name, reason, module: await WebAssembly.compile(forMemory(bytes, kind)), extended: more };
+  return second ? { ...compiled[kind], extended: more } : compiled[kind];
 }
 
 /** The kernels over a memory: pure functions, so any number of instances may share it. */
-export function instantiateKernels(module: WebAssembly.Module, memory: WebAssembly.Memory): Exports {
-  return instantiateSync<Exports & Record<string, unknown>>(module, { env: { memory } }).exports;
+export function instantiateKernels<E>(module: WebAssembly.Module, memory: WebAssembly.Memory): E {
+  return instantiateSync<E & Record<string, unknown>>(module, { env: { memory } }).exports;
 }

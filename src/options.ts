@@ -1,7 +1,7 @@
 // Options, their defaults and their validation. What leaves this file is complete and consistent.
-//
-// Presets, masks and fused activations will be further entries of `Options`, resolved here.
 
+import { type ActivationName, activationOption } from "./activation.ts";
+import { type Dtype, dtypeOption } from "./dtype.ts";
 import { exclusiveOptions, momentumHint, unknownOption, wrongKind, wrongValue } from "./errors.ts";
 
 /** Where the channels are: axis 1 (PyTorch, ONNX) or the last (Keras, TF.js, Flax). Rank 2 reads the same in both. */
@@ -10,7 +10,23 @@ export type Layout = "channels-first" | "channels-last";
 /** Which statistics normalise, and what happens to the running ones; the README has the table. */
 export type Mode = "train" | "batch" | "eval" | "frozen";
 
-export interface Options {
+/** Whose conventions an option that is not given follows. */
+export type Preset = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "paper";
+
+/** Limits of Batch Renormalization's corrections: r in [1/rMax, rMax], d in [−dMax, dMax] (Ioffe 2017). */
+export interface Renorm {
+  rMax: number;
+  dMax: number;
+}
+
+export interface Options<D extends Dtype = "float32"> {
+  /**
+   * Defaults of layout, epsilon, momentum, runningVariance and estimator as another framework has them; options beside it
+   * win. Default "pytorch".
+   */
+  preset?: Preset;
+  /** Type of the elements. Parameters and statistics are float64 with "float64", else float32. Default "float32". */
+  dtype?: D;
   /** Axis of the channels. Default "channels-first". */
   layout?: Layout;
   /** Added to the variance inside the root; finite and ≥ 0. Default 1e-5. */
@@ -30,16 +46,31 @@ export interface Options {
   /** What the running variance estimates: m/(m−1) of the batch's variance, or the batch's itself. Default "unbiased". */
   runningVariance?: "unbiased" | "biased";
   /**
-   * "ema": exponential moving average. "cumulative": plain mean over batches (Ioffe & Szegedy 2015, Alg. 2; PyTorch's
+   * "ema": exponential moving average. "debiased": the same without its initial value, divided by 1 − decay^k after k
+   * batches (TensorFlow's zero_debias). "cumulative": plain mean over batches (Ioffe & Szegedy 2015, Alg. 2; PyTorch's
    * momentum=None). "population": exact statistics of all values seen. Default "ema".
    */
-  estimator?: "ema" | "cumulative" | "population";
+  estimator?: Estimator;
   /** When a train batch has a non-finite mean or variance: throw, skip the update, or let it in. Default "throw". */
   onNonFinite?: "throw" | "skip" | "allow";
+  /** Applied to y, after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
+  activation?: ActivationName;
+  /** Slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
+  negativeSlope?: number | null;
+  /**
+   * Normalise every so many samples by their own statistics (Hoffer, Hubara & Soudry 2017). The last may be fewer. Each
+   * updates the running statistics, in order.
+   */
+  ghostBatchSize?: number | null;
+  /** Batch Renormalization (Ioffe 2017): bring batch statistics near the running ones, within limits. */
+  renorm?: Renorm | null;
 }
 
+export type Estimator = "ema" | "debiased" | "cumulative" | "population";
+
 /** Options with every default filled in. */
-export interface ResolvedOptions {
+export interface ResolvedOptions<D extends Dtype = "float32"> {
+  readonly dtype: D;
   readonly layout: Layout;
   readonly epsilon: number;
   readonly momentum: number;
@@ -47,17 +78,44 @@ export interface ResolvedOptions {
   readonly shift: boolean;
   readonly trackRunningStats: boolean;
   readonly runningVariance: "unbiased" | "biased";
-  readonly estimator: "ema" | "cumulative" | "population";
+  readonly estimator: Estimator;
   readonly onNonFinite: "throw" | "skip" | "allow";
+  readonly activation: ActivationName;
+  /** null without "leaky_relu". */
+  readonly negativeSlope: number | null;
+  readonly ghostBatchSize: number | null;
+  readonly renorm: Readonly<Renorm> | null;
 }
 
 const LAYOUTS = ["channels-first", "channels-last"] as const;
 const MODES = ["train", "batch", "eval", "frozen"] as const;
 const VARIANCES = ["unbiased", "biased"] as const;
-const ESTIMATORS = ["ema", "cumulative", "population"] as const;
+export const ESTIMATORS = ["ema", "debiased", "cumulative", "population"] as const;
 const POLICIES = ["throw", "skip", "allow"] as const;
 
-const OPTIONS: readonly (keyof Options)[] = [
+const FIRST = { layout: "channels-first", runningVariance: "unbiased", estimator: "ema" } as const;
+const LAST = { layout: "channels-last", runningVariance: "biased", estimator: "ema" } as const;
+
+/** momentum is the weight of the new batch here, too. */
+const PRESETS = {
+  // torch.nn.BatchNorm2d
+  pytorch: { ...FIRST, epsilon: 1e-5, momentum: 0.1 },
+  // keras.layers.BatchNormalization (Keras 3), tf.layers.batchNormalization
+  keras: { ...LAST, epsilon: 1e-3, momentum: 0.01 },
+  tfjs: { ...LAST, epsilon: 1e-3, momentum: 0.01 },
+  // BatchNormalization-15
+  onnx: { ...FIRST, runningVariance: "biased", epsilon: 1e-5, momentum: 0.1 },
+  // flax.linen.BatchNorm
+  flax: { ...LAST, epsilon: 1e-5, momentum: 0.01 },
+  // Ioffe & Szegedy 2015, Alg. 2; the paper gives no epsilon
+  paper: { ...FIRST, estimator: "cumulative", epsilon: 1e-5, momentum: 0.1 },
+} as const;
+
+const PRESET_NAMES = Object.keys(PRESETS) as Preset[];
+
+const OPTIONS: readonly (keyof Options<Dtype>)[] = [
+  "preset",
+  "dtype",
   "layout",
   "epsilon",
   "momentum",
@@ -69,16 +127,21 @@ const OPTIONS: readonly (keyof Options)[] = [
   "runningVariance",
   "estimator",
   "onNonFinite",
+  "activation",
+  "negativeSlope",
+  "ghostBatchSize",
+  "renorm",
 ];
 
 /** Refuses what is not an options object, and names that are not among `known`. */
-export function checkKeys(where: string, options: object, known: readonly string[]): void {
+export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== "object" || options === null || Array.isArray(options))
     throw wrongKind(where, "an object", options);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(where, key, known);
 }
 
-function oneOf<const T extends string>(name: string, value: unknown, values: readonly T[], fallback: T): T {
+/** One of `values`, or `fallback` where nothing is said. */
+export function oneOf<const T extends string>(name: string, value: unknown, values: readonly T[], fallback: T): T {
   if (value === undefined) return fallback;
   if (typeof value !== "string") throw wrongKind(name, "a string", value);
   const found = values.find((v) => v === value);
@@ -92,12 +155,15 @@ export function flag(name: string, value: unknown, fallback: boolean): boolean {
   return value;
 }
 
-export const layoutOption = (value: unknown): Layout => oneOf("layout", value, LAYOUTS, "channels-first");
+export const layoutOption = (value: unknown, fallback: Layout = "channels-first"): Layout =>
+  oneOf("layout", value, LAYOUTS, fallback);
+export const estimatorOption = (value: unknown, fallback: Estimator): Estimator =>
+  oneOf("estimator", value, ESTIMATORS, fallback);
 export const modeOption = (value: unknown, fallback: Mode): Mode => oneOf("mode", value, MODES, fallback);
 
 /** epsilon: finite and ≥ 0. */
-export function epsilonOption(value: unknown): number {
-  if (value === undefined) return 1e-5;
+export function epsilonOption(value: unknown, fallback = 1e-5): number {
+  if (value === undefined) return fallback;
   if (typeof value !== "number") throw wrongKind("epsilon", "a number", value);
   if (!(Number.isFinite(value) && value >= 0)) throw wrongValue("epsilon", "a finite number ≥ 0", value);
   return value;
@@ -111,10 +177,10 @@ function weight(name: string, value: unknown): number {
 
 let hinted = false;
 
-function momentumOption(momentum: unknown, decay: unknown): number {
+function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
   if (momentum !== undefined && decay !== undefined) throw exclusiveOptions("momentum", "decay");
   if (decay !== undefined) return 1 - weight("decay", decay);
-  if (momentum === undefined) return 0.1;
+  if (momentum === undefined) return fallback;
   const checked = weight("momentum", momentum);
   if (checked > 0.5 && !hinted) {
     hinted = true;
@@ -143,19 +209,49 @@ export function checkChannels(channels: unknown): number {
   return channels;
 }
 
+/** Samples of a ghost batch: a positive integer; null is none. */
+export function ghostBatchOption(value: unknown): number | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value !== "number") throw wrongKind("ghostBatchSize", "a number", value);
+  if (!(Number.isSafeInteger(value) && value > 0)) throw wrongValue("ghostBatchSize", "a positive integer", value);
+  return value;
+}
+
+/** Limits of Batch Renormalization: rMax ≥ 1, dMax ≥ 0; Infinity is none. */
+export function renormOption(value: unknown): Readonly<Renorm> | null {
+  if (value === undefined || value === null) return null;
+  checkKeys("renorm", value, ["rMax", "dMax"]);
+  const { rMax, dMax } = value as Partial<Renorm>;
+  if (typeof rMax !== "number") throw wrongKind("renorm.rMax", "a number", rMax);
+  if (typeof dMax !== "number") throw wrongKind("renorm.dMax", "a number", dMax);
+  if (!(rMax >= 1)) throw wrongValue("renorm.rMax", "a number ≥ 1", rMax);
+  if (!(dMax >= 0)) throw wrongValue("renorm.dMax", "a number ≥ 0", dMax);
+  return Object.freeze({ rMax, dMax });
+}
+
 /** Checks every option and fills in the defaults (docs of `Options`). */
-export function resolveOptions(options: Options = {}): ResolvedOptions {
+export function resolveOptions<D extends Dtype = "float32">(options: Options<D> = {}): ResolvedOptions<D> {
   checkKeys("options", options, OPTIONS);
+  const preset = PRESETS[oneOf("preset", options.preset, PRESET_NAMES, "pytorch")];
+  const trackRunningStats = flag("trackRunningStats", options.trackRunningStats, true);
+  const renorm = renormOption(options.renorm);
+  if (renorm && !trackRunningStats) throw wrongValue("renorm", "trackRunningStats: true with it", false);
   const affine = flag("affine", options.affine, true);
+  const activation = activationOption(options.activation, options.negativeSlope);
   return Object.freeze({
-    layout: layoutOption(options.layout),
-    epsilon: epsilonOption(options.epsilon),
-    momentum: momentumOption(options.momentum, options.decay),
+    dtype: dtypeOption(options.dtype) as D,
+    layout: layoutOption(options.layout, preset.layout),
+    epsilon: epsilonOption(options.epsilon, preset.epsilon),
+    momentum: momentumOption(options.momentum, options.decay, preset.momentum),
     scale: flag("scale", options.scale, affine) && affine,
     shift: flag("shift", options.shift, affine) && affine,
-    trackRunningStats: flag("trackRunningStats", options.trackRunningStats, true),
-    runningVariance: oneOf("runningVariance", options.runningVariance, VARIANCES, "unbiased"),
-    estimator: oneOf("estimator", options.estimator, ESTIMATORS, "ema"),
+    trackRunningStats,
+    runningVariance: oneOf("runningVariance", options.runningVariance, VARIANCES, preset.runningVariance),
+    estimator: estimatorOption(options.estimator, preset.estimator),
     onNonFinite: oneOf("onNonFinite", options.onNonFinite, POLICIES, "throw"),
+    activation: activation.name,
+    negativeSlope: activation.name === "leaky_relu" ? activation.slope : null,
+    ghostBatchSize: ghostBatchOption(options.ghostBatchSize),
+    renorm,
   });
 }

@@ -2,90 +2,112 @@
 // momentum means.
 //
 //   ema          running ← (1 − momentum)·running + momentum·batch
+//   debiased     ema with its initial value divided out: weight momentum/(1 − (1 − momentum)^k) at the k-th batch
 //   cumulative   the same with momentum = 1/k at the k-th batch: the plain mean over batches (Ioffe & Szegedy 2015, Alg. 2)
 //   population   (count, mean, M2) of everything so far, merged with the batch's by Chan's formula: exact
 //
-// The vectors that users see are Float32Array. Beside them stand float64 originals, so that thousands of updates do not
+// The vectors that users see are Float32Array (Float64Array with dtype "float64"). Beside them stand float64 originals, so that thousands of updates do not
 // add up thousands of roundings; an original counts only while the user's value is still its rounding.
 
+import { type Dtype, newVector, type Vector, type VectorOf } from "./dtype.ts";
 import { wrongKind, wrongLength } from "./errors.ts";
 import { inWasmMemory } from "./memory.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { Estimator, ResolvedOptions } from "./options.ts";
 
-/** Refuses what is no Float32Array of one value per channel, or lies where growing memory would empty it. */
-export function checkVector(name: string, value: unknown, channels: number): Float32Array {
-  if (!(value instanceof Float32Array)) throw wrongKind(name, "a Float32Array", value);
-  if (inWasmMemory(value)) throw wrongKind(name, "a Float32Array in memory of JavaScript", value);
-  if (value.length !== channels) throw wrongLength(name, [channels], value.length);
-  return value;
+/** Refuses what is no vector of `shape` in the layer's precision, or lies where growing memory would empty it. */
+export function checkVector<D extends Dtype>(
+  name: string,
+  value: unknown,
+  channels: number,
+  dtype: D,
+  shape: readonly number[] = [channels],
+): VectorOf<D> {
+  const kind = dtype === "float64" ? Float64Array : Float32Array;
+  if (!(value instanceof kind)) throw wrongKind(name, `a ${kind.name}`, value);
+  if (inWasmMemory(value)) throw wrongKind(name, `a ${kind.name} in memory of JavaScript`, value);
+  if (value.length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, value.length);
+  return value as VectorOf<D>;
 }
 
-/** A Float32Array that users own, and what it would be without rounding. */
-class Estimate {
-  values: Float32Array;
+/** A vector that users own, and what it would be without rounding. */
+class Estimate<D extends Dtype> {
+  values: VectorOf<D>;
   readonly #originals: Float64Array;
 
-  constructor(channels: number) {
-    this.values = new Float32Array(channels);
+  constructor(channels: number, dtype: D) {
+    this.values = newVector(dtype, channels);
     this.#originals = new Float64Array(channels);
   }
 
   at(channel: number): number {
-    const seen = this.values[channel] as number;
+    const values: Vector = this.values;
+    const seen = values[channel] as number;
     const original = this.#originals[channel] as number;
-    return Math.fround(original) === seen ? original : seen;
+    return Math.fround(original) === seen && values instanceof Float32Array ? original : seen;
   }
 
   /** Every value ← (1 − weight)·value + weight·factor·batch. */
   blend(batch: Float64Array, weight: number, factor: number): void {
-    const { values } = this;
+    const values: Vector = this.values;
     const originals = this.#originals;
+    const rounded = values instanceof Float32Array;
     for (let c = 0; c < values.length; c++) {
       const seen = values[c] as number;
       const original = originals[c] as number;
-      const old = Math.fround(original) === seen ? original : seen;
+      const old = rounded && Math.fround(original) === seen ? original : seen;
       values[c] = originals[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
     }
   }
 
   set(channel: number, value: number): void {
+    const values: Vector = this.values;
     this.#originals[channel] = value;
-    this.values[channel] = value;
+    values[channel] = value;
   }
 }
 
-export class RunningStatistics {
+/** The weight of the k-th batch. */
+function weightOf(estimator: Estimator, momentum: number, k: number): number {
+  if (estimator === "cumulative") return 1 / k;
+  if (estimator !== "debiased") return momentum;
+  // at momentum 0 the limit: all batches weigh the same
+  if (momentum === 0) return 1 / k;
+  // the first is all there is, exactly; 1 − (1 − momentum)^k loses digits where momentum is small
+  return k === 1 ? 1 : momentum / -Math.expm1(k * Math.log1p(-momentum));
+}
+
+export class RunningStatistics<D extends Dtype> {
   /** Number of batches in the statistics (PyTorch: num_batches_tracked). */
   batches = 0;
   /** Number of values per channel in the statistics; only the population estimator weighs by it. */
   values = 0;
-  readonly #mean: Estimate;
-  readonly #variance: Estimate;
-  readonly #options: ResolvedOptions;
+  readonly #mean: Estimate<D>;
+  readonly #variance: Estimate<D>;
+  readonly #options: ResolvedOptions<D>;
   readonly #channels: number;
 
-  constructor(channels: number, options: ResolvedOptions) {
+  constructor(channels: number, options: ResolvedOptions<D>) {
     this.#channels = channels;
     this.#options = options;
-    this.#mean = new Estimate(channels);
-    this.#variance = new Estimate(channels);
+    this.#mean = new Estimate(channels, options.dtype);
+    this.#variance = new Estimate(channels, options.dtype);
     this.reset();
   }
 
-  get mean(): Float32Array {
+  get mean(): VectorOf<D> {
     return this.#mean.values;
   }
 
-  set mean(values: Float32Array) {
-    this.#mean.values = checkVector("runningMean", values, this.#channels);
+  set mean(values: VectorOf<D>) {
+    this.#mean.values = checkVector("runningMean", values, this.#channels, this.#options.dtype);
   }
 
-  get variance(): Float32Array {
+  get variance(): VectorOf<D> {
     return this.#variance.values;
   }
 
-  set variance(values: Float32Array) {
-    this.#variance.values = checkVector("runningVariance", values, this.#channels);
+  set variance(values: VectorOf<D>) {
+    this.#variance.values = checkVector("runningVariance", values, this.#channels, this.#options.dtype);
   }
 
   /** Back to mean 0, variance 1, no batches. */
@@ -98,6 +120,21 @@ export class RunningStatistics {
     this.values = 0;
   }
 
+  /** Statistics of the same channels from the beginning, by another estimator. */
+  anew(estimator: Estimator): RunningStatistics<D> {
+    return new RunningStatistics(this.#channels, { ...this.#options, estimator });
+  }
+
+  /** Becomes what others are, in the arrays that users may hold. */
+  become(others: RunningStatistics<D>): void {
+    for (let c = 0; c < this.#channels; c++) {
+      this.#mean.set(c, others.#mean.at(c));
+      this.#variance.set(c, others.#variance.at(c));
+    }
+    this.batches = others.batches;
+    this.values = others.values;
+  }
+
   /** Takes in a batch of `count` > 1 values per channel with its mean and its biased variance. */
   update(mean: Float64Array, variance: Float64Array, count: number): void {
     const { estimator, momentum, runningVariance } = this.#options;
@@ -106,7 +143,7 @@ export class RunningStatistics {
       this.#merge(mean, variance, count);
       return;
     }
-    const weight = estimator === "cumulative" ? 1 / this.batches : momentum;
+    const weight = weightOf(estimator, momentum, this.batches);
     const correction = runningVariance === "unbiased" ? count / (count - 1) : 1;
     this.#mean.blend(mean, weight, 1);
     this.#variance.blend(variance, weight, correction);

@@ -80,6 +80,8 @@ const mayWait = (() => {
   }
 })();
 
+type Modules = readonly WebAssembly.Module[];
+
 export class Pool {
   /** Threads that take part, the caller's included. */
   readonly threads: number;
@@ -91,23 +93,23 @@ export class Pool {
   #broken: Error | undefined;
   #closed = false;
 
-  private constructor(module: WebAssembly.Module, exports: object, threads: number, stalledMs: number) {
+  private constructor(modules: Modules, exports: object, threads: number, stalledMs: number) {
     this.threads = threads;
     this.#stalledMs = stalledMs;
-    const names = WebAssembly.Module.exports(module).map(({ name }) => name);
+    const names = modules.flatMap((module) => WebAssembly.Module.exports(module).map(({ name }) => name));
     this.#kernels = names.map((name) => (exports as Record<string, Kernel>)[name] as Kernel);
     this.#index = new Map(names.map((name, i) => [name, i]));
   }
 
-  /** Starts threads − 1 workers over a shared memory; rejects with BatchNormError "thread" where one does not start. */
+  /** Starts threads − 1 workers over a shared memory, with the modules whose merged `exports` are given; rejects with BatchNormError "thread" where one does not start. */
   static async start(
-    module: WebAssembly.Module,
+    modules: Modules,
     memory: WebAssembly.Memory,
     exports: object,
     threads: number,
     stalledMs = STALLED_MS,
   ): Promise<Pool> {
-    const pool = new Pool(module, exports, threads, stalledMs);
+    const pool = new Pool(modules, exports, threads, stalledMs);
     const { buffer } = pool.#board;
     const starting = Array.from({ length: threads - 1 }, async (_, i) => {
       const thread = i + 1;
@@ -120,7 +122,7 @@ export class Pool {
         pool.#broken ??= threadDied(thread, what instanceof Error ? what.message : String(what));
         settle?.died(pool.#broken);
       };
-      pool.#workers.push(await start({ module, memory, buffer, thread, threads }, () => settle?.ready(), died));
+      pool.#workers.push(await start({ modules, memory, buffer, thread, threads }, () => settle?.ready(), died));
       await ready;
     });
     try {

@@ -1,10 +1,10 @@
-// A thread of the pool: what runs inside a worker. It gets the module, the memory and the board in one message, says
+// A thread of the pool: what runs inside a worker. It gets the modules, the memory and the board in one message, says
 // that it is ready, and then only looks at the board. Bundled to a text of its own, from which threads.ts starts workers.
 
 import { Board, FAILED, GENERATION, INSIDE, type Kernel, OPEN, SLEEPERS, STATE } from "./board.ts";
 
 interface Start {
-  module: WebAssembly.Module;
+  modules: WebAssembly.Module[];
   memory: WebAssembly.Memory;
   buffer: SharedArrayBuffer;
   thread: number;
@@ -50,9 +50,11 @@ function nextGeneration({ i32 }: Board, seen: number): number {
   return Atomics.load(i32, GENERATION);
 }
 
-port.onmessage = ({ data: { module, memory, buffer, thread, threads } }) => {
-  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-  const kernels = WebAssembly.Module.exports(module).map(({ name }) => exports[name] as Kernel);
+port.onmessage = ({ data: { modules, memory, buffer, thread, threads } }) => {
+  const kernels = modules.flatMap((module) => {
+    const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+    return WebAssembly.Module.exports(module).map(({ name }) => exports[name] as Kernel);
+  });
   const board = new Board(buffer);
   port.postMessage("ready");
   for (let seen = 0; ; ) {

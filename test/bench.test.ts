@@ -5,20 +5,30 @@ import { parseHTML } from "linkedom";
 import { describe, expect, it } from "vitest";
 import { compileCopy } from "../bench/copy-module.mjs";
 import { EPSILON, errorOf, expectedOf, makeProblem, transposed } from "../bench/data.mjs";
+import { answersTo, DTYPES, FUSIONS, MODES, makeFeatureProblem, OPERATIONS } from "../bench/features.mjs";
 import { pageOf } from "../bench/html.mjs";
 import { isolate } from "../bench/isolate.mjs";
 import { measure, QUICK, timeCalls } from "../bench/measure.mjs";
 import { distinct, mobileNetV2, networksOf, resnet50 } from "../bench/networks.mjs";
 import { complaints } from "../bench/output.mjs";
-import { copyKernel } from "../bench/peers/copy.mjs";
+import { copyKernel, passesOver } from "../bench/peers/copy.mjs";
+import { features as featuresPeer } from "../bench/peers/features.mjs";
 import { PEERS } from "../bench/peers/index.mjs";
 import { javascript } from "../bench/peers/javascript.mjs";
 import { pytorchPeers } from "../bench/peers/pytorch.mjs";
 import { remote } from "../bench/peers/remote.mjs";
-import { renderReadme, renderReport, renderShape, renderTargets, replaceMarked } from "../bench/report.mjs";
+import {
+  renderComparison,
+  renderFusion,
+  renderReadme,
+  renderReport,
+  renderShape,
+  renderTargets,
+  replaceMarked,
+} from "../bench/report.mjs";
 import { OURS, runShape, totalsOf } from "../bench/run.mjs";
 import { SHAPES, sizeOf, titleOf, twinOf } from "../bench/shapes.mjs";
-import { TARGETS, verdicts } from "../bench/targets.mjs";
+import { fusionVerdict, TARGETS, verdicts } from "../bench/targets.mjs";
 import { backward, dimsOf, forward, invStdOf, statistics } from "./reference.ts";
 
 type Results = Record<string, Float32Array | Float64Array>;
@@ -138,6 +148,79 @@ it("the copy copies every length from 0 to 130 elements and nothing beside them"
     expect(view.subarray(1024, 1024 + length)).toBeAllclose(Array.from({ length }, (_, i) => i + 1));
     expect(view[1024 + length]).toBe(-1);
   }
+});
+
+it("the separate passes compute what they say, for every length from 0 to 70 elements, and nothing beside it", () => {
+  const memory = new WebAssembly.Memory({ initial: 1 });
+  const passes = passesOver(compileCopy(), memory) as unknown as {
+    relu(y: number, bytes: number): void;
+    addRelu(y: number, b: number, bytes: number): void;
+    gate(y: number, dy: number, dz: number, bytes: number): void;
+  };
+  const view = (at: number) => new Float32Array(memory.buffer, at, 80);
+  const [y, b, dz] = [view(1024), view(2048), view(4096)];
+  for (let length = 0; length <= 70; length++) {
+    const fill = () => {
+      for (let i = 0; i < 80; i++) {
+        y[i] = (i % 5) - 2;
+        b[i] = (i % 3) - 1.5;
+        dz[i] = 9;
+      }
+    };
+    const expects = (got: Float32Array, want: (i: number) => number, rest: (i: number) => number) =>
+      expect(Array.from(got)).toEqual(Array.from({ length: 80 }, (_, i) => (i < length ? want(i) : rest(i))));
+    const [value, other] = [(i: number) => (i % 5) - 2, (i: number) => (i % 3) - 1.5];
+    fill();
+    passes.relu(1024, 4 * length);
+    expects(y, (i) => Math.max(value(i), 0), value);
+    fill();
+    passes.addRelu(1024, 2048, 4 * length);
+    expects(y, (i) => Math.max(value(i) + other(i), 0), value);
+    fill();
+    passes.gate(1024, 2048, 4096, 4 * length);
+    expects(
+      dz,
+      (i) => (value(i) > 0 ? other(i) : 0),
+      () => 9,
+    );
+  }
+});
+
+describe("features", () => {
+  const settings = { features: [...FUSIONS, ...DTYPES, ...MODES], copyModule: compileCopy() };
+
+  it.each([
+    { shape: [16, 6, 40], layout: "channels-first" },
+    { shape: [16, 40, 6], layout: "channels-last" },
+  ])("give their answers on $shape, $layout, each its own", async (description) => {
+    const problem = makeFeatureProblem(description, 1);
+    const answer = answersTo(problem);
+    const { operations } = (await featuresPeer.prepare(problem, settings)) as unknown as {
+      operations: Record<string, Operation>;
+    };
+    const plain = expectedOf(problem) as unknown as Record<string, Results>;
+    for (const operation of OPERATIONS) {
+      expect(errorOf(answer({ feature: "plain" }, operation), plain[operation])).toBeLessThan(1e-12);
+      for (const feature of settings.features) {
+        const { call, results } = operations[`${operation}, ${feature.feature}`] as Operation;
+        call();
+        call();
+        const { tolerance = 1e-6 } = feature as { tolerance?: number };
+        expect(errorOf(results(), answer(feature, operation))).toBeLessThan(tolerance);
+      }
+    }
+    const others = [...FUSIONS, ...MODES].filter(({ feature }) => !/plain|separate|^residual$/.test(feature));
+    for (const feature of others)
+      expect(errorOf(answer(feature, "backward"), answer({ feature: "plain" }, "backward"))).toBeGreaterThan(1e-3);
+  });
+
+  it("keep 70 % of the positions, and no gradient where rounding decides", () => {
+    const problem = makeFeatureProblem({ shape: [32, 8, 1000], layout: "channels-first" }, 1);
+    expect((problem.lengths as number[]).reduce((sum, length) => sum + length, 0) / 32_000).toBeCloseTo(0.7, 3);
+    const { y } = answersTo(problem)({ feature: "plain" }, "forward");
+    expect(Array.from(y as Float64Array).some((z, i) => Math.abs(z) < 1e-5 && problem.dy[i] !== 0)).toBe(false);
+    expect(problem.dy.filter((v) => v === 0).length).toBeLessThan(500);
+  });
 });
 
 describe("measuring", () => {
@@ -359,6 +442,52 @@ describe("the report", () => {
     for (const { shape } of SHAPES) expect(page).toContain(`[${shape.join(", ")}]`);
     expect(page.replaceAll("http://www.w3.org/", "")).not.toMatch(/https?:|src=|@import/);
     expect(page).not.toContain("NaN");
+  });
+
+  const featureRows = (features: { feature: string }[], times: (i: number) => number) =>
+    OPERATIONS.flatMap((operation) =>
+      features.map(({ feature }, i) => ({
+        ...{ shape: [8, 32, 16, 16], layout: "channels-first", operation, feature },
+        ...{ ms: 0.0123 * times(i), times: times(i), error: 0, wrong: false },
+      })),
+    );
+  type FeatureRow = ReturnType<typeof featureRows>[number];
+  const fusion = featureRows(FUSIONS, (i) => 1 + i / 50);
+  const dtypes = featureRows(DTYPES, (i) => 1 + i);
+
+  it("judges fusion: 1.05 of the plain operation at most, and what bandwidth alone would cost", () => {
+    const at = (feature: string, operation: string) =>
+      fusionVerdict(fusion.find((row) => row.feature === feature && row.operation === operation) as FeatureRow);
+    expect(at("relu", "forward")).toEqual({ limit: 1.05, measured: 1.02, reached: true, bandwidth: 1 });
+    expect(at("relu6", "forward")).toMatchObject({ measured: 1.06, reached: false });
+    expect(at("residual", "inference")).toMatchObject({ reached: false, bandwidth: 1.5 });
+    expect(at("relu, separate pass", "inference")).toMatchObject({ limit: undefined, bandwidth: 2 });
+    expect(fusionVerdict({ ...(fusion[1] as FeatureRow), wrong: true })).toMatchObject({
+      measured: undefined,
+      reached: false,
+    });
+    const text = renderFusion(fusion);
+    for (const part of ["**not reached**, 6 of 18", "1.02×", "**1.06×**", "bandwidth alone", "2.50×"])
+      expect(text).toContain(part);
+    expect(text).not.toContain("**1.14×**"); // nothing is asked of separate passes
+  });
+
+  it("has features with their times, failures and complaints", () => {
+    expect(renderComparison(dtypes)).toContain("0.0369 (3.00×)");
+    const page = renderReport({ ...results, fusion, dtypes, modes: dtypes });
+    for (const title of ["## Fusion", "## Types of numbers", "## Modes"]) expect(page).toContain(title);
+    expect(page).not.toContain("NaN");
+    const { document } = parseHTML("<!doctype html><html><body></body></html>");
+    expect(pageOf({ ...results, fusion, dtypes, modes: [] }, document)).toContain("<strong>1.06×</strong>");
+    const [first, second, third] = dtypes as [FeatureRow, FeatureRow, FeatureRow];
+    const broken = [first, { ...second, wrong: true }, { ...third, failed: "no memory", ms: undefined }];
+    const text = renderComparison(broken);
+    for (const part of ["**wrong** 0.0246", "failed: no memory"]) expect(text).toContain(part);
+    const none = { shapes: [], networks: [], sweep: [], awkward: [] };
+    expect(complaints({ ...none, dtypes: broken })).toEqual([
+      "batchnorm-wasm, float64, inference, [8,32,16,16], channels-first: wrong",
+      "batchnorm-wasm, float16, inference, [8,32,16,16], channels-first: no memory",
+    ]);
   });
 
   it("replaces what stands between the README's markers, and nothing else", () => {

@@ -2,23 +2,33 @@
 // and with the condition scales of test/golden/README.md. golden.test.ts gates the numbers; docs/numerics.md shows them.
 
 import { fileURLToPath } from "node:url";
-import { BatchNorm, batchNormForward, type Layout, type Options, type TensorLike } from "../src/index.ts";
+import {
+  BatchNorm,
+  batchNormBackward,
+  batchNormForward,
+  batchNormGradientSums,
+  batchNormStatistics,
+  type Layout,
+  mergeStatistics,
+  type Options,
+  type TensorLike,
+} from "../src/index.ts";
 import { type Case, loadGolden, nw, type Pair, procValue, toChannelsLast } from "./golden/read-golden.mjs";
 import { backward, type Dims, dimsOf, eachOf, forward, invStdOf, meanMagnitude, statistics } from "./reference.ts";
-import { drop, type Kind, make } from "./worlds.ts";
+import { drop, type Kind, make, makeOf } from "./worlds.ts";
 
 const golden = loadGolden(fileURLToPath(new URL("golden", import.meta.url)));
 const { arr } = golden;
 
-/** Cases of the kinds that this issue's API covers; fold, onnx, sync and safetensors wait for theirs. */
+/** Cases of the kinds that one layer by itself covers; fold and safetensors have tests of their own. */
 export const CASES = golden.cases.filter((c) =>
-  ["train", "eval", "sequence", "population", "procedural"].includes(c.kind),
+  ["train", "eval", "sequence", "population", "procedural", "onnx", "sync"].includes(c.kind),
 );
 
 /** The distance of one output of one case. */
 export interface Distance {
   readonly output: string;
-  /** In u: units of 2⁻²⁴ × the channel's condition scale. */
+  /** In u: units of 2⁻²⁴ × the channel's condition scale, and of 2⁻⁵³ for float64. */
   readonly u: number;
   /** Largest error where the scale is 0, so that the answer must be exact. */
   readonly zero: number;
@@ -39,7 +49,7 @@ const layoutOf = (name: string): Layout => (LAST.includes(name) ? "channels-last
 
 /** The layouts that a case's numbers hold for. */
 export function variantsOf(c: Case): Variant[] {
-  const names: string[] = [c.params.layout, ...(c.params.alsoLayouts ?? [])];
+  const names: string[] = [c.params.layout ?? "NCHW", ...(c.params.alsoLayouts ?? [])];
   return names.map((name) => ({ name, layout: layoutOf(name) }));
 }
 
@@ -68,19 +78,31 @@ function optionsOf(c: Case, layout: Layout): Options {
   };
 }
 
-function layerOf(c: Case, layout: Layout, channels: number, more: Options = {}): BatchNorm {
-  const bn = new BatchNorm(channels, { ...optionsOf(c, layout), ...more });
-  if (c.in.weight) bn.gamma = arr(c.in.weight).slice();
-  if (c.in.bias) bn.beta = arr(c.in.bias).slice();
+/** Types that the numbers of a case, which are float32, can be computed in. */
+export type Precision = "float32" | "float64";
+
+const widened = (values: ArrayLike<number>, dtype: Precision) =>
+  dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
+
+function layerOf(c: Case, layout: Layout, channels: number, more: Options<Precision> = {}): BatchNorm<Precision> {
+  const bn = new BatchNorm<Precision>(channels, { ...optionsOf(c, layout), ...more });
+  const { dtype } = bn.options;
+  if (c.in.weight) bn.gamma = widened(arr(c.in.weight), dtype);
+  if (c.in.bias) bn.beta = widened(arr(c.in.bias), dtype);
   if (c.in.running_mean) {
-    bn.runningMean = arr(c.in.running_mean).slice();
-    bn.runningVariance = arr(c.in.running_var).slice();
+    bn.runningMean = widened(arr(c.in.running_mean), dtype);
+    bn.runningVariance = widened(arr(c.in.running_var), dtype);
   }
   return bn;
 }
 
 class Distances {
   readonly list: Distance[] = [];
+  readonly #unit: number;
+
+  constructor(dtype: Precision = "float32") {
+    this.#unit = dtype === "float64" ? 2 ** 29 : 1;
+  }
 
   add(output: string, got: ArrayLike<number>, pair: Pair, scale: ArrayLike<number>, d: Dims | null, torch?: unknown) {
     this.addTo(output, got, arr<Float64Array>(pair.f64), scale, d, torch);
@@ -96,21 +118,33 @@ class Distances {
   ) {
     if (got.length !== reference.length)
       throw new Error(`${output}: ${got.length} values, expected ${reference.length}`);
-    const { u, zero, cls } = nw(got, reference, scale, d ? channelOf(d) : identity, d ? d.channels : reference.length);
-    this.list.push({ output, u, zero, classes: cls, torch: (torch as { maxNwU: number } | undefined)?.maxNwU });
+    // the floor of nw's unit is float32's smallest number; scaled to 1, float64 is far from it
+    const largest = Array.from(scale).reduce((a, b) => (b < Infinity && b > a ? b : a), 0);
+    const k = this.#unit === 1 || largest === 0 ? 1 : 2 ** -Math.round(Math.log2(largest));
+    const scaled = (values: ArrayLike<number>) => (k === 1 ? values : Array.from(values, (v) => v * k));
+    const channels = d ? d.channels : reference.length;
+    const { u, zero, cls } = nw(scaled(got), scaled(reference), scaled(scale), d ? channelOf(d) : identity, channels);
+    this.list.push({
+      output,
+      u: u * this.#unit,
+      zero,
+      classes: cls,
+      torch: (torch as { maxNwU: number } | undefined)?.maxNwU,
+    });
   }
 }
 
 /** Kinds train and eval. `x` may replace the case's input, for comparing runs. */
-export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array) {
+export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array, dtype: Precision = "float32") {
   const p = c.params;
   const [data, shape] = arrange(replaced ?? arr(c.in.x), p.shape, p.layout, v);
   const d = dimsOf(shape, v.layout);
-  const bn = layerOf(c, v.layout, d.channels);
-  const x = make(kind, shape, data);
+  const bn = layerOf(c, v.layout, d.channels, { dtype });
+  const of = (values: Float32Array) => makeOf<Precision>(dtype, kind, shape, widened(values, dtype));
+  const x = of(data);
   const y = bn.forward(x, { mode: p.training ? "train" : "eval" });
   const dyData = c.in.dy ? arrange(arr(c.in.dy), p.shape, p.layout, v)[0] : null;
-  const dy = dyData && make(kind, shape, dyData);
+  const dy = dyData && of(dyData);
   const gradients = dy ? bn.backward(dy) : {};
   const batch = p.training ? batchNormForward(x, {}, { layout: v.layout, epsilon: p.eps }) : null;
   const result = {
@@ -133,11 +167,12 @@ export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array
   return result;
 }
 
-function measureStep(c: Case, v: Variant, kind: Kind): Distance[] {
+/** Kinds train and eval: distances, and the largest |mean|/std of a channel. */
+export function measureStep(c: Case, v: Variant, kind: Kind, dtype: Precision = "float32") {
   const p = c.params;
   const torch = c.torchErr?.native ?? {};
-  const r = runStep(c, v, kind);
-  const out = new Distances();
+  const r = runStep(c, v, kind, undefined, dtype);
+  const out = new Distances(dtype);
   const gamma = c.in.weight ? arr(c.in.weight) : null;
   const beta = c.in.bias ? arr(c.in.bias) : null;
   const of = (pair: Pair) => arr<Float64Array>(pair.f64);
@@ -173,7 +208,8 @@ function measureStep(c: Case, v: Variant, kind: Kind): Distance[] {
     if (c.out.dgamma) out.add("dGamma", r.dGamma ?? [], c.out.dgamma, g.dGammaScale, null, torch.dgamma);
     if (c.out.dbeta) out.add("dBeta", r.dBeta ?? [], c.out.dbeta, g.dBetaScale, null, torch.dbeta);
   }
-  return out.list;
+  const ratio = Math.max(...Array.from(mean, (m, i) => Math.abs(m) * (invStd[i] as number)).filter(Number.isFinite), 0);
+  return { list: out.list, ratio };
 }
 
 /** Kind sequence: several steps of training, evaluation and resetting; checks the counter on the way. */
@@ -254,6 +290,98 @@ function measurePopulation(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
+/** Kind sync: parts of one batch in two phases, an empty part before and between them. */
+function measureSync(c: Case, v: Variant, kind: Kind): Distance[] {
+  const { C, eps, layout: from, momentum } = c.params;
+  const [gamma, beta] = [arr(c.in.weight), arr(c.in.bias)];
+  const empty = (like: { shape: number[] }) => ({ data: new Float32Array(0), shape: [0, ...like.shape.slice(1)] });
+  const parts: { x: TensorLike; dy: TensorLike; out?: Case["out"] }[] = [];
+  c.in.shards.forEach((shard: Case["in"], i: number) => {
+    const given = (name: "x" | "dy") => {
+      const [data, shape] = arrange(arr(shard[name]), shard.shape, from, v);
+      return make(kind, shape, data);
+    };
+    const own = { x: given("x"), dy: given("dy"), out: c.out.shards[i] };
+    const none = empty({ shape: [...own.x.shape] });
+    parts.push({ x: none, dy: none }, own);
+  });
+  const out = new Distances();
+  const of = (pair: Pair) => arr<Float64Array>(pair.f64);
+  const layout = v.layout;
+
+  const statistics = parts.map(({ x }) => batchNormStatistics(x, { layout }));
+  const joint = mergeStatistics(statistics);
+  if (joint.count !== c.params.count) throw new Error(`${joint.count} values per channel`);
+  const shardOf = ({ x }: { x: TensorLike }) => ({ d: dimsOf(x.shape, layout), data: x.data });
+  const shares = parts.map((part) => {
+    const { d, data } = shardOf(part);
+    return data.length ? meanMagnitude(data, d).map((s) => (s * d.outer * d.inner) / joint.count) : new Float64Array(C);
+  });
+  const magnitude = new Float64Array(C).map((_, i) => shares.reduce((sum, share) => sum + (share[i] as number), 0));
+  const bn = new BatchNorm(C, { layout, epsilon: eps, momentum });
+  bn.runningMean = arr(c.in.running_mean).slice();
+  bn.runningVariance = arr(c.in.running_var).slice();
+  bn.track(joint);
+  const bessel = joint.count / (joint.count - 1);
+  const blend = (old: Float32Array, now: Float64Array, factor: number) =>
+    now.map((s, i) => (1 - momentum) * Math.abs(old[i] as number) + momentum * s * factor);
+  out.add("mean", joint.mean, c.out.mean, magnitude, null);
+  out.add("variance", joint.variance, c.out.var, of(c.out.var), null);
+  const meanScale = blend(arr(c.in.running_mean), magnitude, 1);
+  out.add("runningMean", bn.runningMean ?? [], c.out.running_mean, meanScale, null);
+  const varianceScale = blend(arr(c.in.running_var), of(c.out.var), bessel);
+  out.add("runningVariance", bn.runningVariance ?? [], c.out.running_var, varianceScale, null);
+
+  const forwards = parts.map(({ x }) =>
+    batchNormForward(x, { gamma, beta }, { layout, epsilon: eps, statistics: joint }),
+  );
+  const sums = parts.map(({ dy }, i) => batchNormGradientSums(dy, (forwards[i] as (typeof forwards)[number]).saved));
+  const total = { dGamma: new Float64Array(C), dBeta: new Float64Array(C) };
+  for (const name of ["dGamma", "dBeta"] as const)
+    for (let i = 0; i < C; i++) total[name][i] = sums.reduce((sum, one) => sum + (one[name][i] as number), 0);
+  const [mean, invStd] = [of(c.out.mean), of(c.out.invstd)];
+  const scales = parts.map(({ x, dy }) => {
+    const d = dimsOf(x.shape, layout);
+    return backward(x.data, dy.data, d, mean, invStd, gamma, false);
+  });
+  const scaleOf = (name: "dGammaScale" | "dBetaScale") =>
+    new Float64Array(C).map((_, i) => scales.reduce((sum, s) => sum + (s[name][i] as number), 0));
+  const [dGammaScale, dBetaScale] = [scaleOf("dGammaScale"), scaleOf("dBetaScale")];
+  out.add("dGamma", total.dGamma, c.out.dgamma, dGammaScale, null);
+  out.add("dBeta", total.dBeta, c.out.dbeta, dBetaScale, null);
+
+  for (const [i, { x, dy, out: expected }] of parts.entries()) {
+    const { y, saved } = forwards[i] as (typeof forwards)[number];
+    const { dx, dGamma, dBeta } = batchNormBackward(dy, saved, { sums: total });
+    if (!expected) {
+      if (y.data.length + (dx?.data.length ?? 1)) throw new Error("an empty part has values");
+      drop(y, dx);
+      continue;
+    }
+    const d = dimsOf(x.shape, layout);
+    const own = scales[i] as (typeof scales)[number];
+    const arranged = (pair: Pair) => arrange(of(pair), c.in.shards[(i - 1) / 2].shape, from, v)[0];
+    const local = statistics[i] as (typeof statistics)[number];
+    out.add("mean", local.mean, expected.localMean, meanMagnitude(x.data, d), null);
+    out.add("variance", local.variance, expected.localVar, of(expected.localVar), null);
+    out.addTo("y", y.data, arranged(expected.y), forward(x.data, d, mean, invStd, gamma, beta).scale, d);
+    const dxScale = new Float64Array(x.data.length);
+    for (let ch = 0; ch < C; ch++)
+      eachOf(d, ch, (at) => {
+        const xHat = Math.abs(((x.data[at] as number) - (mean[ch] as number)) * (invStd[ch] as number));
+        const terms = (dBetaScale[ch] as number) + xHat * (dGammaScale[ch] as number);
+        const scale = Math.abs((gamma[ch] as number) * (invStd[ch] as number));
+        dxScale[at] = scale * (Math.abs(dy.data[at] as number) + terms / joint.count);
+      });
+    out.addTo("dx", dx?.data ?? [], arranged(expected.dx), dxScale, d);
+    out.add("dGamma", dGamma ?? [], expected.localDgamma, own.dGammaScale, null);
+    out.add("dBeta", dBeta ?? [], expected.localDbeta, own.dBetaScale, null);
+    drop(x, dy, y, dx);
+  }
+  bn.dispose();
+  return out.list;
+}
+
 const inputs = new Map<string, { x: Float32Array; dy: Float32Array }>();
 
 /** The input of a procedural case, channels first, made once. */
@@ -326,10 +454,42 @@ function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
+/** Kind onnx: the preset, and the operator's attributes, which are the preset's values rounded to float32. */
+function measureOnnx(c: Case, v: Variant, kind: Kind): Distance[] {
+  const { shape, epsilon, momentum, training_mode } = c.params;
+  const d = shape.length === 1 ? { outer: shape[0], channels: 1, inner: 1 } : dimsOf(shape, v.layout);
+  const bn = new BatchNorm(d.channels, { preset: "onnx", epsilon, decay: momentum });
+  bn.gamma = arr(c.in.scale).slice();
+  bn.beta = arr(c.in.bias).slice();
+  bn.runningMean = arr(c.in.mean).slice();
+  bn.runningVariance = arr(c.in.var).slice();
+  const data = arr(c.in.x);
+  const x = make(kind, shape, data);
+  const y = bn.forward(x, { mode: training_mode ? "train" : "eval" });
+  const { mean, variance } = training_mode
+    ? statistics(data, d)
+    : { mean: Float64Array.from(arr(c.in.mean)), variance: Float64Array.from(arr(c.in.var)) };
+  const out = new Distances();
+  const { scale } = forward(data, d, mean, invStdOf(variance, epsilon), bn.gamma, bn.beta);
+  out.add("y", y.data, c.out.y, scale, d);
+  if (training_mode) {
+    const blend = (old: ArrayLike<number>, batch: Float64Array) =>
+      batch.map((b, i) => momentum * Math.abs(old[i] as number) + (1 - momentum) * b);
+    const oldMean = arr(c.in.mean);
+    out.add("runningMean", bn.runningMean, c.out.running_mean, blend(oldMean, meanMagnitude(data, d)), null);
+    out.add("runningVariance", bn.runningVariance, c.out.running_var, blend(arr(c.in.var), variance), null);
+  }
+  drop(x, y);
+  bn.dispose();
+  return out.list;
+}
+
 /** All distances of one case in one memory order and kind of input. */
 export function measure(c: Case, v: Variant, kind: Kind): Distance[] {
   if (c.kind === "sequence") return measureSequence(c, v, kind);
   if (c.kind === "population") return measurePopulation(c, v, kind);
+  if (c.kind === "onnx") return measureOnnx(c, v, kind);
   if (c.kind === "procedural") return measureProcedural(c, v, kind);
-  return measureStep(c, v, kind);
+  if (c.kind === "sync") return measureSync(c, v, kind);
+  return measureStep(c, v, kind).list;
 }

@@ -3,9 +3,9 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { beforeAll, describe, expect, test } from "vitest";
-import { BatchNorm, type Tensor, tensor } from "../src/index.ts";
+import { BatchNorm, type Dtype, type Tensor, tensor } from "../src/index.ts";
 import { defaultHeap } from "../src/memory.ts";
-import { normal, normalInput, useBuild } from "./worlds.ts";
+import { drop, KINDS, makeOf, normal, normalInput, useBuild } from "./worlds.ts";
 
 setFlagsFromString("--expose-gc");
 const collect: () => void = runInNewContext("gc");
@@ -106,6 +106,37 @@ describe.each(["channels-first", "channels-last"] as const)("10,000 steps, %s", 
     expect(bn.batchesTracked).toBe(1.1 * STEPS + 9);
   });
 });
+
+test.each(["float32", "float64", "bfloat16"] as const)(
+  "10,000 steps of %s with an activation and a residual, on arrays and on tensors, leave memory at its level",
+  async (dtype) => {
+    await useBuild("simd");
+    for (const kind of KINDS) {
+      const size = SHAPE.reduce((a, b) => a * b, 1);
+      const make = (seed: number) => {
+        const values = normal(seed, size);
+        const data = {
+          float32: values,
+          float64: Float64Array.from(values),
+          bfloat16: new Uint16Array(size).fill(seed),
+        };
+        return makeOf<Dtype>(dtype, kind, SHAPE, data[dtype]);
+      };
+      const [x, residual, dy] = [make(1), make(2), make(3)];
+      const bn = new BatchNorm<Dtype>(4, { dtype, activation: "silu" });
+      const step = () => {
+        const y = bn.forward(x, { residual });
+        const { dx, dResidual } = bn.backward(dy);
+        drop(y, dx, dResidual);
+      };
+      step();
+      const { used, capacity } = defaultHeap().usage;
+      expect(Math.abs(growth(step))).toBeLessThan(TOLERANCE);
+      expect(defaultHeap().usage).toEqual({ used, capacity });
+      drop(x, residual, dy);
+    }
+  },
+);
 
 // last, because what it keeps is freed at a moment that would blur another measurement
 test("the gauge shows a step that keeps one array of 100 elements", () => {

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";
 import { BatchNorm, type TensorLike, tensor } from "../src/index.ts";
 import { Allocator, defaultHeap, Tensor, WasmHeap } from "../src/memory.ts";
+import { kernelBuild } from "../src/module.ts";
 import { BUILDS, normal, random, useBuild, wasmFile } from "./worlds.ts";
 
 const PAGE = 65536;
@@ -122,7 +123,8 @@ describe("Allocator", () => {
   });
 });
 
-const given = (module: WebAssembly.Module) => ({ name: "given", reason: "a test", module }) as const;
+const given = (module: WebAssembly.Module) =>
+  ({ name: "given", reason: "a test", module, extended: () => kernelBuild().extended() }) as const;
 
 describe.each(BUILDS)("WasmHeap (%s)", (build) => {
   const module = new WebAssembly.Module(readFileSync(wasmFile(build)));
@@ -169,7 +171,7 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
     const shape = [40, 3, 100];
     const values = (seed: number) => normal(seed, 40 * 3 * 100);
     const inHeap = (data: Float32Array) => {
-      const t = new Tensor(heap, shape, data.length);
+      const t = new Tensor(heap, shape, data.length, "float32");
       t.data.set(data);
       return t;
     };
@@ -308,12 +310,13 @@ describe.each(BUILDS)("Tensor (%s)", (build) => {
     ["NaN as dimension", [Number.NaN], undefined, RangeError, /^tensor\.shape: expected non-negative .* got \[NaN\]$/],
     ["too few values", [2, 3], [1, 2], RangeError, /^data: expected 6 elements \(2×3\), got 2$/],
     ["too many values", [2], new Float32Array(3), RangeError, /^data: expected 2 elements \(2\), got 3$/],
+    ["an Int32Array", [2], new Int32Array(2), TypeError, /^data: expected a Float32Array or .* got Int32Array\(2\)$/],
     [
-      "a Float64Array",
+      "a Uint16Array that says no dtype",
       [2],
-      new Float64Array(2),
+      new Uint16Array(2),
       TypeError,
-      /^data: expected a Float32Array or .* got Float64Array\(2\)$/,
+      /^data: expected .* got Uint16Array\(2\)$/,
     ],
     ["null for data", [2], null, TypeError, /^data: expected a Float32Array or an array of numbers, got null$/],
     ["a string for data", [2], "ab", TypeError, /^data: expected a Float32Array or an array of numbers, got "ab"$/],

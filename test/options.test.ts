@@ -6,6 +6,7 @@ import { BatchNorm, type Options } from "../src/index.ts";
 const resolved = (options?: unknown) => new BatchNorm(2, options as Options).options;
 
 const DEFAULTS = {
+  dtype: "float32",
   layout: "channels-first",
   epsilon: 1e-5,
   momentum: 0.1,
@@ -15,13 +16,20 @@ const DEFAULTS = {
   runningVariance: "unbiased",
   estimator: "ema",
   onNonFinite: "throw",
+  activation: "none",
+  negativeSlope: null,
+  ghostBatchSize: null,
+  renorm: null,
 };
 
 describe("options", () => {
   test.each([
     ["nothing said", undefined],
     ["no option", {}],
-    ["undefined for every option", Object.fromEntries([...Object.keys(DEFAULTS), "decay"].map((k) => [k, undefined]))],
+    [
+      "undefined for every option",
+      Object.fromEntries([...Object.keys(DEFAULTS), "decay", "preset", "affine"].map((k) => [k, undefined])),
+    ],
   ])("with %s are PyTorch's", (_, options) => {
     expect(resolved(options)).toEqual(DEFAULTS);
   });
@@ -41,6 +49,11 @@ describe("options", () => {
     { estimator: "population" },
     { onNonFinite: "skip" },
     { onNonFinite: "allow" },
+    { estimator: "debiased" },
+    { activation: "silu" },
+    { activation: "leaky_relu", negativeSlope: 0.2 },
+    { ghostBatchSize: 4 },
+    { renorm: { rMax: 3, dMax: 5 } },
   ])("are taken as given, and one leaves the others alone: %j", (options) => {
     expect(resolved(options)).toEqual({ ...DEFAULTS, ...options });
   });
@@ -94,8 +107,12 @@ describe("options", () => {
     ["affine", [], "", [0, 1, "false", null]],
     ["trackRunningStats", [], "", [0, 1, "false", null]],
     ["runningVariance", ["sample"], '"unbiased" or "biased"', [true, null]],
-    ["estimator", ["EMA", "mean"], '"ema" or "cumulative" or "population"', [null, 0.1]],
+    ["estimator", ["EMA", "mean"], '"ema" or "debiased" or "cumulative" or "population"', [null, 0.1]],
     ["onNonFinite", ["ignore"], '"throw" or "skip" or "allow"', [false, null]],
+    ["activation", ["ReLU", "gelu"], '"none" or "relu" or "leaky_relu" or "relu6" or "silu"', [false, null]],
+    ["ghostBatchSize", [0, -2, 1.5, Number.NaN], "a positive integer", ["4", true]],
+    ["dtype", ["float", "f64"], '"float32" or "float64" or "float16" or "bfloat16"', [64, null]],
+    ["preset", ["torch", "toString"], '"pytorch" or "keras" or "tfjs" or "onnx" or "flax" or "paper"', [true, null]],
   ])(
     "%s is refused with RangeError for a wrong value and TypeError for a wrong kind",
     (name, values, expected, kinds) => {
@@ -118,13 +135,39 @@ describe("options", () => {
     [{ eps: 1e-3 }, '"eps"'],
     [{ axis: 1 }, '"axis"'],
     [{ epsilon: 1e-3, track_running_stats: true }, '"track_running_stats"'],
-    [{ preset: "keras" }, '"preset"'],
+    [{ momentum: 0.1, axis_name: "batch" }, '"axis_name"'],
   ])("%j, with a name that is none of ours, are refused with the names that are", (options, got) => {
     expect(() => resolved(options)).toThrow(TypeError);
     expect(() => resolved(options)).toThrow(
-      `options: expected options among layout, epsilon, momentum, decay, scale, shift, affine, trackRunningStats, ` +
-        `runningVariance, estimator, onNonFinite, got ${got}`,
+      `options: expected options among preset, dtype, layout, epsilon, momentum, decay, scale, shift, affine, ` +
+        `trackRunningStats, runningVariance, estimator, onNonFinite, activation, negativeSlope, ghostBatchSize, renorm, ` +
+        `got ${got}`,
     );
+  });
+
+  test.each<Options>([
+    {},
+    { preset: "keras", affine: false, activation: "silu" },
+    { activation: "leaky_relu", negativeSlope: 0.3, ghostBatchSize: 2, renorm: { rMax: 1, dMax: 0 } },
+  ])("that a layer resolved, %j, make another like it", (options) => {
+    const { options: once } = new BatchNorm(2, options);
+    expect(new BatchNorm(2, once).options).toEqual(once);
+  });
+
+  test.each([
+    [{ negativeSlope: 0.1 }, "none"],
+    [{ negativeSlope: 0.1, activation: "relu" }, "relu"],
+  ])("%j, a slope that no activation has, are refused", (options, got) => {
+    expect(() => resolved(options)).toThrow(
+      new RangeError(`negativeSlope: expected activation "leaky_relu" with it, got "${got}"`),
+    );
+  });
+
+  test.each([0, 1, -0.1, 1.5, Number.NaN])("with leaky_relu refuse a slope of %d", (negativeSlope) => {
+    expect(() => resolved({ activation: "leaky_relu", negativeSlope })).toThrow(
+      new RangeError(`negativeSlope: expected a number between 0 and 1, got ${negativeSlope}`),
+    );
+    expect(() => resolved({ activation: "leaky_relu", negativeSlope: String(negativeSlope) })).toThrow(TypeError);
   });
 
   test.each([null, 1e-3, "keras", ["channels-last"]])("that are %j are refused", (options) => {

@@ -7,7 +7,25 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, it, test } from "vitest";
 import { relaxedSimd } from "../src/features.ts";
-import { BatchNorm, BatchNormError, batchNormForward, dispose, info, init, type Layout, tensor } from "../src/index.ts";
+import {
+  BatchNorm,
+  BatchNormError,
+  batchNormForward,
+  type Dtype,
+  dispose,
+  groupNormForward,
+  info,
+  init,
+  instanceNormForward,
+  type LayerForwardOptions,
+  type Layout,
+  layerNormForward,
+  normBackward,
+  type Options,
+  rmsNormForward,
+  type Tensor,
+  tensor,
+} from "../src/index.ts";
 import { defaultHeap } from "../src/memory.ts";
 import { Pool } from "../src/threads.ts";
 import { CASES, measure, runProcedural, runStep, type Variant, variantsOf } from "./golden.ts";
@@ -18,7 +36,9 @@ afterAll(() => dispose());
 /** A pool that is asked even for the smallest tensors. */
 async function useThreads(build: Build, threads: number): Promise<void> {
   await useBuild(build, threads);
-  defaultHeap().kernels.parallelFrom = 0;
+  const { kernels, kernels64 } = defaultHeap();
+  kernels.parallelFrom = 0;
+  kernels64.parallelFrom = 0;
 }
 
 type Case = (typeof CASES)[number];
@@ -36,6 +56,33 @@ function digestOf(value: unknown, hash = createHash("sha256")): ReturnType<typeo
   for (const [name, v] of Object.entries(value)) digestOf(v, hash.update(name));
   return hash;
 }
+
+it("a build is made to share memory however large it is", async () => {
+  await useBuild("debug", 2);
+  expect(info().threads).toBe(2);
+});
+
+describe("instance, group, layer and RMS norm", () => {
+  const scale = (length: number) => ({ gamma: normal(3, length, 0.5, 1) });
+  it.each([
+    ["instance", [3, 60, 60, 40], (x: Tensor) => instanceNormForward(x, scale(40), { layout: "channels-last" })],
+    ["group", [9, 32, 30, 30], (x: Tensor) => groupNormForward(x, 4, scale(32))],
+    ["layer", [900, 768], (x: Tensor) => layerNormForward(x, 768, scale(768))],
+    ["RMS", [900, 768], (x: Tensor) => rmsNormForward(x, 768, scale(768))],
+  ] as const)("%s norm of %j has the same bits on 1 and 3 threads", async (_, shape, forward) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const digests: string[] = [];
+    for (const threads of [1, 3]) {
+      await useThreads("simd", threads);
+      const [x, dy] = [tensor(shape, normal(1, size, 2, 3)), tensor(shape, normal(2, size))];
+      const { y, mean, invStd, saved } = forward(x);
+      const { dx, dGamma } = normBackward(dy, saved);
+      digests.push(digestOf({ y: y.data, mean, invStd, dx: dx?.data, dGamma }).digest("hex"));
+      drop(x, dy, y, dx);
+    }
+    expect(digests[1]).toBe(digests[0]);
+  });
+});
 
 const RUNS = CASES.flatMap((c) => variantsOf(c).map((v) => ({ id: c.id, name: v.name, c, v })));
 const digests = () =>
@@ -91,6 +138,73 @@ describe.each(LARGE)("$shape, $layout, std $std", ({ layout, shape, std }) => {
       defaultHeap().kernels.parallelFrom = 0;
       expect(step()).toBe(alone);
     }
+  });
+});
+
+const FUSED: { layout: Layout; shape: number[]; std: number }[] = [
+  { layout: "channels-first", shape: [7, 7, 57, 57], std: 1 },
+  { layout: "channels-first", shape: [60, 130, 2, 2], std: 1 },
+  { layout: "channels-last", shape: [30_001, 5], std: 1e-30 },
+  { layout: "channels-last", shape: [300, 9, 33], std: 1 },
+];
+
+describe.each(FUSED)("$shape, $layout, std $std, fused", ({ layout, shape, std }) => {
+  const length = shape.reduce((a, b) => a * b, 1);
+  const [xs, rs, dys] = [normal(1, length, std, std), normal(2, length), normal(3, length)];
+
+  it.each(["float32", "float64", "bfloat16"] as const)("%s has the same bits on 1 and 2 threads", async (dtype) => {
+    const run = () => {
+      const of = (data: Float32Array): Tensor<Dtype> => {
+        if (dtype === "float64") return tensor(shape, Float64Array.from(data), { dtype });
+        // the upper halves of float32
+        const halves = new Uint16Array(data.buffer).filter((_, i) => i % 2 === 1);
+        return dtype === "bfloat16" ? tensor(shape, halves, { dtype }) : tensor(shape, data, { dtype });
+      };
+      const results: unknown[] = [];
+      for (const activation of ["relu", "relu6", "silu", "none"] as const)
+        for (const added of [true, false]) {
+          const channels = (layout === "channels-last" ? shape.at(-1) : shape[1]) as number;
+          const bn = new BatchNorm(channels, { layout, activation, dtype });
+          const [x, residual, dy] = [of(xs), of(rs), of(dys)];
+          const y = bn.forward(x as Tensor, added ? { residual: residual as Tensor } : {});
+          const { dx, dResidual, dGamma, dBeta } = bn.backward(dy as Tensor);
+          results.push([y.data.slice(), dx?.data.slice(), dResidual?.data.slice(), dGamma, dBeta]);
+          drop(x, residual, dy, y, dx, dResidual);
+        }
+      return digestOf(results).digest("hex");
+    };
+    await useBuild("simd");
+    const alone = run();
+    await useThreads("simd", 2);
+    expect(run()).toBe(alone);
+  });
+});
+
+// masks, ghost batches, and all that docs/modes.md has
+const WEIGHTS = Array.from({ length: 12 * 550 }, (_, p) => (p % 5) / 2);
+const MODES: [string, Options, LayerForwardOptions][] = [
+  ["a mask", {}, { mask: Array.from({ length: 12 * 550 }, (_, p) => p % 7 > 1) }],
+  ["weights, ghost batches and renorm", { ghostBatchSize: 5, renorm: { rMax: 2, dMax: 1 } }, { mask: WEIGHTS }],
+  ["ghost batches and SiLU", { ghostBatchSize: 5, activation: "silu" }, {}],
+  ["a scale per sample and ReLU", { activation: "relu" }, { gamma: normal(5, 36), beta: normal(6, 36) }],
+];
+
+describe.each(["channels-first", "channels-last"] as const)("layers, %s", (layout) => {
+  it.each(MODES)("with %s have the same bits on two threads", async (_, options, how) => {
+    const shape = layout === "channels-last" ? [12, 50, 11, 3] : [12, 3, 50, 11];
+    const step = () => {
+      const bn = new BatchNorm(3, { layout, ...options });
+      const [x, dy] = [1, 2].map((seed) => tensor(shape, normal(seed, 12 * 3 * 550))) as [Tensor, Tensor];
+      const y = bn.forward(x, how as LayerForwardOptions<Tensor>);
+      const { dx, dGamma, dBeta } = bn.backward(dy);
+      const results = [y.data.slice(), dx?.data.slice(), dGamma, dBeta, bn.stateDict()];
+      drop(x, dy, y, dx);
+      return digestOf(results).digest("hex");
+    };
+    await useBuild("simd");
+    const alone = step();
+    await useThreads("simd", 2);
+    expect(step()).toBe(alone);
   });
 });
 
@@ -175,7 +289,7 @@ const poolOf = (module: WebAssembly.Module, stalledMs?: number) => {
   const work = () => {
     for (const start = performance.now(); performance.now() - start < 50; );
   };
-  return Pool.start(module, memory, { work }, 2, stalledMs);
+  return Pool.start([module], memory, { work }, 2, stalledMs);
 };
 
 const caught = (call: () => unknown): unknown => {
@@ -212,7 +326,7 @@ describe("a worker that dies is an error that names it", () => {
 
   test("where it does not start", async () => {
     const other = new WebAssembly.Memory({ initial: 1 }); // not shared: it cannot be sent
-    await expect(Pool.start(TRAP, other, {}, 2)).rejects.toThrow();
+    await expect(Pool.start([TRAP], other, {}, 2)).rejects.toThrow();
   });
 });
 

@@ -2,7 +2,18 @@
 
 import { readFileSync } from "node:fs";
 import { relaxedSimd } from "../src/features.ts";
-import { init, type PlainTensor, Tensor, type TensorLike, tensor } from "../src/index.ts";
+import {
+  type AnyTensor,
+  type DataOf,
+  type Dtype,
+  init,
+  type Layout,
+  type PlainTensor,
+  Tensor,
+  type TensorLike,
+  tensor,
+  type Vector,
+} from "../src/index.ts";
 import { withSharedMemory } from "../src/module.ts";
 
 export type Build = "simd" | "relaxed" | "debug";
@@ -10,30 +21,67 @@ export type Build = "simd" | "relaxed" | "debug";
 /** The builds that this engine can run. */
 export const BUILDS: readonly Build[] = relaxedSimd() ? ["simd", "relaxed", "debug"] : ["simd", "debug"];
 
-export const wasmFile = (build: Build): URL => new URL(`../build/${build}.wasm`, import.meta.url);
+/** The second module, beside either build for users and beside the one for debugging. */
+export type ExtendedBuild = "extended" | "extended-debug";
+export const EXTENDED_BUILDS: readonly ExtendedBuild[] = ["extended", "extended-debug"];
+const extendedBuild = (build: Build): ExtendedBuild => (build === "debug" ? "extended-debug" : "extended");
+
+export const wasmFile = (build: Build | ExtendedBuild): URL => new URL(`../build/${build}.wasm`, import.meta.url);
 
 /** What is made from here on runs on this build and so many threads, in a memory of its own. */
 export async function useBuild(build: Build, threads = 1): Promise<void> {
-  const bytes = Uint8Array.from(readFileSync(wasmFile(build)));
-  const module = await WebAssembly.compile(threads > 1 ? withSharedMemory(bytes) : bytes);
-  await init({ module, threads });
+  const compile = (file: URL) => {
+    const bytes = Uint8Array.from(readFileSync(file));
+    return WebAssembly.compile(threads > 1 ? withSharedMemory(bytes) : bytes);
+  };
+  const [module, extended] = await Promise.all([compile(wasmFile(build)), compile(wasmFile(extendedBuild(build)))]);
+  await init({ module, extended, threads });
 }
 
 export type Kind = "plain" | "tensor";
 export const KINDS: readonly Kind[] = ["plain", "tensor"];
 
 /** `data` as the kind of input under test. */
-export function make(kind: Kind, shape: readonly number[], data: Float32Array): TensorLike {
-  return kind === "plain" ? { data: data.slice(), shape } : tensor(shape, data);
+export function make(kind: Kind, shape: readonly number[], data: Float32Array): TensorLike;
+export function make(kind: Kind, shape: readonly number[], data: Float32Array | Float64Array): AnyTensor;
+export function make(kind: Kind, shape: readonly number[], data: Float32Array | Float64Array): AnyTensor {
+  return data instanceof Float64Array ? makeOf("float64", kind, shape, data) : makeOf("float32", kind, shape, data);
+}
+
+/** The same of any type of elements. */
+export function makeOf<D extends Dtype>(
+  dtype: D,
+  kind: Kind,
+  shape: readonly number[],
+  data: DataOf[D],
+): TensorLike<D> {
+  return kind === "plain" ? { data: data.slice() as DataOf[D], shape, dtype } : tensor(shape, data, { dtype });
 }
 
 /** Frees tensors; plain arrays need nothing. */
-export function drop(...list: readonly (TensorLike | undefined)[]): void {
+export function drop(...list: readonly (AnyTensor | undefined)[]): void {
   for (const t of list) if (t instanceof Tensor) t.dispose();
 }
 
 /** Every combination of build and kind, for describe.each. */
 export const WORLDS = BUILDS.flatMap((build) => KINDS.map((kind) => ({ build, kind })));
+
+export const LAYOUTS: readonly Layout[] = ["channels-first", "channels-last"];
+
+/** Every combination of layout, kind and element type, for describe.each. */
+export const WAYS = LAYOUTS.flatMap((layout) =>
+  KINDS.flatMap((kind) => (["float32", "float64"] as const).map((dtype) => ({ layout, kind, dtype }))),
+);
+
+export const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
+
+/** [N, C, …] as a shape in memory order. */
+export const ordered = ([n, c, ...rest]: readonly number[], layout: Layout) =>
+  (layout === "channels-last" ? [n, ...rest, c] : [n, c, ...rest]) as number[];
+
+/** Values as a layer of this type has its vectors. */
+export const real = (dtype: Dtype, values: ArrayLike<number>): Vector =>
+  dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
 
 /** mulberry32: a seeded stream of numbers in [0, 1). */
 export function random(seed: number): () => number {

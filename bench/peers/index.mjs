@@ -36,3 +36,11 @@ export const PEERS = {
     load: async () => (await import("./tfjs.mjs")).tfjs("cpu"),
   },
 };
+
+/** What is measured against itself: our features, of ../features.mjs. */
+const OWN = {
+  features: { name: "batchnorm-wasm", layouts: both, load: async () => (await import("./features.mjs")).features },
+};
+
+/** All that an isolate can prepare. */
+export const ISOLATED = { ...PEERS, ...OWN };

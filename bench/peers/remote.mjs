@@ -1,7 +1,7 @@
 // A peer in another isolate or process, as the runner sees peers: open() gives { ask(action, options), close() }, and the
 // other side carries out prepare, time and results.
 
-import { PEERS } from "./index.mjs";
+import { ISOLATED } from "./index.mjs";
 
 export const remote = (description, open) => ({
   ...description,
@@ -26,6 +26,6 @@ export const remote = (description, open) => ({
 export const isolatedBy =
   (open) =>
   (id, description = {}) => {
-    const { name, layouts } = PEERS[id];
+    const { name, layouts } = ISOLATED[id];
     return remote({ id, name, layouts, ...description }, open);
   };

@@ -1,0 +1,434 @@
+// One call, in slices: batches of their own within it. A plain call is one slice; ghost batches are many. In a slice,
+// positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of core.ts.
+
+import type { Activation } from "./activation.ts";
+import {
+  batchStatistics,
+  differentiate,
+  differentiateActivation,
+  fuses,
+  type GradientSums,
+  gradientMap,
+  gradientSums,
+  invStdOf,
+  normalize,
+  type Statistics,
+  type Terms,
+} from "./core.ts";
+import { bitsOf, type Vector } from "./dtype.ts";
+import { oneValuePerChannel } from "./errors.ts";
+import { type Geometry, geometryOf } from "./geometry.ts";
+import { Compacted, type Place, type Selection, selectionOf } from "./mask.ts";
+import type { AnyTensor, Call } from "./operand.ts";
+import type { Layout } from "./options.ts";
+
+/** A batch of its own. */
+export interface Slice extends Place {
+  /** First sample. */
+  readonly first: number;
+  /** What a mask leaves of it; undefined where that is everything. */
+  readonly selection: Selection | undefined;
+  /** Values per channel that count. */
+  readonly count: number;
+}
+
+/** Scale and shift of every sample, [N, C]; null counts as ones and zeros. */
+export interface Conditional {
+  readonly gamma: Vector | null;
+  readonly beta: Vector | null;
+  /** Which of them were given so. The other is one vector, repeated, and its gradient is a vector, too. */
+  readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
+}
+
+/** A slice with everything that its map needs. */
+export interface Normalized extends Slice {
+  readonly terms: Terms;
+  /** Values per channel behind the statistics; 0 where they are constants. */
+  readonly total: number;
+  /** Whether nothing counts, so that there are no statistics: everything is masked. */
+  readonly empty: boolean;
+  readonly conditional: Conditional | undefined;
+  /** Batch Renormalization: x̂·r + d is scaled and shifted (Ioffe 2017); float64, [C]. */
+  readonly r: Float64Array | undefined;
+  readonly d: Float64Array | undefined;
+}
+
+/** A batch in slices of `size` samples; `weights` are a mask's. */
+export function slicesOf(
+  geometry: Geometry,
+  shape: readonly number[],
+  layout: Layout,
+  size: number | null,
+  weights: Float64Array | undefined,
+): Slice[] {
+  const { channels, samples, length } = geometry;
+  const step = Math.min(size ?? samples, samples);
+  const inner = samples && length / channels / samples;
+  const slices: Slice[] = [];
+  for (let first = 0; first < samples || first === 0; first += step) {
+    const n = Math.min(step, samples - first);
+    const g = n === samples ? geometry : samplesOf(geometry, shape, layout, n);
+    const selection = weights && selectionOf(weights, first * inner, (first + n) * inner, inner);
+    const count = selection ? selection.count : g.count;
+    slices.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
+    if (step === 0) break;
+  }
+  return slices;
+}
+
+/** Throws where the statistics of a slice would be of one value. */
+export function checkEnough(slices: readonly Slice[], mode: string, shape: readonly number[]): void {
+  for (const { geometry, first, selection } of slices) {
+    if ((selection ? selection.positions : geometry.count) !== 1) continue;
+    const own = shape.length === 1 ? shape : [geometry.samples, ...shape.slice(1)];
+    const ghost = slices.length > 1 ? `, a ghost batch from sample ${first} on` : "";
+    throw oneValuePerChannel(mode, own, ghost + (selection ? ", all but one masked" : ""));
+  }
+}
+
+/** The geometry of some of a batch's samples. */
+const samplesOf = ({ channels }: Geometry, shape: readonly number[], layout: Layout, samples: number): Geometry =>
+  geometryOf("x", [samples, ...shape.slice(1)], layout, channels);
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a compacted batch, w being a position's share of all weights. */
+function weightedSums(
+  { operand, tensor }: Compacted,
+  shares: Float64Array,
+  pivot: Float64Array,
+): [Float64Array, Float64Array] {
+  const { outer, channels, inner } = operand.g;
+  const { data } = tensor;
+  const [first, second] = [new Float64Array(channels), new Float64Array(channels)];
+  let i = 0;
+  for (let o = 0; o < outer; o++)
+    for (let c = 0; c < channels; c++) {
+      const p = pivot[c] as number;
+      let [sum, square] = [0, 0];
+      for (let k = o * inner; k < (o + 1) * inner; k++) {
+        const d = (data[i++] as number) - p;
+        const term = (shares[k] as number) * d;
+        sum += term;
+        square += term * d;
+      }
+      first[c] = (first[c] as number) + sum;
+      second[c] = (second[c] as number) + square;
+    }
+  return [first, second];
+}
+
+/** Weighted mean and variance of a compacted batch, in plain loops: weights other than 0 and 1 have no kernels. */
+function weightedStatistics(x: Compacted, weights: Float64Array, count: number, { mean, variance }: Statistics): void {
+  const shares = weights.map((w) => w / count);
+  const { inner } = x.operand.g;
+  for (let c = 0; c < mean.length; c++) mean[c] = x.tensor.data[c * inner] as number;
+  const [rough] = weightedSums(x, shares, mean);
+  for (let c = 0; c < mean.length; c++) mean[c] = (mean[c] as number) + (rough[c] as number);
+  // about the mean nothing cancels
+  const [residue, square] = weightedSums(x, shares, mean);
+  for (let c = 0; c < mean.length; c++) {
+    const off = residue[c] as number;
+    mean[c] = (mean[c] as number) + off;
+    variance[c] = Math.max((square[c] as number) - off * off, 0);
+  }
+}
+
+/** Batch statistics of a slice with a mask; zeros where all is masked. */
+function maskedStatistics(
+  call: Call,
+  x: AnyTensor,
+  place: Place,
+  { kept, whole, weights, count }: Selection,
+  epsilon: number,
+  into: Statistics,
+): void {
+  if (count === 0) {
+    for (const vector of [into.mean, into.variance, into.invStd]) vector.fill(0);
+    return;
+  }
+  const compacted = new Compacted(call.heap, call.value(x), place, kept, whole, call.dtype);
+  try {
+    if (weights) {
+      weightedStatistics(compacted, weights, count, into);
+      invStdOf(into.variance, epsilon, into.invStd);
+    } else for (const parts of compacted.operand.groups) batchStatistics(compacted.operand, epsilon, into, parts);
+  } finally {
+    compacted.dispose();
+  }
+}
+
+/** Calls `visit` for every sample with scale and shift of its own, with its geometry, first element and terms. */
+function eachSample(n: Normalized, visit: (g: Geometry, offset: number, terms: Terms, sample: number) => void): void {
+  const { geometry, conditional, offset, first, terms, r, d } = n;
+  const { channels, samples } = geometry;
+  const g = samplesOf(n.geometry, n.shape, n.layout, 1);
+  for (let i = 0; i < samples; i++) {
+    const of = (vector: Vector | null | undefined) =>
+      vector ? vector.subarray((first + i) * channels, (first + i + 1) * channels) : null;
+    const own = renormalized(of(conditional?.gamma), of(conditional?.beta), r, d);
+    visit(g, offset + i * g.length, { ...terms, ...own }, first + i);
+  }
+}
+
+/** gamma·r and beta + gamma·d; as they are without r and d. */
+function renormalized(
+  gamma: Vector | null,
+  beta: Vector | null,
+  r: Float64Array | undefined,
+  d: Float64Array | undefined,
+): { gamma: Vector | null; beta: Vector | null } {
+  if (!r || !d) return { gamma, beta };
+  const own = (c: number) => (gamma ? (gamma[c] as number) : 1);
+  return {
+    gamma: r.map((value, c) => own(c) * value),
+    beta: d.map((value, c) => (beta ? (beta[c] as number) : 0) + own(c) * value),
+  };
+}
+
+/** A slice whose x̂ becomes x̂·r + d. */
+export const withRenorm = (n: Normalized, r: Float64Array, d: Float64Array): Normalized => ({
+  ...n,
+  r,
+  d,
+  terms: { ...n.terms, ...renormalized(n.terms.gamma, n.terms.beta, r, d) },
+});
+
+/** Batch statistics that a slice's terms are to hold. */
+export interface Take {
+  readonly epsilon: number;
+  readonly into: Statistics;
+}
+
+/**
+ * Maps a slice to y, if there is one. With `take`, its batch statistics are taken before, group by group, so that arrays
+ * pass through a tile once.
+ */
+export function normalizeSlice(
+  call: Call,
+  x: AnyTensor,
+  residual: AnyTensor | undefined,
+  y: AnyTensor | undefined,
+  n: Normalized,
+  take?: Take,
+): void {
+  const { geometry, offset, terms, selection } = n;
+  if (take && selection) maskedStatistics(call, x, n, selection, take.epsilon, take.into);
+  const here = take && !selection ? take : undefined;
+  if (!n.conditional) {
+    if (!y && !here) return;
+    call.with([x, residual, y], geometry, offset, (source, added, target) => {
+      if (!here) {
+        if (target) normalize(source, added, target, terms);
+        return;
+      }
+      for (const parts of source.groups) {
+        batchStatistics(source, here.epsilon, here.into, parts);
+        if (target) normalize(source, added, target, terms, parts);
+      }
+    });
+    return;
+  }
+  if (here)
+    call.with([x], geometry, offset, (source) => {
+      for (const parts of source.groups) batchStatistics(source, here.epsilon, here.into, parts);
+    });
+  if (y)
+    eachSample(n, (g, start, own) =>
+      call.with([x, residual, y], g, start, (source, added, target) => normalize(source, added, target, own)),
+    );
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+/** Sums of gradients: [C], and [N, C] with conditional scale. */
+export const zeros = (length: number): GradientSums => ({
+  dGamma: new Float64Array(length),
+  dBeta: new Float64Array(length),
+});
+
+const add = (into: Float64Array, at: number, from: ArrayLike<number>, factor?: ArrayLike<number> | null) => {
+  for (let c = 0; c < from.length; c++)
+    into[at + c] = (into[at + c] as number) + (from[c] as number) * (factor ? (factor[c] as number) : 1);
+};
+
+/** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
+export function activationGradient(
+  call: Call,
+  x: AnyTensor,
+  residual: AnyTensor | undefined,
+  dy: AnyTensor,
+  dz: AnyTensor,
+  slices: readonly Normalized[],
+): void {
+  const map = (g: Geometry, offset: number, terms: Terms) =>
+    call.with([x, dy, dz, residual], g, offset, (a, b, c, added) => differentiateActivation(a, added, b, c, terms));
+  for (const slice of slices) {
+    if (slice.conditional) eachSample(slice, map);
+    else map(slice.geometry, slice.offset, slice.terms);
+  }
+}
+
+/** Whether a slice's backward takes dy as it is, with the activation's derivative on the way. */
+export const fusesSlice = (operandDtype: string, residual: unknown, activation: Activation, s: Normalized): boolean =>
+  operandDtype !== "float64" && !s.conditional && !s.selection && s.total > 0 && fuses(residual, activation);
+
+/** What the caller wants of a backward. */
+export interface Wanted {
+  readonly dx: AnyTensor | undefined;
+  readonly sums: boolean;
+  /** The activation's derivative is taken on the way. */
+  readonly fused: boolean;
+  /** The slice is the only one, so that its sums need no adding up. */
+  readonly alone: boolean;
+  /** Sums of several calls together, where this is one of them: what dx takes instead of its own. */
+  readonly joint: GradientSums | undefined;
+}
+
+/**
+ * A masked slice: `into` gets the sums over what is kept and over masked positions whose y depends on the statistics, if
+ * `needed`. Masked positions have no part in the statistics: their dx is gamma·invStd·dz.
+ */
+function maskedGradient(
+  call: Call,
+  x: AnyTensor,
+  dz: AnyTensor,
+  n: Normalized,
+  wanted: Wanted,
+  needed: boolean,
+  into: GradientSums,
+): void {
+  const { kept, dropped, whole, weights } = n.selection as Selection;
+  const terms = plainTerms(n.terms);
+  const made: Compacted[] = [];
+  const take = (value: AnyTensor, runs: Selection["kept"]) => {
+    const compacted = new Compacted(call.heap, call.value(value), n, runs, whole, call.dtype);
+    made.push(compacted);
+    return compacted;
+  };
+  const sum = (a: Compacted, b: Compacted) => {
+    const some = zeros(into.dBeta.length);
+    gradientSums(a.operand, b.operand, terms, false, some);
+    add(into.dGamma, 0, some.dGamma);
+    add(into.dBeta, 0, some.dBeta);
+  };
+  const map = (a: Compacted, b: Compacted, count: number) =>
+    gradientMap(a.operand, b.operand, b.operand, terms, wanted.joint ?? into, { count, separate: false, fused: false });
+  try {
+    const [xKept, dzKept] = [take(x, kept), take(dz, kept)];
+    const dzDropped = take(dz, dropped);
+    if (needed) {
+      sum(xKept, dzKept);
+      // often there is no gradient at all
+      if (!allZero(dzDropped.tensor.data)) {
+        const [xClean, dzClean] = [take(x, dropped), take(dz, dropped)];
+        scrub(xClean.tensor.data, dzClean.tensor.data);
+        sum(xClean, dzClean);
+      }
+    }
+    if (!wanted.dx) return;
+    const weighted = weights && n.total > 0;
+    map(xKept, dzKept, weighted ? 0 : n.total);
+    if (weighted) weightedTerm(xKept, dzKept, weights, n, wanted.joint ?? into);
+    dzKept.scatter(wanted.dx);
+    map(dzDropped, dzDropped, 0);
+    dzDropped.scatter(wanted.dx);
+  } finally {
+    for (const compacted of made) compacted.dispose();
+  }
+}
+
+function allZero(values: Vector): boolean {
+  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;
+  return true;
+}
+
+/** Zeros, in both x and dz, what is not finite in either. */
+function scrub(x: Vector, dz: Vector): void {
+  for (let i = 0; i < x.length; i++)
+    if (!Number.isFinite(x[i]) || !Number.isFinite(dz[i])) {
+      x[i] = 0;
+      dz[i] = 0;
+    }
+}
+
+/** The statistics' part of dx where positions have weights: −gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
+function weightedTerm(x: Compacted, dx: Compacted, weights: Float64Array, n: Normalized, sums: GradientSums): void {
+  const { outer, channels, inner } = x.operand.g;
+  const [values, data] = [x.tensor.data, dx.tensor.data];
+  let i = 0;
+  for (let o = 0; o < outer; o++)
+    for (let c = 0; c < channels; c++) {
+      const mean = n.terms.mean[c] as number;
+      const invStd = n.terms.invStd[c] as number;
+      const scale = (n.terms.gamma ? (n.terms.gamma[c] as number) : 1) * invStd;
+      const shift = (sums.dBeta[c] as number) / n.total;
+      const slope = ((sums.dGamma[c] as number) / n.total) * invStd;
+      for (let k = o * inner; k < (o + 1) * inner; k++, i++) {
+        const term = shift + ((values[i] as number) - mean) * slope;
+        data[i] = (data[i] as number) - (weights[k] as number) * term * scale;
+      }
+    }
+}
+
+/** dx of a slice, and its sums of gradients added to `into`. */
+export function differentiateSlice(
+  call: Call,
+  x: AnyTensor,
+  dz: AnyTensor,
+  n: Normalized,
+  wanted: Wanted,
+  into: GradientSums | undefined,
+): void {
+  const { geometry, terms, offset, conditional, total, r, d } = n;
+  const { channels } = geometry;
+  const needed = wanted.sums || (wanted.dx !== undefined && total > 0 && !wanted.joint);
+  const put = (gradient: GradientSums, sample: number) => {
+    if (!into) return;
+    const at = conditional ? sample * channels : 0;
+    add(into.dGamma, at, gradient.dGamma, r);
+    if (d) add(into.dGamma, at, gradient.dBeta, d);
+    add(into.dBeta, at, gradient.dBeta);
+  };
+  if (geometry.length === 0) return;
+  if (n.empty) {
+    if (wanted.dx) bitsOf(wanted.dx.data).fill(0, offset, offset + geometry.length);
+    return;
+  }
+  if (conditional) {
+    const [raw, some] = [zeros(channels), zeros(channels)];
+    const sum = (g: Geometry, start: number, own: Terms, sample: number) => {
+      call.with([x, dz], g, start, (a, b) => gradientSums(a, b, plainTerms(own), false, some));
+      put(some, sample);
+      add(raw.dGamma, 0, some.dGamma, own.gamma);
+      add(raw.dBeta, 0, some.dBeta, own.gamma);
+    };
+    if (needed) eachSample(n, sum);
+    const { dx } = wanted;
+    const flow = { count: total, separate: total > 0, fused: false };
+    if (dx)
+      eachSample(n, (g, start, own) =>
+        call.with([x, dz, dx], g, start, (a, b, c) => gradientMap(a, b, c, plainTerms(own), raw, flow)),
+      );
+    return;
+  }
+  if (n.selection) {
+    const sums = zeros(channels);
+    maskedGradient(call, x, dz, n, wanted, needed, sums);
+    if (needed) put(sums, 0);
+    return;
+  }
+  const raw = wanted.alone && !r ? into : zeros(channels);
+  const flow = { count: total, separate: false, fused: wanted.fused };
+  const used = wanted.fused ? terms : plainTerms(terms);
+  call.with([x, dz, wanted.dx], geometry, offset, (a, b, dx) => {
+    if (dx && needed && !wanted.joint) differentiate(a, b, dx, used, flow, raw);
+    else {
+      if (needed) gradientSums(a, b, used, wanted.fused, raw);
+      if (dx) gradientMap(a, b, dx, used, wanted.joint ?? raw, flow);
+    }
+  });
+  if (raw && raw !== into) put(raw, 0);
+}
+
+const plainTerms = (t: Terms): Terms => (t.activation.code ? { ...t, activation: { ...t.activation, code: 0 } } : t);
