@@ -28,6 +28,7 @@ const ORDER = [
   "features",
   "worker",
   "board",
+  "text",
   "errors",
 ];
 

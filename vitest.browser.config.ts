@@ -53,7 +53,7 @@ export default defineConfig({
   optimizeDeps: { include: ["@assemblyscript/loader"] }, // found during a run, it would reload the page under a test
   test: {
     include: ["test/**/*.test.ts"],
-    exclude: NODE_ONLY,
+    exclude: [...NODE_ONLY, "test/packed/**"],
     setupFiles: ["test/matchers.ts"],
     testTimeout: 120_000,
     browser: {

@@ -1,4 +1,4 @@
-// Tests import src/ directly; a .wasm file is its bytes and a .txt file its text, as esbuild's loaders have them in the build.
+// Tests import src/ directly; a .wasm file is a function that returns its bytes and a .txt file its text, as in the build.
 
 import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vitest/config";
@@ -10,7 +10,7 @@ export const builtFiles: Plugin = {
     if (id.endsWith("build/worker.txt")) return `export default ${JSON.stringify(readFileSync(id, "utf8"))};`;
     if (!id.endsWith(".wasm")) return null;
     const base64 = readFileSync(id).toString("base64");
-    return `export default Uint8Array.from(atob("${base64}"), (c) => c.charCodeAt(0));`;
+    return `export default () => Uint8Array.from(atob("${base64}"), (c) => c.charCodeAt(0));`;
   },
 };
 
@@ -18,7 +18,7 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/**/*.test.ts"],
-    exclude: ["test/browser/**"], // vitest.browser.config.ts has them
+    exclude: ["test/browser/**", "test/packed/**"], // they have configurations of their own
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts"],
     testTimeout: 120_000,
   },

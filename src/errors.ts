@@ -186,6 +186,13 @@ export const noSimd = () =>
     "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
   );
 
+export const noBytes = () =>
+  new BatchNormError(
+    "thread",
+    "threads: expected a host that compiles kernels for shared memory, got one that only takes modules compiled before; " +
+      "call init without threads",
+  );
+
 export const threadDied = (thread: number, how: string) =>
   new BatchNormError(
     "thread",

@@ -7,11 +7,11 @@
 
 import { instantiateSync } from "@assemblyscript/loader";
 import type { instantiate as instantiateExtended } from "../build/extended.js";
-import extendedBytes from "../build/extended.wasm";
-import relaxedBytes from "../build/relaxed.wasm";
+import extendedSource from "../build/extended.wasm";
+import relaxedSource from "../build/relaxed.wasm";
 import type { instantiate } from "../build/simd.js";
-import simdBytes from "../build/simd.wasm";
-import { noSimd, wrongKind } from "./errors.ts";
+import simdSource from "../build/simd.wasm";
+import { noBytes, noSimd, wrongKind } from "./errors.ts";
 import { relaxedSimd, simd } from "./features.ts";
 
 /** What the module exports, as the compiler declares it. */
@@ -35,11 +35,17 @@ const EXTENDED_SIGNATURE: keyof ExtendedExports = "affineActivatedPlanarF32";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-function choose(): { name: "simd" | "relaxed"; bytes: Bytes; reason: string } {
+/** Bytes, or a module where the host compiles no bytes. */
+type Source = Bytes | WebAssembly.Module;
+
+const isModule = (source: Source): source is WebAssembly.Module => source instanceof WebAssembly.Module;
+
+function choose(): { name: "simd" | "relaxed"; source: () => Source; reason: string } {
   if (!simd()) throw noSimd();
+  if (!relaxedSource) return { name: "simd", source: simdSource, reason: "the host compiles no bytes" };
   return relaxedSimd()
-    ? { name: "relaxed", bytes: relaxedBytes, reason: "the engine has relaxed SIMD" }
-    : { name: "simd", bytes: simdBytes, reason: "the engine has no relaxed SIMD" };
+    ? { name: "relaxed", source: relaxedSource, reason: "the engine has relaxed SIMD" }
+    : { name: "simd", source: simdSource, reason: "the engine has no relaxed SIMD" };
 }
 
 /** The import of env.memory in a build, and the same with a memory that threads share: at least 1, at most 65535 pages. */
@@ -71,18 +77,30 @@ type Kind = "own" | "shared";
 const compiled: { own?: Build; shared?: Build } = {};
 const extended: { own?: WebAssembly.Module; shared?: WebAssembly.Module } = {};
 
-const forMemory = (bytes: Bytes, kind: Kind) => (kind === "shared" ? withSharedMemory(bytes) : bytes);
+function forMemory(source: Source, kind: Kind): Source {
+  if (kind === "own") return source;
+  if (isModule(source)) throw noBytes();
+  return withSharedMemory(source);
+}
+
+function compileSync(source: Source): WebAssembly.Module {
+  return isModule(source) ? source : new WebAssembly.Module(source);
+}
+
+async function compile(source: Source): Promise<WebAssembly.Module> {
+  return isModule(source) ? source : WebAssembly.compile(source);
+}
 
 function extendedOf(kind: Kind): WebAssembly.Module {
-  extended[kind] ??= new WebAssembly.Module(forMemory(extendedBytes, kind));
+  extended[kind] ??= compileSync(forMemory(extendedSource(), kind));
   return extended[kind];
 }
 
 /** The compiled kernels; compiles them on first use, which takes a millisecond or two. */
 export function kernelBuild(): Build {
   if (!compiled.own) {
-    const { name, bytes, reason } = choose();
-    compiled.own = { name, reason, module: new WebAssembly.Module(bytes), extended: () => extendedOf("own") };
+    const { name, source, reason } = choose();
+    compiled.own = { name, reason, module: compileSync(source()), extended: () => extendedOf("own") };
   }
   return compiled.own;
 }
@@ -105,16 +123,15 @@ export interface Given {
  * need the second module from the start.
  */
 export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
-  if (kind === "shared" && !given.extended)
-    extended.shared ??= await WebAssembly.compile(forMemory(extendedBytes, "shared"));
+  if (kind === "shared" && !given.extended) extended.shared ??= await compile(forMemory(extendedSource(), "shared"));
   const second = given.extended && checkModule("extended", given.extended, EXTENDED_SIGNATURE);
   const more = () => second ?? extendedOf(kind);
   if (given.module !== undefined) {
     const module = checkModule("module", given.module, SIGNATURE);
     return { name: "given", reason: "init was given this module", module, extended: more };
   }
-  const { name, bytes, reason } = choose();
-  compiled[kind] ??= { name, reason, module: await WebAssembly.compile(forMemory(bytes, kind)), extended: more };
+  const { name, source, reason } = choose();
+  compiled[kind] ??= { name, reason, module: await compile(forMemory(source(), kind)), extended: more };
   return second ? { ...compiled[kind], extended: more } : compiled[kind];
 }
 

@@ -1,0 +1,31 @@
+// Every host that a suite has seen work leaves a row in build/packed/rows; table.mjs makes docs/runtimes.md of them.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { expect } from "vitest";
+import type { Checked } from "./check.js";
+
+export interface Row {
+  readonly kind: "runtime" | "browser" | "place" | "bundler" | "host";
+  readonly name: string;
+  readonly version: string;
+  /** What else the table shall say, a few words. */
+  readonly what?: string;
+  readonly checked?: Pick<Checked, "build" | "digest" | "ownDigest" | "extendedDigest">;
+}
+
+const folder = new URL("../../build/packed/rows/", import.meta.url);
+
+/** Keeps a row. Called when everything about the host has passed. */
+export function record(row: Row): void {
+  mkdirSync(folder, { recursive: true });
+  const file = `${row.kind}-${row.name}`.replace(/[^\w.-]+/g, "_");
+  writeFileSync(new URL(`${file}.json`, folder), `${JSON.stringify(row, null, 2)}\n`);
+}
+
+/** Expects of a host what this Node found: the same bits in the build without fused multiply-add, and every gate kept. */
+export function expectChecked(checked: Checked, expected: Checked): void {
+  expect(checked.beyond).toEqual([]);
+  expect(checked.cases).toBe(expected.cases);
+  expect(checked.digest).toBe(expected.digest);
+  expect(checked.extendedDigest).toBe(expected.extendedDigest);
+}
