@@ -54,8 +54,9 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     exclude: [...NODE_ONLY, "test/packed/**"],
-    setupFiles: ["test/matchers.ts"],
+    setupFiles: ["test/matchers.ts", "test/extended.ts"],
     testTimeout: 120_000,
+    hookTimeout: 120_000,
     browser: {
       enabled: true,
       headless: true,

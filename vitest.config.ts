@@ -19,7 +19,8 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     exclude: ["test/browser/**", "test/packed/**"], // they have configurations of their own
-    setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts"],
+    setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts", "test/extended.ts"],
     testTimeout: 120_000,
+    hookTimeout: 120_000,
   },
 });

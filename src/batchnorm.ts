@@ -14,7 +14,8 @@ import {
   noRunningStatistics,
   wrongValue,
 } from "./errors.ts";
-import { type Affine, toAffine } from "./fold.ts";
+import { extra } from "./extras.ts";
+import type { Affine } from "./fold.ts";
 import {
   BACKWARD_OPTIONS,
   type BackwardOptions,
@@ -24,7 +25,6 @@ import {
   checkOverwrites,
   checkResidual,
   checkStatistics,
-  conditionalOf,
   forward,
   type Gradients,
   type How,
@@ -33,7 +33,7 @@ import {
   savedOf,
 } from "./functional.ts";
 import { geometryOf } from "./geometry.ts";
-import { type Mask, weightsOf } from "./mask.ts";
+import type { Mask } from "./mask.ts";
 import { checkTensor, Tensor } from "./memory.ts";
 import { type AnyTensor, checkOperand, checkOut, heapOf, type TensorLike } from "./operand.ts";
 import {
@@ -49,18 +49,8 @@ import {
   resolveOptions,
 } from "./options.ts";
 import { checkVector, RunningStatistics } from "./running.ts";
-import { checkEnough, type Normalized, normalizeSlice, type Slice, slicesOf, withRenorm } from "./slices.ts";
-import {
-  type Layer,
-  type LoadOptions,
-  type LoadReport,
-  loadState,
-  type NamedState,
-  type StateDict,
-  type StateOptions,
-  type StateSource,
-  saveState,
-} from "./state.ts";
+import { checkEnough, type Normalized, normalizeSlice, type Slice, slicesOf } from "./slices.ts";
+import type { Layer, LoadOptions, LoadReport, NamedState, StateDict, StateOptions, StateSource } from "./state.ts";
 
 /** What one forward of a layer takes beside x. */
 export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> {
@@ -93,12 +83,6 @@ export interface Collection {
 }
 
 /**
- * From here on the layer's train forwards update statistics of their own, by another estimator; its mode is "train", and
- * it corrects by no running statistics. Not a public name: recalibrate is.
- */
-export let collect: <D extends Dtype>(bn: BatchNorm<D>, estimator: Estimator) => Collection;
-
-/**
  * Batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
  *
  * In mode "train" it normalises by the batch's statistics and updates the running ones, in "batch" it leaves those
@@ -121,10 +105,6 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #dBeta: Vector | undefined;
   #disposed = false;
   #collecting = false;
-
-  static {
-    collect = (bn, estimator) => bn.#collect(estimator);
-  }
 
   /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
   constructor(channels: number, options: Options<D> = {}) {
@@ -237,7 +217,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
   stateDict(options: StateOptions = {}): NamedState<VectorOf<D>> {
-    return saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
+    return extra("stateDict").saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
   }
 
   /**
@@ -249,7 +229,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * nothing then; with strict: false, names are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
-    return loadState(this.#layer(), state, options);
+    return extra("loadStateDict").loadState(this.#layer(), state, options);
   }
 
   #layer(): Layer {
@@ -263,7 +243,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * BatchNormError "no-running-statistics" with trackRunningStats: false. foldIntoConv and foldIntoLinear go further.
    */
   toAffine(): Affine<VectorOf<D>> {
-    return toAffine(this) as Affine<VectorOf<D>>;
+    return extra("toAffine").toAffine(this) as Affine<VectorOf<D>>;
   }
 
   // ---- computation --------------------------------------------------------------------------------------------------
@@ -295,7 +275,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (given && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
     if (given && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (given && this.#renorm) throw exclusiveStatistics("renorm");
-    const weights = mask === undefined ? undefined : weightsOf(mask, x.shape, layout);
+    const weights = mask === undefined ? undefined : extra("mask").weightsOf(mask, x.shape, layout);
     this.#checkVectors();
     const how = this.#how(options, geometry.samples);
     if (weights && how.conditional) throw maskWithSamples();
@@ -334,7 +314,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
         if (!renorm || slice.empty) normalizeSlice(call, x, residual, atOnce ? target : undefined, slice, take);
         else {
           normalizeSlice(call, x, undefined, undefined, slice, take);
-          ready[i] = this.#renormalize(slice, into, renorm);
+          const running = emptyStatistics(this.channels);
+          this.#runningStatistics(running);
+          ready[i] = extra("renorm").renormalize(slice, into, running, epsilon, renorm);
           if (atOnce) normalizeSlice(call, x, residual, target, ready[i] as Normalized);
         }
         if (taken[i]) taken[i] = this.#checkFinite(into);
@@ -399,7 +381,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.dispose();
   }
 
-  #collect(estimator: Estimator): Collection {
+  /**
+   * For recalibrate. From here on train forwards update statistics of their own, by another estimator; the mode is
+   * "train", and no running statistics correct.
+   *
+   * @internal
+   */
+  collect(estimator: Estimator): Collection {
     this.#alive();
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
     if (this.#collecting) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
@@ -450,21 +438,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const shape = [samples, this.channels];
     for (const name of ["gamma", "beta"] as const)
       if (own[name]) checkVector(name, options[name], this.channels, computedIn(dtype), shape);
+    const { conditionalOf } = extra("gamma and beta of every sample");
     const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), own, samples);
     return { gamma: null, beta: null, conditional, activation };
-  }
-
-  /** r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017, Alg. 1). */
-  #renormalize(slice: Normalized, { mean, variance }: Statistics, { rMax, dMax }: Renorm): Normalized {
-    const running = emptyStatistics(this.channels);
-    this.#runningStatistics(running);
-    const { epsilon } = this.options;
-    const within = (value: number, least: number, most: number) => Math.min(Math.max(value, least), most);
-    const r = running.invStd.map((s, c) => within(Math.sqrt((variance[c] as number) + epsilon) * s, 1 / rMax, rMax));
-    const d = running.invStd.map((s, c) =>
-      within(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax),
-    );
-    return withRenorm(slice, r, d);
   }
 
   /** Vectors were checked when they were assigned, but a transfer to another thread empties them. */

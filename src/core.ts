@@ -1,8 +1,9 @@
 // The two primitives on operands: sums over the channels of a batch, and the maps that follow from them. Everything that
 // normalises is made of these; docs/batchnorm.md numbers the terms.
 
-import { type Activation, activate, derivative, fusesBackward } from "./activation.ts";
+import { type Activation, fusesBackward } from "./activation.ts";
 import type { Vector } from "./dtype.ts";
+import { extra } from "./extras.ts";
 import type { Geometry, Part } from "./geometry.ts";
 import { type Kernels, precisionOf, type Range, type Sums } from "./kernels.ts";
 import type { Heap, Workspace } from "./memory.ts";
@@ -174,6 +175,9 @@ function affineMatrix(k: Kernels, work: Workspace, t: Terms, { channel, g }: Par
   return work.coefficients;
 }
 
+/** What asks for float64 beside the kernels. */
+const WIDE = "dtype float64";
+
 /** Calls `visit` for every element of a part in the heap, with its index there: for what has no kernel in float64. */
 function eachIn(part: Part, pointer: number, bytes: number, visit: (offset: number) => void): void {
   const { g } = part;
@@ -208,6 +212,7 @@ export function normalize(
       const kept = residual && added === target ? residual.copyOf(part) : undefined;
       k.affine(pointer, target, matrix, part);
       const { f64 } = x.heap;
+      const { activate } = extra(WIDE);
       const shift = residual ? (kept ? 0 : (added - target) / 8) : 0;
       let next = 0;
       eachIn(part, target, 8, (i) => {
@@ -246,6 +251,7 @@ export function differentiateActivation(
     if (k.wide) {
       k.affine(pointer, z, matrix, part);
       const { f64 } = heap;
+      const { derivative } = extra(WIDE);
       eachIn(part, z, 8, (i) => {
         const value = (f64[i] as number) + (residual ? (f64[i + (added - z) / 8] as number) : 0);
         const from = f64[i + (source - z) / 8] as number;
@@ -446,7 +452,8 @@ export interface Coefficients {
 }
 
 /** float32's smallest normal number, and what is too large for it. */
-const [SMALLEST, TOO_LARGE] = [2 ** -126, 2 ** 128];
+const SMALLEST = 2 ** -126;
+const TOO_LARGE = 2 ** 128;
 
 /**
  * Divides the coefficients of every channel in which one leaves float32's range by a power of two near its result's

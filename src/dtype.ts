@@ -37,7 +37,7 @@ export const computedIn = (dtype: Dtype): "float32" | "float64" => (dtype === "f
 
 type Constructor = new (...args: [length: number] | [buffer: ArrayBufferLike, offset: number, length: number]) => Data;
 
-const Half = (globalThis as { Float16Array?: Constructor }).Float16Array;
+const Half = /* @__PURE__ */ (() => (globalThis as { Float16Array?: Constructor }).Float16Array)();
 
 /** The engine's Float16Array, or else Uint16Array. */
 const STORES: Readonly<Record<Dtype, Constructor>> = {

@@ -14,6 +14,7 @@ export type BatchNormErrorCode =
   | "state-dict"
   | "safetensors"
   | "no-simd"
+  | "extended"
   | "thread";
 
 /** An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. */
@@ -184,6 +185,19 @@ export const noSimd = () =>
   new BatchNormError(
     "no-simd",
     "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
+  );
+
+export const notExtended = (what: string) =>
+  new BatchNormError(
+    "extended",
+    `${what}: expected everything of batchnorm-wasm, got the part that plain batch normalization needs, which is what pages ` +
+      'load; import { extended } from "batchnorm-wasm" and call extended() once before',
+  );
+
+export const lateExtended = () =>
+  new BatchNormError(
+    "extended",
+    "extended: expected its kernels when the pool started, got threads without them; call extended() before init({ threads })",
   );
 
 export const noBytes = () =>

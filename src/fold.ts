@@ -92,7 +92,7 @@ interface Grid {
 }
 
 /** Root mean square of a rounding, relative to a number whose mantissa is as likely to be anything; × 2⁻²⁴ or 2⁻⁵³. */
-const ROUNDING = Math.sqrt(1 / (8 * Math.LN2));
+const ROUNDING = /* @__PURE__ */ Math.sqrt(1 / (8 * Math.LN2));
 
 /**
  * The error beyond which a channel gets a warning: results of size 1 that differ by more are not the same to

@@ -13,14 +13,14 @@ import {
   wrongShape,
   wrongValue,
 } from "./errors.ts";
+import { extra } from "./extras.ts";
 import { channelAxis, type Geometry, geometryOf } from "./geometry.ts";
-import { type Mask, weightsOf } from "./mask.ts";
+import type { Mask } from "./mask.ts";
 import { checkTensor, type Heap, Tensor } from "./memory.ts";
 import { type AnyTensor, Call, checkApart, checkOperand, checkOut, heapOf, overwrites, sameShape } from "./operand.ts";
 import { checkKeys, epsilonOption, flag, ghostBatchOption, type Layout, layoutOption } from "./options.ts";
 import { checkVector } from "./running.ts";
 import {
-  activationGradient,
   type Conditional,
   checkEnough,
   differentiateSlice,
@@ -165,7 +165,7 @@ function compute<T extends AnyTensor>(
     if (activation.code && !fused) {
       // 16-bit storage would round dz on its way to dx
       dz = isNarrow(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
-      activationGradient(call, x, residual, dy, dz, slices);
+      extra("activation").activationGradient(call, x, residual, dy, dz, slices);
       if (dResidual && dz !== dResidual) call.with([dz, dResidual], saved.geometry, 0, copy);
     } else if (dResidual) {
       const source = call.value(dy); // before dResidual is looked at, which growth would empty
@@ -343,23 +343,11 @@ function checkScale(
   const [gamma, beta] = [vector("gamma"), vector("beta")];
   const own = { gamma: perSample(gamma), beta: perSample(beta) };
   if (!own.gamma && !own.beta) return { gamma, beta, conditional: undefined };
-  return { gamma: null, beta: null, conditional: conditionalOf(gamma, beta, own, samples) };
-}
-
-/** Scale and shift per sample, where one of them may be a vector for all. */
-export function conditionalOf(
-  gamma: Vector | null,
-  beta: Vector | null,
-  perSample: Conditional["perSample"],
-  samples: number,
-): Conditional {
-  const rows = (v: Vector | null, own: boolean) => {
-    if (!v || own) return v;
-    const all = newVector(computedIn(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
-    for (let n = 0; n < samples; n++) all.set(v, n * v.length);
-    return all;
+  return {
+    gamma: null,
+    beta: null,
+    conditional: extra("gamma and beta of every sample").conditionalOf(gamma, beta, own, samples),
   };
-  return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
 }
 
 export function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
@@ -397,7 +385,7 @@ function checkForward<T extends AnyTensor>(x: T, p: Parameters, known: readonly 
   for (const [name, t] of [["residual", residual] as const, ["x", x] as const])
     if (t instanceof Tensor) checkTensor(name, t, heap);
   checkOut("out", out, x.shape, heap, dtype);
-  const weights = mask === undefined ? undefined : weightsOf(mask, x.shape, layout);
+  const weights = mask === undefined ? undefined : extra("mask").weightsOf(mask, x.shape, layout);
   if (weights && scale.conditional) throw maskWithSamples();
   const how: How = { ...scale, activation: activationOption(options.activation, options.negativeSlope) };
   const slices = slicesOf(geometry, x.shape, layout, ghostBatchOption(options.ghostBatchSize), weights);

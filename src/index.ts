@@ -13,6 +13,7 @@ export {
 } from "./double.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./dtype.ts";
 export { BatchNormError, type BatchNormErrorCode } from "./errors.ts";
+export { extended } from "./extended.ts";
 export {
   groupNormForward,
   instanceNormForward,
@@ -52,8 +53,9 @@ export {
   type Parameters,
   type Saved,
 } from "./functional.ts";
+export { dispose, type InitOptions, init } from "./init.ts";
 export type { Mask } from "./mask.ts";
-export { dispose, type InitOptions, info, init, Tensor, tensor } from "./memory.ts";
+export { info, Tensor, tensor } from "./memory.ts";
 export type { AnyTensor, PlainTensor, TensorLike } from "./operand.ts";
 export type { Estimator, Layout, Mode, Options, Preset, Renorm, ResolvedOptions } from "./options.ts";
 export { type RecalibrateOptions, recalibrate } from "./recalibrate.ts";

@@ -1,10 +1,11 @@
 // Operation × walk × element type → wasm export: the only file that knows an export's name. Arguments are pointers into
 // the caller's memory and a Geometry; results stand in memory. Nothing is checked here.
 
+import { MAX_CALLS } from "./board.ts";
 import type { Dtype } from "./dtype.ts";
 import { elementsOf, type Geometry, type Part } from "./geometry.ts";
 import type { Exports, ExtendedExports } from "./module.ts";
-import { MAX_CALLS, type Pool } from "./threads.ts";
+import type { Pool } from "./threads.ts";
 
 /** Sums about a pivot, one pair for each column of each stripe. */
 export interface Sums {

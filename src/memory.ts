@@ -7,29 +7,12 @@
 // Pointer 0 is never handed out: kernels read it as "none".
 
 import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, dtypeOption, isNarrow, viewOf } from "./dtype.ts";
-import {
-  disposed,
-  NO_SHARED_MEMORY,
-  oneThreadWarning,
-  otherMemory,
-  outOfMemory,
-  tooLarge,
-  wrongKind,
-  wrongLength,
-} from "./errors.ts";
-import { processors, sharedMemory } from "./features.ts";
+import { disposed, lateExtended, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
-import {
-  type Build,
-  compileAhead,
-  type Exports,
-  type ExtendedExports,
-  instantiateKernels,
-  kernelBuild,
-} from "./module.ts";
-import { checkKeys, threadsOption } from "./options.ts";
-import { MAX_THREADS, Pool } from "./threads.ts";
+import { type Build, type Exports, type ExtendedExports, instantiateKernels, kernelBuild } from "./module.ts";
+import { checkKeys } from "./options.ts";
+import type { Pool } from "./threads.ts";
 
 const PAGE = 65536;
 const MAX_PAGES = 65535; // one page short of 4 GiB, so that no end of a range wraps to 0
@@ -142,6 +125,8 @@ export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view
 /** A WebAssembly.Memory of our own, with the kernels instantiated over it. */
 export class WasmHeap implements Heap {
   readonly build: Build;
+  /** Why it has as many threads as it has. */
+  threadsReason = "init was not asked for more";
   readonly kernels: Kernels;
   readonly kernels64: Kernels;
   readonly workspace: Workspace;
@@ -151,7 +136,7 @@ export class WasmHeap implements Heap {
   #f64 = new Float64Array();
   #u8 = new Uint8Array();
   #u16 = new Uint16Array();
-  #core: Exports;
+  readonly #core: Exports;
   #extended: ExtendedExports | undefined;
 
   /** `shared` memory is what a build for many threads wants, and only that. */
@@ -187,8 +172,14 @@ export class WasmHeap implements Heap {
     this.#u16 = new Uint16Array(this.#memory.buffer);
   }
 
-  /** The second module's kernels, instantiated when they are first asked for. */
+  /** The first module's kernels. */
+  get core(): Exports {
+    return this.#core;
+  }
+
+  /** The second module's kernels, instantiated when they are first asked for: by a pool, when it starts. */
   get extended(): ExtendedExports {
+    if (!this.#extended && this.kernels.pool) throw lateExtended();
     this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.#memory);
     return this.#extended;
   }
@@ -197,12 +188,6 @@ export class WasmHeap implements Heap {
   set pool(pool: Pool | undefined) {
     this.kernels.pool = pool;
     this.kernels64.pool = pool;
-  }
-
-  /** A pool's threads over this memory. */
-  startPool(threads: number): Promise<Pool> {
-    const modules = [this.build.module, this.build.extended()];
-    return Pool.start(modules, this.#memory, { ...this.#core, ...this.extended }, threads);
   }
 
   get f32(): Float32Array {
@@ -394,7 +379,6 @@ export class Tensor<D extends Dtype = "float32"> {
 }
 
 let current: WasmHeap | undefined;
-let threadsReason = "init was not asked for more";
 
 /** The heap of tensors and of calls on plain arrays; made on first use. */
 export function defaultHeap(): WasmHeap {
@@ -402,77 +386,17 @@ export function defaultHeap(): WasmHeap {
   return current;
 }
 
-export interface InitOptions {
-  /** A build of the kernels that the host has compiled; with `threads`, one for shared memory. */
-  module?: WebAssembly.Module;
-  /** The second module, compiled likewise: activations, residuals, conditional scale, float64 and 16-bit elements. */
-  extended?: WebAssembly.Module;
-  /** Threads that calls on tensors shall use, the caller's included; "auto": as many as there are processors. Default 1. */
-  threads?: number | "auto";
-}
+/** The default heap, if there is one already. */
+export const currentHeap = (): WasmHeap | undefined => current;
 
-let warned = false;
-
-/** How many threads there shall be, and why. */
-async function countThreads(asked: number | "auto" | undefined): Promise<{ threads: number; reason: string }> {
-  if (asked === undefined) return { threads: 1, reason: "init was not asked for more" };
-  if (asked === 1) return { threads: 1, reason: "init was asked for 1" };
-  if (!sharedMemory()) {
-    if (!warned) console.warn(oneThreadWarning());
-    warned = true;
-    return { threads: 1, reason: NO_SHARED_MEMORY };
-  }
-  if (asked !== "auto") return { threads: asked, reason: `init was asked for ${asked}` };
-  const threads = Math.min(await processors(), MAX_THREADS);
-  return { threads, reason: `"auto": the engine reports ${threads} processors` };
-}
-
-function newHeap(build: Build, shared: boolean): WasmHeap {
-  try {
-    return new WasmHeap(build, { shared });
-  } catch (error) {
-    if (!(error instanceof WebAssembly.LinkError)) throw error;
-    const kind = shared ? "shared memory, for several threads" : "memory of one thread";
-    throw wrongKind("module", `a build that imports ${kind}`, build.module);
-  }
-}
-
-/**
- * Compiles the kernels ahead of first use, off the main thread, and starts a pool where `threads` asks for one. Without
- * either it is never needed: everything compiles itself on first use. With an option, what is made from then on lies in
- * a new memory, and the pool before is disposed of; tensors made earlier stay usable, on one thread.
- *
- * Calls stay synchronous, and the caller takes a share. Results are the same bits for every number of threads. In a page
- * that is not cross-origin isolated there is one warning and one thread.
- *
- * Throws TypeError and RangeError for wrong options, BatchNormError "thread" where a worker does not start.
- */
-export async function init(options: InitOptions = {}): Promise<void> {
-  checkKeys("init options", options, ["module", "extended", "threads"]);
-  const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
-  const shared = threads > 1;
-  const build = await compileAhead(options, shared ? "shared" : "own");
-  if (!options.module && !options.extended && options.threads === undefined && current) return;
-  const heap = newHeap(build, shared);
-  const pool = shared ? await heap.startPool(threads) : undefined;
-  await dispose();
-  heap.pool = pool;
+/** What is made from here on lies in this heap. */
+export function useHeap(heap: WasmHeap): void {
   current = heap;
-  threadsReason = reason;
-}
-
-/** Ends the pool's threads. Everything goes on with one thread; without a pool, nothing happens. */
-export async function dispose(): Promise<void> {
-  const pool = current?.kernels.pool;
-  if (!current || !pool) return;
-  current.pool = undefined;
-  threadsReason = "dispose() ended the pool";
-  await pool.dispose();
 }
 
 /** What calls run on: which build of the kernels, on how many threads, and why. */
 export function info(): { build: Build["name"]; buildReason: string; threads: number; threadsReason: string } {
-  const { build, kernels } = defaultHeap();
+  const { build, kernels, threadsReason } = defaultHeap();
   return { build: build.name, buildReason: build.reason, threads: kernels.pool?.threads ?? 1, threadsReason };
 }
 

@@ -5,13 +5,12 @@
 //
 // and beside either, for what plain batch normalization does not need, `extended`, compiled when it is first needed.
 
-import { instantiateSync } from "@assemblyscript/loader";
 import type { instantiate as instantiateExtended } from "../build/extended.js";
-import extendedSource from "../build/extended.wasm";
 import relaxedSource from "../build/relaxed.wasm";
 import type { instantiate } from "../build/simd.js";
 import simdSource from "../build/simd.wasm";
 import { noBytes, noSimd, wrongKind } from "./errors.ts";
+import { extra, isExtended } from "./extras.ts";
 import { relaxedSimd, simd } from "./features.ts";
 
 /** What the module exports, as the compiler declares it. */
@@ -48,13 +47,11 @@ function choose(): { name: "simd" | "relaxed"; source: () => Source; reason: str
     : { name: "simd", source: simdSource, reason: "the engine has no relaxed SIMD" };
 }
 
-/** The import of env.memory in a build, and the same with a memory that threads share: at least 1, at most 65535 pages. */
-const ENV_MEMORY = [1, 3, ...bytesOf("env"), 6, ...bytesOf("memory"), 2];
-const OWN = [2, ENV_MEMORY.length + 2, ...ENV_MEMORY, 0, 1];
-const SHARED = [2, ENV_MEMORY.length + 5, ...ENV_MEMORY, 3, 1, 0xff, 0xff, 3];
-
-function bytesOf(text: string): number[] {
-  return Array.from(text, (c) => c.charCodeAt(0));
+/** The import section of a build: "env" "memory" with its limits. */
+function importSection(limits: readonly number[]): number[] {
+  const name = (text: string) => [text.length, ...Array.from(text, (c) => c.charCodeAt(0))];
+  const memory = [1, ...name("env"), ...name("memory"), 2, ...limits];
+  return [2, memory.length, ...memory];
 }
 
 /**
@@ -62,13 +59,15 @@ function bytesOf(text: string): number[] {
  * package.
  */
 export function withSharedMemory(bytes: Bytes): Bytes {
-  const at = bytes.findIndex((_, i) => OWN.every((byte, k) => bytes[i + k] === byte));
+  const own = importSection([0, 1]);
+  const wanted = importSection([3, 1, 0xff, 0xff, 3]); // shared, at least 1, at most 65535 pages
+  const at = bytes.findIndex((_, i) => own.every((byte, k) => bytes[i + k] === byte));
   if (at < 0) throw wrongKind("module", "the kernels of batchnorm-wasm", bytes);
   // not as arguments of one call: JavaScriptCore takes 65,536, V8 as many as the stack holds
-  const shared = new Uint8Array(bytes.length + SHARED.length - OWN.length);
+  const shared = new Uint8Array(bytes.length + wanted.length - own.length);
   shared.set(bytes.subarray(0, at));
-  shared.set(SHARED, at);
-  shared.set(bytes.subarray(at + OWN.length), at + SHARED.length);
+  shared.set(wanted, at);
+  shared.set(bytes.subarray(at + own.length), at + wanted.length);
   return shared;
 }
 
@@ -91,8 +90,11 @@ async function compile(source: Source): Promise<WebAssembly.Module> {
   return isModule(source) ? source : WebAssembly.compile(source);
 }
 
+/** What needs the second module. */
+const EXTENDED = "activations, residuals, scale per sample, and elements other than float32";
+
 function extendedOf(kind: Kind): WebAssembly.Module {
-  extended[kind] ??= compileSync(forMemory(extendedSource(), kind));
+  extended[kind] ??= compileSync(forMemory(extra(EXTENDED).kernels(), kind));
   return extended[kind];
 }
 
@@ -123,7 +125,8 @@ export interface Given {
  * need the second module from the start.
  */
 export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
-  if (kind === "shared" && !given.extended) extended.shared ??= await compile(forMemory(extendedSource(), "shared"));
+  if (kind === "shared" && !given.extended && isExtended())
+    extended.shared ??= await compile(forMemory(extra(EXTENDED).kernels(), "shared"));
   const second = given.extended && checkModule("extended", given.extended, EXTENDED_SIGNATURE);
   const more = () => second ?? extendedOf(kind);
   if (given.module !== undefined) {
@@ -137,5 +140,5 @@ export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
 
 /** The kernels over a memory: pure functions, so any number of instances may share it. */
 export function instantiateKernels<E>(module: WebAssembly.Module, memory: WebAssembly.Memory): E {
-  return instantiateSync<E & Record<string, unknown>>(module, { env: { memory } }).exports;
+  return new WebAssembly.Instance(module, { env: { memory } }).exports as E;
 }

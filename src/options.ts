@@ -111,7 +111,7 @@ const PRESETS = {
   paper: { ...FIRST, estimator: "cumulative", epsilon: 1e-5, momentum: 0.1 },
 } as const;
 
-const PRESET_NAMES = Object.keys(PRESETS) as Preset[];
+const PRESET_NAMES = /* @__PURE__ */ Object.keys(PRESETS) as Preset[];
 
 const OPTIONS: readonly (keyof Options<Dtype>)[] = [
   "preset",

@@ -1,7 +1,7 @@
 // Population statistics afterwards: the running statistics anew, from batches that pass through layers whose parameters
 // stay as they are (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/population.md says when and why.
 
-import { BatchNorm, type Collection, collect } from "./batchnorm.ts";
+import { BatchNorm, type Collection } from "./batchnorm.ts";
 import type { Dtype } from "./dtype.ts";
 import { wrongKind, wrongValue } from "./errors.ts";
 import { Tensor } from "./memory.ts";
@@ -55,7 +55,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
     });
   const collections: Collection[] = [];
   try {
-    for (const layer of all) collections.push(collect(layer as BatchNorm<D>, estimator));
+    for (const layer of all) collections.push((layer as BatchNorm<D>).collect(estimator));
     for await (const batch of batches) await run(batch);
     if (collections.some((c) => c.batches === 0))
       throw wrongValue("batches", 'at least one that passes through every layer in mode "train"', "none");

@@ -56,7 +56,7 @@ const DTYPES = {
 /** Element types of the format. What JavaScript has no array for (F16, BF16, F8…, F4…) stays in bits. */
 export type SafetensorsDtype = keyof typeof DTYPES;
 
-const ORDER = Object.keys(DTYPES);
+const ORDER = /* @__PURE__ */ Object.keys(DTYPES);
 /** The format's words for our own. */
 const OURS: Readonly<Record<Dtype, SafetensorsDtype>> = {
   float32: "F32",

@@ -10,17 +10,17 @@ import {
   type GradientSums,
   gradientMap,
   gradientSums,
-  invStdOf,
   normalize,
   type Statistics,
   type Terms,
 } from "./core.ts";
-import { bitsOf, type Vector } from "./dtype.ts";
+import { bitsOf, computedIn, newVector, type Vector } from "./dtype.ts";
 import { oneValuePerChannel } from "./errors.ts";
+import { extra } from "./extras.ts";
 import { type Geometry, geometryOf } from "./geometry.ts";
-import { Compacted, type Place, type Selection, selectionOf } from "./mask.ts";
+import type { Place, Selection } from "./mask.ts";
 import type { AnyTensor, Call } from "./operand.ts";
-import type { Layout } from "./options.ts";
+import type { Layout, Renorm } from "./options.ts";
 
 /** A batch of its own. */
 export interface Slice extends Place {
@@ -38,6 +38,22 @@ export interface Conditional {
   readonly beta: Vector | null;
   /** Which of them were given so. The other is one vector, repeated, and its gradient is a vector, too. */
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
+}
+
+/** Scale and shift per sample, where one of them may be a vector for all. */
+export function conditionalOf(
+  gamma: Vector | null,
+  beta: Vector | null,
+  perSample: Conditional["perSample"],
+  samples: number,
+): Conditional {
+  const rows = (v: Vector | null, own: boolean) => {
+    if (!v || own) return v;
+    const all = newVector(computedIn(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
+    for (let n = 0; n < samples; n++) all.set(v, n * v.length);
+    return all;
+  };
+  return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
 }
 
 /** A slice with everything that its map needs. */
@@ -68,7 +84,7 @@ export function slicesOf(
   for (let first = 0; first < samples || first === 0; first += step) {
     const n = Math.min(step, samples - first);
     const g = n === samples ? geometry : samplesOf(geometry, shape, layout, n);
-    const selection = weights && selectionOf(weights, first * inner, (first + n) * inner, inner);
+    const selection = weights && extra("mask").selectionOf(weights, first * inner, (first + n) * inner, inner);
     const count = selection ? selection.count : g.count;
     slices.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
     if (step === 0) break;
@@ -91,72 +107,6 @@ const samplesOf = ({ channels }: Geometry, shape: readonly number[], layout: Lay
   geometryOf("x", [samples, ...shape.slice(1)], layout, channels);
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-
-/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a compacted batch, w being a position's share of all weights. */
-function weightedSums(
-  { operand, tensor }: Compacted,
-  shares: Float64Array,
-  pivot: Float64Array,
-): [Float64Array, Float64Array] {
-  const { outer, channels, inner } = operand.g;
-  const { data } = tensor;
-  const [first, second] = [new Float64Array(channels), new Float64Array(channels)];
-  let i = 0;
-  for (let o = 0; o < outer; o++)
-    for (let c = 0; c < channels; c++) {
-      const p = pivot[c] as number;
-      let [sum, square] = [0, 0];
-      for (let k = o * inner; k < (o + 1) * inner; k++) {
-        const d = (data[i++] as number) - p;
-        const term = (shares[k] as number) * d;
-        sum += term;
-        square += term * d;
-      }
-      first[c] = (first[c] as number) + sum;
-      second[c] = (second[c] as number) + square;
-    }
-  return [first, second];
-}
-
-/** Weighted mean and variance of a compacted batch, in plain loops: weights other than 0 and 1 have no kernels. */
-function weightedStatistics(x: Compacted, weights: Float64Array, count: number, { mean, variance }: Statistics): void {
-  const shares = weights.map((w) => w / count);
-  const { inner } = x.operand.g;
-  for (let c = 0; c < mean.length; c++) mean[c] = x.tensor.data[c * inner] as number;
-  const [rough] = weightedSums(x, shares, mean);
-  for (let c = 0; c < mean.length; c++) mean[c] = (mean[c] as number) + (rough[c] as number);
-  // about the mean nothing cancels
-  const [residue, square] = weightedSums(x, shares, mean);
-  for (let c = 0; c < mean.length; c++) {
-    const off = residue[c] as number;
-    mean[c] = (mean[c] as number) + off;
-    variance[c] = Math.max((square[c] as number) - off * off, 0);
-  }
-}
-
-/** Batch statistics of a slice with a mask; zeros where all is masked. */
-function maskedStatistics(
-  call: Call,
-  x: AnyTensor,
-  place: Place,
-  { kept, whole, weights, count }: Selection,
-  epsilon: number,
-  into: Statistics,
-): void {
-  if (count === 0) {
-    for (const vector of [into.mean, into.variance, into.invStd]) vector.fill(0);
-    return;
-  }
-  const compacted = new Compacted(call.heap, call.value(x), place, kept, whole, call.dtype);
-  try {
-    if (weights) {
-      weightedStatistics(compacted, weights, count, into);
-      invStdOf(into.variance, epsilon, into.invStd);
-    } else for (const parts of compacted.operand.groups) batchStatistics(compacted.operand, epsilon, into, parts);
-  } finally {
-    compacted.dispose();
-  }
-}
 
 /** Calls `visit` for every sample with scale and shift of its own, with its geometry, first element and terms. */
 function eachSample(n: Normalized, visit: (g: Geometry, offset: number, terms: Terms, sample: number) => void): void {
@@ -186,13 +136,22 @@ function renormalized(
   };
 }
 
-/** A slice whose x̂ becomes x̂·r + d. */
-export const withRenorm = (n: Normalized, r: Float64Array, d: Float64Array): Normalized => ({
-  ...n,
-  r,
-  d,
-  terms: { ...n.terms, ...renormalized(n.terms.gamma, n.terms.beta, r, d) },
-});
+/**
+ * A slice whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017,
+ * Alg. 1).
+ */
+export function renormalize(
+  n: Normalized,
+  { mean, variance }: Statistics,
+  running: Statistics,
+  epsilon: number,
+  { rMax, dMax }: Renorm,
+): Normalized {
+  const within = (value: number, least: number, most: number) => Math.min(Math.max(value, least), most);
+  const r = running.invStd.map((s, c) => within(Math.sqrt((variance[c] as number) + epsilon) * s, 1 / rMax, rMax));
+  const d = running.invStd.map((s, c) => within(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax));
+  return { ...n, r, d, terms: { ...n.terms, ...renormalized(n.terms.gamma, n.terms.beta, r, d) } };
+}
 
 /** Batch statistics that a slice's terms are to hold. */
 export interface Take {
@@ -213,7 +172,7 @@ export function normalizeSlice(
   take?: Take,
 ): void {
   const { geometry, offset, terms, selection } = n;
-  if (take && selection) maskedStatistics(call, x, n, selection, take.epsilon, take.into);
+  if (take && selection) extra("mask").maskedStatistics(call, x, n, selection, take.epsilon, take.into);
   const here = take && !selection ? take : undefined;
   if (!n.conditional) {
     if (!y && !here) return;
@@ -247,7 +206,7 @@ export const zeros = (length: number): GradientSums => ({
   dBeta: new Float64Array(length),
 });
 
-const add = (into: Float64Array, at: number, from: ArrayLike<number>, factor?: ArrayLike<number> | null) => {
+export const add = (into: Float64Array, at: number, from: ArrayLike<number>, factor?: ArrayLike<number> | null) => {
   for (let c = 0; c < from.length; c++)
     into[at + c] = (into[at + c] as number) + (from[c] as number) * (factor ? (factor[c] as number) : 1);
 };
@@ -283,92 +242,6 @@ export interface Wanted {
   readonly alone: boolean;
   /** Sums of several calls together, where this is one of them: what dx takes instead of its own. */
   readonly joint: GradientSums | undefined;
-}
-
-/**
- * A masked slice: `into` gets the sums over what is kept and over masked positions whose y depends on the statistics, if
- * `needed`. Masked positions have no part in the statistics: their dx is gamma·invStd·dz.
- */
-function maskedGradient(
-  call: Call,
-  x: AnyTensor,
-  dz: AnyTensor,
-  n: Normalized,
-  wanted: Wanted,
-  needed: boolean,
-  into: GradientSums,
-): void {
-  const { kept, dropped, whole, weights } = n.selection as Selection;
-  const terms = plainTerms(n.terms);
-  const made: Compacted[] = [];
-  const take = (value: AnyTensor, runs: Selection["kept"]) => {
-    const compacted = new Compacted(call.heap, call.value(value), n, runs, whole, call.dtype);
-    made.push(compacted);
-    return compacted;
-  };
-  const sum = (a: Compacted, b: Compacted) => {
-    const some = zeros(into.dBeta.length);
-    gradientSums(a.operand, b.operand, terms, false, some);
-    add(into.dGamma, 0, some.dGamma);
-    add(into.dBeta, 0, some.dBeta);
-  };
-  const map = (a: Compacted, b: Compacted, count: number) =>
-    gradientMap(a.operand, b.operand, b.operand, terms, wanted.joint ?? into, { count, separate: false, fused: false });
-  try {
-    const [xKept, dzKept] = [take(x, kept), take(dz, kept)];
-    const dzDropped = take(dz, dropped);
-    if (needed) {
-      sum(xKept, dzKept);
-      // often there is no gradient at all
-      if (!allZero(dzDropped.tensor.data)) {
-        const [xClean, dzClean] = [take(x, dropped), take(dz, dropped)];
-        scrub(xClean.tensor.data, dzClean.tensor.data);
-        sum(xClean, dzClean);
-      }
-    }
-    if (!wanted.dx) return;
-    const weighted = weights && n.total > 0;
-    map(xKept, dzKept, weighted ? 0 : n.total);
-    if (weighted) weightedTerm(xKept, dzKept, weights, n, wanted.joint ?? into);
-    dzKept.scatter(wanted.dx);
-    map(dzDropped, dzDropped, 0);
-    dzDropped.scatter(wanted.dx);
-  } finally {
-    for (const compacted of made) compacted.dispose();
-  }
-}
-
-function allZero(values: Vector): boolean {
-  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false;
-  return true;
-}
-
-/** Zeros, in both x and dz, what is not finite in either. */
-function scrub(x: Vector, dz: Vector): void {
-  for (let i = 0; i < x.length; i++)
-    if (!Number.isFinite(x[i]) || !Number.isFinite(dz[i])) {
-      x[i] = 0;
-      dz[i] = 0;
-    }
-}
-
-/** The statistics' part of dx where positions have weights: −gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
-function weightedTerm(x: Compacted, dx: Compacted, weights: Float64Array, n: Normalized, sums: GradientSums): void {
-  const { outer, channels, inner } = x.operand.g;
-  const [values, data] = [x.tensor.data, dx.tensor.data];
-  let i = 0;
-  for (let o = 0; o < outer; o++)
-    for (let c = 0; c < channels; c++) {
-      const mean = n.terms.mean[c] as number;
-      const invStd = n.terms.invStd[c] as number;
-      const scale = (n.terms.gamma ? (n.terms.gamma[c] as number) : 1) * invStd;
-      const shift = (sums.dBeta[c] as number) / n.total;
-      const slope = ((sums.dGamma[c] as number) / n.total) * invStd;
-      for (let k = o * inner; k < (o + 1) * inner; k++, i++) {
-        const term = shift + ((values[i] as number) - mean) * slope;
-        data[i] = (data[i] as number) - (weights[k] as number) * term * scale;
-      }
-    }
 }
 
 /** dx of a slice, and its sums of gradients added to `into`. */
@@ -414,7 +287,7 @@ export function differentiateSlice(
   }
   if (n.selection) {
     const sums = zeros(channels);
-    maskedGradient(call, x, dz, n, wanted, needed, sums);
+    extra("mask").maskedGradient(call, x, dz, n, wanted, needed, sums);
     if (needed) put(sums, 0);
     return;
   }
@@ -431,4 +304,5 @@ export function differentiateSlice(
   if (raw && raw !== into) put(raw, 0);
 }
 
-const plainTerms = (t: Terms): Terms => (t.activation.code ? { ...t, activation: { ...t.activation, code: 0 } } : t);
+export const plainTerms = (t: Terms): Terms =>
+  t.activation.code ? { ...t, activation: { ...t.activation, code: 0 } } : t;

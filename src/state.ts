@@ -210,7 +210,7 @@ export function saveState({ options, gamma, beta, running }: Layer, settings: St
 
 // ---- loading --------------------------------------------------------------------------------------------------------
 
-const LOAD_OPTIONS = [...SAVE_OPTIONS, "strict"] as const;
+const LOAD_OPTIONS = ["format", "prefix", "count", "strict"] as const;
 
 /** Loads what a framework saved, into the vectors that the layer has. All or nothing. */
 export function loadState(layer: Layer, state: StateSource, settings: LoadOptions): LoadReport {

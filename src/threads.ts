@@ -71,7 +71,7 @@ async function start(message: object, ready: () => void, died: Listener): Promis
   return worker;
 }
 
-const mayWait = (() => {
+const mayWait = /* @__PURE__ */ (() => {
   try {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1);
     return true;
