@@ -26,6 +26,13 @@ import {
 import { Identity } from "./epilogue";
 import { Exact, Fours, Gradients, Grouped, Moments, sumInterleaved, sumInterleavedExactly, sumPlanar } from "./reduce";
 
+/** docs/abi.md says what a new number means. */
+const VERSION: u32 = 1;
+
+export function version(): u32 {
+  return VERSION;
+}
+
 export function affinePlanarF32(
   x: usize,
   y: usize,
