@@ -11,10 +11,18 @@ import { map, takeSums, Walk, workspaceOf } from "./walk";
 
 export * from "./index";
 
+/**
+ * How much workspace the operations below need for a geometry.
+ * @returns bytes, a multiple of 64; 0 for an empty tensor
+ */
 export function workspaceF32(outer: usize, channels: usize, inner: usize): usize {
   return workspaceOf(outer, channels, inner);
 }
 
+/**
+ * Training: mean, variance and invStd of the batch, all written, and y = gamma·(x − mean)·invStd + beta. An empty
+ * tensor leaves everything as it is.
+ */
 export function forwardF32(
   x: usize,
   y: usize,
@@ -38,6 +46,10 @@ export function forwardF32(
   map<Affine>(w, x, 0, y);
 }
 
+/**
+ * running ← (1 − momentum)·running + momentum·batch, the batch's variance times count/(count − 1).
+ * @param count Values per channel in the batch; more than 1.
+ */
 export function trackF64(
   runningMean: usize,
   runningVariance: usize,
@@ -51,6 +63,7 @@ export function trackF64(
   blend(runningVariance, variance, momentum, count / (count - 1), 0, channels);
 }
 
+/** y = gamma·(x − mean)/√(variance + epsilon) + beta, by statistics that are given. */
 export function inferenceF32(
   x: usize,
   y: usize,
@@ -71,6 +84,11 @@ export function inferenceF32(
   map<Affine>(w, x, 0, y);
 }
 
+/**
+ * Gradients of `forwardF32`, from its mean and invStd: dGamma and dBeta, and with count = outer·inner dx =
+ * gamma·invStd·(dy − dBeta/count − x̂·dGamma/count). Of an empty tensor dGamma and dBeta are 0.
+ * @param dx `T[outer·channels·inner]`, written. May be `dy` or `x`. 0: only dGamma and dBeta.
+ */
 export function backwardF32(
   x: usize,
   dy: usize,
@@ -91,6 +109,11 @@ export function backwardF32(
   map<Gradient>(w, x, dy, dx);
 }
 
+/**
+ * Gradients of `inferenceF32`, from its mean and `invStdF64` of its variance: dGamma and dBeta, and dx =
+ * gamma·invStd·dy. Of an empty tensor dGamma and dBeta are 0.
+ * @param dx `T[outer·channels·inner]`, written. May be `dy` or `x`. 0: only dGamma and dBeta.
+ */
 export function frozenBackwardF32(
   x: usize,
   dy: usize,
