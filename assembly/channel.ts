@@ -202,6 +202,15 @@ export function inverse(variance: usize, invStd: usize, epsilon: f64, begin: usi
   }
 }
 
+/** running ← (1 − weight)·running + weight·batch·factor of channels [begin, end), with the roundings of src/running.ts. */
+export function blend(running: usize, batch: usize, weight: f64, factor: f64, begin: usize, end: usize): void {
+  for (let channel = begin; channel < end; ++channel) {
+    const at = running + Lanes.bytes<f64>(channel);
+    const value = load<f64>(batch + Lanes.bytes<f64>(channel));
+    store<f64>(at, (1 - weight) * load<f64>(at) + weight * value * factor);
+  }
+}
+
 /** A parameter of T at a channel; a missing vector (pointer 0) stands for `missing` everywhere. */
 function valueOr<T>(vector: usize, channel: usize, missing: f64): f64 {
   return vector ? <f64>load<T>(vector + Lanes.bytes<T>(channel)) : missing;

@@ -92,6 +92,10 @@ function activateInterleaved<M extends Affine, E extends Identity>(
   else mapInterleaved<f32, M, E>(x, b, c, y, k, parameters, columns, together, begin, end);
 }
 
+/**
+ * y = f(z + residual), z = (x − hi)·scale + shift, in planes.
+ * @param activation 1, 2 or 3; with a residual also 0: none.
+ */
 export function affineActivatedPlanarF32(
   x: usize,
   residual: usize,
@@ -126,6 +130,10 @@ export function affineActivatedPlanarF32(
     );
 }
 
+/**
+ * y = f(z + residual), z = (x − hi)·scale + shift, in rows.
+ * @param activation 1, 2 or 3; with a residual also 0: none.
+ */
 export function affineActivatedInterleavedF32(
   x: usize,
   residual: usize,
@@ -158,6 +166,11 @@ export function affineActivatedInterleavedF32(
     );
 }
 
+/**
+ * dx = ((x − hi)·slope + (dz + shift))·scale, dz = dy·f′((x − hi)·scale + more), in planes.
+ * @param activation 1 or 2.
+ * @param coefficients As for `gradient…`, and `more`: the shift of `affine…`.
+ */
 export function gradientActivatedPlanarF32(
   x: usize,
   dy: usize,
@@ -187,6 +200,11 @@ export function gradientActivatedPlanarF32(
   );
 }
 
+/**
+ * dx = ((x − hi)·slope + (dz + shift))·scale, dz = dy·f′((x − hi)·scale + more), in rows.
+ * @param activation 1 or 2.
+ * @param coefficients As for `gradient…`, and `more`: the shift of `affine…`.
+ */
 export function gradientActivatedInterleavedF32(
   x: usize,
   dy: usize,
@@ -214,6 +232,7 @@ export function gradientActivatedInterleavedF32(
   );
 }
 
+/** dz = dy·f′(z + residual), z = (x − hi)·scale + shift, in planes. */
 export function derivativeActivatedPlanarF32(
   x: usize,
   dy: usize,
@@ -260,6 +279,7 @@ export function derivativeActivatedPlanarF32(
     );
 }
 
+/** dz = dy·f′(z + residual), z = (x − hi)·scale + shift, in rows. */
 export function derivativeActivatedInterleavedF32(
   x: usize,
   dy: usize,
@@ -303,6 +323,7 @@ export function derivativeActivatedInterleavedF32(
     );
 }
 
+/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in planes. */
 export function scaledGradientPlanarF32(
   x: usize,
   dy: usize,
@@ -317,6 +338,7 @@ export function scaledGradientPlanarF32(
   mapPlanar<f32, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in rows. */
 export function scaledGradientInterleavedF32(
   x: usize,
   dy: usize,
@@ -330,6 +352,7 @@ export function scaledGradientInterleavedF32(
   mapInterleaved<f32, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
 }
 
+/** y = (x − hi)·scale + b·slope + c·more + shift, in planes. */
 export function combinationPlanarF32(
   x: usize,
   b: usize,
@@ -345,6 +368,7 @@ export function combinationPlanarF32(
   mapPlanar<f32, Combination, Identity>(x, b, c, y, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** y = (x − hi)·scale + b·slope + c·more + shift, in rows. */
 export function combinationInterleavedF32(
   x: usize,
   b: usize,
@@ -433,6 +457,11 @@ function sumActivatedExactly<P extends Grouped>(
     );
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, in the precision of `gradientSums…`.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function gradientSumsActivatedPlanarF32(
   x: usize,
   dy: usize,
@@ -450,6 +479,11 @@ export function gradientSumsActivatedPlanarF32(
   sumActivatedPlanar<Grouped>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, in the precision of `gradientSums…`.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function gradientSumsActivatedInterleavedF32(
   x: usize,
   dy: usize,
@@ -468,6 +502,11 @@ export function gradientSumsActivatedInterleavedF32(
   else sumInterleaved<f32, Gradients, Rectifier>(x, dy, parameters, pivot, first, second, scratch, columns, begin, end);
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, in the precision of `foursGradientSums…`.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function foursGradientSumsActivatedPlanarF32(
   x: usize,
   dy: usize,
@@ -485,6 +524,11 @@ export function foursGradientSumsActivatedPlanarF32(
   sumActivatedPlanar<Fours>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, in the precision of `foursGradientSums…`.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function foursGradientSumsActivatedInterleavedF32(
   x: usize,
   dy: usize,
@@ -501,6 +545,11 @@ export function foursGradientSumsActivatedInterleavedF32(
   sumActivatedExactly<Fours>(activation, x, dy, parameters, pivot, first, second, columns, length, begin, end);
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, every value in f64.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function exactGradientSumsActivatedPlanarF32(
   x: usize,
   dy: usize,
@@ -518,6 +567,11 @@ export function exactGradientSumsActivatedPlanarF32(
   sumActivatedPlanar<Exact>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
 }
 
+/**
+ * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, every value in f64.
+ * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
+ * @param activation 1 or 2.
+ */
 export function exactGradientSumsActivatedInterleavedF32(
   x: usize,
   dy: usize,
@@ -534,6 +588,7 @@ export function exactGradientSumsActivatedInterleavedF32(
   sumActivatedExactly<Exact>(activation, x, dy, parameters, pivot, first, second, columns, length, begin, end);
 }
 
+/** y = (x − hi)·scale + shift (F7), in planes. */
 export function affinePlanarF64(
   x: usize,
   y: usize,
@@ -547,6 +602,7 @@ export function affinePlanarF64(
   mapPlanar<f64, Affine, Identity>(x, 0, 0, y, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** y = (x − hi)·scale + shift (F7), in rows. */
 export function affineInterleavedF64(
   x: usize,
   y: usize,
@@ -559,6 +615,7 @@ export function affineInterleavedF64(
   mapInterleaved<f64, Affine, Identity>(x, 0, 0, y, coefficients, 0, columns, together, begin, end);
 }
 
+/** dx = ((x − hi)·slope + (dy + shift))·scale (B6), in planes. */
 export function gradientPlanarF64(
   x: usize,
   dy: usize,
@@ -573,6 +630,7 @@ export function gradientPlanarF64(
   mapPlanar<f64, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** dx = ((x − hi)·slope + (dy + shift))·scale (B6), in rows. */
 export function gradientInterleavedF64(
   x: usize,
   dy: usize,
@@ -586,6 +644,7 @@ export function gradientInterleavedF64(
   mapInterleaved<f64, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
 }
 
+/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in planes. */
 export function scaledGradientPlanarF64(
   x: usize,
   dy: usize,
@@ -600,6 +659,7 @@ export function scaledGradientPlanarF64(
   mapPlanar<f64, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in rows. */
 export function scaledGradientInterleavedF64(
   x: usize,
   dy: usize,
@@ -613,6 +673,7 @@ export function scaledGradientInterleavedF64(
   mapInterleaved<f64, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
 }
 
+/** y = (x − hi)·scale + b·slope + c·more + shift, in planes. */
 export function combinationPlanarF64(
   x: usize,
   b: usize,
@@ -628,6 +689,7 @@ export function combinationPlanarF64(
   mapPlanar<f64, Combination, Identity>(x, b, c, y, coefficients, 0, outer, channels, inner, begin, end);
 }
 
+/** y = (x − hi)·scale + b·slope + c·more + shift, in rows. */
 export function combinationInterleavedF64(
   x: usize,
   b: usize,
@@ -642,6 +704,7 @@ export function combinationInterleavedF64(
   mapInterleaved<f64, Combination, Identity>(x, b, c, y, coefficients, 0, columns, together, begin, end);
 }
 
+/** Σ d and Σ d², d = x − pivot (F1, F2), in planes, with what rounding takes from sums of sums. */
 export function momentsPlanarF64(
   x: usize,
   pivot: usize,
@@ -657,6 +720,7 @@ export function momentsPlanarF64(
   sumPlanarKept<Moments>(x, 0, pivot, first, second, scratch, outer, channels, inner, begin, end);
 }
 
+/** Σ d and Σ d², d = x − pivot (F1, F2), in rows, with what rounding takes from sums of sums. */
 export function momentsInterleavedF64(
   x: usize,
   pivot: usize,
@@ -670,6 +734,10 @@ export function momentsInterleavedF64(
   sumInterleaved<f64, Moments, Identity>(x, 0, 0, pivot, first, second, scratch, columns, begin, end);
 }
 
+/**
+ * Σ dy and Σ dy·d, d = x − hi (B1, B2), in planes, with what rounding takes from sums of sums.
+ * @param pivot `T[channels]`, interleaved `T[columns]`: hi, the mean as T.
+ */
 export function gradientSumsPlanarF64(
   x: usize,
   dy: usize,
@@ -686,6 +754,10 @@ export function gradientSumsPlanarF64(
   sumPlanarKept<Gradients>(x, dy, pivot, first, second, scratch, outer, channels, inner, begin, end);
 }
 
+/**
+ * Σ dy and Σ dy·d, d = x − hi (B1, B2), in rows, with what rounding takes from sums of sums.
+ * @param pivot `T[channels]`, interleaved `T[columns]`: hi, the mean as T.
+ */
 export function gradientSumsInterleavedF64(
   x: usize,
   dy: usize,
@@ -700,6 +772,11 @@ export function gradientSumsInterleavedF64(
   sumInterleaved<f64, Gradients, Identity>(x, dy, 0, pivot, first, second, scratch, columns, begin, end);
 }
 
+/**
+ * pivot[c] = the mean of some of channel c's first values, coarsely rounded.
+ * @param pivot `T[channels]`, written.
+ * @param block 16.
+ */
 export function pivotF64(
   x: usize,
   pivot: usize,
@@ -713,6 +790,11 @@ export function pivotF64(
   pivotOf<f64>(x, pivot, outer, channels, inner, block, begin, end);
 }
 
+/**
+ * Copies rows of one value per channel to rows of one value per column.
+ * @param source `T[rows·channels]`, read.
+ * @param target `T[rows·columns]`, written. Not `source`.
+ */
 export function spreadF64(
   source: usize,
   target: usize,
@@ -724,6 +806,16 @@ export function spreadF64(
   spreadOver<f64>(source, target, rows, channels, spread, columns);
 }
 
+/**
+ * mean = pivot + Σd/count and variance = Σd²/count − (Σd/count)² (F3, F4), and whether to doubt them.
+ * @param first `f64[columns]`, read.
+ * @param second `f64[columns]`, read.
+ * @param columns Entries of first and second: channels·spread, or as many as the sums had columns, times their
+ *   stripes.
+ * @param pivot `T[channels]`, read.
+ * @param doubtful `u8[channels]`, written: 1 where the pivot is too far from the mean.
+ * @returns how many of the range are doubtful
+ */
 export function statisticsF64(
   first: usize,
   second: usize,
@@ -741,6 +833,11 @@ export function statisticsF64(
   return statistics<f64>(first, second, pivot, mean, variance, doubtful, count, channels, spread, columns, begin, end);
 }
 
+/**
+ * hi = T(mean), scale = gamma·invStd, shift = beta − (mean − hi)·scale (F6): three rows of coefficients.
+ * @param mean `f64[channels]`. 0: zeros, which gives dx = gamma·invStd·dy of constant statistics.
+ * @param coefficients `T[3·channels]`, written.
+ */
 export function affineCoefficientsF64(
   coefficients: usize,
   mean: usize,
@@ -754,6 +851,15 @@ export function affineCoefficientsF64(
   affineCoefficients<f64>(coefficients, mean, invStd, gamma, beta, channels, begin, end);
 }
 
+/**
+ * dBeta = Σdy and dGamma = (Σdy·d − (mean − hi)·Σdy)·invStd (B1 to B3), and whether to doubt them.
+ * @param first `f64[columns]`, read.
+ * @param second `f64[columns]`, read.
+ * @param columns Entries of first and second: channels·spread, or as many as the sums had columns, times their
+ *   stripes.
+ * @param doubtful `u8[channels]`, written: 0.
+ * @returns 0
+ */
 export function gradientStatisticsF64(
   first: usize,
   second: usize,
@@ -786,6 +892,11 @@ export function gradientStatisticsF64(
   );
 }
 
+/**
+ * hi = T(mean), scale = gamma·invStd, shift and slope (B4, B5): four rows of coefficients.
+ * @param mean `f64[channels]`. 0: zeros.
+ * @param coefficients `T[4·channels]`, written.
+ */
 export function gradientCoefficientsF64(
   coefficients: usize,
   mean: usize,
@@ -801,18 +912,46 @@ export function gradientCoefficientsF64(
   gradientCoefficients<f64>(coefficients, mean, invStd, gamma, dGamma, dBeta, count, channels, begin, end);
 }
 
+/**
+ * float16 to f32, exactly.
+ * @param source `u16[end]`, read.
+ * @param target `f32[end]`, written. Not `source`.
+ * @param begin First element.
+ * @param end End of the elements.
+ */
 export function widenF16(source: usize, target: usize, begin: usize, end: usize): void {
   widen<Half>(source, target, begin, end);
 }
 
+/**
+ * f32 to float16, to the nearest, ties to even.
+ * @param source `f32[end]`, read.
+ * @param target `u16[end]`, written. Not `source`.
+ * @param begin First element.
+ * @param end End of the elements.
+ */
 export function narrowF16(source: usize, target: usize, begin: usize, end: usize): void {
   narrow<Half>(source, target, begin, end);
 }
 
+/**
+ * bfloat16 to f32, exactly.
+ * @param source `u16[end]`, read.
+ * @param target `f32[end]`, written. Not `source`.
+ * @param begin First element.
+ * @param end End of the elements.
+ */
 export function widenBF16(source: usize, target: usize, begin: usize, end: usize): void {
   widen<Brain>(source, target, begin, end);
 }
 
+/**
+ * f32 to bfloat16, to the nearest, ties to even.
+ * @param source `f32[end]`, read.
+ * @param target `u16[end]`, written. Not `source`.
+ * @param begin First element.
+ * @param end End of the elements.
+ */
 export function narrowBF16(source: usize, target: usize, begin: usize, end: usize): void {
   narrow<Brain>(source, target, begin, end);
 }

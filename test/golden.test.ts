@@ -2,8 +2,8 @@
 // y and dx within 4 u, everything else within 1 u. The same numbers in float64, too, within gates of their own.
 // `npm run docs:numerics` writes the maxima into docs/numerics.md.
 
-import { readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { expectPart } from "./document.ts";
 import { CASES, type Distance, measure, measureStep, runStep, variantsOf } from "./golden.ts";
 import { KINDS, useBuild, WORLDS } from "./worlds.ts";
 
@@ -167,14 +167,7 @@ describe("docs/numerics.md", () => {
       rows: () => tableOf(measured64, [u]),
     },
   ])("holds the maxima that were measured here: $name", ({ name, head, rows }) => {
-    const [open, close] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
-    const text = readFileSync(file, "utf8");
-    const begin = text.indexOf(open) + open.length;
-    const end = text.indexOf(close);
-    expect(end).toBeGreaterThan(begin);
-    const table = `\n${[...head, ...rows()].join("\n")}\n`;
-    if (import.meta.env.MODE === "update-docs") writeFileSync(file, text.slice(0, begin) + table + text.slice(end));
-    else expect(text.slice(begin, end)).toBe(table);
+    expectPart(file, name, [...head, ...rows()].join("\n"));
   });
 
   afterAll(() => {

@@ -6,93 +6,15 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { Exports, ExtendedExports } from "../src/module.ts";
 import { instantiateKernels } from "../src/module.ts";
+import { Arena, type Buffer, blank, expectSame, type Reals, Section, sectionsOf, UNWRITTEN } from "./arena.ts";
 import { type Dims, eachOf } from "./reference.ts";
-import { BUILDS, EXTENDED_BUILDS, random, wasmFile } from "./worlds.ts";
-
-const GUARD = 64;
-const PATTERN = 0xa5;
-
-type Reals = Float32Array | Float64Array;
-
-interface Buffer<T extends Reals | Uint8Array | Uint16Array> {
-  readonly pointer: number;
-  readonly view: T;
-}
-
-/** Hands out exact-sized buffers between guard zones, in one memory. */
-class Arena {
-  readonly memory = new WebAssembly.Memory({ initial: 64 });
-  /** What the export under test calls T. */
-  wide = false;
-  readonly #bytes = new Uint8Array(this.memory.buffer);
-  #top = 1024;
-  #live: { pointer: number; bytes: number }[] = [];
-
-  #take(bytes: number): number {
-    const pointer = Math.ceil((this.#top + GUARD) / 16) * 16;
-    this.#bytes.fill(PATTERN, this.#top, pointer + bytes + GUARD);
-    this.#live.push({ pointer, bytes });
-    this.#top = pointer + bytes + GUARD;
-    return pointer;
-  }
-
-  f32(values: ArrayLike<number>): Buffer<Float32Array> {
-    const pointer = this.#take(values.length * 4);
-    const view = new Float32Array(this.memory.buffer, pointer, values.length);
-    view.set(values);
-    return { pointer, view };
-  }
-
-  f64(values: ArrayLike<number>): Buffer<Float64Array> {
-    const pointer = this.#take(values.length * 8);
-    const view = new Float64Array(this.memory.buffer, pointer, values.length);
-    view.set(values);
-    return { pointer, view };
-  }
-
-  /** Of the element type under test. */
-  real(values: ArrayLike<number>): Buffer<Reals> {
-    return this.wide ? this.f64(values) : this.f32(values);
-  }
-
-  round(value: number): number {
-    return this.wide ? value : Math.fround(value);
-  }
-
-  u16(values: ArrayLike<number>): Buffer<Uint16Array> {
-    const pointer = this.#take(values.length * 2);
-    const view = new Uint16Array(this.memory.buffer, pointer, values.length);
-    view.set(values);
-    return { pointer, view };
-  }
-
-  u8(length: number): Buffer<Uint8Array> {
-    const pointer = this.#take(length);
-    return { pointer, view: new Uint8Array(this.memory.buffer, pointer, length) };
-  }
-
-  /** Verifies the guard zones of all buffers and forgets the buffers. */
-  close(): void {
-    let touched = -1;
-    let at = 1024;
-    for (const { pointer, bytes } of [...this.#live, { pointer: this.#top, bytes: 0 }]) {
-      for (; at < pointer; at++) if (this.#bytes[at] !== PATTERN) touched = at;
-      at = pointer + bytes;
-    }
-    expect(touched, "address of a guard byte that was written").toBe(-1);
-    this.#top = 1024;
-    this.#live = [];
-  }
-}
+import { BUILDS, EXTENDED_BUILDS, random, WHOLE_OPERATIONS, wasmFile } from "./worlds.ts";
 
 /** Integers of at most 4 bits: every sum and product of them below is exact in float32. */
 const integers = (seed: number, length: number): Float32Array => {
   const next = random(seed);
   return Float32Array.from({ length }, () => Math.floor(next() * 17) - 8);
 };
-
-const UNWRITTEN = 12345;
-const blank = (length: number) => new Float64Array(length).fill(UNWRITTEN);
 
 // 1 … 2·lanes + 1, and around one and two groups of 16
 const SIZES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 50];
@@ -779,13 +701,6 @@ function forRanges(check: (begin: number, end: number) => void): void {
   for (let length = 0; length <= 33; length++) for (const begin of [0, 1, 7]) check(begin, begin + length);
 }
 
-/** Counts instead of an assertion for each of many thousand elements; the first that differs is named. */
-function expectSame(got: ArrayLike<number>, expected: ArrayLike<number>, name: (i: number) => string): void {
-  for (let i = 0; i < expected.length; i++)
-    if (!Object.is(got[i], expected[i])) expect(got[i], name(i)).toBe(expected[i]);
-  expect(got.length).toBe(expected.length);
-}
-
 function testWiden(widen: Convert, arena: Arena, format: Format): void {
   const source = arena.u16(ALL_PATTERNS);
   const target = arena.f32(blank(2 ** 16));
@@ -869,6 +784,8 @@ function testNarrow(narrow: Convert, widen: Convert, arena: Arena, format: Forma
 type Tests<K> = { [name in keyof K]: (kernel: K[name], arena: Arena, kernels: K) => void };
 
 const CORE_TESTS: Tests<Exports> = {
+  version: (version) => expect(version()).toBe(1),
+
   momentsPlanarF32: planarSums(MOMENTS),
   foursMomentsPlanarF32: planarSums(MOMENTS),
   exactMomentsPlanarF32: planarSums(MOMENTS),
@@ -952,8 +869,8 @@ const EXTENDED_TESTS: Tests<ExtendedExports> = {
 
 const arena = new Arena();
 
-/** What holds of any build of a module; returns its instance on the arena's memory. */
-function testModule<K>(bytes: Uint8Array<ArrayBuffer>, tests: Tests<K>): K {
+/** What holds of any build of a module; returns its instance on the arena's memory. `others` have their tests elsewhere. */
+function testModule<K>(bytes: Uint8Array<ArrayBuffer>, tests: Tests<K>, others: readonly string[] = []): K {
   const module = new WebAssembly.Module(bytes);
   const kernels = instantiateKernels<K>(module, arena.memory);
   const names = Object.keys(tests) as (keyof K & string)[];
@@ -963,25 +880,17 @@ function testModule<K>(bytes: Uint8Array<ArrayBuffer>, tests: Tests<K>): K {
   });
 
   it("has no data segment and no start function, so it runs on anybody's memory", () => {
-    const sections: number[] = [];
-    for (let at = 8; at < bytes.length; ) {
-      sections.push(bytes[at++] as number);
-      let size = 0;
-      for (let shift = 0, byte = 0x80; byte & 0x80; shift += 7) {
-        byte = bytes[at++] as number;
-        size |= (byte & 0x7f) << shift;
-      }
-      at += size;
-    }
-    expect(sections).toContain(10); // code: the parser found its way
-    expect(sections).not.toContain(8); // start
-    expect(sections).not.toContain(11); // data
+    const sections = sectionsOf(bytes);
+    expect(sections.has(Section.Code)).toBe(true); // the parser found its way
+    expect(sections.has(Section.Start)).toBe(false);
+    expect(sections.has(Section.Data)).toBe(false);
   });
 
   it("exports functions only, each named as the grammar says, and every one has a test here", () => {
     const exports = WebAssembly.Module.exports(module);
-    expect(exports.every((e) => e.kind === "function" && /^[a-z][A-Za-z]*F(16|32|64)$/.test(e.name))).toBe(true);
-    expect(exports.map((e) => e.name).sort()).toEqual([...names].sort());
+    const grammar = /^[a-z][A-Za-z]*F(16|32|64)$|^version$/;
+    expect(exports.every((e) => e.kind === "function" && grammar.test(e.name))).toBe(true);
+    expect(exports.map((e) => e.name).sort()).toEqual([...names, ...others].sort());
   });
 
   it.each(names)("%s computes exactly what it says, inside its buffers", (name) => {
@@ -1013,6 +922,10 @@ function testModule<K>(bytes: Uint8Array<ArrayBuffer>, tests: Tests<K>): K {
 
 describe.each(BUILDS)("the core module, %s build", (build) => {
   testModule(Uint8Array.from(readFileSync(wasmFile(build))), CORE_TESTS);
+});
+
+describe("the core module for hosts in other languages", () => {
+  testModule(Uint8Array.from(readFileSync(wasmFile("embed"))), CORE_TESTS, WHOLE_OPERATIONS); // see embed.test.ts
 });
 
 describe.each(EXTENDED_BUILDS)("the second module, %s build", (build) => {
@@ -1157,6 +1070,8 @@ async function gzipped(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
 it.each([
   ["simd", 32, 8],
   ["relaxed", 32, 8],
+  ["embed", 32, 8],
+  ["standalone", 32, 8],
   ["extended", 80, 16],
 ] as const)("the %s build is at most %d kB, gzipped %d kB", async (build, kB, gzippedKB) => {
   const bytes = Uint8Array.from(readFileSync(wasmFile(build)));

@@ -1,6 +1,7 @@
 // The worlds that one behaviour suite runs in: builds of the kernels × kinds of input. Also seeded data.
 
 import { readFileSync } from "node:fs";
+import type { instantiate as instantiateEmbed } from "../build/embed.js";
 import { relaxedSimd } from "../src/features.ts";
 import {
   type AnyTensor,
@@ -14,7 +15,7 @@ import {
   tensor,
   type Vector,
 } from "../src/index.ts";
-import { withSharedMemory } from "../src/module.ts";
+import { type Exports, withSharedMemory } from "../src/module.ts";
 
 export type Build = "simd" | "relaxed" | "debug";
 
@@ -26,7 +27,21 @@ export type ExtendedBuild = "extended" | "extended-debug";
 export const EXTENDED_BUILDS: readonly ExtendedBuild[] = ["extended", "extended-debug"];
 const extendedBuild = (build: Build): ExtendedBuild => (build === "debug" ? "extended-debug" : "extended");
 
-export const wasmFile = (build: Build | ExtendedBuild): URL => new URL(`../build/${build}.wasm`, import.meta.url);
+/** The core with whole operations, on the host's memory and on its own. */
+export type EmbedBuild = "embed" | "standalone";
+export const EMBED_BUILDS: readonly EmbedBuild[] = ["embed", "standalone"];
+export type EmbedExports = Awaited<ReturnType<typeof instantiateEmbed>>;
+export const WHOLE_OPERATIONS = [
+  "workspaceF32",
+  "forwardF32",
+  "trackF64",
+  "inferenceF32",
+  "backwardF32",
+  "frozenBackwardF32",
+] as const satisfies readonly Exclude<keyof EmbedExports, keyof Exports>[];
+
+export const wasmFile = (build: Build | ExtendedBuild | EmbedBuild): URL =>
+  new URL(`../build/${build}.wasm`, import.meta.url);
 
 /** What is made from here on runs on this build and so many threads, in a memory of its own. */
 export async function useBuild(build: Build, threads = 1): Promise<void> {
