@@ -1,10 +1,11 @@
 // The packed package in every bundler, as a user has it who configures nothing: an app with one import is built for
 // production and opened in Chromium. Vite's development server too, which bundles dependencies ahead.
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import type { Browser } from "playwright";
 import { createServer, preview } from "vite";
@@ -26,8 +27,8 @@ interface Tool {
   readonly command: readonly string[];
   /** What the app with the golden cases needs besides, to import a .wasm file. */
   readonly options?: readonly string[];
-  /** How it imports the URL of a .wasm file, of which each has a way of its own. */
-  readonly simd: string;
+  /** Its own way to import the URL of a .wasm file. By default, for a tool that knows scripts only, the file is copied. */
+  readonly simd?: string;
   /** Whether it makes a page, not just a script. */
   readonly html?: boolean;
   /** Its modules call require. */
@@ -70,7 +71,6 @@ const TOOLS: readonly Tool[] = [
     name: "Rollup",
     package: "rollup",
     command: ["rollup", "main.js", "--dir", "dist", "--plugin", "node-resolve", "--plugin", "terser"],
-    simd: `export default "simd.wasm";\n`, // by itself it knows scripts only: the file is copied
   },
   {
     name: "Parcel",
@@ -85,6 +85,7 @@ const TOOLS: readonly Tool[] = [
     command: ["parcel", "build", "index.html", "--no-cache"],
     simd: `export { default } from "url:batchnorm-wasm/simd.wasm";\n`,
     html: true,
+    // what its users switch on for packages that have nothing but exports
     fields: { "@parcel/resolver-default": { packageExports: true } },
   },
 ];
@@ -92,20 +93,25 @@ const TOOLS: readonly Tool[] = [
 /** What a tool says of the app when it is not content. */
 const WARNING = /warning|⚠|\(!\)/i;
 
-function run(folder: string, command: readonly string[]): string {
+const execute = promisify(execFile);
+
+/** What a program of test/packed says. Not synchronous: Vitest takes a worker that is silent for a minute for dead. */
+async function run(folder: string, command: readonly string[]): Promise<string> {
   const [program = "", ...args] = command;
   // Vitest's NODE_ENV is not a user's
   const env = { ...process.env, NODE_ENV: undefined, NO_COLOR: "1" };
   // a shell, which joins both streams: some tools warn on one, some on the other
   const script = ["-c", 'exec "$0" "$@" 2>&1', here(`node_modules/.bin/${program}`), ...args];
-  const { status, error, stdout } = spawnSync("sh", script, { cwd: folder, env, encoding: "utf8" });
-  if (status !== 0)
-    throw new Error(`${command.join(" ")}, in ${folder}: status ${status}\n${stdout}`, { cause: error });
-  return stdout;
+  try {
+    return (await execute("sh", script, { cwd: folder, env })).stdout;
+  } catch (error) {
+    const { stdout } = error as { stdout?: string };
+    throw new Error(`${command.join(" ")}, in ${folder}: failed\n${stdout}`, { cause: error });
+  }
 }
 
 /** An app with the package in its node_modules. */
-function makeApp(tool: Tool, page: Page, suffix = ""): string {
+async function makeApp(tool: Tool, page: Page, suffix = ""): Promise<string> {
   const folder = join(apps, `${tool.name}${suffix}`.replace(/\W+/g, "-").toLowerCase(), page);
   cpSync(join(apps, "installed"), folder, { recursive: true });
   cpSync(here(`bundlers/${page}`), folder, { recursive: true });
@@ -115,22 +121,22 @@ function makeApp(tool: Tool, page: Page, suffix = ""): string {
   }
   if (page === "check") {
     cpSync(here("check.js"), join(folder, "check.js"));
-    writeFileSync(join(folder, "simd.js"), tool.simd);
+    writeFileSync(join(folder, "simd.js"), tool.simd ?? `export default "simd.wasm";\n`);
   }
   // as a compiler writes it for whom require is the import of modules
-  if (tool.commonjs) run(folder, ["esbuild", "main.js", "--format=cjs", "--outfile=main.js", "--allow-overwrite"]);
+  if (tool.commonjs)
+    await run(folder, ["esbuild", "main.js", "--format=cjs", "--outfile=main.js", "--allow-overwrite"]);
   return folder;
 }
 
-function build(tool: Tool, page: Page): { folder: string; log: string } {
-  const folder = makeApp(tool, page);
-  const log = run(folder, [...tool.command, ...((page === "check" && tool.options) || [])]);
+async function build(tool: Tool, page: Page): Promise<{ folder: string; log: string }> {
+  const folder = await makeApp(tool, page);
+  const log = await run(folder, [...tool.command, ...((page === "check" && tool.options) || [])]);
   const dist = join(folder, "dist");
   if (!tool.html) cpSync(join(folder, "index.html"), join(dist, "index.html"));
   if (page === "check") {
     for (const file of ["manifest.json", "data.bin"]) cpSync(join(golden, file), join(dist, file));
-    if (tool.simd.includes('"simd.wasm"'))
-      cpSync(join(folder, "node_modules/batchnorm-wasm/build/simd.wasm"), join(dist, "simd.wasm"));
+    if (!tool.simd) cpSync(join(folder, "node_modules/batchnorm-wasm/build/simd.wasm"), join(dist, "simd.wasm"));
   }
   return { folder, log };
 }
@@ -144,9 +150,9 @@ beforeAll(async () => {
   rmSync(apps, { recursive: true, force: true });
   const installed = join(apps, "installed");
   mkdirSync(installed, { recursive: true });
-  // the lock that npm leaves is where Parcel and Vite end their search for the project's root
+  // Vite ends its search for the project's root at this file, Parcel at the lock that npm leaves beside it
   writeFileSync(join(installed, "package.json"), JSON.stringify({ private: true }));
-  execFileSync("npm", ["install", "--offline", "--no-audit", "--no-fund", tarball], { cwd: installed });
+  await execute("npm", ["install", "--offline", "--no-audit", "--no-fund", tarball], { cwd: installed });
   browser = await launch();
 });
 afterAll(() => browser?.close());
@@ -198,7 +204,7 @@ describe.each(TOOLS)("$name", (tool) => {
   let size: string | undefined;
 
   it("builds a page with one layer without a warning", async () => {
-    const { folder, log } = build(tool, "layer");
+    const { folder, log } = await build(tool, "layer");
     expect(log).not.toMatch(WARNING);
     const y = (await open(folder)) as number[];
     expect(y.map((value) => Math.fround(value * Math.sqrt(1 + 1e-5)))).toEqual(y.map((_, i) => (i < 64 ? -1 : 1)));
@@ -209,7 +215,7 @@ describe.each(TOOLS)("$name", (tool) => {
   });
 
   it("builds a page that finds the bits that Node finds, on two threads too", async () => {
-    const { folder, log } = build(tool, "check");
+    const { folder, log } = await build(tool, "check");
     expect(log).not.toMatch(WARNING);
     const found = (await open(folder)) as Found;
     expectFound(found);
@@ -222,7 +228,7 @@ describe("Vite, development server", () => {
   const [vite] = TOOLS as readonly [Tool];
 
   it("serves the package bundled ahead, and the page finds the bits that Node finds", async () => {
-    const folder = makeApp(vite, "check", " development");
+    const folder = await makeApp(vite, "check", " development");
     for (const file of ["manifest.json", "data.bin"]) cpSync(join(golden, file), join(folder, "public", file));
     const server = await createServer({
       root: folder,
@@ -235,7 +241,13 @@ describe("Vite, development server", () => {
       const found = (await shown(browser, server.resolvedUrls?.local[0] as string)) as Found;
       expectFound(found);
       expect(existsSync(join(folder, "node_modules/.vite/deps/batchnorm-wasm.js"))).toBe(true);
-      record({ kind: "bundler", name: "Vite, development server", version: versionOf(vite), checked: found.checked });
+      record({
+        kind: "bundler",
+        name: "Vite, development server",
+        version: versionOf(vite),
+        what: "dependencies bundled ahead",
+        checked: found.checked,
+      });
     } finally {
       await server.close();
     }
