@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# run.sh WASM GOLDEN [wasmtime | endive], after install.sh
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+build=$(realpath -m "${EMBEDDING_BUILD:-$here/../../../build/embedding}")
+
+mvn --batch-mode --quiet --offline --file "$here/pom.xml" -Doutput="$build" package
+exec java -jar "$build/java/jars/batchnorm-host.jar" "$@"
