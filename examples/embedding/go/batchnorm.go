@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/tetratelabs/wazero/api"
@@ -98,6 +99,9 @@ func (b *BatchNorm) Infer(x Array[float32]) error {
 func (b *BatchNorm) Backward(dy Array[float32]) error {
 	if err := b.check("dy", dy); err != nil {
 		return err
+	}
+	if b.x.Data == nil {
+		return errors.New("expected a Train before Backward")
 	}
 	_, err := b.kernels.Call("backwardF32",
 		b.x.Address, dy.Address, b.DX.Address, b.Gamma.Address, b.Mean.Address, b.InvStd.Address,

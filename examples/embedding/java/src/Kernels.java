@@ -37,6 +37,7 @@ abstract class Kernels {
     long address = end;
     end = (address + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (end > size()) grow((int) ((end - size() + PAGE - 1) / PAGE));
+    if (end > size()) throw new IllegalStateException("the memory did not grow to " + end + " bytes");
     return Math.toIntExact(address);
   }
 

@@ -23,7 +23,7 @@ final class Main {
       Path wasm = Path.of(arguments[0]), golden = Path.of(arguments[1]);
       run(load(arguments.length > 2 ? arguments[2] : "wasmtime", wasm), golden);
     } catch (Exception e) {
-      System.err.println(e.getMessage() == null ? e : e.getMessage());
+      System.err.println(e instanceof IllegalStateException ? e.getMessage() : e);
       System.exit(1);
     }
   }

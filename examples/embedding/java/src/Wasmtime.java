@@ -37,13 +37,17 @@ final class Wasmtime extends Kernels {
 
   @Override
   int call(String export, Number... arguments) {
-    Func function = functions.computeIfAbsent(export, name -> instance.getFunc(store, name).orElseThrow());
+    Func function = functions.computeIfAbsent(export, this::find);
     Val[] values = new Val[arguments.length];
     for (int i = 0; i < values.length; i++) {
       values[i] = arguments[i] instanceof Double number ? Val.fromF64(number) : Val.fromI32(arguments[i].intValue());
     }
     Val[] results = function.call(store, values);
     return results.length == 0 ? 0 : results[0].i32();
+  }
+
+  private Func find(String export) {
+    return instance.getFunc(store, export).orElseThrow(() -> new IllegalArgumentException(export + ": no such export"));
   }
 
   @Override
