@@ -5,7 +5,6 @@
 //
 // and beside either, for what plain batch normalization does not need, `extended`, compiled when it is first needed.
 
-import { instantiateSync } from "@assemblyscript/loader";
 import type { instantiate as instantiateExtended } from "../build/extended.js";
 import extendedSource from "../build/extended.wasm";
 import relaxedSource from "../build/relaxed.wasm";
@@ -137,5 +136,5 @@ export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
 
 /** The kernels over a memory: pure functions, so any number of instances may share it. */
 export function instantiateKernels<E>(module: WebAssembly.Module, memory: WebAssembly.Memory): E {
-  return instantiateSync<E & Record<string, unknown>>(module, { env: { memory } }).exports;
+  return new WebAssembly.Instance(module, { env: { memory } }).exports as E;
 }
