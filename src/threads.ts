@@ -14,7 +14,7 @@ import {
   SLEEPERS,
   STATE,
 } from "./board.ts";
-import { threadDied } from "./errors.ts";
+import { threadDied, threadNotStarted } from "./errors.ts";
 import { nodeModule } from "./features.ts";
 
 export { MAX_CALLS, MAX_THREADS };
@@ -117,12 +117,22 @@ export class Pool {
       const ready = new Promise<void>((resolve, reject) => {
         settle = { ready: resolve, died: reject };
       });
+      let started = false;
       const died = (what: unknown) => {
         if (pool.#closed) return;
-        pool.#broken ??= threadDied(thread, what instanceof Error ? what.message : String(what));
+        const how = what instanceof Error ? what.message : String(what);
+        pool.#broken ??= started ? threadDied(thread, how) : threadNotStarted(thread, how);
         settle?.died(pool.#broken);
       };
-      pool.#workers.push(await start({ modules, memory, buffer, thread, threads }, () => settle?.ready(), died));
+      const working = () => {
+        started = true;
+        settle?.ready();
+      };
+      try {
+        pool.#workers.push(await start({ modules, memory, buffer, thread, threads }, working, died));
+      } catch (error) {
+        died(error); // a host without workers, or a policy against them
+      }
       await ready;
     });
     try {

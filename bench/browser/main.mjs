@@ -1,9 +1,8 @@
 // npm run bench:browser: serves the page and prints its address; with --headless, opens it in Chromium, waits, and prints
 // and writes what it measured.
 
-import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
 import { chromium } from "playwright";
+import { launchChromium } from "../../test/browser/installed.mjs";
 import { environmentOf } from "../environment.mjs";
 import { parseOptions, reject } from "../options.mjs";
 import { complaints, save } from "../output.mjs";
@@ -22,37 +21,12 @@ Measures in a browser what runs there, of the peers of \`npm run bench\`: all bu
   --help       this text
 `;
 
-const FLAGS = [
-  "--no-sandbox", // root, as in CI, has none
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
 /** A page that takes longer than that hangs. */
 const LIMIT_MS = 30 * 60_000;
 
-/** An absolute path, as Playwright takes no other. */
-function findChromium() {
-  const onPath = process.env.PATH.split(delimiter).map((folder) => join(folder, "chromium"));
-  const found = (process.env.CHROMIUM ? [process.env.CHROMIUM] : onPath).find((file) => {
-    try {
-      accessSync(file, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-  if (!found) throw new Error("no Chromium: install chromium, or set CHROMIUM to an executable");
-  return found;
-}
-
 /** Opens the page and waits for its results. */
 async function measureHeadless(url) {
-  const browser = await chromium.launch({ executablePath: findChromium(), args: FLAGS });
+  const browser = await chromium.launch(launchChromium());
   try {
     const page = await browser.newPage();
     const broken = new Promise((_, reject) => {

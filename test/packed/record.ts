@@ -1,8 +1,9 @@
 // Every host that a suite has seen work leaves a row in build/packed/rows; table.mjs makes docs/runtimes.md of them.
 
 import { mkdirSync, writeFileSync } from "node:fs";
-import { expect } from "vitest";
 import type { Checked } from "./check.js";
+
+export { expectChecked } from "./expected.ts";
 
 export interface Row {
   readonly kind: "runtime" | "browser" | "place" | "bundler" | "host";
@@ -20,12 +21,4 @@ export function record(row: Row): void {
   mkdirSync(folder, { recursive: true });
   const file = `${row.kind}-${row.name}`.replace(/[^\w.-]+/g, "_");
   writeFileSync(new URL(`${file}.json`, folder), `${JSON.stringify(row, null, 2)}\n`);
-}
-
-/** Expects of a host what this Node found: the same bits in the build without fused multiply-add, and every gate kept. */
-export function expectChecked(checked: Checked, expected: Checked): void {
-  expect(checked.beyond).toEqual([]);
-  expect(checked.cases).toBe(expected.cases);
-  expect(checked.digest).toBe(expected.digest);
-  expect(checked.extendedDigest).toBe(expected.extendedDigest);
 }

@@ -1,0 +1,3 @@
+importScripts("/library/dist/batchnorm-wasm.global.js");
+
+import("./tasks.js").then(({ answer }) => answer(globalThis.batchnormWasm, globalThis));

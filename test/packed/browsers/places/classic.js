@@ -1,0 +1,3 @@
+import { answer, portToParent } from "./tasks.js";
+
+answer(globalThis.batchnormWasm, portToParent());

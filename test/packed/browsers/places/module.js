@@ -1,0 +1,4 @@
+import * as library from "/library/dist/index.js";
+import { answer, portToParent } from "./tasks.js";
+
+answer(library, portToParent());

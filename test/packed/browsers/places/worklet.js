@@ -1,0 +1,16 @@
+import * as library from "/library/dist/index.js";
+import { answer } from "./tasks.js";
+
+registerProcessor(
+  "batchnorm-wasm",
+  class extends AudioWorkletProcessor {
+    constructor() {
+      super();
+      answer(library, this.port);
+    }
+
+    process() {
+      return true;
+    }
+  },
+);
