@@ -5,7 +5,6 @@
 //
 // and beside either, for what plain batch normalization does not need, `extended`, compiled when it is first needed.
 
-import { instantiateSync } from "@assemblyscript/loader";
 import type { instantiate as instantiateExtended } from "../build/extended.js";
 import extendedSource from "../build/extended.wasm";
 import relaxedSource from "../build/relaxed.wasm";
@@ -38,7 +37,9 @@ type Bytes = Uint8Array<ArrayBuffer>;
 /** Bytes, or a module where the host compiles no bytes. */
 type Source = Bytes | WebAssembly.Module;
 
-const isModule = (source: Source): source is WebAssembly.Module => source instanceof WebAssembly.Module;
+/** By its brand, since a sandbox such as Next's hands in modules that another realm compiled, with a class of its own. */
+const isModule = (what: unknown): what is WebAssembly.Module =>
+  Object.prototype.toString.call(what) === "[object WebAssembly.Module]";
 
 function choose(): { name: "simd" | "relaxed"; source: () => Source; reason: string } {
   if (!simd()) throw noSimd();
@@ -106,7 +107,7 @@ export function kernelBuild(): Build {
 }
 
 function checkModule(name: string, given: unknown, signature: string): WebAssembly.Module {
-  if (!(given instanceof WebAssembly.Module)) throw wrongKind(name, "a WebAssembly.Module", given);
+  if (!isModule(given)) throw wrongKind(name, "a WebAssembly.Module", given);
   if (!WebAssembly.Module.exports(given).some((e) => e.name === signature))
     throw wrongKind(name, `the ${name === "module" ? "" : "extended "}kernels of batchnorm-wasm`, given);
   return given;
@@ -137,5 +138,5 @@ export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
 
 /** The kernels over a memory: pure functions, so any number of instances may share it. */
 export function instantiateKernels<E>(module: WebAssembly.Module, memory: WebAssembly.Memory): E {
-  return instantiateSync<E & Record<string, unknown>>(module, { env: { memory } }).exports;
+  return new WebAssembly.Instance(module, { env: { memory } }).exports as E;
 }
