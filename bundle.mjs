@@ -116,6 +116,10 @@ await Promise.all([
   build({ ...entry(EXTENDED), format: "esm", plugins: [kernelsFirst, wasmAsModule], outfile: "dist/edge.js" }),
 ]);
 
+// the same for Next, to which a .wasm file is a module where its import says so
+const edge = await readFile("dist/edge.js", "utf8");
+await writeFile("dist/edge-light.js", edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
+
 const declarations = await rollup({ input: "src/index.ts", plugins: [dts({ tsconfig: "src/tsconfig.json" })] });
 const { output } = await declarations.generate({ format: "esm" });
 await writeFile("dist/index.d.ts", output[0].code);

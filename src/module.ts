@@ -37,7 +37,9 @@ type Bytes = Uint8Array<ArrayBuffer>;
 /** Bytes, or a module where the host compiles no bytes. */
 type Source = Bytes | WebAssembly.Module;
 
-const isModule = (source: Source): source is WebAssembly.Module => source instanceof WebAssembly.Module;
+/** By its brand, since a sandbox such as Next's hands in modules that another realm compiled, with a class of its own. */
+const isModule = (what: unknown): what is WebAssembly.Module =>
+  Object.prototype.toString.call(what) === "[object WebAssembly.Module]";
 
 function choose(): { name: "simd" | "relaxed"; source: () => Source; reason: string } {
   if (!simd()) throw noSimd();
@@ -108,7 +110,7 @@ export function kernelBuild(): Build {
 }
 
 function checkModule(name: string, given: unknown, signature: string): WebAssembly.Module {
-  if (!(given instanceof WebAssembly.Module)) throw wrongKind(name, "a WebAssembly.Module", given);
+  if (!isModule(given)) throw wrongKind(name, "a WebAssembly.Module", given);
   if (!WebAssembly.Module.exports(given).some((e) => e.name === signature))
     throw wrongKind(name, `the ${name === "module" ? "" : "extended "}kernels of batchnorm-wasm`, given);
   return given;

@@ -1,5 +1,5 @@
 // The worker pool: has several threads make the calls of one kernel, each on a range of its own, and waits for them.
-// Worker threads in Node, web workers elsewhere; what they share is the kernels' memory and a board (board.ts).
+// Worker threads in Node and Deno, web workers elsewhere; what they share is the kernels' memory and a board (board.ts).
 
 import source from "../build/worker.txt";
 import {
@@ -46,12 +46,13 @@ interface WorkerThreads {
 
 /** Starts a worker; `ready` is told once, `died` of its end, if that comes by itself. */
 async function start(message: object, ready: () => void, died: Listener): Promise<Thread> {
-  if (typeof Worker === "function") {
+  // Deno has web workers too, but only as modules, without unref, and none that waits in Atomics.wait is ever terminated
+  if (typeof Worker === "function" && !("Deno" in globalThis)) {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const worker = new Worker(url) as Worker & { unref?(): void };
     worker.onmessage = () => {
       URL.revokeObjectURL(url);
-      worker.unref?.(); // Deno and Bun have it
+      worker.unref?.(); // Bun has it
       ready();
     };
     worker.onerror = (event) => died(event.message || "its script could not be loaded");

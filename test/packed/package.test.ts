@@ -1,15 +1,379 @@
-// The package itself.
+// The package itself: what is in it, what each of its fields leads to, and what a compiler or a bundler makes of it.
 
+import { spawnSync } from "node:child_process";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
-import { pathToFileURL } from "node:url";
-import { expect, inject, it } from "vitest";
+import { dirname, extname, join, relative } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { runInNewContext } from "node:vm";
+import { build, type Metafile, type Plugin, transform } from "esbuild";
+import { publint } from "publint";
+import { formatMessage } from "publint/utils";
+import { rollup } from "rollup";
+import ts from "typescript";
+import { beforeAll, describe, expect, inject, it } from "vitest";
+import "../relaxed-simd.ts";
+import { exportsOf, filesOf, resolve } from "./exports.ts";
 
-const { library } = inject("packed");
+const { library, tarball, files } = inject("packed");
+const description = JSON.parse(readFileSync(join(library, "package.json"), "utf8"));
+const exports = exportsOf(library);
+const subpaths = Object.entries(exports);
+const main = exports["."] ?? "";
 
-it("is found by its name, by import and by require, with the same names", async () => {
-  const beside = pathToFileURL(join(library, "../../x.js"));
-  const required = createRequire(beside)("batchnorm-wasm");
-  const imported = await import(pathToFileURL(join(library, "dist/index.js")).href);
-  expect(Object.keys(required).sort()).toEqual(Object.keys(imported).sort());
+/** A project that depends on the library, which lies in the node_modules of the folder above. */
+const consumer = join(library, "../../consumer");
+
+beforeAll(() => {
+  rmSync(consumer, { recursive: true, force: true });
+  mkdirSync(consumer, { recursive: true });
+});
+
+const FILES = [
+  "CHANGELOG.md",
+  "LICENSE",
+  "README.md",
+  "build/debug.wasm",
+  "build/extended.wasm",
+  "build/relaxed.wasm",
+  "build/simd.wasm",
+  "dist/batchnorm-wasm.global.d.ts",
+  "dist/batchnorm-wasm.global.js",
+  "dist/batchnorm-wasm.global.js.map",
+  "dist/edge-light.js",
+  "dist/edge.js",
+  "dist/edge.js.map",
+  "dist/index.cjs",
+  "dist/index.cjs.map",
+  "dist/index.d.cts",
+  "dist/index.d.ts",
+  "dist/index.js",
+  "dist/index.js.map",
+  "dist/wasm.d.ts",
+  "package.json",
+];
+
+describe("files", () => {
+  it("are these and no others", () => {
+    expect([...files].sort()).toEqual(FILES);
+    const unpacked = readdirSync(library, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => relative(library, join(entry.parentPath, entry.name)));
+    expect(unpacked.sort()).toEqual(FILES);
+  });
+
+  it.each(["main", "module", "types", "unpkg", "jsdelivr"])("the field %s leads to one", (field) => {
+    expect(FILES).toContain(String(description[field]).replace("./", ""));
+  });
+
+  it.each(subpaths)("exports: all that %s leads to is there", (_, target) => {
+    const targets = filesOf(target);
+    expect(targets.length).toBeGreaterThan(0);
+    for (const file of targets) {
+      expect(file).toMatch(/^\.\//);
+      expect(FILES).toContain(file.replace("./", ""));
+    }
+  });
+
+  it("exports: leads to all there is, but for source maps, texts and what a declaration names", () => {
+    const reached = new Set(subpaths.flatMap(([, target]) => filesOf(target).map((file) => file.replace("./", ""))));
+    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md)$|^LICENSE$/.test(file));
+    expect(others).toEqual([]);
+  });
+});
+
+describe("raw modules", () => {
+  const modules = FILES.filter((file) => extname(file) === ".wasm");
+  const compile = (file: string) => new WebAssembly.Module(readFileSync(join(library, file)));
+
+  it.each(modules)("%s imports env.memory and nothing else", (file) => {
+    expect(WebAssembly.Module.imports(compile(file))).toEqual([{ module: "env", name: "memory", kind: "memory" }]);
+  });
+
+  it("the builds of the core have the same exports, all functions", () => {
+    const [simd, ...others] = ["simd", "relaxed", "debug"].map((name) =>
+      WebAssembly.Module.exports(compile(`build/${name}.wasm`)),
+    );
+    expect(simd?.length).toBeGreaterThan(0);
+    expect(simd?.every(({ kind }) => kind === "function")).toBe(true);
+    for (const other of others) expect(other).toEqual(simd);
+  });
+
+  it("are found by their names, from import and require", () => {
+    const require = createRequire(join(consumer, "x.js"));
+    for (const file of modules)
+      expect(require.resolve(`batchnorm-wasm/${file.replace("build/", "")}`)).toBe(join(library, file));
+  });
+});
+
+describe("linters of packages", () => {
+  it("publint finds nothing", async () => {
+    const { messages, pkg } = await publint({ pkgDir: library, strict: true, pack: false });
+    expect(messages.map((message) => formatMessage(message, pkg, { color: false }))).toEqual([]);
+  });
+
+  it("arethetypeswrong finds nothing about what is imported as JavaScript", () => {
+    const report = join(consumer, "attw.json");
+    const output = openSync(report, "w"); // it ends before a pipe has taken everything
+    const attw = fileURLToPath(new URL("../../node_modules/@arethetypeswrong/cli/dist/index.js", import.meta.url));
+    const { stderr } = spawnSync(process.execPath, [attw, tarball, "--format", "json"], {
+      stdio: ["ignore", output, "pipe"],
+      encoding: "utf8",
+    });
+    closeSync(output);
+    expect(stderr).toBe("");
+    const { analysis } = JSON.parse(readFileSync(report, "utf8"));
+    expect(Object.keys(analysis.entrypoints).sort()).toEqual(subpaths.map(([subpath]) => subpath).sort());
+    interface Problem {
+      kind: string;
+      entrypoint?: string;
+      resolutionKind?: string;
+    }
+    // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require, and
+    // TypeScript's resolution before `exports` (node10) knows no subpath that is not a folder. Only that, only there.
+    const file = /^\.\/(\w+\.wasm|global)$/;
+    const expected = ({ kind, entrypoint = "", resolutionKind }: Problem) =>
+      file.test(entrypoint) &&
+      ((kind === "NoResolution" && resolutionKind === "node10") ||
+        (kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs"));
+    expect(analysis.problems.filter((problem: Problem) => !expected(problem))).toEqual([]);
+  });
+});
+
+/** Leaves .wasm files as imports. */
+const wasmOutside: Plugin = {
+  name: "wasm-outside",
+  setup({ onResolve }) {
+    onResolve({ filter: /\.wasm(\?module)?$/ }, ({ path }) => ({ path, external: true }));
+  },
+};
+
+/** What a bundler for hosts without Node's modules makes of everything that the package exports. */
+async function bundled(conditions: string[], mainFields: string[]): Promise<Metafile["outputs"][string]> {
+  const { metafile } = await build({
+    stdin: { contents: `export * from "batchnorm-wasm";`, resolveDir: consumer },
+    bundle: true,
+    write: false,
+    outfile: "out.js",
+    format: "esm",
+    platform: "browser",
+    target: "esnext",
+    conditions,
+    mainFields,
+    external: ["node:*"], // listed as imports then
+    plugins: [wasmOutside],
+    logLevel: "silent",
+    metafile: true,
+  });
+  return metafile.outputs["out.js"] as Metafile["outputs"][string];
+}
+
+const WORLDS: readonly [name: string, conditions: string[], entry: string][] = [
+  ["a page", ["browser", "module"], "index.js"],
+  ["a worker", ["worker", "browser"], "index.js"],
+  ["workerd", ["workerd", "worker", "browser"], "edge.js"],
+  ["edge-light", ["edge-light"], "edge-light.js"],
+];
+
+describe("without Node", () => {
+  it.each(WORLDS)("%s imports no module of Node", async (_, conditions, entry) => {
+    const { imports, inputs } = await bundled(conditions, ["browser", "module", "main"]);
+    expect(Object.keys(inputs)).toContainEqual(expect.stringMatching(new RegExp(`batchnorm-wasm/dist/${entry}$`)));
+    const outside = imports.map(({ path }) => path.replace(/\?module$/, ""));
+    expect(outside).toEqual(entry === "index.js" ? [] : expect.arrayContaining(["../build/simd.wasm"]));
+    expect(outside.filter((path) => extname(path) !== ".wasm")).toEqual([]);
+    expect(imports.every(({ kind }) => kind === "import-statement")).toBe(true);
+  });
+
+  it("the script has no import at all, and declares one global, with the names that import gives", async () => {
+    const script = readFileSync(join(library, description.unpkg), "utf8");
+    expect(script).not.toMatch(/\brequire\(["']|\bfrom\s*["']|\bimport\s*["']/);
+    const globals: Record<string, object> = { WebAssembly, SharedArrayBuffer, Atomics, console };
+    const before = Object.keys(globals);
+    runInNewContext(script, globals);
+    expect(Object.keys(globals).filter((name) => !before.includes(name))).toEqual(["batchnormWasm"]);
+    const imported = await import(pathToFileURL(join(library, description.module)).href);
+    expect(Object.keys(globals.batchnormWasm as object).sort()).toEqual(Object.keys(imported).sort());
+  });
+});
+
+describe("JavaScript", () => {
+  const scripts = FILES.filter((file) => [".js", ".cjs"].includes(extname(file)));
+
+  it.each(scripts)("%s awaits nothing at its top level", async (file) => {
+    // a function around everything is no place for such an await
+    const code = readFileSync(join(library, file), "utf8");
+    await expect(transform(code, { format: "iife", target: "es2022" })).resolves.toMatchObject({ warnings: [] });
+  });
+
+  it("a top-level await would be found", async () => {
+    await expect(transform("await 0; export {};", { format: "iife", logLevel: "silent" })).rejects.toThrow("await");
+  });
+
+  it.each(scripts)("%s names a source map that is there", (file) => {
+    const map = /\/\/# sourceMappingURL=(.+)\s*$/.exec(readFileSync(join(library, file), "utf8"))?.[1];
+    expect(FILES).toContain(`dist/${map}`);
+  });
+
+  it("is found by its name, by import and by require, with the same names", async () => {
+    const required = createRequire(join(consumer, "x.js"))("batchnorm-wasm");
+    const file = resolve(main, ["node", "import"]);
+    const imported = await import(pathToFileURL(join(library, file ?? "")).href);
+    expect(Object.keys(imported).length).toBeGreaterThan(20);
+    expect(Object.keys(required).sort()).toEqual(Object.keys(imported).sort());
+    for (const [, conditions] of WORLDS) {
+      const { exports: names } = await bundled(conditions, ["module"]);
+      expect(names.sort()).toEqual(Object.keys(imported).sort());
+    }
+  });
+
+  it("require gets CommonJS, and import does not", () => {
+    expect(resolve(main, ["node", "require"])).toMatch(/\.cjs$/);
+    expect(resolve(main, ["node", "import"])).toMatch(/\.js$/);
+    expect(description.type).toBe("module");
+  });
+
+  describe("a name that is imported and not used leaves nothing", () => {
+    const unused = `import { tensor } from "batchnorm-wasm";`;
+
+    it("in esbuild", async () => {
+      const { outputFiles } = await build({
+        stdin: { contents: unused, resolveDir: consumer },
+        bundle: true,
+        write: false,
+        format: "esm",
+      });
+      expect(outputFiles[0]?.text).toBe("");
+    });
+
+    it("in Rollup", async () => {
+      const file = join(consumer, "unused.js");
+      writeFileSync(file, unused);
+      const entry = join(library, resolve(main, ["import"]) ?? "");
+      const bundle = await rollup({
+        input: file,
+        // a plugin that resolves packages passes on what package.json says of side effects
+        plugins: [
+          {
+            name: "resolve",
+            resolveId: (id) =>
+              id === "batchnorm-wasm" ? { id: entry, moduleSideEffects: description.sideEffects } : null,
+          },
+        ],
+        onwarn: ({ code, message }) => {
+          if (code !== "EMPTY_BUNDLE") throw new Error(message);
+        },
+      });
+      const { output } = await bundle.generate({ format: "esm" });
+      expect(output[0].code.trim()).toBe("");
+    });
+  });
+});
+
+describe("declarations", () => {
+  const readme = readFileSync(join(library, "README.md"), "utf8");
+  const example = /```ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? "";
+
+  const parsed = new Map<string, ts.SourceFile | undefined>();
+
+  /** The host of a program, which parses the compiler's own declarations once for all. */
+  function hostOf(options: ts.CompilerOptions): ts.CompilerHost {
+    const host = ts.createCompilerHost(options);
+    const own = dirname(ts.getDefaultLibFilePath(options));
+    return {
+      ...host,
+      getSourceFile: (name, ...rest) => {
+        if (!name.startsWith(own)) return host.getSourceFile(name, ...rest);
+        if (!parsed.has(name)) parsed.set(name, host.getSourceFile(name, ...rest));
+        return parsed.get(name);
+      },
+    };
+  }
+
+  /** What the compiler says of a file, the library's declarations included. */
+  function complaints(name: string, text: string, options: ts.CompilerOptions): string[] {
+    const file = join(consumer, name);
+    writeFileSync(file, text);
+    writeFileSync(join(consumer, "package.json"), JSON.stringify({ private: true, type: "module" }));
+    const all: ts.CompilerOptions = {
+      target: ts.ScriptTarget.ES2022,
+      lib: ["lib.es2022.d.ts", "lib.esnext.disposable.d.ts", "lib.dom.d.ts"],
+      types: [],
+      strict: true,
+      noUncheckedIndexedAccess: true,
+      exactOptionalPropertyTypes: true,
+      skipLibCheck: false,
+      skipDefaultLibCheck: true, // the compiler's own
+      noEmit: true,
+      configFilePath: join(consumer, "tsconfig.json"), // packages are looked for from there
+      ...options,
+    };
+    const program = ts.createProgram([file], all, hostOf(all));
+    return ts.getPreEmitDiagnostics(program).map((d) => ts.flattenDiagnosticMessageText(d.messageText, "\n"));
+  }
+
+  const NODE = { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext };
+  const BUNDLER = { module: ts.ModuleKind.Preserve, moduleResolution: ts.ModuleResolutionKind.Bundler };
+  const uses = `
+const ys: Float32Array = y.data;
+const shapes: readonly number[] = prediction.shape;
+const gradients: Float32Array | undefined = dx?.data;
+// @ts-expect-error: a number of channels is a number
+new BatchNorm("64");
+void [ys, shapes, gradients, dGamma, dBeta];
+`;
+
+  it("the README has the example", () => {
+    expect(example).toContain('from "batchnorm-wasm"');
+  });
+
+  it.each([
+    ["an ES module in Node", "esm.mts", NODE],
+    ["a bundler's module", "bundler.ts", BUNDLER],
+    ["a CommonJS module that imports", "import.cts", NODE],
+  ])("%s: the README's example compiles", (_, name, options) => {
+    expect(complaints(name, `${example}${uses}`, options)).toEqual([]);
+  });
+
+  it("a CommonJS module that requires", () => {
+    const text = example.replace(
+      /import \{ (.*) \} from "batchnorm-wasm";/,
+      'import library = require("batchnorm-wasm");\nconst { $1 } = library;',
+    );
+    expect(text).not.toBe(example);
+    expect(complaints("require.cts", `${text}${uses}`, { ...NODE, verbatimModuleSyntax: true })).toEqual([]);
+  });
+
+  it.each([
+    ["by a reference", '/// <reference types="batchnorm-wasm/global" />\n', BUNDLER],
+    ["by the compiler's option", "", { ...BUNDLER, types: ["batchnorm-wasm/global"] }],
+  ])("a script of a page, which finds the global %s", (_, head, options) => {
+    const text = example.replace(/import \{ (.*) \} from "batchnorm-wasm";/, "const { $1 } = batchnormWasm;");
+    expect(text).not.toBe(example);
+    expect(complaints("script.ts", `${head}${text}${uses}`, options)).toEqual([]);
+  });
+
+  it("a .wasm file is a WebAssembly.Module", () => {
+    const text = `import { init } from "batchnorm-wasm";
+import module from "batchnorm-wasm/simd.wasm";
+import extended from "batchnorm-wasm/extended.wasm";
+await init({ module, extended });
+// @ts-expect-error: not bytes
+const bytes: Uint8Array = module;
+export { bytes };
+`;
+    expect(complaints("wasm.mts", text, NODE)).toEqual([]);
+  });
+
+  it("a mistake would be found", () => {
+    const text = `import { BatchNorm } from "batchnorm-wasm";\nexport const bn = new BatchNorm("64");\n`;
+    expect(complaints("mistake.mts", text, NODE)).toEqual([expect.stringContaining("not assignable")]);
+  });
+});
+
+it("package.json needs nothing installed besides", () => {
+  for (const field of ["dependencies", "peerDependencies", "optionalDependencies", "bundleDependencies"])
+    expect(description[field]).toBeUndefined();
+  for (const script of ["preinstall", "install", "postinstall"]) expect(description.scripts[script]).toBeUndefined();
+  expect(existsSync(join(library, "node_modules"))).toBe(false);
 });

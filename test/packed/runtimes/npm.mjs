@@ -1,0 +1,4 @@
+import * as library from "npm:batchnorm-wasm";
+import { report } from "./report.mjs";
+
+await report(library);

@@ -1,0 +1,3 @@
+const library = require("batchnorm-wasm");
+
+import("./report.mjs").then(({ report }) => report(library));
