@@ -191,7 +191,7 @@ export const notExtended = (what: string) =>
   new BatchNormError(
     "extended",
     `${what}: expected everything of batchnorm-wasm, got the part that plain batch normalization needs, which is what pages ` +
-      'load; import { extended } from "batchnorm-wasm" and call extended() once before',
+      "load; call extended(), which batchnorm-wasm exports, once before",
   );
 
 export const lateExtended = () =>

@@ -34,15 +34,19 @@ const FILES = [
   "LICENSE",
   "README.md",
   "build/debug.wasm",
+  "build/embed.wasm",
   "build/extended.wasm",
   "build/relaxed.wasm",
   "build/simd.wasm",
+  "build/standalone.wasm",
   "dist/batchnorm-wasm.global.d.ts",
   "dist/batchnorm-wasm.global.js",
   "dist/batchnorm-wasm.global.js.map",
   "dist/edge-light.js",
   "dist/edge.js",
   "dist/edge.js.map",
+  "dist/full.js",
+  "dist/full.js.map",
   "dist/index.cjs",
   "dist/index.cjs.map",
   "dist/index.d.cts",
@@ -50,6 +54,7 @@ const FILES = [
   "dist/index.js",
   "dist/index.js.map",
   "dist/wasm.d.ts",
+  "docs/abi.md",
   "package.json",
 ];
 
@@ -86,8 +91,12 @@ describe("raw modules", () => {
   const modules = FILES.filter((file) => extname(file) === ".wasm");
   const compile = (file: string) => new WebAssembly.Module(readFileSync(join(library, file)));
 
-  it.each(modules)("%s imports env.memory and nothing else", (file) => {
-    expect(WebAssembly.Module.imports(compile(file))).toEqual([{ module: "env", name: "memory", kind: "memory" }]);
+  it.each(modules)("%s imports env.memory and nothing else, or exports a memory of its own", (file) => {
+    const memory = { name: "memory", kind: "memory" };
+    const module = compile(file);
+    const own = file === "build/standalone.wasm";
+    expect(WebAssembly.Module.imports(module)).toEqual(own ? [] : [{ module: "env", ...memory }]);
+    expect(WebAssembly.Module.exports(module).filter(({ kind }) => kind !== "function")).toEqual(own ? [memory] : []);
   });
 
   it("the builds of the core have the same exports, all functions", () => {

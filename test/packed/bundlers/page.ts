@@ -1,29 +1,10 @@
 // Opens a built app in Chromium.
 
-import { execFileSync } from "node:child_process";
 import { type Browser, chromium } from "playwright";
-
-/** Headers of a page that is cross-origin isolated: only there may threads share memory. */
-export const ISOLATION = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-};
+import { launchChromium } from "../../browser/installed.mjs";
 
 /** The Chromium that test/browser/install.sh has found or installed. */
-export function launch(): Promise<Browser> {
-  // Playwright takes no other than an absolute path
-  const path = process.env.CHROMIUM ?? execFileSync("which", ["chromium"], { encoding: "utf8" }).trim();
-  const args = [
-    "--no-sandbox", // root, as in CI, has none
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ];
-  return chromium.launch({ executablePath: path, args });
-}
+export const launch = (): Promise<Browser> => chromium.launch(launchChromium());
 
 /** One of the golden cases has momentum 1, of which the library warns as it should. */
 const MEANT = /^batchnorm-wasm: momentum 1 /;
