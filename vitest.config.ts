@@ -21,5 +21,6 @@ export default defineConfig({
     exclude: ["test/browser/**"], // vitest.browser.config.ts has them
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts"],
     testTimeout: 120_000,
+    hookTimeout: 120_000, // a hook may take all golden cases, as a test may
   },
 });
