@@ -28,7 +28,7 @@ export default defineConfig({
     exclude: [...NODE_ONLY, "test/packed/**"],
     setupFiles: ["test/matchers.ts", "test/extended.ts"],
     testTimeout: 120_000,
-    hookTimeout: 120_000,
+    hookTimeout: 120_000, // a hook may take all golden cases, as a test may
     browser: {
       enabled: true,
       headless: true,

@@ -21,6 +21,6 @@ export default defineConfig({
     exclude: ["test/browser/**", "test/packed/**"], // they have configurations of their own
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts", "test/extended.ts"],
     testTimeout: 120_000,
-    hookTimeout: 120_000,
+    hookTimeout: 120_000, // a hook may take all golden cases, as a test may
   },
 });

@@ -372,7 +372,7 @@ describe.each(HOSTS)("whole operations of $build", ({ host }) => {
     }
   });
 
-  it("trackF64 has the bits of the facade's running statistics, step by step, in float64 and rounded to float32", () => {
+  it("trackF64 has the bits of a layer's running statistics, step by step, in float64 and rounded to float32", () => {
     const dims: Dims = [8, 5, 6];
     const layer = new BatchNorm(5, { momentum: 0.3 });
     const wide = new RunningStatistics(5, resolveOptions({ dtype: "float64", momentum: 0.3 }));
@@ -389,6 +389,17 @@ describe.each(HOSTS)("whole operations of $build", ({ host }) => {
       expect(Float32Array.from(running[0].view)).toEqual(layer.runningMean);
       expect(Float32Array.from(running[1].view)).toEqual(layer.runningVariance);
     }
+
+    // it is the rounded ones that the facade's inference takes
+    layer.eval();
+    const x = arena.f32(normal(21, sizeOf(dims), 20, 200));
+    const t = tensor(shapeOf(dims), x.view.slice());
+    const y = taken(layer.forward(t));
+    drop(t);
+    const [mean, variance] = running.map(({ view }) => arena.f64(Float32Array.from(view)).pointer) as [number, number];
+    const workspace = arena.u8(kernels.workspaceF32(...dims)).pointer;
+    kernels.inferenceF32(x.pointer, x.pointer, 0, 0, mean, variance, workspace, ...dims, 1e-5);
+    expectSame(x.view, y, (i) => `y[${i}]`);
     arena.close();
   });
 });
