@@ -15,7 +15,9 @@ declare module "vitest" {
 }
 
 /** About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads. */
-const NODE_ONLY = ["abi", "bench", "figure1", "leak", "readme", "threads"].map((name) => `test/${name}.test.ts`);
+const NODE_ONLY = ["abi", "bench", "figure1", "fixture", "leak", "readme", "threads"].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 const ISOLATION = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
