@@ -14,7 +14,9 @@ declare module "vitest" {
 }
 
 /** About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads. */
-const NODE_ONLY = ["abi", "bench", "figure1", "leak", "readme", "threads"].map((name) => `test/${name}.test.ts`);
+const NODE_ONLY = ["abi", "bench", "figure1", "fixture", "leak", "readme", "threads"].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 
