@@ -15,6 +15,7 @@ install() {
 }
 
 command -v cc >/dev/null || install gcc libc6-dev
+[ -e /etc/ssl/certs/ca-certificates.crt ] || install ca-certificates # for cargo
 # Debian 12's rustc is 1.63. Its rustc-web follows newer ones, for browsers, and takes the other's place.
 new_enough || install cargo-web rustc-web || true
 new_enough || {
