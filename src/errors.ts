@@ -197,7 +197,7 @@ export const threadNotStarted = (thread: number, why: string) =>
   new BatchNormError(
     "thread",
     `threads: expected thread ${thread} of the pool to start, got: ${why}; a page's content security policy must allow ` +
-      "worker-src blob:, and an audio worklet has no workers: call init without threads there",
+      "worker-src blob:, and an audio worklet has no workers; call init without threads there",
   );
 
 export const threadDied = (thread: number, how: string) =>

@@ -22,14 +22,18 @@ export const sharedMemory = (): boolean =>
   typeof SharedArrayBuffer === "function" &&
   (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated !== false;
 
+/** Whether there are Node's own modules. */
+export const node = (): boolean =>
+  !!(globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node;
+
+/** Whether this is an AudioWorklet. */
+export const audioWorklet = (): boolean => "registerProcessor" in globalThis;
+
 /** Processors that the engine reports, or 1 where it does not say. */
 export async function processors(): Promise<number> {
-  const { navigator, process } = globalThis as {
-    navigator?: { hardwareConcurrency?: number };
-    process?: { versions?: { node?: string } };
-  };
+  const { navigator } = globalThis as { navigator?: { hardwareConcurrency?: number } };
   if (navigator?.hardwareConcurrency) return navigator.hardwareConcurrency;
-  if (!process?.versions?.node) return 1;
+  if (!node()) return 1;
   return (await nodeModule<{ availableParallelism(): number }>("os")).availableParallelism();
 }
 

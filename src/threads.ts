@@ -15,7 +15,7 @@ import {
   STATE,
 } from "./board.ts";
 import { threadDied, threadNotStarted } from "./errors.ts";
-import { nodeModule } from "./features.ts";
+import { node, nodeModule } from "./features.ts";
 
 export { MAX_CALLS, MAX_THREADS };
 
@@ -58,9 +58,10 @@ async function start(message: object, ready: () => void, died: Listener): Promis
     worker.postMessage(message);
     return worker;
   }
-  const node = await nodeModule<WorkerThreads>("worker_threads");
+  if (!node()) throw new Error("there are no workers here");
+  const { Worker: NodeWorker } = await nodeModule<WorkerThreads>("worker_threads");
   // flags of the program itself, as --input-type, are not for this script
-  const worker = new node.Worker(source, { eval: true, execArgv: [] });
+  const worker = new NodeWorker(source, { eval: true, execArgv: [] });
   worker.once("message", () => {
     worker.unref(); // a pool that nobody disposed of keeps no process alive
     ready();
