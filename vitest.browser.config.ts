@@ -24,7 +24,6 @@ export default defineConfig({
   plugins: [builtFiles],
   resolve: { alias: { "node:fs": node, "node:url": node, "node:path": node, "node:crypto": node } },
   define: { "process.argv": "[]" }, // read-golden.mjs is a program too
-  optimizeDeps: { include: ["@assemblyscript/loader"] }, // found during a run, it would reload the page under a test
   test: {
     include: ["test/**/*.test.ts"],
     exclude: [...NODE_ONLY, "test/packed/**"],

@@ -26,6 +26,9 @@ export const sharedMemory = (): boolean =>
 export const node = (): boolean =>
   !!(globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node;
 
+/** Whether this is an AudioWorklet. */
+export const audioWorklet = (): boolean => "registerProcessor" in globalThis;
+
 /** Processors that the engine reports, or 1 where it does not say. */
 export async function processors(): Promise<number> {
   const { navigator } = globalThis as { navigator?: { hardwareConcurrency?: number } };

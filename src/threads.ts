@@ -59,7 +59,6 @@ async function start(message: object, ready: () => void, died: Listener): Promis
     worker.postMessage(message);
     return worker;
   }
-  // asked for, since WebKit's audio worklets may never answer an import()
   if (!node()) throw new Error("there are no workers here");
   const { Worker: NodeWorker } = await nodeModule<WorkerThreads>("worker_threads");
   // flags of the program itself, as --input-type, are not for this script
