@@ -194,12 +194,6 @@ export const notExtended = (what: string) =>
       "load; call extended(), which batchnorm-wasm exports, once before",
   );
 
-export const lateExtended = () =>
-  new BatchNormError(
-    "extended",
-    "extended: expected its kernels when the pool started, got threads without them; call extended() before init({ threads })",
-  );
-
 export const noBytes = () =>
   new BatchNormError(
     "thread",

@@ -11,8 +11,9 @@ import { loadState, saveState } from "./state.ts";
 
 /**
  * Adds what a page of plain batch normalization need not load: activations, residuals, masks, scale and shift per sample,
- * float64 and 16-bit elements, state dicts, toAffine. Once, before they are used, and before `init({ threads })`. In Node,
- * Deno, Bun and the global script everything is there without it, and calling it changes nothing.
+ * float64 and 16-bit elements, state dicts, toAffine. Once, before they are used, and before `init({ threads })`, so that
+ * threads share in them. In Node, Deno, Bun and the global script everything is there without it, and calling it changes
+ * nothing.
  */
 export function extended(): void {
   provide({

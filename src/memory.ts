@@ -7,7 +7,7 @@
 // Pointer 0 is never handed out: kernels read it as "none".
 
 import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, dtypeOption, isNarrow, viewOf } from "./dtype.ts";
-import { disposed, lateExtended, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
+import { disposed, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
 import { type Build, type Exports, type ExtendedExports, instantiateKernels, kernelBuild } from "./module.ts";
@@ -177,9 +177,8 @@ export class WasmHeap implements Heap {
     return this.#core;
   }
 
-  /** The second module's kernels, instantiated when they are first asked for: by a pool, when it starts. */
+  /** The second module's kernels, instantiated when they are first asked for. */
   get extended(): ExtendedExports {
-    if (!this.#extended && this.kernels.pool) throw lateExtended();
     this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.#memory);
     return this.#extended;
   }

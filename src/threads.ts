@@ -147,6 +147,11 @@ export class Pool {
     return pool;
   }
 
+  /** Whether the threads have an export: not where the second module came after they started. */
+  has(name: string): boolean {
+    return this.#index.has(name);
+  }
+
   /**
    * Makes the calls of an export on all threads and returns when all are done. At most MAX_CALLS. Throws BatchNormError
    * "thread" where a worker has died or fails.

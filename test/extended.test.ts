@@ -89,6 +89,27 @@ it("plain batch normalization needs none of it, in either layout, with tensors a
   }
 });
 
+it("works on one thread what came after the pool, with the bits of two", async () => {
+  const large = [4, 3, 150, 150];
+  const data = Float32Array.from({ length: 270_000 }, (_, i) => Math.sin(i));
+  const bits = () => {
+    const bn = new library.BatchNorm(3, { activation: "relu" });
+    const t = library.tensor(large, data);
+    const y = bn.forward(t).data.slice();
+    return [y, bn.backward(t).dx?.data.slice()];
+  };
+  try {
+    await library.init({ threads: 2 });
+    library.extended();
+    const late = bits();
+    await library.init({ threads: 2 });
+    expect(library.info().threads).toBe(2);
+    expect(bits()).toEqual(late);
+  } finally {
+    await library.dispose();
+  }
+});
+
 it("a module that the host gives stands in for the second module's kernels", async () => {
   const { default: kernels } = await import("../build/extended.wasm");
   const extended = await WebAssembly.compile(kernels() as Uint8Array<ArrayBuffer>);

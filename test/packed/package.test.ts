@@ -6,6 +6,7 @@ import { createRequire } from "node:module";
 import { dirname, extname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { runInNewContext } from "node:vm";
+import { instantiateSync } from "@assemblyscript/loader";
 import { build, type Metafile, type Plugin, transform } from "esbuild";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
@@ -106,6 +107,15 @@ describe("raw modules", () => {
     expect(simd?.length).toBeGreaterThan(0);
     expect(simd?.every(({ kind }) => kind === "function")).toBe(true);
     for (const other of others) expect(other).toEqual(simd);
+  });
+
+  it("instantiate by AssemblyScript's own loader too, for programs that have it", () => {
+    for (const name of ["simd", "relaxed", "embed"]) {
+      if (name === "relaxed" && !WebAssembly.validate(readFileSync(join(library, "build/relaxed.wasm")))) continue;
+      const memory = new WebAssembly.Memory({ initial: 1 });
+      const { exports } = instantiateSync(compile(`build/${name}.wasm`), { env: { memory } });
+      expect((exports as { version?: () => number }).version?.()).toBe(1);
+    }
   });
 
   it("are found by their names, from import and require", () => {
