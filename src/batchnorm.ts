@@ -106,7 +106,10 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #disposed = false;
   #collecting = false;
 
-  /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
+  /**
+   * Throws TypeError or RangeError for a wrong number of channels or a wrong option; in a page without `extended()`,
+   * BatchNormError "extended" for an activation.
+   */
   constructor(channels: number, options: Options<D> = {}) {
     this.channels = checkChannels(channels);
     this.options = resolveOptions(options);
@@ -253,8 +256,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * of x's kind and shape, written to `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
    *
    * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
-   * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer, and
-   * exhausted memory.
+   * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer,
+   * exhausted memory, and what a page has not got before `extended()`.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
     this.#alive();
