@@ -20,6 +20,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     exclude: ["test/browser/**", "test/packed/**"], // they have configurations of their own
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts", "test/extended.ts"],
+    maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may
   },
