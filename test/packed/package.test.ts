@@ -246,6 +246,24 @@ describe("JavaScript", () => {
     }
   });
 
+  it("has everything from the start, but in a page", async () => {
+    type Library = typeof import("../../src/index.ts");
+    const load = async (file: string): Promise<Library> => import(pathToFileURL(join(library, file)).href);
+    const script: { batchnormWasm?: Library } & Record<string, unknown> = { WebAssembly };
+    runInNewContext(readFileSync(join(library, description.unpkg), "utf8"), script);
+    const whole = {
+      import: await load(resolve(main, ["node", "import"]) ?? ""),
+      require: createRequire(join(consumer, "x.js"))("batchnorm-wasm") as Library,
+      script: script.batchnormWasm as Library,
+    };
+    for (const [name, { BatchNorm }] of Object.entries(whole))
+      expect(new BatchNorm(2, { activation: "relu" }).options.activation, name).toBe("relu");
+    for (const file of ["edge.js", "edge-light.js"])
+      expect(readFileSync(join(library, "dist", file), "utf8")).toMatch(/^extended\w*\(\);$/m);
+    const page = await load(description.module);
+    expect(() => new page.BatchNorm(2, { activation: "relu" })).toThrow("extended()");
+  });
+
   it("require gets CommonJS, and import does not", () => {
     expect(resolve(main, ["node", "require"])).toMatch(/\.cjs$/);
     expect(resolve(main, ["node", "import"])).toMatch(/\.js$/);
