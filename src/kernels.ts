@@ -125,10 +125,12 @@ export class Kernels {
   }
 
   #run(operation: Divisible, calls: readonly Call[]): void {
-    const name = operation + this.#suffix;
-    if (this.pool?.has(name) && calls.length > 1) {
-      for (let i = 0; i < calls.length; i += MAX_CALLS) this.pool.run(name, calls.slice(i, i + MAX_CALLS));
-      return;
+    if (this.pool && calls.length > 1) {
+      const name = operation + this.#suffix;
+      if (this.pool.has(name)) {
+        for (let i = 0; i < calls.length; i += MAX_CALLS) this.pool.run(name, calls.slice(i, i + MAX_CALLS));
+        return;
+      }
     }
     const kernel = this.#kernel(operation);
     for (const call of calls) kernel(...call);
