@@ -87,9 +87,9 @@ const kernelsFirst = {
 /** What the page's entry leaves to its user, the others do: nobody pays there for bytes. */
 const EXTENDED = 'import { extended } from "./src/index.ts"; extended();';
 
-const entry = (more = "") => ({
+const entry = (more = "", names = "index.ts") => ({
   stdin: {
-    contents: `import "first:simd.wasm"; import "first:relaxed.wasm"; export * from "./src/index.ts"; ${more}`,
+    contents: `import "first:simd.wasm"; import "first:relaxed.wasm"; export * from "./src/${names}"; ${more}`,
     resolveDir: import.meta.dirname,
   },
   bundle: true,
@@ -100,6 +100,9 @@ const entry = (more = "") => ({
   loader: { ".txt": "text" },
   plugins: [kernelsFirst, wasmAsText],
 });
+
+/** For users of TF.js, which is theirs: kernels included, so that a page needs no other entry beside it. */
+const tfjs = { ...entry(EXTENDED, "tfjs/index.ts"), external: ["@tensorflow/*"] };
 
 await rm("dist", { recursive: true, force: true });
 await Promise.all([
@@ -114,15 +117,25 @@ await Promise.all([
     outfile: "dist/batchnorm-wasm.global.js",
   }),
   build({ ...entry(EXTENDED), format: "esm", plugins: [kernelsFirst, wasmAsModule], outfile: "dist/edge.js" }),
+  build({ ...tfjs, format: "esm", outfile: "dist/tfjs.js" }),
+  build({ ...tfjs, format: "cjs", outfile: "dist/tfjs.cjs" }),
 ]);
 
 // the same for Next, to which a .wasm file is a module where its import says so
 const edge = await readFile("dist/edge.js", "utf8");
 await writeFile("dist/edge-light.js", edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
 
-const declarations = await rollup({ input: "src/index.ts", plugins: [dts({ tsconfig: "src/tsconfig.json" })] });
-const { output } = await declarations.generate({ format: "esm" });
-await writeFile("dist/index.d.ts", output[0].code);
-await writeFile("dist/index.d.cts", output[0].code);
+for (const [input, name] of [
+  ["src/index.ts", "index"],
+  ["src/tfjs/index.ts", "tfjs"],
+]) {
+  const declarations = await rollup({
+    input,
+    external: /^@tensorflow/,
+    plugins: [dts({ tsconfig: "src/tsconfig.json" })],
+  });
+  const { output } = await declarations.generate({ format: "esm" });
+  for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, output[0].code);
+}
 await writeFile("dist/batchnorm-wasm.global.d.ts", 'export * from "./index.js";\nexport as namespace batchnormWasm;\n');
 await writeFile("dist/wasm.d.ts", "declare const module: WebAssembly.Module;\nexport default module;\n");

@@ -16,8 +16,8 @@ function commit() {
   }
 }
 
-/** The pinned versions of the packages that peers need. */
-export const pinned = () => json("package.json").dependencies;
+/** The pinned versions of the packages that peers need; TF.js is the one that the tests have. */
+export const pinned = () => ({ ...json("../package.json").devDependencies, ...json("package.json").dependencies });
 
 /** `peers` are those that take part, with versions. */
 export function environmentOf({ run, peers }) {

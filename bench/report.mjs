@@ -108,6 +108,8 @@ ${renderResults(results)}
   the variance: the same work without a library.
 - **TF.js** and **jax-js** compose batch norm of their operations and differentiate it themselves. Their gradient comes with
   a forward pass, so they have no backward alone. Their tensors stay in their own memory.
+- **batchnorm-wasm in TF.js** is \`batchnorm-wasm/tfjs\`: TF.js's tensors and its gradient, our operations. On the wasm backend
+  the kernels run on TF.js's own memory, on others elements are copied.
 - **onnxruntime-web** runs a model of one BatchNormalization, in training mode for the training forward, and copies x in
   and y out. It has no backward.
 - **PyTorch** is native, on one thread, in a process that times itself: ATen's \`native_batch_norm\` and its backward,

@@ -10,7 +10,7 @@ import { AWKWARD, SHAPES, SWEEP, sameShape, sizeOf, titleOf, twinOf } from "./sh
 import { compareDtypes, compareFusion, compareModes, compareThreads } from "./variants.mjs";
 
 /** A quick run leaves TF.js cpu out of shapes beyond this, where a call of it takes up to seconds. */
-const QUICK_LIMIT = { "TF.js cpu": 2e5 };
+const QUICK_LIMIT = { "TF.js cpu": 2e5, "batchnorm-wasm in TF.js cpu": 2e5 };
 
 /** --quick ends the sweep here; on the way to 10⁸ every size takes longer than all before. */
 const QUICK_SIZE = 2e6;

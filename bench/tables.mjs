@@ -154,9 +154,9 @@ export function targetTable(results) {
   const rows = verdicts(results).flatMap(({ shape, layout, operation, limits }) =>
     limits.map(({ kind, limit, measured, reached, against }) => [
       ...[titleOf({ shape, layout }), OPERATIONS[operation]],
-      kind === "PyTorch" ? `≥ ${limit}× ${against ?? "PyTorch"}` : `≤ ${limit} ${kind}`,
+      against || kind === "PyTorch" ? `≥ ${limit}× ${against ?? kind}` : `≤ ${limit} ${kind}`,
       measured === undefined ? "not measured" : reached ? "reached" : "**not reached**",
-      measured === undefined ? "" : `${digits(measured)}${kind === "PyTorch" ? "×" : ""}`,
+      measured === undefined ? "" : `${digits(measured)}${against ? "×" : ""}`,
     ]),
   );
   return { head: ["shape", "operation", "target", "", "measured"], rows, left: 4 };
@@ -169,7 +169,10 @@ const README = {
     { shape: [8, 32, 16, 16], layout: "channels-first" },
   ],
   operations: ["inference", "forward", "backward", "step"],
-  peers: [OURS, "batchnorm-wasm, arrays", "plain JavaScript", "TF.js wasm", "onnxruntime-web", "jax-js"],
+  peers: [
+    ...[OURS, "batchnorm-wasm, arrays", "batchnorm-wasm in TF.js wasm"],
+    ...["plain JavaScript", "TF.js wasm", "onnxruntime-web", "jax-js"],
+  ],
 };
 
 /** The newest PyTorch among the peers of an entry. */
@@ -196,5 +199,5 @@ export function readmeTable({ shapes }) {
       ...peers.map((peer) => best(entry, peer, operation)),
     ]),
   );
-  return { head: ["ms", "", ...peers.map((peer) => peer.replace("batchnorm-wasm, ", ""))], rows, left: 2 };
+  return { head: ["ms", "", ...peers.map((peer) => peer.replace(/batchnorm-wasm,? /, ""))], rows, left: 2 };
 }

@@ -1,4 +1,4 @@
-// What the issue asks of tensors on one thread, and whether a run reached it. Pure: results in, verdicts out.
+// What was asked of tensors on one thread, and whether a run reached it. Pure: results in, verdicts out.
 
 import { FUSIONS, TENSORS } from "./features.mjs";
 import { OURS } from "./run.mjs";
@@ -32,6 +32,15 @@ export const TARGETS = [
   { ...first(4, 4), forward: { microseconds: 3, pytorch: 1 } },
 ];
 
+/** In TF.js's wasm backend, in the place of its own: at least so many times as fast. */
+const IN_TFJS = {
+  ...{ shape: [32, 56, 56, 64], layout: "channels-last" },
+  ours: "batchnorm-wasm in TF.js wasm",
+  rival: "TF.js wasm",
+  inference: 8,
+  step: 50,
+};
+
 /** The major and minor version in a peer's name. */
 const versionOf = ({ peer }) => peer.match(/\d+/g).slice(0, 2).map(Number);
 const newest = (a, b) => versionOf(b)[0] - versionOf(a)[0] || versionOf(b)[1] - versionOf(a)[1];
@@ -49,7 +58,7 @@ function opponent({ rows }, { layout, operation, anyVersion }) {
  * { kind, limit, measured, reached, against? }; `measured` is undefined where PyTorch did not run.
  */
 export function verdicts({ shapes }) {
-  return TARGETS.flatMap(({ shape, layout, ...operations }) => {
+  const own = TARGETS.flatMap(({ shape, layout, ...operations }) => {
     const entry = shapes.find((s) => sameShape(s, { shape, layout }));
     if (!entry) return [];
     return Object.entries(operations).map(([operation, { copies, microseconds, pytorch, anyVersion }]) => {
@@ -64,6 +73,19 @@ export function verdicts({ shapes }) {
       limits.push({ kind: "PyTorch", limit: pytorch, measured, reached: measured >= pytorch, against: rival?.peer });
       return { shape, layout, operation, limits };
     });
+  });
+  return [...own, ...verdictsInTfjs(shapes)];
+}
+
+function verdictsInTfjs(shapes) {
+  const { shape, layout, ours, rival, ...operations } = IN_TFJS;
+  const entry = shapes.find((s) => sameShape(s, IN_TFJS));
+  if (!entry) return [];
+  return Object.entries(operations).map(([operation, limit]) => {
+    const find = (peer) => entry.rows.find((r) => r.peer === peer && r.operation === operation && r.ms && !r.wrong);
+    const measured = find(rival) && find(ours) && find(rival).ms / find(ours).ms;
+    const verdict = { kind: rival, limit, measured, reached: measured >= limit, against: `${rival}, by ${ours}` };
+    return { shape, layout, operation, limits: [verdict] };
   });
 }
 

@@ -48,7 +48,7 @@ import {
   renormOption,
   resolveOptions,
 } from "./options.ts";
-import { checkVector, RunningStatistics } from "./running.ts";
+import { checkVector, nonFiniteChannel, RunningStatistics } from "./running.ts";
 import { checkEnough, type Normalized, normalizeSlice, type Slice, slicesOf } from "./slices.ts";
 import type { Layer, LoadOptions, LoadReport, NamedState, StateDict, StateOptions, StateSource } from "./state.ts";
 
@@ -466,9 +466,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   /** Whether the running statistics shall take in the batch's, as onNonFinite says; throws where it says so. */
   #checkFinite({ mean, variance }: Pick<Statistics, "mean" | "variance">): boolean {
     if (this.options.onNonFinite === "allow") return true;
-    let bad = 0;
-    while (bad < mean.length && Number.isFinite(mean[bad]) && Number.isFinite(variance[bad])) bad++;
-    if (bad === mean.length) return true;
+    const bad = nonFiniteChannel(mean, variance);
+    if (bad === undefined) return true;
     if (this.options.onNonFinite === "skip") return false;
     throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
   }

@@ -106,11 +106,18 @@ export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
       `the variance of one value is 0 and says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
   );
 
-export const nonFinite = (channel: number, mean: number, variance: number) =>
+/** `remedy` beside looking at the input. */
+export const nonFinite = (
+  channel: number,
+  mean: number,
+  variance: number,
+  name = "running statistics",
+  remedy = ', or set onNonFinite to "skip" or "allow"',
+) =>
   new BatchNormError(
     "non-finite-statistics",
-    `running statistics: expected a finite batch mean and variance, got mean ${mean} and variance ${variance} in channel ` +
-      `${channel}; nothing was updated. Look for NaN or Infinity in the input, or set onNonFinite to "skip" or "allow"`,
+    `${name}: expected a finite batch mean and variance, got mean ${mean} and variance ${variance} in channel ` +
+      `${channel}; nothing was updated. Look for NaN or Infinity in the input${remedy}`,
   );
 
 export const noForward = (what: string) =>

@@ -122,71 +122,48 @@ const buffers = new WeakSet<ArrayBufferLike>();
 /** Whether a view lies in a heap's memory, so that growth would empty it. */
 export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
 
-/** A WebAssembly.Memory of our own, with the kernels instantiated over it. */
-export class WasmHeap implements Heap {
+/** A memory with the kernels instantiated over it. Who owns it says how bytes are allocated in it. */
+abstract class KernelHeap implements Heap {
   readonly build: Build;
-  /** Why it has as many threads as it has. */
-  threadsReason = "init was not asked for more";
   readonly kernels: Kernels;
   readonly kernels64: Kernels;
   readonly workspace: Workspace;
-  readonly #memory: WebAssembly.Memory;
-  readonly #allocator: Allocator;
+  /** For other modules that work on the same tensors. */
+  readonly memory: WebAssembly.Memory;
+  /** The first module's kernels. */
+  readonly core: Exports;
+  #extended: ExtendedExports | undefined;
   #f32 = new Float32Array();
   #f64 = new Float64Array();
   #u8 = new Uint8Array();
   #u16 = new Uint16Array();
-  readonly #core: Exports;
-  #extended: ExtendedExports | undefined;
 
-  /** `shared` memory is what a build for many threads wants, and only that. */
-  constructor(build: Build, { maximumPages = MAX_PAGES, shared = false } = {}) {
+  constructor(build: Build, memory: WebAssembly.Memory) {
     this.build = build;
-    this.#memory = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared });
-    this.#view();
-    this.#core = instantiateKernels<Exports>(build.module, this.#memory);
+    this.memory = memory;
+    this.refresh();
+    this.core = instantiateKernels<Exports>(build.module, memory);
     const extended = () => this.extended;
-    this.kernels = new Kernels(this.#core, extended);
-    this.kernels64 = new Kernels(this.#core, extended, true);
-    this.#allocator = new Allocator((end) => {
-      const have = this.#u8.length;
-      if (end <= have) return;
-      const pages = Math.ceil((end - have) / PAGE);
-      const limit = maximumPages * PAGE;
-      if (have + pages * PAGE > limit) throw outOfMemory(end - have, this.#allocator.used, limit);
-      try {
-        this.#memory.grow(pages);
-      } catch {
-        throw outOfMemory(end - have, this.#allocator.used, have);
-      }
-      this.#view();
-    });
+    this.kernels = new Kernels(this.core, extended);
+    this.kernels64 = new Kernels(this.core, extended, true);
     this.workspace = new Workspace(this);
   }
 
-  #view(): void {
-    buffers.add(this.#memory.buffer);
-    this.#f32 = new Float32Array(this.#memory.buffer);
-    this.#f64 = new Float64Array(this.#memory.buffer);
-    this.#u8 = new Uint8Array(this.#memory.buffer);
-    this.#u16 = new Uint16Array(this.#memory.buffer);
-  }
-
-  /** The first module's kernels. */
-  get core(): Exports {
-    return this.#core;
+  /** Takes views anew where the memory has grown. */
+  refresh(): void {
+    const { buffer } = this.memory;
+    if (buffer === this.#u8.buffer) return;
+    buffers.add(buffer);
+    this.#f32 = new Float32Array(buffer);
+    this.#f64 = new Float64Array(buffer);
+    this.#u8 = new Uint8Array(buffer);
+    this.#u16 = new Uint16Array(buffer);
   }
 
   /** The second module's kernels, instantiated when they are first asked for. */
   get extended(): ExtendedExports {
-    this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.#memory);
+    this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.memory);
     return this.#extended;
-  }
-
-  /** Has a pool take part in calls, or none. */
-  set pool(pool: Pool | undefined) {
-    this.kernels.pool = pool;
-    this.kernels64.pool = pool;
   }
 
   get f32(): Float32Array {
@@ -205,14 +182,43 @@ export class WasmHeap implements Heap {
     return this.#u16;
   }
 
-  /** For other modules that work on the same tensors. */
-  get memory(): WebAssembly.Memory {
-    return this.#memory;
+  abstract allocate(bytes: number): number;
+  abstract free(pointer: number): void;
+}
+
+/** A WebAssembly.Memory of our own. */
+export class WasmHeap extends KernelHeap {
+  /** Why it has as many threads as it has. */
+  threadsReason = "init was not asked for more";
+  readonly #allocator: Allocator;
+
+  /** `shared` memory is what a build for many threads wants, and only that. */
+  constructor(build: Build, { maximumPages = MAX_PAGES, shared = false } = {}) {
+    super(build, new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared }));
+    this.#allocator = new Allocator((end) => {
+      const have = this.u8.length;
+      if (end <= have) return;
+      const pages = Math.ceil((end - have) / PAGE);
+      const limit = maximumPages * PAGE;
+      if (have + pages * PAGE > limit) throw outOfMemory(end - have, this.#allocator.used, limit);
+      try {
+        this.memory.grow(pages);
+      } catch {
+        throw outOfMemory(end - have, this.#allocator.used, have);
+      }
+      this.refresh();
+    });
+  }
+
+  /** Has a pool take part in calls, or none. */
+  set pool(pool: Pool | undefined) {
+    this.kernels.pool = pool;
+    this.kernels64.pool = pool;
   }
 
   /** Bytes in use and bytes that the memory has grown to; it never shrinks. */
   get usage(): { used: number; capacity: number } {
-    return { used: this.#allocator.used, capacity: this.#u8.length };
+    return { used: this.#allocator.used, capacity: this.u8.length };
   }
 
   allocate(bytes: number): number {
@@ -221,6 +227,36 @@ export class WasmHeap implements Heap {
 
   free(pointer: number): void {
     this.#allocator.free(pointer);
+  }
+}
+
+/** An allocator of C: 0 where there is no more to be had, pointers that may be negative above 2 GiB. */
+export interface HostAllocator {
+  malloc(bytes: number): number;
+  free(pointer: number): void;
+}
+
+/**
+ * Another library's memory. It may grow between two calls, behind our back: `refresh` before every call. What is allocated
+ * is as that library allocates it, so that it can take a tensor over; 8 bytes of alignment are enough for the kernels.
+ */
+export class HostHeap extends KernelHeap {
+  readonly #host: HostAllocator;
+
+  constructor(build: Build, memory: WebAssembly.Memory, host: HostAllocator) {
+    super(build, memory);
+    this.#host = host;
+  }
+
+  allocate(bytes: number): number {
+    const pointer = this.#host.malloc(bytes) >>> 0;
+    if (pointer === 0) throw outOfMemory(bytes, this.u8.length, this.u8.length);
+    this.refresh();
+    return pointer;
+  }
+
+  free(pointer: number): void {
+    this.#host.free(pointer);
   }
 }
 
@@ -323,15 +359,15 @@ export class Tensor<D extends Dtype = "float32"> {
   #pointer: number;
   #data: DataOf[D] | undefined;
 
-  /** For this library's own use: leaves the elements as they are in memory. */
-  constructor(heap: Heap, shape: readonly number[], length: number, dtype: D) {
+  /** For this library's own use: leaves the elements as they are in memory, at `pointer` where the heap's owner put them. */
+  constructor(heap: Heap, shape: readonly number[], length: number, dtype: D, pointer?: number) {
     const bytes = length * BYTES[dtype];
     checkBytes(shape, bytes);
     this.shape = Object.freeze([...shape]);
     this.dtype = dtype;
     this.#heap = heap;
     this.#length = length;
-    this.#pointer = heap.allocate(staggered(bytes));
+    this.#pointer = pointer ?? heap.allocate(staggered(bytes));
   }
 
   get heap(): Heap {

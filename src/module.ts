@@ -62,7 +62,7 @@ function importSection(limits: readonly number[]): number[] {
  */
 export function withSharedMemory(bytes: Bytes): Bytes {
   const own = importSection([0, 1]);
-  const wanted = importSection([3, 1, 0xff, 0xff, 3]); // shared, at least 1, at most 65535 pages
+  const wanted = importSection([3, 1, 0x80, 0x80, 4]); // shared, at least 1, at most 65536 pages
   const at = bytes.findIndex((_, i) => own.every((byte, k) => bytes[i + k] === byte));
   if (at < 0) throw wrongKind("module", "the kernels of batchnorm-wasm", bytes);
   // not as arguments of one call: JavaScriptCore takes 65,536, V8 as many as the stack holds
@@ -102,12 +102,13 @@ function extendedOf(kind: Kind): WebAssembly.Module {
 }
 
 /** The compiled kernels; compiles them on first use, which takes a millisecond or two. */
-export function kernelBuild(): Build {
-  if (!compiled.own) {
+export function kernelBuild(kind: Kind = "own"): Build {
+  if (!compiled[kind]) {
     const { name, source, reason } = choose();
-    compiled.own = { name, reason, module: compileSync(source()), extended: () => extendedOf("own") };
+    const module = compileSync(forMemory(source(), kind));
+    compiled[kind] = { name, reason, module, extended: () => extendedOf(kind) };
   }
-  return compiled.own;
+  return compiled[kind];
 }
 
 function checkModule(name: string, given: unknown, signature: string): WebAssembly.Module {

@@ -29,6 +29,12 @@ export function checkVector<D extends Dtype>(
   return value as VectorOf<D>;
 }
 
+/** The first channel of a batch whose statistics are not finite, if there is one. */
+export function nonFiniteChannel(mean: Float64Array, variance: Float64Array): number | undefined {
+  for (let c = 0; c < mean.length; c++) if (!Number.isFinite(mean[c]) || !Number.isFinite(variance[c])) return c;
+  return undefined;
+}
+
 /** A vector that users own, and what it would be without rounding. */
 class Estimate<D extends Dtype> {
   values: VectorOf<D>;

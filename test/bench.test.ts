@@ -416,11 +416,31 @@ describe("the report", () => {
     });
     // "better of 1.13 and 2.14": of both versions, the faster
     expect(found[2]?.limits[1]).toMatchObject({ limit: 1.5, measured: 3, against: "PyTorch 1.13.0" });
-    expect(found.at(-1)?.limits[0]).toMatchObject({ kind: "µs", measured: 2460, reached: false });
+    const smallest = found.find(({ shape }) => shape.join() === "4,4");
+    expect(smallest?.limits[0]).toMatchObject({ kind: "µs", measured: 2460, reached: false });
     const lines = renderTargets({ shapes }).split("\n");
     const all = found.flatMap(({ limits }) => limits);
+    const missed = all.filter(({ measured, reached }) => measured !== undefined && !reached);
     expect(lines.filter((line) => line.includes("| reached"))).toHaveLength(all.filter((l) => l.reached).length);
-    expect(lines.filter((line) => line.includes("not reached"))).toHaveLength(all.filter((l) => !l.reached).length);
+    expect(lines.filter((line) => line.includes("not reached"))).toHaveLength(missed.length);
+  });
+
+  it("compares what replaces TF.js's with TF.js's own", () => {
+    const [theirs, ours] = ["TF.js wasm", "batchnorm-wasm in TF.js wasm"];
+    const rows = [
+      row(theirs, "inference", 18),
+      row(ours, "inference", 2),
+      row(theirs, "step", 120),
+      row(ours, "step", 3),
+    ];
+    const entry = { shape: [32, 56, 56, 64], layout: "channels-last", rows };
+    const found = verdicts({ shapes: [entry] }).flatMap(({ limits }) => limits);
+    const against = `${theirs}, by ${ours}`;
+    expect(found).toContainEqual({ kind: theirs, limit: 8, measured: 9, reached: true, against });
+    expect(found).toContainEqual({ kind: theirs, limit: 50, measured: 40, reached: false, against });
+    expect(renderTargets({ shapes: [entry] })).toMatch(/≥ 50× TF.js wasm, by .*not reached/);
+    const missing = verdicts({ shapes: [{ ...entry, rows: rows.slice(0, 3) }] }).flatMap(({ limits }) => limits);
+    expect(missing.find(({ limit, kind }) => kind === theirs && limit === 50)?.measured).toBeUndefined();
   });
 
   it("does not judge what was not measured, and takes no wrong answer for a fast one", () => {

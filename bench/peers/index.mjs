@@ -8,6 +8,11 @@
 
 const both = ["channels-first", "channels-last"];
 
+async function inTfjs(backend) {
+  const { ours, tfjs } = await import("./tfjs.mjs");
+  return tfjs(backend, ours);
+}
+
 export const PEERS = {
   tensors: { name: "batchnorm-wasm, tensors", layouts: both, load: async () => (await import("./wasm.mjs")).tensors },
   arrays: { name: "batchnorm-wasm, arrays", layouts: both, load: async () => (await import("./wasm.mjs")).arrays },
@@ -34,6 +39,18 @@ export const PEERS = {
     layouts: ["channels-last"],
     needs: "@tensorflow/tfjs-backend-cpu",
     load: async () => (await import("./tfjs.mjs")).tfjs("cpu"),
+  },
+  inTfjsWasm: {
+    name: "batchnorm-wasm in TF.js wasm",
+    layouts: ["channels-last"],
+    needs: "@tensorflow/tfjs-backend-wasm",
+    load: async () => inTfjs("wasm"),
+  },
+  inTfjsCpu: {
+    name: "batchnorm-wasm in TF.js cpu",
+    layouts: ["channels-last"],
+    needs: "@tensorflow/tfjs-backend-cpu",
+    load: async () => inTfjs("cpu"),
   },
 };
 

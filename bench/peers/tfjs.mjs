@@ -1,6 +1,6 @@
 // Peers: TensorFlow.js on its wasm and its cpu backend, batch norm composed of moments and batchNorm and differentiated by
-// grads, as its layer does it. Its batchNorm wants the channels last, and its gradient comes with a forward pass, so there
-// is no backward alone.
+// grads, as its layer does it; and batchnorm-wasm/tfjs in its place. TF.js wants the channels last, and its gradient comes
+// with a forward pass, so there is no backward alone.
 
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-cpu";
@@ -8,12 +8,25 @@ import "@tensorflow/tfjs-layers"; // registers the gradients, which core's build
 import { setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import { EPSILON } from "../data.mjs";
 
-const forward = (x, gamma, beta) => {
-  const { mean, variance } = tf.moments(x, x.shape.map((_, axis) => axis).slice(0, -1));
-  return tf.batchNorm(x, mean, variance, beta, gamma, EPSILON);
+/** TF.js's own. */
+const theirs = async () => ({
+  forward: (x, gamma, beta) => {
+    const { mean, variance } = tf.moments(x, x.shape.map((_, axis) => axis).slice(0, -1));
+    return tf.batchNorm(x, mean, variance, beta, gamma, EPSILON);
+  },
+  inference: (x, { gamma, beta, mean, variance }) => tf.batchNorm(x, mean, variance, beta, gamma, EPSILON),
+});
+
+/** Ours, on TF.js's tensors. */
+export const ours = async () => {
+  const { batchNorm, batchNormInference } = await import("../../dist/tfjs.js");
+  return {
+    forward: (x, gamma, beta) => batchNorm(x, { gamma, beta }, { epsilon: EPSILON }).y,
+    inference: (x, parameters) => batchNormInference(x, parameters, { epsilon: EPSILON }),
+  };
 };
 
-export const tfjs = (backend) => ({
+export const tfjs = (backend, load = theirs) => ({
   async prepare(problem, { tfjsWasm }) {
     tf.enableProdMode(); // without checks and advice
     if (backend === "wasm") {
@@ -28,6 +41,7 @@ export const tfjs = (backend) => ({
       problem.runningMean,
       problem.runningVariance,
     ].map((data) => tf.tensor(data));
+    const { forward, inference } = await load();
     const differentiate = tf.valueAndGrads(forward);
     /** Keeps what compute() returns, by name, until the next call. */
     const operation = (compute) => {
@@ -41,7 +55,7 @@ export const tfjs = (backend) => ({
     };
     return {
       operations: {
-        inference: operation(() => ({ y: tf.batchNorm(x, mean, variance, beta, gamma, EPSILON) })),
+        inference: operation(() => ({ y: inference(x, { gamma, beta, mean, variance }) })),
         forward: operation(() => ({ y: forward(x, gamma, beta) })),
         step: operation(() => {
           const { value: y, grads } = differentiate([x, gamma, beta], dy);

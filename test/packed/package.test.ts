@@ -54,6 +54,12 @@ const FILES = [
   "dist/index.d.ts",
   "dist/index.js",
   "dist/index.js.map",
+  "dist/tfjs.cjs",
+  "dist/tfjs.cjs.map",
+  "dist/tfjs.d.cts",
+  "dist/tfjs.d.ts",
+  "dist/tfjs.js",
+  "dist/tfjs.js.map",
   "dist/wasm.d.ts",
   "docs/abi.md",
   "package.json",
@@ -151,10 +157,10 @@ describe("linters of packages", () => {
     // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require, and
     // TypeScript's resolution before `exports` (node10) knows no subpath that is not a folder. Only that, only there.
     const file = /^\.\/(\w+\.wasm|global)$/;
+    const subpath = /^\.\/(\w+\.wasm|global|tfjs)$/;
     const expected = ({ kind, entrypoint = "", resolutionKind }: Problem) =>
-      file.test(entrypoint) &&
-      ((kind === "NoResolution" && resolutionKind === "node10") ||
-        (kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs"));
+      (subpath.test(entrypoint) && kind === "NoResolution" && resolutionKind === "node10") ||
+      (file.test(entrypoint) && kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs");
     expect(analysis.problems.filter((problem: Problem) => !expected(problem))).toEqual([]);
   });
 });
@@ -262,6 +268,31 @@ describe("JavaScript", () => {
       expect(readFileSync(join(library, "dist", file), "utf8")).toMatch(/^extended\w*\(\);$/m);
     const page = await load(description.module);
     expect(() => new page.BatchNorm(2, { activation: "relu" })).toThrow("extended()");
+  });
+
+  it("batchnorm-wasm/tfjs has the same names by import and by require, its own kernels, and TF.js from its user", async () => {
+    const name = "batchnorm-wasm/tfjs";
+    const required = createRequire(join(consumer, "x.js"))(name);
+    const file = join(consumer, "tfjs.mjs");
+    writeFileSync(file, `export * from "${name}";`);
+    const imported = await import(pathToFileURL(file).href);
+    expect(Object.keys(imported)).toEqual(
+      expect.arrayContaining(["batchNormalization", "batchNorm", "registerKernels"]),
+    );
+    expect(Object.keys(required).sort()).toEqual(Object.keys(imported).sort());
+    const { metafile } = await build({
+      entryPoints: [file],
+      bundle: true,
+      write: false,
+      outfile: "out.js",
+      format: "esm",
+      platform: "browser",
+      external: ["@tensorflow/*"],
+      metafile: true,
+    });
+    const outside = metafile.outputs["out.js"]?.imports.map(({ path }) => path);
+    expect([...new Set(outside)].sort()).toEqual(["@tensorflow/tfjs-core", "@tensorflow/tfjs-layers"]);
+    expect(Object.keys(metafile.inputs).filter((input) => /dist\/(index|full)/.test(input))).toEqual([]);
   });
 
   it("require gets CommonJS, and import does not", () => {
@@ -390,6 +421,20 @@ void [ys, shapes, gradients, dGamma, dBeta];
     expect(complaints("script.ts", `${head}${text}${uses}`, options)).toEqual([]);
   });
 
+  it.each([
+    ["an ES module in Node", "tfjs.mts", NODE],
+    ["a bundler's module", "tfjs.ts", BUNDLER],
+    ["a CommonJS module", "tfjs.cts", NODE],
+  ])("%s: the example of docs/tfjs.md compiles", (_, name, options) => {
+    const docs = readFileSync(new URL("../../docs/tfjs.md", import.meta.url), "utf8");
+    const example = /```ts\n([\s\S]*?)```/.exec(docs)?.[1] ?? "";
+    expect(example).toContain('from "batchnorm-wasm/tfjs"');
+    const wrong = '\n// @ts-expect-error: an axis is a number\nbatchNormalization({ axis: "last" });\n';
+    // TF.js's own declarations do not pass every check
+    const text = name.endsWith("cts") ? example.replaceAll("await ", "") : example;
+    expect(complaints(name, `export {};\n${text}${wrong}`, { ...options, skipLibCheck: true })).toEqual([]);
+  });
+
   it("a .wasm file is a WebAssembly.Module", () => {
     const text = `import { init } from "batchnorm-wasm";
 import module from "batchnorm-wasm/simd.wasm";
@@ -409,8 +454,12 @@ export { bytes };
 });
 
 it("package.json needs nothing installed besides", () => {
-  for (const field of ["dependencies", "peerDependencies", "optionalDependencies", "bundleDependencies"])
+  for (const field of ["dependencies", "optionalDependencies", "bundleDependencies"])
     expect(description[field]).toBeUndefined();
+  const optional = Object.fromEntries(
+    Object.keys(description.peerDependencies).map((name) => [name, { optional: true }]),
+  );
+  expect(description.peerDependenciesMeta).toEqual(optional);
   for (const script of ["preinstall", "install", "postinstall"]) expect(description.scripts[script]).toBeUndefined();
   expect(existsSync(join(library, "node_modules"))).toBe(false);
 });
