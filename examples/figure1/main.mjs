@@ -4,11 +4,11 @@
 import { writeFileSync } from "node:fs";
 import { Presets, SingleBar } from "cli-progress";
 import { markdownTable } from "markdown-table";
+import { runAll } from "../lab/pool.mjs";
 import { picture } from "./chart.mjs";
 import { loadDigits } from "./digits.mjs";
 import { HELP, parseOptions } from "./options.mjs";
 import { page } from "./page.mjs";
-import { trainAll } from "./pool.mjs";
 import { HEADER, NOTES, rows } from "./table.mjs";
 
 const RATES = [1, 10, 30];
@@ -41,7 +41,9 @@ async function demo({ steps, learningRate, seed, out }) {
   );
   const start = performance.now();
   bar.start(runs.length * steps, 0);
-  const results = await trainAll(runs, loadDigits(seed), (done) => bar.increment(done)).finally(() => bar.stop());
+  const worker = new URL("./worker.mjs", import.meta.url);
+  const work = { worker, workerData: loadDigits(seed), jobs: runs, onProgress: (done) => bar.increment(done) };
+  const results = await runAll(work).finally(() => bar.stop());
   const seconds = (performance.now() - start) / 1000;
 
   console.log(`\n${markdownTable([HEADER, ...rows(results)], { align: ["r", "l", "r", "r", "r", "r", "l", "r"] })}\n`);

@@ -1,10 +1,11 @@
 // One run of the demo: a network trained for some steps, tested along the way. The seed alone decides the initial
 // weights and the order of the data, so that runs differ in batch norm and learning rate only.
 
-import { random } from "@jax-js/jax";
 import { quantile } from "simple-statistics";
+import { batches } from "../lab/data.mjs";
+import { Network } from "../lab/network.mjs";
+import { batchNorm as batchNorms, bias } from "../lab/norms.mjs";
 import { CLASSES, PIXELS } from "./digits.mjs";
-import { Network } from "./network.mjs";
 
 const BATCH = 60;
 const SIZES = [PIXELS, 100, 100, 100, CLASSES];
@@ -44,12 +45,12 @@ const DIVERGED_LOSS = 1.05 * Math.log(CLASSES);
 export function train(run, digits, onProgress) {
   const { batchNorm, learningRate, steps, seed } = run;
   const start = performance.now();
-  const network = new Network({ sizes: SIZES, batchNorm, deviation: DEVIATION, seed });
+  const network = new Network({ sizes: SIZES, norm: batchNorm ? batchNorms() : bias, deviation: DEVIATION, seed });
   const interval = Math.ceil(steps / EVALUATIONS);
   const losses = [];
   const evaluations = [];
-  for (const { images, labels } of batches(digits.train, steps)) {
-    const loss = network.step({ data: images, shape: [BATCH, PIXELS] }, labels, learningRate);
+  for (const { x, labels } of batches(digits.train, BATCH)) {
+    const { loss } = network.step(x, labels, learningRate);
     losses.push(loss);
     const step = losses.length;
     const lost = !Number.isFinite(loss);
@@ -58,7 +59,7 @@ export function train(run, digits, onProgress) {
       onProgress(step - (evaluations.at(-2)?.step ?? 0));
     }
     // Nothing comes back from NaN.
-    if (lost) break;
+    if (lost || step === steps) break;
   }
   onProgress(steps - (evaluations.at(-1)?.step ?? 0));
   return {
@@ -68,26 +69,6 @@ export function train(run, digits, onProgress) {
     milliseconds: performance.now() - start,
     batchNormMilliseconds: batchNorm ? network.normMilliseconds : 0,
   };
-}
-
-/**
- * Batches in epochs; what does not fill a batch is left out of the epoch. The images come shuffled by the seed, so the
- * number of the epoch is enough to shuffle them anew.
- */
-function* batches({ images, labels }, steps) {
-  const perEpoch = Math.floor(labels.length / BATCH);
-  let order;
-  for (let step = 0; step < steps; step++) {
-    const first = (step % perEpoch) * BATCH;
-    if (first === 0) order = random.permutation(random.key(step / perEpoch), labels.length).dataSync();
-    const batch = { images: new Float32Array(BATCH * PIXELS), labels: new Int32Array(BATCH) };
-    for (let i = 0; i < BATCH; i++) {
-      const image = order[first + i];
-      batch.images.set(images.subarray(image * PIXELS, (image + 1) * PIXELS), i * PIXELS);
-      batch.labels[i] = labels[image];
-    }
-    yield batch;
-  }
 }
 
 function evaluate(network, { images, labels }) {

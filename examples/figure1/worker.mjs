@@ -4,6 +4,6 @@ import { parentPort, workerData } from "node:worker_threads";
 import { train } from "./train.mjs";
 
 parentPort.on("message", (run) => {
-  const result = train(run, workerData, (steps) => parentPort.postMessage({ steps }));
+  const result = train(run, workerData, (progress) => parentPort.postMessage({ progress }));
   parentPort.postMessage({ result });
 });

@@ -1,0 +1,149 @@
+// LeNet with batch norm as in d2l's chapter: convolutional and dense layers, through the layer for TF.js.
+
+import * as tf from "@tensorflow/tfjs-core";
+import { initializers, layers, sequential } from "@tensorflow/tfjs-layers";
+import { batchNormalization, info } from "batchnorm-wasm/tfjs";
+import * as lab from "../common.mjs";
+import { batches, CLASSES, PIXELS } from "../data.mjs";
+import { startTfjs } from "../tfjs.mjs";
+
+const SIDE = Math.sqrt(PIXELS);
+const LOOKS = 30;
+
+export default {
+  id: "lenet",
+  title: "LeNet, as in d2l's chapter",
+  text:
+    "LeNet learns the digits in TF.js, with d2l's batch norm after every convolutional and dense layer but the last, and without: one layer per channel over images, " +
+    "one per unit over vectors. Watch loss and accuracy, and the gamma and beta that it learns. The chapter says that batch norm " +
+    "speeds up its convergence and bears a larger learning rate.",
+  sources: [lab.D2L],
+  controls: [
+    lab.count("steps", "Steps", 150, 5, 10000),
+    lab.number("rate", "Learning rate", 0.3, 0.001, 10, { hint: "the chapter: 0.1, for ten epochs of 60,000 images" }),
+    lab.count("batch", "Batch size", 128, 2, 1024),
+    lab.seed,
+  ],
+  charts: () => [
+    {
+      ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "On 500 images." },
+    },
+    {
+      ...{
+        id: "loss",
+        title: "Training loss",
+        kind: "lines",
+        x: lab.STEPS,
+        y: { label: "loss of the batch", log: true },
+      },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Of one batch after the other." },
+    },
+    {
+      ...{
+        id: "parameters",
+        title: "Gamma and beta of the first batch norm",
+        kind: "lines",
+        x: lab.STEPS,
+        y: { label: "value" },
+      },
+      series: [
+        ...CHANNELS.map((c) => ({ id: `gamma${c}`, label: `gamma, channel ${c}`, color: c })),
+        ...CHANNELS.map((c) => ({ id: `beta${c}`, label: `beta, channel ${c}`, color: c, dash: true })),
+      ],
+      hint: "From gamma 1 and beta 0 the network finds its own.",
+    },
+  ],
+
+  async *run({ steps, rate, batch, seed }, data) {
+    await startTfjs(data.tfjsBinaries);
+    const dataset = lab.datasetOf("digits", data, { seed, train: 4096, test: 500 });
+    const images = (values, count) => tf.tensor4d(values, [count, SIDE, SIDE, 1]);
+    const target = (labels) => tf.oneHot(tf.tensor1d(labels, "int32"), CLASSES);
+    const nets = [lab.WITH, lab.WITHOUT].map(({ id }) => {
+      const net = lenet(id === "with", seed);
+      net.compile({ optimizer: tf.train.sgd(rate), loss: "categoricalCrossentropy" });
+      return { id, net };
+    });
+    const test = images(dataset.test.images, dataset.test.labels.length);
+    const accuracyOf = (net) => {
+      const classes = tf.tidy(() => tf.argMax(net.predict(test, { batchSize: 100 }), -1).dataSync());
+      return lab.accuracyOf(classes, dataset.test.labels);
+    };
+    yield { done: 0, total: steps, facts: { "TF.js": `${info().backend} backend, tensors ${info().memory}` } };
+    let step = 0;
+    for (const { x, labels } of batches(dataset.train, batch)) {
+      step++;
+      const update = { done: step, total: steps, append: { accuracy: {}, loss: {} } };
+      const [input, output] = [images(x.data, batch), target(labels)];
+      for (const { id, net } of nets) {
+        update.append.loss[id] = [[step, await net.trainOnBatch(input, output)]];
+        if (lab.isLook(step, steps, LOOKS)) update.append.accuracy[id] = [[step, accuracyOf(net)]];
+      }
+      tf.dispose([input, output]);
+      const [gamma, beta] = nets[0].net.layers.find((l) => l.getClassName() === "BatchNormalization").getWeights();
+      update.append.parameters = Object.fromEntries([
+        ...CHANNELS.map((c) => [`gamma${c}`, [[step, gamma.dataSync()[c]]]]),
+        ...CHANNELS.map((c) => [`beta${c}`, [[step, beta.dataSync()[c]]]]),
+      ]);
+      yield update;
+      if (step === steps) break;
+    }
+    test.dispose();
+    for (const { net } of nets) net.dispose();
+  },
+
+  claims: (runs) => [
+    lab.judge(runs, {
+      claim: "Batch norm accelerates the convergence of LeNet.",
+      source: "d2l, 8.5.4",
+      measure: ({ charts }) => ({
+        "steps to 80 %, with": lab.reaches(charts.accuracy.with, 80),
+        without: lab.reaches(charts.accuracy.without, 80),
+      }),
+      holds: (m) => m["steps to 80 %, with"] < m.without || (m["steps to 80 %, with"] > 0 && Number.isNaN(m.without)),
+    }),
+    lab.judge(runs, {
+      claim: "After the same steps it is more accurate.",
+      source: "d2l, 8.5.4",
+      measure: ({ charts }) => ({
+        "test accuracy, with": lab.last(charts.accuracy.with),
+        without: lab.last(charts.accuracy.without),
+      }),
+      holds: (m) => m["test accuracy, with"] > m.without,
+    }),
+    lab.judge(runs, {
+      claim: "Gamma and beta are learned: they leave 1 and 0.",
+      source: "d2l, 8.5.4",
+      measure: ({ charts }) => {
+        const farthest = (name, start) =>
+          Math.max(...CHANNELS.map((c) => Math.abs(lab.last(charts.parameters[`${name}${c}`]) - start)));
+        return { "farthest gamma from 1": farthest("gamma", 1), "farthest beta from 0": farthest("beta", 0) };
+      },
+      holds: (m) => m["farthest gamma from 1"] > 0.01 && m["farthest beta from 0"] > 0.01,
+    }),
+  ],
+};
+
+const CHANNELS = [0, 1, 2, 3, 4, 5];
+
+/** d2l's network, section 8.5.4; without batch norm, section 7.6. Momentum and epsilon are the chapter's. */
+function lenet(normalized, seed) {
+  let next = seed * 100;
+  const kernelInitializer = () => initializers.glorotUniform({ seed: next++ });
+  const after = () => [
+    ...(normalized ? [batchNormalization({ momentum: 0.9, epsilon: 1e-5 })] : []),
+    layers.activation({ activation: "sigmoid" }),
+  ];
+  const conv = (filters, more = {}) =>
+    layers.conv2d({ filters, kernelSize: 5, kernelInitializer: kernelInitializer(), ...more });
+  const pool = () => layers.averagePooling2d({ poolSize: 2, strides: 2 });
+  const dense = (units, more = {}) => layers.dense({ units, kernelInitializer: kernelInitializer(), ...more });
+  return sequential({
+    layers: [
+      ...[conv(6, { inputShape: [SIDE, SIDE, 1] }), ...after(), pool()],
+      ...[conv(16), ...after(), pool(), layers.flatten()],
+      ...[dense(120), ...after(), dense(84), ...after(), dense(CLASSES, { activation: "softmax" })],
+    ],
+  });
+}

@@ -1,0 +1,108 @@
+// What a network may have before its activations: batch norm, what stands in its place, and what is put behind it.
+
+import { numpy as np, random } from "@jax-js/jax";
+import { BatchNorm } from "batchnorm-wasm";
+
+/**
+ * As much of a BatchNorm as a network needs, over [N, C].
+ *
+ * @typedef {object} Norm
+ * @property {Float32Array | null} [gamma]
+ * @property {Float32Array | null} beta
+ * @property {(x: Plain, options: { mode: "train" | "batch" | "eval" }) => Plain} forward
+ * @property {(dy: Plain) => { dx: Plain, dGamma?: Float32Array, dBeta?: Float32Array }} backward
+ *
+ * @typedef {{ data: Float32Array, shape: readonly number[] }} Plain
+ */
+
+/** A run that diverges is a result, not an error. */
+const DIVERGING = { onNonFinite: "allow" };
+
+export const batchNorm =
+  (options = {}) =>
+  (channels) =>
+    new BatchNorm(channels, { ...DIVERGING, ...options });
+
+/** What stands in the place of batch norm in the network without it: a trained bias, y = x + beta. */
+export const bias = (channels) => new Bias(channels);
+
+class Bias {
+  constructor(channels) {
+    this.beta = new Float32Array(channels);
+  }
+
+  forward({ data, shape }) {
+    const channels = this.beta.length;
+    const y = new Float32Array(data.length);
+    for (let row = 0; row < data.length; row += channels)
+      for (let c = 0; c < channels; c++) y[row + c] = data[row + c] + this.beta[c];
+    return { data: y, shape };
+  }
+
+  backward(dy) {
+    const channels = this.beta.length;
+    const dBeta = new Float32Array(channels);
+    for (let row = 0; row < dy.data.length; row += channels)
+      for (let c = 0; c < channels; c++) dBeta[c] += dy.data[row + c];
+    return { dx: dy, dBeta };
+  }
+}
+
+/**
+ * Batch norm, and behind it noise whose mean and variance shift with every step, so that no distribution is stable
+ * (Santurkar et al. 2018, section 2.2 and appendix A): y ← y·s + m, where for every unit and step μ ~ U(−0.5, 0.5) and
+ * σ ~ U(1, 1.25), and for every sample m ~ U(μ − 0.1, μ + 0.1) and s ~ N(σ, 0.1). Evaluation has none.
+ *
+ * @param {number} seed
+ */
+export const noisyBatchNorm = (seed) => (channels, layer) => new NoisyBatchNorm(channels, seed * 1000 + layer);
+
+const NOISE = { mean: 0.5, deviation: 1.25, spread: 0.1 };
+
+class NoisyBatchNorm {
+  #inner;
+  #key;
+  #scale;
+
+  constructor(channels, seed) {
+    this.#inner = new BatchNorm(channels, DIVERGING);
+    this.#key = random.key(seed);
+  }
+
+  get gamma() {
+    return this.#inner.gamma;
+  }
+
+  get beta() {
+    return this.#inner.beta;
+  }
+
+  forward(x, { mode }) {
+    const y = this.#inner.forward(x, { mode });
+    if (mode === "eval") return y;
+    // "batch" looks about at one step, whose noise stays what it is
+    if (mode === "train" || !this.noise) this.noise = this.#draw(x.shape);
+    const { scale, shift } = this.noise;
+    this.#scale = scale;
+    return { data: y.data.map((value, i) => value * scale[i] + shift[i]), shape: y.shape };
+  }
+
+  backward(dy) {
+    return this.#inner.backward({ data: dy.data.map((value, i) => value * this.#scale[i]), shape: dy.shape });
+  }
+
+  #draw([samples, channels]) {
+    const keys = random.split(this.#key, 5);
+    this.#key = keys.ref.slice(4);
+    const uniform = (i, shape, low, high) =>
+      random
+        .uniform(keys.ref.slice(i), shape)
+        .mul(high - low)
+        .add(low);
+    const mean = uniform(0, [channels], -NOISE.mean, NOISE.mean);
+    const deviation = uniform(1, [channels], 1, NOISE.deviation);
+    const shift = np.add(mean, uniform(2, [samples, channels], -NOISE.spread, NOISE.spread)).dataSync();
+    const scale = np.add(deviation, random.normal(keys.slice(3), [samples, channels]).mul(NOISE.spread)).dataSync();
+    return { scale, shift };
+  }
+}
