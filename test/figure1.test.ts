@@ -108,9 +108,9 @@ describe.each(NETWORKS)("the network with $name", ({ norm, activation }) => {
     );
     for (const [i, { dGamma, dBeta }] of dNorms.entries()) {
       const { gamma, beta } = moved.norms[i] as { gamma?: Float32Array; beta?: Float32Array };
-      const after = (start: number, d: Float32Array) => d.map((value) => start - 0.5 * value);
-      if (beta) expect(beta).toBeAllclose(after(0, dBeta), { atol: 1e-6 });
-      if (gamma) expect(gamma).toBeAllclose(after(1, dGamma), { atol: 1e-6 });
+      const stepped = (start: number, d: Float32Array) => d.map((value) => start - 0.5 * value);
+      if (beta) expect(beta).toBeAllclose(stepped(0, dBeta), { atol: 1e-6 });
+      if (gamma) expect(gamma).toBeAllclose(stepped(1, dGamma), { atol: 1e-6 });
     }
   });
 

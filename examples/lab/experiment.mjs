@@ -11,7 +11,7 @@
  * @property {{ text: string, url: string }[]} sources
  * @property {Control[]} controls
  * @property {(values: Values) => Chart[]} charts
- * @property {(values: Values, data: Data) => Iterator<Update> | AsyncIterator<Update>} run
+ * @property {(values: Values, data: Data) => Iterable<Update> | AsyncIterable<Update>} run
  * @property {(runs: Run[]) => Claim[]} claims what the source says, judged by one run for every seed
  *
  * @typedef {Record<string, number | string | boolean>} Values by control
@@ -42,7 +42,8 @@
  * @property {string} hint how to read it, one line
  *
  * @typedef {{ label: string, log?: boolean, range?: [number, number] }} Axis
- * @typedef {{ id: string, label: string, color: number }} Series color: 0 with batch norm, 1 without, 2 and up variants
+ * @typedef {{ id: string, label: string, color: number, dash?: number[] }} Series color: 0 with batch norm, 1 without, 2 and
+ *   up variants; dash where it is not the color's
  *
  * @typedef {object} Update
  * @property {number} done steps, of
@@ -51,7 +52,7 @@
  * @property {Record<string, Record<string, unknown>>} [replace] chart → series → what it is now
  * @property {Record<string, string | number>} [facts] what a line of text says best
  *
- * @typedef {{ digits: import("./data.mjs").Digits }} Data
+ * @typedef {{ digits: import("./data.mjs").Digits, tfjsBinaries?: string }} Data and where TF.js finds its .wasm files
  *
  * @typedef {{ values: Values, charts: Record<string, Record<string, any>>, facts: Record<string, string | number> }} Run
  *

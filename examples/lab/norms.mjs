@@ -10,7 +10,7 @@ import { BatchNorm } from "batchnorm-wasm";
  * @property {Float32Array | null} [gamma]
  * @property {Float32Array | null} beta
  * @property {(x: Plain, options: { mode: "train" | "batch" | "eval" }) => Plain} forward
- * @property {(dy: Plain) => { dx: Plain, dGamma?: Float32Array, dBeta?: Float32Array }} backward
+ * @property {(dy: Plain) => { dx?: Plain, dGamma?: Float32Array, dBeta?: Float32Array }} backward
  *
  * @typedef {{ data: Float32Array, shape: readonly number[] }} Plain
  */

@@ -3,12 +3,12 @@
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import { mean, standardDeviation } from "simple-statistics";
-import { PALETTE } from "./palette.mjs";
+import { PALETTE, styleOf } from "./palette.mjs";
 
 const WIDTH = 960;
 const COLUMNS = 2;
 const CHART = { width: WIDTH / COLUMNS, height: 270 };
-const HEAD = 44;
+const HEAD = 74;
 const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "11px", color: "#222", background: "white" };
 
 const { document } = parseHTML("<!doctype html><html><body></body></html>");
@@ -24,7 +24,8 @@ export function picture(experiment, runs) {
     const x = (i % COLUMNS) * CHART.width;
     const y = Math.floor(i / COLUMNS) * (CHART.height + HEAD);
     const data = Object.fromEntries(chart.series.map(({ id }) => [id, runs.map((run) => run.charts[chart.id][id])]));
-    return `<g transform="translate(${x} ${y})">${head(chart)}${drawn(chart, data)}</g>`;
+    const { svg, height } = head(chart);
+    return `<g transform="translate(${x} ${y})">${svg}${drawn(chart, data, height)}</g>`;
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" width="${WIDTH}" height="${height}"`,
@@ -36,39 +37,48 @@ export function picture(experiment, runs) {
 }
 
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-const colorOf = ({ color }) => PALETTE.light[color % PALETTE.light.length];
 
+/** The stroke of a line, and its colour. */
+function strokeOf(series) {
+  const { stroke, dash } = styleOf(series, "light");
+  return { stroke, ...(dash.length && { strokeDasharray: dash.join(" ") }) };
+}
+const colorOf = (series) => strokeOf(series).stroke;
+
+const LINE = 15;
+
+/** Title and legend, in as many lines as it takes. */
 function head({ title, series, kind }) {
-  const entries = kind === "map" || series.length === 1 ? [] : series;
-  let at = 12;
-  const legend = entries.map((s) => {
-    const x = at;
-    at += 26 + 5.6 * s.label.length;
-    const dash = s.dash ? ` stroke-dasharray="4 3"` : "";
-    return (
-      `<path d="M${x},36h14" stroke="${colorOf(s)}" stroke-width="2.5"${dash}/>` +
-      `<text x="${x + 18}" y="40" font-size="10.5">${escaped(s.label)}</text>`
-    );
+  let [x, y] = [12, 38];
+  const entries = (kind === "map" || series.length === 1 ? [] : series).map((s) => {
+    const width = 34 + 5.7 * s.label.length;
+    if (x > 12 && x + width > CHART.width) [x, y] = [12, y + LINE];
+    const { stroke, strokeDasharray } = strokeOf(s);
+    const dash = strokeDasharray ? ` stroke-dasharray="${strokeDasharray}"` : "";
+    const entry =
+      `<path d="M${x},${y - 4}h22" stroke="${stroke}" stroke-width="2.5"${dash}/>` +
+      `<text x="${x + 27}" y="${y}" font-size="10.5">${escaped(s.label)}</text>`;
+    x += width + 8;
+    return entry;
   });
-  // too many for one line: what they are stands in the text
-  const shown = at < CHART.width ? legend : [];
-  return `<text x="12" y="20" font-size="13" font-weight="600">${escaped(title)}</text>${shown.join("")}`;
+  const heading = `<text x="12" y="20" font-size="13" font-weight="600">${escaped(title)}</text>`;
+  return { svg: heading + entries.join(""), height: (entries.length ? y : 20) + 6 };
 }
 
-function drawn(chart, data) {
+function drawn(chart, data, top) {
   const marks = MARKS[chart.kind](chart, data);
   const axis = ({ label, log, range }) => ({
     ...{ label, labelArrow: "none", grid: true },
-    ...(log ? { type: "log", tickFormat: ".0~e" } : {}),
+    ...(log ? { type: "log", tickFormat: "~g" } : {}),
     ...(range ? { domain: range } : {}),
   });
   const svg = Plot.plot({
-    ...{ document, ...CHART, style: STYLE, marginLeft: 52, marginRight: 14, marginBottom: 38, marginTop: 16 },
-    x: { ...axis(chart.x), labelAnchor: "center", ...(chart.x.log ? { tickFormat: "~g", ticks: 6 } : {}) },
+    ...{ document, ...CHART, style: STYLE, marginLeft: 52, marginRight: 22, marginBottom: 38, marginTop: 16 },
+    x: { ...axis(chart.x), labelAnchor: "center", ticks: 6 },
     y: { ...axis(chart.y), ticks: 5 },
     marks: [Plot.frame({ stroke: "#ccc" }), ...marks],
   });
-  svg.setAttribute("y", HEAD);
+  svg.setAttribute("y", top);
   return svg.outerHTML;
 }
 
@@ -93,7 +103,7 @@ const MARKS = {
   lines: (chart, data) =>
     chart.series.flatMap((series) => {
       const points = overRuns(data[series.id], chart);
-      const stroke = { stroke: colorOf(series), strokeWidth: 1.75, ...(series.dash && { strokeDasharray: "4 3" }) };
+      const stroke = { ...strokeOf(series), strokeWidth: 1.75 };
       const band = { x: "x", y1: "low", y2: "high", fill: colorOf(series), fillOpacity: 0.15 };
       return [Plot.areaY(points, band), Plot.line(points, { x: "x", y: (p) => p.ys[0], ...stroke })];
     }),
@@ -117,10 +127,9 @@ const MARKS = {
         { x: from, y: share },
         { x: to, y: share },
       ]);
-      const stroke = { stroke: colorOf(series), strokeWidth: 1.5 };
       return [
-        Plot.areaY(steps, { x: "x", y: "y", fill: colorOf(series), fillOpacity: 0.2 }),
-        Plot.line(steps, { x: "x", y: "y", ...stroke }),
+        Plot.rectY(bins, { x1: "from", x2: "to", y: "share", fill: colorOf(series), fillOpacity: 0.15, inset: 0 }),
+        Plot.line(steps, { x: "x", y: "y", ...strokeOf(series), strokeWidth: 1.5 }),
       ];
     }),
   // of the first seed: boundaries have no mean
@@ -128,7 +137,9 @@ const MARKS = {
     const [{ from, to, size, values, points }] = data[chart.series[0].id];
     const area = { x1: from, y1: from, x2: to, y2: to, width: size, height: size };
     return [
-      Plot.contour(values, { ...area, thresholds: [0.5], fill: (v) => v, fillOpacity: 0.25, interval: 0.5 }),
+      Plot.rect([0], { x1: from, x2: to, y1: from, y2: to, fill: PALETTE.light[0], fillOpacity: 0.18 }),
+      Plot.contour(values, { ...area, thresholds: [0.5], fill: "white" }),
+      Plot.contour(values, { ...area, thresholds: [0.5], fill: PALETTE.light[1], fillOpacity: 0.22 }),
       Plot.dot(points, { x: "0", y: "1", fill: ([, , label]) => PALETTE.light[label], r: 1.6 }),
     ];
   },

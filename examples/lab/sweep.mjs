@@ -24,7 +24,7 @@ export const charts = (label) => {
   return [
     {
       ...{ id: "accuracy", title: "Test accuracy after training", kind: "lines", x, y: lab.ACCURACY, series },
-      hint: "The wider the plateau, the less the value matters. Where a network diverged, its line is at a blind guess.",
+      hint: "The wider the plateau, the less the value matters. A network that diverged guesses, or gives no numbers: 0 %.",
     },
     {
       ...{
@@ -60,7 +60,7 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
   const total = values.length * 2 * steps;
   let done = 0;
   for (const value of values)
-    for (const { id } of [lab.WITH, lab.WITHOUT]) {
+    for (const { id, label } of [lab.WITH, lab.WITHOUT]) {
       const { deviation, rate } = of(value);
       const network = lab.networkFor(dataset, UNITS, { norm: lab.normOf(id === "with"), deviation, seed, activation });
       const losses = [];
@@ -83,7 +83,7 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
       yield {
         ...{ done, total, append: { accuracy: { [id]: [[value, accuracy]] }, loss: { [id]: [[value, loss]] } } },
         replace: { curve: { [id]: curve } },
-        facts: diverged ? { [`diverged at, ${id}`]: value } : {},
+        facts: diverged ? { [`highest that diverged, ${label}`]: value } : {},
       };
     }
 }

@@ -36,7 +36,7 @@ export default {
   ],
   charts: () => [
     ...SERIES.map((series) => ({
-      ...{ id: `map-${series.id}`, title: `What it says of the plane: ${series.label}`, kind: "map" },
+      ...{ id: `map-${series.id}`, title: `The plane, ${series.label}`, kind: "map" },
       ...{ x: { label: "" }, y: { label: "" }, series: [series] },
       hint: "Dots are samples, the background is the network's answer.",
     })),
@@ -64,8 +64,8 @@ export default {
     const dataset = lab.datasetOf("spirals", data, { seed, train: 600, test: 400 });
     const options = { deviation: lab.scaled(scale), seed };
     const norms = { with: lab.normOf(true), bare: batchNorm({ affine: false }), without: lab.normOf(false) };
-    const networks = SERIES.map(({ id }) => ({
-      id,
+    const networks = SERIES.map(({ id, label }) => ({
+      ...{ id, label },
       network: lab.networkFor(dataset, [units, units], { ...options, norm: norms[id] }),
     }));
     yield { done: 0, total: steps, facts: identity(seed) };
@@ -80,14 +80,14 @@ export default {
         replace: { inputs: {} },
         facts: {},
       };
-      for (const { id, network } of networks) {
+      for (const { id, label, network } of networks) {
         const { signals } = network.step(x, labels, rate);
         if (!look) continue;
         update.append.loss[id] = [[step, lab.evaluate(network, dataset.train).loss]];
         update.append.accuracy[id] = [[step, lab.evaluate(network, dataset.test).accuracy]];
         update.replace.inputs[id] = lab.histogram(signals[0], -8, 8, 48);
         update.replace[`map-${id}`] = { [id]: mapOf(network, dataset.train) };
-        update.facts[`inputs in the sigmoid's linear part, ${id}`] = `${(100 * linear(signals[0])).toFixed(0)} %`;
+        update.facts[`inputs of layer 1 within ±1, ${label}`] = `${(100 * linear(signals[0])).toFixed(0)} %`;
       }
       yield update;
       if (step === steps) break;

@@ -1,13 +1,8 @@
 // LeNet with batch norm as in d2l's chapter: convolutional and dense layers, through the layer for TF.js.
 
-import * as tf from "@tensorflow/tfjs-core";
-import { initializers, layers, sequential } from "@tensorflow/tfjs-layers";
-import { batchNormalization, info } from "batchnorm-wasm/tfjs";
 import * as lab from "../common.mjs";
-import { batches, CLASSES, PIXELS } from "../data.mjs";
-import { startTfjs } from "../tfjs.mjs";
+import { batches, CLASSES } from "../data.mjs";
 
-const SIDE = Math.sqrt(PIXELS);
 const LOOKS = 30;
 
 export default {
@@ -48,14 +43,16 @@ export default {
         y: { label: "value" },
       },
       series: [
-        ...CHANNELS.map((c) => ({ id: `gamma${c}`, label: `gamma, channel ${c}`, color: c })),
-        ...CHANNELS.map((c) => ({ id: `beta${c}`, label: `beta, channel ${c}`, color: c, dash: true })),
+        ...CHANNELS.map((c) => ({ id: `gamma${c}`, label: `gamma, channel ${c}`, color: c, dash: [] })),
+        ...CHANNELS.map((c) => ({ id: `beta${c}`, label: `beta, channel ${c}`, color: c, dash: [4, 3] })),
       ],
       hint: "From gamma 1 and beta 0 the network finds its own.",
     },
   ],
 
   async *run({ steps, rate, batch, seed }, data) {
+    // here, so that a page loads TF.js for this experiment alone
+    const { info, lenet, SIDE, startTfjs, tf } = await import("../tfjs.mjs");
     await startTfjs(data.tfjsBinaries);
     const dataset = lab.datasetOf("digits", data, { seed, train: 4096, test: 500 });
     const images = (values, count) => tf.tensor4d(values, [count, SIDE, SIDE, 1]);
@@ -126,24 +123,3 @@ export default {
 };
 
 const CHANNELS = [0, 1, 2, 3, 4, 5];
-
-/** d2l's network, section 8.5.4; without batch norm, section 7.6. Momentum and epsilon are the chapter's. */
-function lenet(normalized, seed) {
-  let next = seed * 100;
-  const kernelInitializer = () => initializers.glorotUniform({ seed: next++ });
-  const after = () => [
-    ...(normalized ? [batchNormalization({ momentum: 0.9, epsilon: 1e-5 })] : []),
-    layers.activation({ activation: "sigmoid" }),
-  ];
-  const conv = (filters, more = {}) =>
-    layers.conv2d({ filters, kernelSize: 5, kernelInitializer: kernelInitializer(), ...more });
-  const pool = () => layers.averagePooling2d({ poolSize: 2, strides: 2 });
-  const dense = (units, more = {}) => layers.dense({ units, kernelInitializer: kernelInitializer(), ...more });
-  return sequential({
-    layers: [
-      ...[conv(6, { inputShape: [SIDE, SIDE, 1] }), ...after(), pool()],
-      ...[conv(16), ...after(), pool(), layers.flatten()],
-      ...[dense(120), ...after(), dense(84), ...after(), dense(CLASSES, { activation: "softmax" })],
-    ],
-  });
-}

@@ -49,8 +49,8 @@ export default {
   *run({ steps, rate, scale, batch, activation, seed }, data) {
     const dataset = lab.datasetOf("digits", data, { seed, train: 4000, test: 1000 });
     const options = { deviation: lab.scaled(scale), seed, activation };
-    const networks = [lab.WITH, lab.WITHOUT].map(({ id }) => ({
-      id,
+    const networks = [lab.WITH, lab.WITHOUT].map(({ id, label }) => ({
+      ...{ id, label },
       network: lab.networkFor(dataset, new Array(LAYERS).fill(UNITS), { ...options, norm: lab.normOf(id === "with") }),
     }));
     let step = 0;
@@ -58,7 +58,7 @@ export default {
       step++;
       const look = lab.isLook(step, steps, LOOKS);
       const update = { done: step, total: steps, append: { accuracy: {} }, replace: {}, facts: {} };
-      for (const { id, network } of networks) {
+      for (const { id, label, network } of networks) {
         const { signals, norms } = network.step(x, labels, rate, look);
         if (!look) continue;
         update.append.accuracy[id] = [[step, lab.evaluate(network, dataset.test).accuracy]];
@@ -69,7 +69,7 @@ export default {
             [id]: lab.histogram(values, BINS.from, BINS.to, BINS.bins),
           };
         const saturated = lab.shareOf(signals.at(-1), (s) => !(Math.abs(s) < SATURATED[activation]));
-        update.facts[`saturated in layer ${LAYERS}, ${id}`] = `${(100 * saturated).toFixed(0)} %`;
+        update.facts[`saturated in layer ${LAYERS}, ${label}`] = `${(100 * saturated).toFixed(0)} %`;
       }
       yield update;
       if (step === steps) break;

@@ -1,0 +1,12 @@
+// The lab's page, as lab:build makes it, in Chromium and in Firefox.
+
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/lab/**/*.test.ts"],
+    fileParallelism: false, // two browsers at once would share two cores with two trainings
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+  },
+});
