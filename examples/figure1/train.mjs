@@ -49,17 +49,16 @@ export function train(run, digits, onProgress) {
   const interval = Math.ceil(steps / EVALUATIONS);
   const losses = [];
   const evaluations = [];
-  for (const { x, labels } of batches(digits.train, BATCH)) {
+  for (const { step, x, labels } of batches(digits.train, BATCH, steps)) {
     const { loss } = network.step(x, labels, learningRate);
     losses.push(loss);
-    const step = losses.length;
     const lost = !Number.isFinite(loss);
     if (step % interval === 0 || step === steps || lost) {
       evaluations.push({ step, ...evaluate(network, digits.test) });
       onProgress(step - (evaluations.at(-2)?.step ?? 0));
     }
     // Nothing comes back from NaN.
-    if (lost || step === steps) break;
+    if (lost) break;
   }
   onProgress(steps - (evaluations.at(-1)?.step ?? 0));
   return {

@@ -76,22 +76,24 @@ export function spirals({ seed, train, test }) {
  *
  * @param {Samples} samples
  * @param {number} size
- * @returns {Generator<{ x: { data: Float32Array, shape: [number, number] }, labels: Int32Array }>} without end
+ * @param {number} [steps] how many batches; without it there is no end
+ * @returns {Generator<{ step: number, x: { data: Float32Array, shape: [number, number] }, labels: Int32Array }>} steps count
+ *   from 1
  */
-export function* batches({ images, labels }, size) {
+export function* batches({ images, labels }, size, steps = Number.POSITIVE_INFINITY) {
   const features = images.length / labels.length;
   const perEpoch = Math.floor(labels.length / size);
   if (perEpoch === 0)
     throw new RangeError(`size: expected at most ${labels.length} samples, all there are, got ${size}`);
   let order;
-  for (let step = 0; ; step++) {
-    const first = (step % perEpoch) * size;
-    if (first === 0) order = random.permutation(random.key(step / perEpoch), labels.length).dataSync();
+  for (let step = 1; step <= steps; step++) {
+    const first = ((step - 1) % perEpoch) * size;
+    if (first === 0) order = random.permutation(random.key((step - 1) / perEpoch), labels.length).dataSync();
     const chosen = order.subarray(first, first + size);
     const data = new Float32Array(size * features);
     for (const [row, i] of chosen.entries())
       data.set(images.subarray(i * features, (i + 1) * features), row * features);
-    yield { x: { data, shape: [size, features] }, labels: Int32Array.from(chosen, (i) => labels[i]) };
+    yield { step, x: { data, shape: [size, features] }, labels: Int32Array.from(chosen, (i) => labels[i]) };
   }
 }
 

@@ -65,13 +65,13 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
       const network = lab.networkFor(dataset, UNITS, { norm: lab.normOf(id === "with"), deviation, seed, activation });
       const losses = [];
       const curve = [];
-      for (const { x, labels } of batches(dataset.train, batch)) {
+      for (const { x, labels } of batches(dataset.train, batch, steps)) {
         const { loss } = network.step(x, labels, rate);
         losses.push(loss);
         curve.push([losses.length, loss]);
         done++;
         // nothing comes back from what is not a number
-        if (losses.length === steps || !Number.isFinite(loss)) break;
+        if (!Number.isFinite(loss)) break;
         if (losses.length % 10 === 0) yield { done, total, replace: { curve: { [id]: [...curve] } } };
       }
       done += steps - losses.length;

@@ -7,6 +7,8 @@ import { batchNorm } from "../norms.mjs";
 
 const UNITS = [64, 64];
 const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256];
+/** Training images. */
+const TRAIN = 4096;
 /** Ghost batches are parts of batches of this size. */
 const LARGE = 256;
 /** Samples between two looks from outside. */
@@ -59,7 +61,7 @@ export default {
   },
 
   async *run({ samples, rate, momentum, activation, seed }, data) {
-    const dataset = lab.datasetOf("digits", data, { seed, train: 4096, test: 1000 });
+    const dataset = lab.datasetOf("digits", data, { seed, train: TRAIN, test: 1000 });
     const options = { deviation: lab.scaled(1), seed, activation };
     const networkOf = (norm) => lab.networkFor(dataset, UNITS, { ...options, norm });
     const total = samples * (2 * SIZES.length + SIZES.length - 1);
@@ -67,11 +69,10 @@ export default {
     /** One training, with a look from outside now and then. */
     function* learn(network, size) {
       let seen = 0;
-      for (const { x, labels } of batches(dataset.train, size)) {
+      for (const { x, labels } of batches(dataset.train, size, Math.ceil(samples / size))) {
         network.step(x, labels, rate);
         seen += size;
         if (Math.floor(seen / PACE) > Math.floor((seen - size) / PACE)) yield { done: done + seen, total };
-        if (seen >= samples) break;
       }
       done += samples;
     }
@@ -93,9 +94,8 @@ export default {
         for (const norm of network.norms) norm.evaluateByCumulative();
         error.cumulative = [[size, errorOf(network)]];
         const layers = network.norms.map((norm) => norm.inner);
-        const inputs = [];
-        for (const batch of batches(dataset.train, LARGE)) if (inputs.push(batch.x) * LARGE >= 4096) break;
-        await recalibrate(layers, inputs, { forward: (x) => network.predict(x, undefined, "train") });
+        const inputs = batches(dataset.train, LARGE, TRAIN / LARGE);
+        await recalibrate(layers, inputs, { forward: ({ x }) => network.predict(x, undefined, "train") });
         error.population = [[size, errorOf(network)]];
       } catch (e) {
         if (!(e instanceof BatchNormError)) throw e;

@@ -51,7 +51,7 @@ export default {
       id,
       network: lab.networkFor(dataset, UNITS, { norm: lab.normOf(id === "with"), deviation, seed, activation }),
     }));
-    const looks = () => {
+    const looks = (step) => {
       const append = { accuracy: {} };
       for (const { id, network } of networks) {
         const { accuracy, s } = lab.evaluate(network, dataset.test);
@@ -61,13 +61,10 @@ export default {
       }
       return append;
     };
-    let step = 0;
-    yield { done: 0, total: steps, append: looks() };
-    for (const { x, labels } of batches(dataset.train, batch)) {
-      step++;
+    yield { done: 0, total: steps, append: looks(0) };
+    for (const { step, x, labels } of batches(dataset.train, batch, steps)) {
       for (const { network } of networks) network.step(x, labels, rate);
-      yield { done: step, total: steps, ...(lab.isLook(step, steps, LOOKS) && { append: looks() }) };
-      if (step === steps) break;
+      yield { done: step, total: steps, ...(lab.isLook(step, steps, LOOKS) && { append: looks(step) }) };
     }
     for (const { network } of networks) network.dispose();
   },

@@ -69,9 +69,7 @@ export default {
       network: lab.networkFor(dataset, [units, units], { ...options, norm: norms[id] }),
     }));
     yield { done: 0, total: steps, facts: identity(seed) };
-    let step = 0;
-    for (const { x, labels } of batches(dataset.train, batch)) {
-      step++;
+    for (const { step, x, labels } of batches(dataset.train, batch, steps)) {
       const look = lab.isLook(step, steps, LOOKS);
       const update = {
         done: step,
@@ -90,7 +88,6 @@ export default {
         update.facts[`inputs of layer 1 within ±1, ${label}`] = `${(100 * linear(signals[0])).toFixed(0)} %`;
       }
       yield update;
-      if (step === steps) break;
     }
     for (const { network } of networks) network.dispose();
   },

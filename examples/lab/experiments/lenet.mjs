@@ -68,9 +68,7 @@ export default {
       return lab.accuracyOf(classes, dataset.test.labels);
     };
     yield { done: 0, total: steps, facts: { "TF.js": `${info().backend} backend, tensors ${info().memory}` } };
-    let step = 0;
-    for (const { x, labels } of batches(dataset.train, batch)) {
-      step++;
+    for (const { step, x, labels } of batches(dataset.train, batch, steps)) {
       const update = { done: step, total: steps, append: { accuracy: {}, loss: {} } };
       const [input, output] = [images(x.data, batch), target(labels)];
       for (const { id, net } of nets) {
@@ -84,7 +82,6 @@ export default {
         ...CHANNELS.map((c) => [`beta${c}`, [[step, beta.dataSync()[c]]]]),
       ]);
       yield update;
-      if (step === steps) break;
     }
     test.dispose();
     for (const { net } of nets) net.dispose();

@@ -44,9 +44,7 @@ export default {
       id,
       network: lab.networkFor(dataset, UNITS, { ...options, norm: lab.normOf(id === "with") }),
     }));
-    let step = 0;
-    for (const { x, labels } of batches(dataset.train, Math.min(batch, images))) {
-      step++;
+    for (const { step, x, labels } of batches(dataset.train, Math.min(batch, images), steps)) {
       const look = lab.isLook(step, steps, LOOKS);
       const append = { train: {}, test: {}, gap: {} };
       for (const { id, network } of networks) {
@@ -58,7 +56,6 @@ export default {
         append.gap[id] = [[step, train - test]];
       }
       yield { done: step, total: steps, append };
-      if (step === steps) break;
     }
     for (const { network } of networks) network.dispose();
   },

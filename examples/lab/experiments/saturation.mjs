@@ -53,9 +53,7 @@ export default {
       ...{ id, label },
       network: lab.networkFor(dataset, new Array(LAYERS).fill(UNITS), { ...options, norm: lab.normOf(id === "with") }),
     }));
-    let step = 0;
-    for (const { x, labels } of batches(dataset.train, batch)) {
-      step++;
+    for (const { step, x, labels } of batches(dataset.train, batch, steps)) {
       const look = lab.isLook(step, steps, LOOKS);
       const update = { done: step, total: steps, append: { accuracy: {} }, replace: {}, facts: {} };
       for (const { id, label, network } of networks) {
@@ -72,7 +70,6 @@ export default {
         update.facts[`saturated in layer ${LAYERS}, ${label}`] = `${(100 * saturated).toFixed(0)} %`;
       }
       yield update;
-      if (step === steps) break;
     }
     for (const { network } of networks) network.dispose();
   },

@@ -62,9 +62,7 @@ export default {
       id,
       network: lab.networkFor(dataset, UNITS, { ...options, norm: norms[id] }),
     }));
-    let step = 0;
-    for (const { x, labels } of batches(dataset.train, batch)) {
-      step++;
+    for (const { step, x, labels } of batches(dataset.train, batch, steps)) {
       const update = { done: step, total: steps, append: { predictiveness: {}, beta: {}, accuracy: {} } };
       for (const { id, network } of networks) {
         network.step(x, labels, rate);
@@ -78,7 +76,6 @@ export default {
           update.append.accuracy[id] = [[step, lab.evaluate(network, dataset.test).accuracy]];
       }
       yield update;
-      if (step === steps) break;
     }
     for (const { network } of networks) network.dispose();
   },
