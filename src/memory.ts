@@ -243,8 +243,10 @@ export interface HostAllocator {
 export class HostHeap extends KernelHeap {
   readonly #host: HostAllocator;
 
-  constructor(build: Build, memory: WebAssembly.Memory, host: HostAllocator) {
-    super(build, memory);
+  /** Throws WebAssembly.LinkError for a memory that the kernels do not fit. */
+  constructor(memory: WebAssembly.Memory, host: HostAllocator) {
+    const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
+    super(kernelBuild(shared ? "shared" : "own"), memory);
     this.#host = host;
   }
 

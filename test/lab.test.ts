@@ -329,6 +329,11 @@ describe("the headless runner", () => {
     const after = withSections(before, { a: part("a", "new a"), c: part("c", "new c") }, ["a", "b", "c"]);
     expect(after.match(/^(old|new) \w/gm)).toEqual(["new a", "old b", "new c"]);
     expect(after.match(/^# /gm)).toHaveLength(1);
+    expect(after).toContain("Of 0 claims 0 hold");
+    const table = "| claim |\n| A. | b, 1 | **fails** | 1 |\n| B. | b, 2 | **holds** | 1 |";
+    expect(withSections("", { a: part("a", table) }, ["a"])).toMatch(
+      /Of 2 claims 1 hold, 0 are mixed, and 1 fail:\n\n- \*\*fails\*\*: A\./,
+    );
   });
 });
 

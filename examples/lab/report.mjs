@@ -35,6 +35,15 @@ export function section({ id, title, text, sources, controls }, { runs, claims, 
   ].join("\n\n");
 }
 
+/** How many claims hold, and which do not, from the sections' tables. */
+function overview(parts) {
+  const rows = parts.flatMap((part) => [...part.matchAll(/^\| (.+?) +\| [^|]+ \| \*\*(holds|mixed|fails)\*\* +\|/gm)]);
+  const of = (verdict) => rows.filter((row) => row[2] === verdict).map((row) => row[1]);
+  const list = (verdict) => of(verdict).map((claim) => `- **${verdict}**: ${claim}`);
+  const counts = `Of ${rows.length} claims ${of("holds").length} hold, ${of("mixed").length} are mixed, and ${of("fails").length} fail`;
+  return [`${counts}${of("holds").length < rows.length ? ":\n" : "."}`, ...list("mixed"), ...list("fails")].join("\n");
+}
+
 /** The document with some sections replaced or added, in the order of `ids`. */
 export function withSections(document, sections, ids) {
   const there = (id) => {
@@ -42,5 +51,5 @@ export function withSections(document, sections, ids) {
     return from < 0 || to < 0 ? undefined : document.slice(from, to + end(id).length);
   };
   const parts = ids.map((id) => sections[id] ?? there(id)).filter((part) => part !== undefined);
-  return `${[INTRODUCTION.trim(), ...parts].join("\n\n")}\n`;
+  return `${[INTRODUCTION.trim(), overview(parts), ...parts].join("\n\n")}\n`;
 }

@@ -9,7 +9,7 @@
 import type { KernelBackend, TensorInfo } from "@tensorflow/tfjs-core";
 import { engine, getBackend, util } from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault, Tensor } from "../memory.ts";
-import { type Build, kernelBuild } from "../module.ts";
+import type { Build } from "../module.ts";
 import type { TensorLike } from "../operand.ts";
 
 /** The elements of one backend's tensors, all of them float32. */
@@ -120,16 +120,13 @@ function probe(backend: WasmBackend): HostHeap | string {
   if (!memory) return "the backend does not show its memory";
   if (typeof malloc !== "function" || typeof free !== "function") return "the backend does not show its allocator";
   if (!dataIdMap || !makeOutput) return "the backend does not show where its tensors are";
-  const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
   const host = { malloc: (bytes: number) => malloc(bytes) as number, free: (pointer: number) => void free(pointer) };
-  let heap: HostHeap;
   try {
-    heap = new HostHeap(kernelBuild(shared ? "shared" : "own"), memory, host);
+    return new HostHeap(memory, host);
   } catch (error) {
     if (!(error instanceof WebAssembly.LinkError)) throw error;
     return `the kernels do not fit the backend's memory: ${error.message}`;
   }
-  return heap;
 }
 
 /** Whether a tensor that the backend writes is found in the heap. */

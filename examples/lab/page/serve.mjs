@@ -13,7 +13,12 @@ export async function serve(port = 0) {
 
 if (process.argv[1].endsWith("serve.mjs")) {
   const { values } = parseArgs({ options: { port: { type: "string", default: "8000" } } });
+  const port = Number(values.port);
+  if (!(Number.isInteger(port) && port >= 0 && port < 65536)) {
+    console.error(`--port: expected a whole number from 0 to 65535, got "${values.port}"`);
+    process.exit(2);
+  }
   await buildPage();
-  const { url } = await serve(Number(values.port));
+  const { url } = await serve(port);
   console.log(`The lab is at ${url} (Ctrl+C ends it).`);
 }
