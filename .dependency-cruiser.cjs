@@ -11,6 +11,8 @@ const ORDER = [
   "diagnose",
   "recalibrate",
   "init",
+  "sync",
+  "groups",
   "batchnorm",
   "config",
   "fold",

@@ -2,7 +2,7 @@
 // the population in running.ts.
 
 import { type Activation, activationOption } from "./activation.ts";
-import { emptyStatistics, invStdOf, type Statistics } from "./core.ts";
+import { emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./core.ts";
 import { computedIn, type Dtype, newVector, type Vector, type VectorOf } from "./dtype.ts";
 import {
   absentParameter,
@@ -21,6 +21,7 @@ import {
   type BackwardOptions,
   type BatchStatistics,
   backward,
+  batchNormGradientSums,
   checkGiven,
   checkOverwrites,
   checkResidual,
@@ -372,6 +373,17 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#dGamma = result.dGamma ?? this.#dGamma;
     this.#dBeta = result.dBeta ?? this.#dBeta;
     return result as Gradients<T, VectorOf<D>>;
+  }
+
+  /**
+   * For SyncBatchNorm: the latest forward's own sums of gradients, float64.
+   *
+   * @internal
+   */
+  gradientSums(dy: TensorLike<D>): GradientSums {
+    this.#alive();
+    if (!this.#saved) throw noForward("none that kept its x");
+    return batchNormGradientSums(dy, this.#saved);
   }
 
   /** Lets go of the latest x. Parameters and statistics stay readable; forward and backward throw. */

@@ -15,7 +15,8 @@ export type BatchNormErrorCode =
   | "safetensors"
   | "no-simd"
   | "extended"
-  | "thread";
+  | "thread"
+  | "group";
 
 /** An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. */
 export class BatchNormError extends Error {
@@ -220,6 +221,21 @@ export const threadDied = (thread: number, how: string) =>
     "thread",
     `thread ${thread} of the pool: expected it to do its share, got the end of it: ${how}; what the call wrote is incomplete. ` +
       "Call init({ threads }) for a new pool, or dispose() to go on with one thread",
+  );
+
+export const lostRank = (rank: number, size: number, what: string, timeoutMs: number) =>
+  new BatchNormError(
+    "group",
+    `rank ${rank} of ${size}: expected every rank of the group to take part, got none of some: ${what} within ${timeoutMs} ms; ` +
+      "the group is of no more use. Start all ranks anew, or give slow ones more time with timeoutMs",
+  );
+
+/** `failed` where it is known which. */
+export const rankFailed = (failed: number | undefined, where: string) =>
+  new BatchNormError(
+    "group",
+    `${where}: expected every rank of the group to succeed, got an error on ${failed === undefined ? "another rank" : `rank ${failed}`}, ` +
+      "which says there what it is; nothing was changed here",
   );
 
 export const NO_SHARED_MEMORY =

@@ -53,6 +53,7 @@ export {
   type Parameters,
   type Saved,
 } from "./functional.ts";
+export { type AllReduce, type GroupPorts, groupPorts, portGroup, sharedGroup, sharedGroupMemory } from "./groups.ts";
 export { dispose, type InitOptions, init } from "./init.ts";
 export type { Mask } from "./mask.ts";
 export { info, Tensor, tensor } from "./memory.ts";
@@ -78,3 +79,4 @@ export type {
   StateSource,
   StateValue,
 } from "./state.ts";
+export { packStatistics, SyncBatchNorm, type SyncOptions, unpackStatistics } from "./sync.ts";

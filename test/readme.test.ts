@@ -45,6 +45,18 @@ it("the example of docs/tfjs.md runs, on TF.js's own memory", () => {
   expect(run("tfjs", exampleOf(docs("tfjs")), report)).toEqual(["in place", 4]);
 });
 
+it("the example of docs/sync.md runs, and two ranks are one batch", () => {
+  const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
+  const [ys, shapes] = run("sync", exampleOf(docs("sync")), report);
+  expect(shapes).toEqual([
+    [2, 2],
+    [1, 2],
+  ]);
+  const firsts = [ys[0][0], ys[0][2], ys[1][0]];
+  expect(firsts.reduce((a: number, b: number) => a + b)).toBeCloseTo(0, 5);
+  expect(firsts[1]).toBeCloseTo(0, 5);
+});
+
 it("every file that the README links to is there", () => {
   const links = [...readme.matchAll(/\]\(([^)#]+)\)/g)].map((match) => match[1] as string);
   expect(links.length).toBeGreaterThan(4);

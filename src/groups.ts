@@ -1,0 +1,234 @@
+// Groups: what makes the ranks of a synchronised batch norm one, by one operation, the sum over all of them.
+//
+//   sharedGroup   threads that share memory, synchronous:  | control | slots of turn 0 | slots of turn 1 |
+//   portGroup     threads that do not, over MessagePorts in a star around rank 0, asynchronous
+//
+// Sums are taken in the order of the ranks, whoever takes them, so that every rank gets the same bits.
+
+import { lostRank, wrongKind, wrongValue } from "./errors.ts";
+import { sharedMemory } from "./features.ts";
+import { checkKeys } from "./options.ts";
+
+/**
+ * A group of ranks as one of them sees it. `sum` replaces values by their sums over all ranks, the same bits on every one,
+ * and is called by all in the same order with as many values. It returns when that is done, or a promise of it; a rank
+ * that does not come is an error after some time, and not a hang.
+ */
+export interface AllReduce<R extends undefined | Promise<void> | void = Promise<void> | void> {
+  /** 0 to size − 1. */
+  readonly rank: number;
+  readonly size: number;
+  sum(values: Float64Array): R;
+}
+
+/** A rank that does not come for so long is lost. */
+const TIMEOUT_MS = 30_000;
+
+function positive(name: string, value: unknown, least = 1): number {
+  if (typeof value !== "number") throw wrongKind(name, "a number", value);
+  if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
+  return value;
+}
+
+function rankOf(rank: unknown, size: number): number {
+  const checked = positive("rank", rank, 0);
+  if (checked >= size) throw wrongValue("rank", `a rank from 0 to ${size - 1}`, rank);
+  return checked;
+}
+
+function timeoutOf(options: { timeoutMs?: number }): number {
+  checkKeys("group options", options, ["timeoutMs"]);
+  return positive("timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
+}
+
+// ---- shared memory --------------------------------------------------------------------------------------------------
+
+/** Words of the control block. */
+const ARRIVED = 0;
+const TURN = 1;
+const SIZE = 2;
+const CAPACITY = 3;
+/** 1 + the rank that gave up, so that the others need not wait for their own time to run out. */
+const LOST = 4;
+const CONTROL_BYTES = 64;
+
+/**
+ * Memory of a group of `size` threads, to be posted to each of them, which calls sharedGroup with it. `capacity` is how many
+ * numbers pass in one turn; more go in several. Throws where memory cannot be shared.
+ */
+export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
+  positive("size", size);
+  positive("capacity", capacity);
+  if (!sharedMemory()) throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
+  const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);
+  const control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
+  control[SIZE] = size;
+  control[CAPACITY] = capacity;
+  return memory;
+}
+
+class SharedGroup implements AllReduce<void> {
+  readonly rank: number;
+  readonly size: number;
+  readonly #control: Int32Array;
+  readonly #slots: Float64Array;
+  readonly #capacity: number;
+  readonly #timeoutMs: number;
+
+  constructor(memory: SharedArrayBuffer, rank: number, timeoutMs: number) {
+    this.#control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
+    this.size = this.#control[SIZE] as number;
+    this.rank = rankOf(rank, this.size);
+    this.#capacity = this.#control[CAPACITY] as number;
+    this.#slots = new Float64Array(memory, CONTROL_BYTES);
+    this.#timeoutMs = timeoutMs;
+  }
+
+  sum(values: Float64Array): void {
+    for (let at = 0; at < values.length; at += this.#capacity) this.#turn(values.subarray(at, at + this.#capacity));
+  }
+
+  /** Slots alternate, so that nobody overwrites what a slower rank still reads: one wait a turn is enough. */
+  #turn(values: Float64Array): void {
+    const control = this.#control;
+    const turn = Atomics.load(control, TURN);
+    const base = (turn & 1) * this.size * this.#capacity;
+    this.#slots.set(values, base + this.rank * this.#capacity);
+    if (Atomics.add(control, ARRIVED, 1) === this.size - 1) {
+      Atomics.store(control, ARRIVED, 0);
+      Atomics.add(control, TURN, 1);
+      Atomics.notify(control, TURN);
+    } else this.#wait(turn);
+    values.fill(0);
+    for (let rank = 0; rank < this.size; rank++) {
+      const from = base + rank * this.#capacity;
+      for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) + (this.#slots[from + i] as number);
+    }
+  }
+
+  #wait(turn: number): void {
+    const control = this.#control;
+    const end = performance.now() + this.#timeoutMs;
+    while (Atomics.load(control, TURN) === turn) {
+      const left = end - performance.now();
+      if (left <= 0 || Atomics.load(control, LOST)) {
+        Atomics.store(control, LOST, this.rank + 1);
+        Atomics.notify(control, TURN);
+        throw lostRank(this.rank, this.size, `${this.size - Atomics.load(control, ARRIVED)} did not come`, this.#timeoutMs);
+      }
+      Atomics.wait(control, TURN, turn, left);
+    }
+  }
+}
+
+/**
+ * The group that a thread is in, by the memory that sharedGroupMemory made and the thread's rank. Waiting blocks the
+ * thread, which a page's main thread must not.
+ */
+export function sharedGroup(
+  memory: SharedArrayBuffer,
+  rank: number,
+  options: { timeoutMs?: number } = {},
+): AllReduce<void> {
+  if (!(memory instanceof SharedArrayBuffer)) throw wrongKind("memory", "what sharedGroupMemory returns", memory);
+  return new SharedGroup(memory, rank, timeoutOf(options));
+}
+
+// ---- ports ----------------------------------------------------------------------------------------------------------
+
+/** A rank's ends of a group's ports: of all others where it is rank 0, else of rank 0's. To be posted to it, transferred. */
+export interface GroupPorts {
+  readonly rank: number;
+  readonly size: number;
+  readonly ports: readonly MessagePort[];
+}
+
+/** The ports of a group of `size` ranks, one entry for each. */
+export function groupPorts(size: number): GroupPorts[] {
+  positive("size", size);
+  const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
+  const others = channels.map(({ port2 }, i) => ({ rank: i + 1, size, ports: [port2] }));
+  return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];
+}
+
+/** What came over one port, and who waits for more. */
+class Inbox {
+  readonly #arrived: Float64Array[] = [];
+  #waiting: ((values: Float64Array) => void) | undefined;
+  readonly #port: MessagePort;
+
+  constructor(port: MessagePort) {
+    this.#port = port;
+    port.onmessage = ({ data }: MessageEvent<Float64Array>) => {
+      const waiting = this.#waiting;
+      this.#waiting = undefined;
+      if (waiting) waiting(data);
+      else this.#arrived.push(data);
+    };
+  }
+
+  post(values: Float64Array): void {
+    this.#port.postMessage(values);
+  }
+
+  /** The next message; rejects with `lost` where none comes in time. */
+  next(timeoutMs: number, lost: () => Error): Promise<Float64Array> {
+    const there = this.#arrived.shift();
+    if (there) return Promise.resolve(there);
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(lost()), timeoutMs);
+      this.#waiting = (values) => {
+        clearTimeout(timer);
+        resolve(values);
+      };
+    });
+  }
+
+  close(): void {
+    this.#port.close();
+  }
+}
+
+class PortGroup implements AllReduce<Promise<void>> {
+  readonly rank: number;
+  readonly size: number;
+  readonly #inboxes: readonly Inbox[];
+  readonly #timeoutMs: number;
+
+  constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
+    this.size = positive("size", size);
+    this.rank = rankOf(rank, size);
+    this.#inboxes = ports.map((port) => new Inbox(port));
+    this.#timeoutMs = timeoutMs;
+  }
+
+  async sum(values: Float64Array): Promise<void> {
+    const from = (rank: number, inbox: Inbox) =>
+      inbox.next(this.#timeoutMs, () => lostRank(this.rank, this.size, `nothing came from rank ${rank}`, this.#timeoutMs));
+    if (this.rank > 0) {
+      const center = this.#inboxes[0] as Inbox;
+      center.post(values.slice());
+      values.set(await from(0, center));
+      return;
+    }
+    const others = await Promise.all(this.#inboxes.map((inbox, i) => from(i + 1, inbox)));
+    for (const other of others)
+      for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) + (other[i] as number);
+    for (const inbox of this.#inboxes) inbox.post(values.slice());
+  }
+
+  /** Lets the thread end. */
+  close(): void {
+    for (const inbox of this.#inboxes) inbox.close();
+  }
+}
+
+/** The group that a thread is in, by its entry of groupPorts; `close` ends it. */
+export function portGroup(
+  ports: GroupPorts,
+  options: { timeoutMs?: number } = {},
+): AllReduce<Promise<void>> & { close(): void } {
+  if (typeof ports !== "object" || ports === null || !Array.isArray(ports.ports))
+    throw wrongKind("ports", "an entry of what groupPorts returns", ports);
+  return new PortGroup(ports, timeoutOf(options));
+}

@@ -1,0 +1,256 @@
+// SyncBatchNorm: shards of one batch on the ranks of a group are one batch to it, whatever the split. The groups are of
+// MessagePorts, here all in one thread; threads have sync-threads.test.ts.
+
+import { afterEach, describe, expect, it } from "vitest";
+import {
+  type AllReduce,
+  BatchNorm,
+  batchNormStatistics,
+  groupPorts,
+  type Layout,
+  mergeStatistics,
+  packStatistics,
+  portGroup,
+  SyncBatchNorm,
+  type SyncOptions,
+  unpackStatistics,
+} from "../src/index.ts";
+import { LAYOUTS, normal, ordered, sizeOf } from "./worlds.ts";
+
+type Group = AllReduce<Promise<void>> & { close(): void };
+
+let open: Group[] = [];
+afterEach(() => {
+  for (const group of open) group.close();
+  open = [];
+});
+
+function groupOf(size: number, timeoutMs = 5000): Group[] {
+  const groups = groupPorts(size).map((ports) => portGroup(ports, { timeoutMs }));
+  open.push(...groups);
+  return groups;
+}
+
+const layersOf = (size: number, options: Omit<SyncOptions<"float32">, "group"> = {}, channels = 6) =>
+  groupOf(size).map((group) => new SyncBatchNorm(channels, { ...options, group }));
+
+/** A batch of samples and the shards that it is cut into, by their sizes. */
+function batchOf(sizes: readonly number[], layout: Layout, seed: number, mean = 3) {
+  const rest = [6, 4, 3];
+  const samples = sizes.reduce((a, b) => a + b, 0);
+  const shape = ordered([samples, ...rest], layout);
+  const data = normal(seed, sizeOf(shape), 2, mean);
+  const each = sizeOf(rest);
+  let at = 0;
+  const shards = sizes.map((size) => {
+    const part = { data: data.slice(at * each, (at + size) * each), shape: ordered([size, ...rest], layout) };
+    at += size;
+    return part;
+  });
+  return { whole: { data, shape }, shards };
+}
+
+const joined = (parts: readonly { data: Float32Array }[]) => Float32Array.from(parts.flatMap(({ data }) => [...data]));
+const summed = (vectors: readonly Float32Array[]) =>
+  (vectors[0] as Float32Array).map((_, c) => vectors.reduce((sum, v) => sum + (v[c] as number), 0));
+
+const SPLITS = [[8], [4, 4], [1, 7], [2, 1, 5], [0, 3, 0, 5], [1, 1, 1, 1, 1, 1, 1, 1]];
+
+describe.each(LAYOUTS)("%s", (layout) => {
+  it.each(SPLITS.map((sizes) => ({ sizes })))("shards of $sizes are one batch, for three steps", async ({ sizes }) => {
+    const single = new BatchNorm(6, { layout });
+    const layers = layersOf(sizes.length, { layout });
+    for (let step = 0; step < 3; step++) {
+      const x = batchOf(sizes, layout, step + 1);
+      const dy = batchOf(sizes, layout, step + 10, 0);
+      const y = single.forward(x.whole);
+      const gradients = single.backward(dy.whole);
+      const ys = await Promise.all(layers.map((bn, r) => bn.forwardAsync(x.shards[r] as typeof x.whole)));
+      const backs = await Promise.all(layers.map((bn, r) => bn.backwardAsync(dy.shards[r] as typeof x.whole)));
+      expect(joined(ys)).toBeAllclose(y.data, { rtol: 1e-6, atol: 1e-6 });
+      expect(joined(backs.map(({ dx }) => dx as typeof y))).toBeAllclose(gradients.dx?.data as Float32Array, {
+        rtol: 1e-5,
+        atol: 1e-6,
+      });
+      for (const name of ["dGamma", "dBeta"] as const)
+        expect(summed(backs.map((g) => g[name] as Float32Array))).toBeAllclose(gradients[name] as Float32Array, {
+          rtol: 1e-5,
+          atol: 1e-4,
+        });
+    }
+    for (const bn of layers) {
+      expect(bn.runningMean).toEqual(layers[0]?.runningMean);
+      expect(bn.runningVariance).toEqual(layers[0]?.runningVariance);
+      expect(bn.batchesTracked).toBe(3);
+    }
+    expect(layers[0]?.runningMean).toBeAllclose(single.runningMean as Float32Array, { rtol: 1e-6 });
+    expect(layers[0]?.runningVariance).toBeAllclose(single.runningVariance as Float32Array, { rtol: 1e-6 });
+  });
+
+  it("keeps digits where the mean is far from 0, and shards far from each other", async () => {
+    const sizes = [3, 5];
+    const { whole, shards } = batchOf(sizes, layout, 1, 1e6);
+    (shards[1] as typeof whole).data.forEach((v, i, all) => {
+      all[i] = v + 4e6;
+    });
+    const data = joined(shards);
+    const single = new BatchNorm(6, { layout, decay: 0 });
+    const y = single.forward({ data, shape: whole.shape });
+    const layers = layersOf(2, { layout, decay: 0 });
+    const ys = await Promise.all(layers.map((bn, r) => bn.forwardAsync(shards[r] as typeof whole)));
+    expect(joined(ys)).toBeAllclose(y.data, { rtol: 1e-6, atol: 1e-6 });
+    expect(layers[0]?.runningVariance).toBeAllclose(single.runningVariance as Float32Array, { rtol: 1e-6 });
+  });
+
+  it("takes masks, whose positions the whole group leaves out", async () => {
+    const sizes = [2, 3];
+    const { whole, shards } = batchOf(sizes, layout, 1);
+    const mask = Array.from({ length: 5 * 12 }, (_, i) => i % 3 > 0);
+    const single = new BatchNorm(6, { layout });
+    const y = single.forward(whole, { mask });
+    const masks = [mask.slice(0, 24), mask.slice(24)];
+    const layers = layersOf(2, { layout });
+    const ys = await Promise.all(
+      layers.map((bn, r) => bn.forwardAsync(shards[r] as typeof whole, { mask: masks[r] as boolean[] })),
+    );
+    expect(joined(ys)).toBeAllclose(y.data, { rtol: 1e-6, atol: 1e-6 });
+  });
+});
+
+describe("exchanges", () => {
+  /** A group of one that counts. */
+  const counting = () => {
+    const sent: number[] = [];
+    return { rank: 0, size: 1, sent, sum: (values: Float64Array) => void sent.push(values.length) };
+  };
+  const x = { data: normal(1, 24), shape: [4, 6] };
+
+  it("are one in forward and one in backward, of 2C + 1 numbers a rank, and none by running statistics", () => {
+    const group = counting();
+    const bn = new SyncBatchNorm(6, { group });
+    bn.forward(x);
+    expect(group.sent).toEqual([13]);
+    bn.backward(x);
+    expect(group.sent).toEqual([13, 13]);
+    for (const mode of ["eval", "frozen"] as const) {
+      bn.forward(x, { mode });
+      bn.backward(x);
+    }
+    expect(group.sent).toHaveLength(2);
+  });
+
+  it("of a group of one change nothing", () => {
+    const [bn, single] = [new SyncBatchNorm(6, { group: counting() }), new BatchNorm(6)];
+    expect(bn.forward(x).data).toEqual(single.forward(x).data);
+    expect(bn.backward(x)).toEqual(single.backward(x));
+    expect([bn.runningMean, bn.runningVariance]).toEqual([single.runningMean, single.runningVariance]);
+    expect(bn.forward(x, { mode: "batch" })).toEqual(single.forward(x, { mode: "batch" }));
+    expect(bn.batchesTracked).toBe(1);
+    expect(bn.eval().forward(x)).toEqual(single.eval().forward(x));
+  });
+
+  it("are awaited where the group needs it", () => {
+    const bn = new SyncBatchNorm(6, { group: groupOf(1)[0] as Group });
+    expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once, or a call of forwardAsync/);
+  });
+});
+
+describe("errors", () => {
+  const shard = (data: number[]) => ({ data: Float32Array.from(data), shape: [data.length / 2, 2] });
+  const attempts = (layers: SyncBatchNorm[], shards: ReturnType<typeof shard>[]) =>
+    Promise.all(layers.map((bn, r) => bn.forwardAsync(shards[r] as ReturnType<typeof shard>).catch((e: Error) => e)));
+  const untouched = (layers: SyncBatchNorm[]) => {
+    for (const bn of layers) {
+      expect(bn.runningMean).toEqual(new Float32Array(2));
+      expect(bn.runningVariance).toEqual(new Float32Array(2).fill(1));
+      expect(bn.batchesTracked).toBe(0);
+    }
+  };
+
+  it("one value in the whole group throws on every rank, although one rank alone has it", async () => {
+    const layers = layersOf(3, {}, 2);
+    const errors = await attempts(layers, [shard([]), shard([1, 2]), shard([])]);
+    for (const error of errors) expect(error).toMatchObject({ code: "one-value-per-channel" });
+    untouched(layers);
+    // and one value a rank is enough where there are two
+    for (const y of await attempts(layers, [shard([1, 2]), shard([3, 4]), shard([])])) expect(y).not.toBeInstanceOf(Error);
+  });
+
+  it("statistics that are not finite throw the same on every rank", async () => {
+    const layers = layersOf(2, {}, 2);
+    const errors = (await attempts(layers, [shard([1, 2, 3, 4]), shard([5, Number.NaN])])) as unknown as Error[];
+    expect(errors[0]).toMatchObject({ code: "non-finite-statistics" });
+    expect(errors[0]?.message).toContain("channel 1");
+    expect(errors[1]?.message).toBe(errors[0]?.message);
+    untouched(layers);
+  });
+
+  it("a rank that throws by itself tells the others, in forward and in backward", async () => {
+    const layers = layersOf(3, {}, 2);
+    const wrong = { data: new Float32Array(3), shape: [1, 3] };
+    const errors = await attempts(layers, [shard([1, 2, 3, 4]), wrong, shard([5, 6])]);
+    expect(errors[1]).toBeInstanceOf(RangeError);
+    for (const r of [0, 2]) {
+      expect(errors[r]).toMatchObject({ code: "group" });
+      expect((errors[r] as unknown as Error).message).toContain("rank 1");
+    }
+    untouched(layers);
+    const x = [shard([1, 2, 3, 4]), shard([9, 8]), shard([5, 6])];
+    await attempts(layers, x);
+    const back = await Promise.all(
+      layers.map((bn, r) => bn.backwardAsync(r === 2 ? wrong : (x[r] as typeof wrong)).catch((e: Error) => e)),
+    );
+    expect(back[2]).toBeInstanceOf(RangeError);
+    for (const r of [0, 1]) expect(back[r]).toMatchObject({ code: "group" });
+  });
+
+  it("a rank that does not come is an error after a time, not a hang", async () => {
+    const groups = groupOf(3, 50);
+    const layers = groups.map((group) => new SyncBatchNorm(2, { group }));
+    const x = shard([1, 2, 3, 4]);
+    const errors = await Promise.all([0, 1].map((r) => layers[r]?.forwardAsync(x).catch((e: Error) => e)));
+    for (const error of errors) expect(error).toMatchObject({ code: "group" });
+    expect((errors[0] as unknown as Error).message).toMatch(/^rank 0 of 3: .* nothing came from rank 2 within 50 ms/);
+    untouched(layers);
+  });
+
+  it("name what is wrong of a group or its options", () => {
+    const [ports] = groupPorts(1);
+    expect(() => new SyncBatchNorm(2, {} as never)).toThrow(/^group: expected \{ rank, size, sum \}/);
+    const group = groupOf(1)[0] as Group;
+    expect(() => new SyncBatchNorm(2, { group, ghostBatchSize: 2 } as never)).toThrow(/^ghostBatchSize: expected without/);
+    expect(() => groupPorts(0)).toThrow(/^size: expected a whole number from 1/);
+    expect(() => portGroup({} as never)).toThrow(/^ports: expected an entry of what groupPorts returns/);
+    expect(() => portGroup(ports as never, { timeout: 1 } as never)).toThrow(/^group options: expected options among timeoutMs/);
+    expect(() => portGroup(ports as never, { timeoutMs: 0 })).toThrow(/^timeoutMs: expected a whole number from 1/);
+  });
+});
+
+describe("packed statistics", () => {
+  it("are count, mean and M2, and come back as they were", () => {
+    const x = { data: normal(1, 60, 3, 5), shape: [10, 6] };
+    const statistics = batchNormStatistics(x);
+    const packed = packStatistics(statistics);
+    expect(packed).toHaveLength(13);
+    expect(packed[0]).toBe(10);
+    expect(packed.slice(1, 7)).toEqual(statistics.mean);
+    expect(packed.slice(7)).toBeAllclose(statistics.variance.map((v) => v * 10), { rtol: 1e-15 });
+    const back = unpackStatistics(packed);
+    expect(back.mean).toEqual(statistics.mean);
+    expect(back.variance).toBeAllclose(statistics.variance, { rtol: 1e-15 });
+    const halves = [0, 1].map((h) => batchNormStatistics({ data: x.data.slice(h * 30, h * 30 + 30), shape: [5, 6] }));
+    const merged = mergeStatistics(halves.map((half) => unpackStatistics(packStatistics(half))));
+    expect(merged.variance).toBeAllclose(statistics.variance, { rtol: 1e-14 });
+  });
+
+  it("of nothing are zeros", () => {
+    const empty = packStatistics(batchNormStatistics({ data: new Float32Array(), shape: [0, 2] }));
+    expect(empty).toEqual(new Float64Array(5));
+    expect(unpackStatistics(empty)).toEqual({ count: 0, mean: new Float64Array(2), variance: new Float64Array(2) });
+  });
+
+  it("of another length or kind are refused", () => {
+    expect(() => unpackStatistics(new Float64Array(4))).toThrow(/^packed: expected/);
+    expect(() => unpackStatistics([1, 2, 3] as never)).toThrow(/^packed: expected a Float64Array/);
+  });
+});
