@@ -59,7 +59,8 @@ const CONTROL_BYTES = 64;
 export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
   positive("size", size);
   positive("capacity", capacity);
-  if (!sharedMemory()) throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
+  if (!sharedMemory())
+    throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
   const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);
   const control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
   control[SIZE] = size;
@@ -114,7 +115,12 @@ class SharedGroup implements AllReduce<void> {
       if (left <= 0 || Atomics.load(control, LOST)) {
         Atomics.store(control, LOST, this.rank + 1);
         Atomics.notify(control, TURN);
-        throw lostRank(this.rank, this.size, `${this.size - Atomics.load(control, ARRIVED)} did not come`, this.#timeoutMs);
+        throw lostRank(
+          this.rank,
+          this.size,
+          `${this.size - Atomics.load(control, ARRIVED)} did not come`,
+          this.#timeoutMs,
+        );
       }
       Atomics.wait(control, TURN, turn, left);
     }
@@ -204,7 +210,9 @@ class PortGroup implements AllReduce<Promise<void>> {
 
   async sum(values: Float64Array): Promise<void> {
     const from = (rank: number, inbox: Inbox) =>
-      inbox.next(this.#timeoutMs, () => lostRank(this.rank, this.size, `nothing came from rank ${rank}`, this.#timeoutMs));
+      inbox.next(this.#timeoutMs, () =>
+        lostRank(this.rank, this.size, `nothing came from rank ${rank}`, this.#timeoutMs),
+      );
     if (this.rank > 0) {
       const center = this.#inboxes[0] as Inbox;
       center.post(values.slice());

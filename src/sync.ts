@@ -83,8 +83,7 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     if (typeof group !== "object" || group === null || typeof group.sum !== "function")
       throw wrongKind("group", "{ rank, size, sum }", group);
     this.group = group;
-    for (const name of ["ghostBatchSize", "renorm"] as const)
-      if (this.options[name]) throw exclusiveStatistics(name);
+    for (const name of ["ghostBatchSize", "renorm"] as const) if (this.options[name]) throw exclusiveStatistics(name);
   }
 
   /** As BatchNorm's, for a group that sums at once; see forwardAsync. Throws TypeError for another. */
@@ -135,8 +134,7 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     if (statistics.count === 1) throw oneValuePerChannel(mode, x.shape, " and no more in the whole group");
     const updates = mode === "train" && this.runningMean !== null;
     const bad = updates && onNonFinite === "throw" ? nonFiniteChannel(statistics.mean, statistics.variance) : undefined;
-    if (bad !== undefined)
-      throw nonFinite(bad, statistics.mean[bad] as number, statistics.variance[bad] as number);
+    if (bad !== undefined) throw nonFinite(bad, statistics.mean[bad] as number, statistics.variance[bad] as number);
     const y = super.forward(x, { ...options, mode, statistics });
     if (updates) this.track(statistics);
     this.#joint = true;

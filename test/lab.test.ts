@@ -216,12 +216,13 @@ describe("values as text", () => {
 
   it("are corrected where they are wrong, and say so", () => {
     const { values, problems } = fromQuery(
-      "experiment=learning-rate&steps=7.6&batch=1&seed=x&activation=gelu&size=3&from=1e99",
+      "experiment=learning-rate&steps=7.6&points=4.6&batch=1&seed=x&activation=gelu&size=3&from=1e99",
       EXPERIMENTS,
     );
-    expect(values).toMatchObject({ steps: 10, batch: 2, seed: 1, activation: "relu", from: 1000 });
+    expect(values).toMatchObject({ steps: 10, points: 5, batch: 2, seed: 1, activation: "relu", from: 1000 });
     expect(problems).toEqual([
       'steps: expected a whole number from 10 to 5000, got "7.6"',
+      'points: expected a whole number from 3 to 61, got "4.6"',
       'batch: expected a whole number from 2 to 1000, got "1"',
       'seed: expected a whole number from 0 to 2147483647, got "x"',
       'activation: expected sigmoid or tanh or relu, got "gelu"',
@@ -267,8 +268,8 @@ describe("values as text", () => {
   });
 });
 
-describe("LeNet's gradients that TF.js's wasm backend lacks", () => {
-  it("are those of its cpu backend", async () => {
+describe("LeNet's gradient that TF.js's wasm backend lacks", () => {
+  it("is that of its cpu backend", async () => {
     const x = Float32Array.from({ length: 3 * 8 * 8 * 2 }, (_, i) => Math.sin(i * i));
     const w = Float32Array.from({ length: 5 * 5 * 2 * 4 }, (_, i) => Math.cos(i * 3));
     const f = (x: tf.Tensor, w: tf.Tensor) =>

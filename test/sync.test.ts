@@ -173,7 +173,8 @@ describe("errors", () => {
     for (const error of errors) expect(error).toMatchObject({ code: "one-value-per-channel" });
     untouched(layers);
     // and one value a rank is enough where there are two
-    for (const y of await attempts(layers, [shard([1, 2]), shard([3, 4]), shard([])])) expect(y).not.toBeInstanceOf(Error);
+    for (const y of await attempts(layers, [shard([1, 2]), shard([3, 4]), shard([])]))
+      expect(y).not.toBeInstanceOf(Error);
   });
 
   it("statistics that are not finite throw the same on every rank", async () => {
@@ -218,10 +219,14 @@ describe("errors", () => {
     const [ports] = groupPorts(1);
     expect(() => new SyncBatchNorm(2, {} as never)).toThrow(/^group: expected \{ rank, size, sum \}/);
     const group = groupOf(1)[0] as Group;
-    expect(() => new SyncBatchNorm(2, { group, ghostBatchSize: 2 } as never)).toThrow(/^ghostBatchSize: expected without/);
+    expect(() => new SyncBatchNorm(2, { group, ghostBatchSize: 2 } as never)).toThrow(
+      /^ghostBatchSize: expected without/,
+    );
     expect(() => groupPorts(0)).toThrow(/^size: expected a whole number from 1/);
     expect(() => portGroup({} as never)).toThrow(/^ports: expected an entry of what groupPorts returns/);
-    expect(() => portGroup(ports as never, { timeout: 1 } as never)).toThrow(/^group options: expected options among timeoutMs/);
+    expect(() => portGroup(ports as never, { timeout: 1 } as never)).toThrow(
+      /^group options: expected options among timeoutMs/,
+    );
     expect(() => portGroup(ports as never, { timeoutMs: 0 })).toThrow(/^timeoutMs: expected a whole number from 1/);
   });
 });
@@ -234,7 +239,10 @@ describe("packed statistics", () => {
     expect(packed).toHaveLength(13);
     expect(packed[0]).toBe(10);
     expect(packed.slice(1, 7)).toEqual(statistics.mean);
-    expect(packed.slice(7)).toBeAllclose(statistics.variance.map((v) => v * 10), { rtol: 1e-15 });
+    expect(packed.slice(7)).toBeAllclose(
+      statistics.variance.map((v) => v * 10),
+      { rtol: 1e-15 },
+    );
     const back = unpackStatistics(packed);
     expect(back.mean).toEqual(statistics.mean);
     expect(back.variance).toBeAllclose(statistics.variance, { rtol: 1e-15 });

@@ -1,5 +1,5 @@
-// TF.js for the lab, and LeNet in it: on its wasm backend, with the gradients of convolution and pooling that this backend
-// lacks, composed of kernels that it has. On its cpu backend, which has them, a step of LeNet takes 75 times as long: 5.2 s.
+// TF.js for the lab, and LeNet in it: on its wasm backend, with the gradient of convolution that this backend lacks, composed
+// of kernels that it has. On its cpu backend, which has it, a step of LeNet takes 75 times as long: 5.2 s.
 
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "@tensorflow/tfjs-core";
@@ -38,16 +38,6 @@ const KERNELS = {
     const images = tf.transpose(x, [3, 1, 2, 0]);
     const filter = tf.transpose(dy, [1, 2, 0, 3]);
     return tf.transpose(tf.conv2d(images, filter, 1, "valid"), [1, 2, 0, 3]);
-  },
-
-  /** Every mean over a window gives all its elements the same share. For windows side by side. */
-  AvgPoolGrad({ dy, input }, { filterSize, strides }) {
-    const size = [filterSize].flat();
-    const [, height, width] = input.shape;
-    const fits = dy.shape[1] * size[0] === height && dy.shape[2] * size.at(-1) === width;
-    if (!fits || [strides].flat().join() !== [filterSize].flat().join())
-      throw new Error(`AvgPoolGrad: expected windows that divide the image, got ${filterSize} by ${strides}`);
-    return tf.div(tf.image.resizeNearestNeighbor(dy, [height, width]), size[0] * size.at(-1));
   },
 };
 
