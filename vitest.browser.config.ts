@@ -17,18 +17,9 @@ declare module "vitest" {
  * About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads.
  * And extended, for which a page has one module graph too few; test/packed/browsers has the page's part.
  */
-const NODE_ONLY = [
-  "abi",
-  "bench",
-  "extended",
-  "figure1",
-  "fixture",
-  "lab",
-  "leak",
-  "readme",
-  "sync-threads",
-  "threads",
-].map((name) => `test/${name}.test.ts`);
+const NODE_ONLY = ["abi", "bench", "extended", "figure1", "fixture", "leak", "readme", "sync-threads", "threads"].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 

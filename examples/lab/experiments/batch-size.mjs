@@ -30,10 +30,11 @@ export default {
   id: "batch-size",
   title: "Batch size: whose statistics?",
   text:
-    "The same number of samples is learned in batches of 1 to 256, and the test images are then normalised by four kinds of statistics: " +
+    "The same number of samples is learned in batches of 1 to 256, in the second chart also in batches of 256 with smaller ghost " +
+    "batches, which Hoffer et al. recommend. Watch the test error by four kinds of statistics: " +
     "of test batches of the same size, the moving average of training, the mean over all of training, and the exact statistics of " +
     "the training set under the final weights. Wu & He say that the error rises as batches shrink, Wu & Johnson that exact statistics " +
-    "serve better than moving averages; the second chart has ghost batches, small statistics in large batches, which Hoffer et al. recommend.",
+    "serve better than moving averages.",
   sources: [
     { text: "Wu & He 2018, figure 1", url: "https://arxiv.org/abs/1803.08494" },
     { text: "Wu & Johnson 2021, section 3", url: "https://arxiv.org/abs/2105.07576" },
