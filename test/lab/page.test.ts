@@ -154,11 +154,16 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     await page.waitForFunction(() => (window as unknown as { lab: { state: State } }).lab.state.done > 5);
     await click("start");
     expect(await textOf("start")).toBe("Resume");
-    await new Promise((resolve) => setTimeout(resolve, 400)); // what is on its way arrives
-    const stopped = await state();
+    const later = () => new Promise((resolve) => setTimeout(resolve, 500));
+    let stopped = await state();
     expect(stopped.phase).toBe("paused");
+    // what is on its way arrives
+    for (let before = -1; stopped.done !== before; stopped = await state()) {
+      before = stopped.done;
+      await later();
+    }
     expect(stopped.done).toBeLessThan(stopped.total);
-    await new Promise((resolve) => setTimeout(resolve, 400));
+    await later();
     expect((await state()).done).toBe(stopped.done);
     await click("start");
     await until("finished");

@@ -1,0 +1,12 @@
+// One rank of a group, in a worker of a page: a step on its shard.
+
+import { portGroup, SyncBatchNorm, sharedGroup } from "../../src/index.ts";
+
+self.onmessage = async ({ data: { memory, ports, rank, shard } }) => {
+  const group = memory ? sharedGroup(memory, rank) : portGroup(ports);
+  const bn = new SyncBatchNorm(4, { group });
+  const y = memory ? bn.forward(shard) : await bn.forwardAsync(shard);
+  const { dx } = memory ? bn.backward(y) : await bn.backwardAsync(y);
+  const { runningMean, runningVariance } = bn;
+  self.postMessage({ y: y.data, dx: dx?.data, runningMean, runningVariance });
+};
