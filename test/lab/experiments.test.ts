@@ -14,7 +14,8 @@ import { batches, digitsOf, spirals } from "../../examples/lab/data.mjs";
 import { Collected, defaultsOf } from "../../examples/lab/experiment.mjs";
 import { EXPERIMENTS } from "../../examples/lab/experiments/index.mjs";
 import { mnistDigits } from "../../examples/lab/mnist.mjs";
-import { toJson } from "../../examples/lab/page/save.mjs";
+import { labelled, logLabel, logRange, ruled } from "../../examples/lab/page/log-axis.mjs";
+import { toJson, wrap } from "../../examples/lab/page/save.mjs";
 import { picture } from "../../examples/lab/picture.mjs";
 import { withSections } from "../../examples/lab/report.mjs";
 import { startTfjs } from "../../examples/lab/tfjs.mjs";
@@ -265,6 +266,59 @@ describe("values as text", () => {
       [2, null],
       [3, 0.5],
     ]);
+  });
+});
+
+describe("a logarithmic axis", () => {
+  /** All marks of powers of ten. */
+  const marks = (first: number, last: number) =>
+    Array.from({ length: last - first + 1 }, (_, i) => i + first).flatMap((power) =>
+      [1, 2, 3, 4, 5, 6, 7, 8, 9].map((digit) => digit * 10 ** power),
+    );
+  const labels = (all: number[]) => labelled(all).map(logLabel).filter(Boolean);
+
+  it.each([
+    [1, 256, [1, 300]],
+    [0.3, 2.6, [0.3, 3]],
+    [0.01, 10, [0.01, 10]],
+    [5, 5.5, [5, 6]],
+    [0.2, 0.2, [0.02, 2]],
+    [1e-7, 2.4e24, [1e-7, 3e24]],
+    [null, null, [null, null]],
+  ])("spans %s to %s from mark to mark", (min, max, range) => {
+    expect(logRange(min, max)).toEqual(range);
+  });
+
+  it("has labels that do not crowd, over less than a decade and over thirty", () => {
+    expect(labels([2, 3, 4, 5, 6])).toEqual(["2", "3", "4", "5", "6"]);
+    expect(labels(marks(-1, 0))).toEqual(["0.1", "0.2", "0.5", "1", "2", "5"]);
+    expect(labels(marks(-4, -1))).toEqual(["1e-4", "0.001", "0.01", "0.1"]);
+    for (const last of [4, 7, 14, 30]) {
+      const there = labels(marks(0, last));
+      expect(there.length, `${last}`).toBeGreaterThan(3);
+      expect(there.length, `${last}`).toBeLessThan(10);
+    }
+  });
+
+  it("has lines for all marks of few decades, and for labels alone of many", () => {
+    expect(ruled(marks(-1, 1))).toEqual(marks(-1, 1));
+    expect(ruled(marks(0, 20))).toEqual(labelled(marks(0, 20)));
+  });
+});
+
+describe("the legend of a saved picture", () => {
+  it("goes on in another line before it leaves its chart, and keeps its order", () => {
+    const lines = wrap([40, 50, 30, 200, 10], (width: number) => width, 10, 100);
+    expect(lines).toEqual([
+      [
+        { thing: 40, x: 0 },
+        { thing: 50, x: 50 },
+      ],
+      [{ thing: 30, x: 0 }],
+      [{ thing: 200, x: 0 }],
+      [{ thing: 10, x: 0 }],
+    ]);
+    expect(wrap([], () => 0, 10, 100)).toEqual([]);
   });
 });
 

@@ -1,6 +1,6 @@
 // The page in Chromium and Firefox: every experiment runs, draws, and is kept as screenshots in build/lab-screenshots.
 
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -39,9 +39,24 @@ interface State {
   total: number;
 }
 
+type Scheme = "light" | "dark";
+
+/** Browsers that prefer a scheme, which over BiDi only Firefox's profile can tell it, and may keep what they save. */
 const BROWSERS = {
-  chromium: () => puppeteer.launch({ ...launchChromium(), headless: true }),
-  firefox: () => puppeteer.launch({ browser: "firefox", executablePath: installed("firefox-esr"), headless: true }),
+  chromium: async (_scheme: Scheme = "light", folder?: string) => {
+    const browser = await puppeteer.launch({ ...launchChromium(), headless: true });
+    const client = await browser.target().createCDPSession();
+    if (folder) await client.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: folder });
+    return browser;
+  },
+  firefox: (scheme: Scheme = "light", folder = "") =>
+    puppeteer.launch({
+      ...{ browser: "firefox", executablePath: installed("firefox-esr"), headless: true },
+      extraPrefsFirefox: {
+        "layout.css.prefers-color-scheme.content-override": scheme === "dark" ? 0 : 1,
+        ...(folder && { "browser.download.folderList": 2, "browser.download.dir": folder }),
+      },
+    }),
 };
 
 let url: string;
@@ -131,7 +146,7 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     for (const [size, viewport] of Object.entries({ desktop: DESKTOP, phone: PHONE }))
       for (const scheme of name === "chromium" ? ["light", "dark"] : ["light"]) {
         await page.setViewport(viewport);
-        // over BiDi there is no way to ask Firefox for a scheme
+        // Firefox in the dark is what saves below: a second run of everything would take too long
         if (name === "chromium") await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
         await drawn();
         const wide = await page.evaluate(
@@ -201,6 +216,9 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     await open("experiment=learning-rate&steps=0&colour=red");
     expect(await textOf("status")).toMatch(/Corrected .*steps: expected a whole number.*colour: expected a control/);
     expect((await state()).values.steps).toBe(10);
+    await open("experiment=learning-rate&steps=10&points=0&run=1");
+    expect((await state()).phase).toBe("running");
+    expect(await textOf("status")).toMatch(/Corrected .*points: expected a whole number/);
   });
 
   it("goes from one experiment to another by its list", async () => {
@@ -265,53 +283,55 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
   });
 });
 
-describe("what is saved, by Chromium", () => {
-  it("is JSON with all that was measured, and a picture of every chart, in either scheme", async () => {
-    const browser = await BROWSERS.chromium();
+describe.each(["chromium", "firefox"] as const)("what is saved, by %s", (name) => {
+  const saves = async (scheme: Scheme) => {
     const folder = mkdtempSync(join(tmpdir(), "lab-page-"));
-    try {
-      const page = await browser.newPage();
-      const client = await page.createCDPSession();
-      await client.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: folder });
-      await page.goto(`${url}#experiment=gamma-beta&steps=40&run=1`);
-      await page.waitForFunction(() => (window as unknown as { lab: { state: State } }).lab.state.phase === "finished");
-      const file = async (button: string, name: string) => {
-        rmSync(join(folder, name), { force: true });
-        await page.evaluate((id) => document.getElementById(id)?.click(), button);
-        await expect.poll(() => existsSync(join(folder, name)), { timeout: 10_000 }).toBe(true);
-        return readFileSync(join(folder, name));
-      };
-      const saved = JSON.parse((await file("json", "gamma-beta.json")).toString());
-      const state = await page.evaluate(() => (window as unknown as { lab: { state: State } }).lab.state);
-      expect(saved).toMatchObject({
-        experiment: "gamma-beta",
-        values: state.values,
-        facts: state.facts,
-        charts: state.charts,
-      });
-      expect(saved.url).toBe(`${url}#experiment=gamma-beta&steps=40`);
-      expect(saved.library).toMatch(/^batchnorm-wasm \d/);
-      const brightness: number[] = [];
-      const other = await browser.newPage(); // whose policy lets it read data
-      for (const value of ["light", "dark"]) {
-        await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value }]);
-        const png = await file("png", "gamma-beta.png");
-        const [width, height, corner] = await other.evaluate(async (base64) => {
-          const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${base64}`)).blob());
-          const canvas = new OffscreenCanvas(image.width, image.height);
-          const context = canvas.getContext("2d") as OffscreenCanvasRenderingContext2D;
-          context.drawImage(image, 0, 0);
-          return [image.width, image.height, context.getImageData(2, 2, 1, 1).data[0]];
-        }, png.toString("base64"));
-        expect(width).toBe(1280);
-        expect(height).toBeGreaterThan(900);
-        brightness.push(corner as number);
-      }
-      expect(brightness[0]).toBeGreaterThan(200);
-      expect(brightness[1]).toBeLessThan(60);
-    } finally {
-      await browser.close();
-      rmSync(folder, { recursive: true });
-    }
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const browser = await BROWSERS[name](scheme, folder);
+    onTestFinished(() => browser.close());
+    const page = await browser.newPage();
+    await page.setViewport(DESKTOP);
+    if (name === "chromium") await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+    await page.goto(`${url}#experiment=gamma-beta&steps=40&run=1`);
+    await page.waitForFunction(() => (window as unknown as { lab: { state: State } }).lab.state.phase === "finished");
+    const file = async (button: string, file: string) => {
+      await page.evaluate((id) => document.getElementById(id)?.click(), button);
+      const path = join(folder, file);
+      // Firefox puts an empty file there first
+      await expect.poll(() => existsSync(path) && statSync(path).size, { timeout: 10_000 }).toBeGreaterThan(0);
+      return readFileSync(path);
+    };
+    return { browser, page, file };
+  };
+
+  it("is JSON with all that was measured", async () => {
+    const { page, file } = await saves("light");
+    const saved = JSON.parse((await file("json", "gamma-beta.json")).toString());
+    const state = await page.evaluate(() => (window as unknown as { lab: { state: State } }).lab.state);
+    const { values, facts, charts } = state;
+    expect(saved).toMatchObject({ experiment: "gamma-beta", values, facts, charts });
+    expect(saved.url).toBe(`${url}#experiment=gamma-beta&steps=40`);
+    expect(saved.library).toMatch(/^batchnorm-wasm \d/);
+  });
+
+  it.each(["light", "dark"] as const)("is a picture of every chart, in a %s scheme", async (scheme) => {
+    const { browser, page, file } = await saves(scheme);
+    await page.screenshot({
+      path: join(SCREENSHOTS, name, `gamma-beta-desktop-${scheme}.png`) as `${string}.png`,
+      fullPage: true,
+    });
+    const png = await file("png", "gamma-beta.png");
+    const other = await browser.newPage(); // whose policy lets it read data
+    const [width, height, corner] = await other.evaluate(async (base64) => {
+      const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${base64}`)).blob());
+      const canvas = new OffscreenCanvas(image.width, image.height);
+      const context = canvas.getContext("2d") as OffscreenCanvasRenderingContext2D;
+      context.drawImage(image, 0, 0);
+      return [image.width, image.height, context.getImageData(2, 2, 1, 1).data[0] as number];
+    }, png.toString("base64"));
+    expect(width).toBe(1280);
+    expect(height).toBeGreaterThan(900);
+    if (scheme === "light") expect(corner).toBeGreaterThan(200);
+    else expect(corner).toBeLessThan(60);
   });
 });

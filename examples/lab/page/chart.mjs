@@ -2,8 +2,9 @@
 
 import uPlot from "uplot";
 import { styleOf } from "../palette.mjs";
+import { labelled, logLabel, logRange, ruled } from "./log-axis.mjs";
 
-const HEIGHT = 240;
+const HEIGHT = 260;
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -130,22 +131,18 @@ export class Chart {
     }
     const { x, y } = this.chart;
     const style = (series) => styleOf(series, scheme());
-    const short = (value) => (value >= 1e5 || (value < 1e-3 && value > 0) ? value.toExponential(0) : `${value ?? ""}`);
-    const grid = { stroke: cssColor("--grid"), width: 1 };
-    const axis = ({ label, log }) => ({
-      ...(log && { values: (_, values) => values.map(short) }),
-      stroke: cssColor("--muted"),
-      label,
-      labelSize: 22,
-      labelFont: "12px system-ui",
-      font: "11px system-ui",
-      grid,
-      ticks: grid,
-    });
+    const line = { stroke: cssColor("--grid"), width: 1 };
+    const axis = ({ label, log }) => {
+      const lines = { ...line, ...(log && { filter: (_, marks) => ruled(marks) }) };
+      return {
+        ...(log && { filter: (_, marks) => labelled(marks), values: (_, marks) => marks.map(logLabel) }),
+        ...{ stroke: cssColor("--muted"), label, labelSize: 22, labelFont: "11px system-ui", font: "11px system-ui" },
+        ...{ grid: lines, ticks: lines },
+      };
+    };
     const scale = ({ log, range }) => ({
       time: false,
-      // from one mark to another, not from one power of ten
-      ...(log && { distr: 3, range: (_, min, max) => uPlot.rangeLog(min, max, 10, false) }),
+      ...(log && { distr: 3, range: (_, min, max) => logRange(min, max) }),
       ...(range && { range }),
     });
     this.#place.replaceChildren();

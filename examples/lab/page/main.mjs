@@ -34,7 +34,7 @@ const say = (text, problem = false) => {
   $("status").classList.toggle("problem", problem);
 };
 
-function show({ experiment, values, problems = [] }) {
+function show({ experiment, values }) {
   Object.assign(state, { experiment, values });
   document.title = `${experiment.title} · Batch norm lab`;
   $("title").textContent = experiment.title;
@@ -51,7 +51,6 @@ function show({ experiment, values, problems = [] }) {
   }
   $("controls").replaceChildren(...experiment.controls.map(field));
   reset();
-  say(problems.length ? `Corrected what the link said: ${problems.join("; ")}.` : "", problems.length > 0);
 }
 
 function field(control) {
@@ -196,6 +195,7 @@ function open() {
   const asked = fromQuery(location.hash.slice(1), EXPERIMENTS);
   show(asked);
   if (asked.run) start();
+  if (asked.problems.length) say(`Corrected what the link said: ${asked.problems.join("; ")}.`, true);
 }
 
 $("list").append(

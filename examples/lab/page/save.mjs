@@ -23,8 +23,35 @@ export const toJson = ({ experiment, values, collected: { charts, facts, done, t
 const WIDTH = 1280;
 const MARGIN = 32;
 const COLUMNS = 2;
-const HEAD = 58;
 const CHART = (WIDTH - (COLUMNS + 1) * MARGIN) / COLUMNS;
+
+const TITLE = { font: "600 26px system-ui", line: 48 };
+const SETTINGS = { font: "15px system-ui", line: 22, gap: 16 };
+const CAPTION = { font: "600 17px system-ui", line: 26 };
+const LEGEND = { font: "13px system-ui", line: 20, gap: 16, swatch: 24, space: 6 };
+
+/**
+ * Lines of things side by side, `gap` apart, of which none is wider than `room` unless one thing alone is.
+ *
+ * @template T
+ * @param {T[]} things
+ * @param {(thing: T) => number} widthOf
+ * @returns {{ thing: T, x: number }[][]}
+ */
+export function wrap(things, widthOf, gap, room) {
+  const lines = [];
+  let x = Number.POSITIVE_INFINITY;
+  for (const thing of things) {
+    const width = widthOf(thing);
+    if (x + width > room) {
+      x = 0;
+      lines.push([]);
+    }
+    lines.at(-1).push({ thing, x });
+    x += width + gap;
+  }
+  return lines;
+}
 
 /**
  * All charts that have something to show, with title, settings and legends.
@@ -32,54 +59,75 @@ const CHART = (WIDTH - (COLUMNS + 1) * MARGIN) / COLUMNS;
  * @returns {Promise<Blob>} PNG
  */
 export function toPng({ experiment, values, charts, scheme, colors }) {
-  const shown = charts.filter(({ canvas }) => canvas);
-  const heightOf = ({ canvas }) => (CHART * canvas.height) / canvas.width;
-  const rows = [];
-  for (let i = 0; i < shown.length; i += COLUMNS) rows.push(shown.slice(i, i + COLUMNS));
-  const heights = rows.map((row) => Math.max(...row.map(heightOf)) + HEAD + MARGIN);
   const canvas = document.createElement("canvas");
-  canvas.width = WIDTH;
-  canvas.height = 110 + heights.reduce((a, b) => a + b, 0);
   const context = canvas.getContext("2d");
-  const text = (value, x, y, font, color) =>
-    Object.assign(context, { font: `${font} system-ui`, fillStyle: color }).fillText(value, x, y);
+  const widthOf = (value, { font }) => Object.assign(context, { font }).measureText(value).width;
+  const text = (value, x, y, { font }, fillStyle) => Object.assign(context, { font, fillStyle }).fillText(value, x, y);
+
+  const settings = wrap(
+    experiment.controls.map(({ id, label }) => `${label.toLowerCase()} ${values[id]}`),
+    (setting) => widthOf(setting, SETTINGS),
+    SETTINGS.gap,
+    WIDTH - 2 * MARGIN,
+  );
+  const shown = charts
+    .filter((chart) => chart.canvas)
+    .map(({ chart, canvas }) => ({
+      ...{ title: chart.title, image: canvas, height: (CHART * canvas.height) / canvas.width },
+      legend: wrap(
+        chart.series.length > 1 ? chart.series : [],
+        ({ label }) => LEGEND.swatch + LEGEND.space + widthOf(label, LEGEND),
+        LEGEND.gap,
+        CHART,
+      ),
+    }));
+  const rows = [];
+  for (let i = 0; i < shown.length; i += COLUMNS) {
+    const cells = shown.slice(i, i + COLUMNS);
+    // charts side by side begin at the same height
+    const head = CAPTION.line + LEGEND.line * Math.max(...cells.map(({ legend }) => legend.length));
+    rows.push({ cells, head, height: head + Math.max(...cells.map(({ height }) => height)) + MARGIN });
+  }
+  const top = MARGIN + TITLE.line + SETTINGS.line * settings.length;
+
+  // a canvas that gets a size forgets what it was told
+  canvas.width = WIDTH;
+  canvas.height = Math.ceil(top + rows.reduce((sum, { height }) => sum + height, 0));
   context.fillStyle = colors.background;
   context.fillRect(0, 0, canvas.width, canvas.height);
-  text(experiment.title, MARGIN, 48, "600 26px", colors.text);
-  const settings = experiment.controls.map(({ id, label }) => `${label.toLowerCase()} ${values[id]}`);
-  text(settings.join(", "), MARGIN, 78, "15px", colors.muted);
-  let top = 110;
-  for (const [i, row] of rows.entries()) {
-    for (const [k, chart] of row.entries()) {
+  text(experiment.title, MARGIN, TITLE.line, TITLE, colors.text);
+  for (const [i, line] of settings.entries())
+    for (const { thing, x } of line)
+      text(thing, MARGIN + x, TITLE.line + SETTINGS.line * (i + 1) + 6, SETTINGS, colors.muted);
+  let y = top;
+  for (const { cells, head, height } of rows) {
+    for (const [k, cell] of cells.entries()) {
       const left = MARGIN + k * (CHART + MARGIN);
-      text(chart.chart.title, left, top + 16, "600 17px", colors.text);
-      legend(context, chart.chart.series, { left, top: top + 38, scheme, text, color: colors.text });
-      context.drawImage(chart.canvas, left, top + HEAD, CHART, heightOf(chart));
+      text(cell.title, left, y + 16, CAPTION, colors.text);
+      for (const [i, line] of cell.legend.entries())
+        for (const { thing, x } of line) entry(thing, left + x, y + CAPTION.line + LEGEND.line * i + 12);
+      context.drawImage(cell.image, left, y + head, CHART, cell.height);
     }
-    top += heights[i];
+    y += height;
   }
-  return new Promise((resolve, reject) =>
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("the browser made no picture"))), "image/png"),
-  );
-}
 
-function legend(context, series, { left, top, scheme, text, color }) {
-  if (series.length < 2) return;
-  const font = series.length > 6 ? 10 : 13;
-  let x = left;
-  for (const s of series) {
-    const { stroke, dash } = styleOf(s, scheme);
+  /** One series of a legend. */
+  function entry(series, x, y) {
+    const { stroke, dash } = styleOf(series, scheme);
     context.save();
     Object.assign(context, { strokeStyle: stroke, lineWidth: 2.5 });
     context.setLineDash(dash);
     context.beginPath();
-    context.moveTo(x, top - 4);
-    context.lineTo(x + 24, top - 4);
+    context.moveTo(x, y - 4);
+    context.lineTo(x + LEGEND.swatch, y - 4);
     context.stroke();
     context.restore();
-    text(s.label, x + 30, top, `${font}px`, color);
-    x += 46 + context.measureText(s.label).width;
+    text(series.label, x + LEGEND.swatch + LEGEND.space, y, LEGEND, colors.text);
   }
+
+  return new Promise((resolve, reject) =>
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("the browser made no picture"))), "image/png"),
+  );
 }
 
 /** Has the browser save a file. */
