@@ -112,8 +112,8 @@ export function spread(values) {
 
 export const last = (points) => points.at(-1)?.at(1) ?? Number.NaN;
 
-/** The first x at which y reaches a level; NaN if never. */
-export const reaches = (points, level) => points.find(([, y]) => y >= level)?.[0] ?? Number.NaN;
+/** The first x at which y reaches a level; infinitely late if never, so that it compares as what never came. */
+export const reaches = (points, level) => points.find(([, y]) => y >= level)?.[0] ?? Number.POSITIVE_INFINITY;
 
 export const IOFFE = { text: "Ioffe & Szegedy 2015", url: "https://arxiv.org/abs/1502.03167" };
 export const SANTURKAR = { text: "Santurkar et al. 2018", url: "https://arxiv.org/abs/1805.11604" };

@@ -94,10 +94,10 @@ export function decades(points, level) {
   return good.length ? Math.log10(Math.max(...good) / Math.min(...good)) : 0;
 }
 
-/** The largest of them; NaN if there is none. */
+/** The largest of them; below all others if there is none. */
 export const largest = (points, level) => {
   const good = points.filter(([, y]) => y >= level).map(([x]) => x);
-  return good.length ? Math.max(...good) : Number.NaN;
+  return good.length ? Math.max(...good) : Number.NEGATIVE_INFINITY;
 };
 
 export const best = (points) => Math.max(...points.map(([, y]) => y));

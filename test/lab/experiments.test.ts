@@ -142,25 +142,133 @@ describe("claims", () => {
     expect(spread([12345, 12347])).toBe("1.23e+4 ± 1");
   });
 
-  it("fail where the data are the other way round", () => {
-    const [figure1] = EXPERIMENTS as [Experiment];
-    const slow = [
-      [1, 10],
-      [100, 95],
-    ];
-    const fast = [
-      [1, 10],
-      [50, 96],
-    ];
-    const wide = [1, 2, 3].map((x) => [x, -1, 0, 1]);
-    const wild = [1, 2, 3].map((x) => [x, -1, x * x, 1]);
-    const verdicts = (a: number[][], b: number[][], c: number[][], d: number[][]) => {
-      const charts = { accuracy: { with: a, without: b }, "input-with": { with: c }, "input-without": { without: d } };
-      return figure1.claims([{ values: {}, facts: {}, charts }] as never).map(({ verdict }) => verdict);
-    };
-    expect(verdicts(fast, slow, wide, wild)).toEqual(["holds", "holds", "holds"]);
-    expect(verdicts(slow, fast, wild, wide)).toEqual(["fails", "fails", "fails"]);
-  });
+  // Data that are as the papers say, or the other way round.
+  const rises = (well: boolean) =>
+    well
+      ? [
+          [1, 10],
+          [50, 96],
+        ]
+      : [
+          [1, 10],
+          [100, 95],
+        ];
+  const never = [
+    [1, 10],
+    [100, 10],
+  ];
+  const low = (well: boolean) => [[1, well ? 1 : 2]];
+  const wanders = (well: boolean) => [1, 2, 3].map((x) => [x, -1, well ? 0 : x * x, 1]);
+  const plateau = (well: boolean) =>
+    well
+      ? [
+          [0.1, 90],
+          [1, 90],
+          [10, 90],
+        ]
+      : [
+          [0.1, 85],
+          [1, 50],
+          [10, 10],
+        ];
+  const inner = (well: boolean) => ({ edges: [-10, -1, 1, 10], shares: well ? [0.1, 0.8, 0.1] : [0.4, 0.2, 0.4] });
+  const each = <T>(names: string[], value: T) => Object.fromEntries(names.map((name) => [name, value]));
+  const CHANNELS = [0, 1, 2, 3, 4, 5];
+
+  const AS_CLAIMED: Record<string, (so: boolean) => { charts: object; facts?: object; values?: object }> = {
+    figure1: (so) => ({
+      charts: {
+        accuracy: { with: rises(so), without: rises(!so) },
+        ...{ "input-with": { with: wanders(so) }, "input-without": { without: wanders(!so) } },
+      },
+    }),
+    "learning-rate": (so) => ({ charts: { accuracy: { with: plateau(so), without: plateau(!so) } } }),
+    initialisation: (so) => ({ charts: { accuracy: { with: plateau(so), without: plateau(!so) } } }),
+    saturation: (so) => ({
+      values: { activation: "sigmoid" },
+      charts: {
+        ...each(["layer1", "layer2", "layer3", "layer4", "layer5"], { with: inner(so), without: inner(!so) }),
+        "gradient-with": { 1: [[1, 1]], 5: [[1, so ? 2 : 100]] },
+        "gradient-without": { 1: [[1, 1]], 5: [[1, so ? 100 : 2]] },
+        accuracy: { with: rises(so), without: rises(!so) },
+      },
+    }),
+    smoothness: (so) => ({
+      charts: {
+        "loss-with": { with: [[1, 0, 0, so ? 1 : 2]] },
+        "loss-without": { without: [[1, 0, 0, so ? 2 : 1]] },
+        ...each(["predictiveness", "beta"], { with: low(so), without: low(!so) }),
+        accuracy: { with: rises(so), noisy: rises(so), without: rises(!so) },
+      },
+    }),
+    "batch-size": (so) => ({
+      charts: {
+        error: {
+          ema: [
+            [2, 50],
+            [4, 20],
+            [16, so ? 10 : 60],
+          ],
+          ...{ batch: [[4, so ? 30 : 10]], population: [[4, so ? 10 : 30]] },
+        },
+        ghost: {
+          ghost: [
+            [32, so ? 5 : 20],
+            [256, 10],
+          ],
+        },
+      },
+    }),
+    regularisation: (so) => ({
+      charts: { gap: { with: low(so), without: low(!so) }, test: { with: rises(so), without: rises(!so) } },
+    }),
+    "gamma-beta": (so) => ({
+      charts: {
+        inputs: { bare: inner(so), with: inner(!so) },
+        loss: { with: low(so), bare: low(!so), without: low(so) },
+      },
+      facts: { "identity: largest error, in roundings": so ? "1" : "1000" },
+    }),
+    lenet: (so) => ({
+      charts: {
+        accuracy: { with: rises(so), without: rises(!so) },
+        parameters: {
+          ...each(
+            CHANNELS.map((c) => `gamma${c}`),
+            [[1, so ? 1.5 : 1]],
+          ),
+          ...each(
+            CHANNELS.map((c) => `beta${c}`),
+            [[1, so ? 0.5 : 0]],
+          ),
+        },
+      },
+    }),
+  };
+  const verdictsOf = ({ claims }: Experiment, run: object) =>
+    claims([{ values: {}, facts: {}, ...run }] as never).map(({ verdict }) => verdict);
+
+  it.each(EXPERIMENTS)(
+    "of $id hold on data that are as they say, and fail where these are the other way round",
+    (experiment) => {
+      const of = AS_CLAIMED[experiment.id] as (so: boolean) => object;
+      expect(new Set(verdictsOf(experiment, of(true)))).toEqual(new Set(["holds"]));
+      expect(new Set(verdictsOf(experiment, of(false)))).toEqual(new Set(["fails"]));
+    },
+  );
+
+  it.each(["figure1", "learning-rate", "lenet"])(
+    "of %s count a level that is never reached as worse than any",
+    (id) => {
+      const experiment = EXPERIMENTS.find((e) => e.id === id) as Experiment;
+      const { charts } = (AS_CLAIMED[id] as (so: boolean) => { charts: object })(true);
+      const first = (a: number[][], b: number[][]) =>
+        verdictsOf(experiment, { charts: { ...charts, accuracy: { with: a, without: b } } })[0];
+      expect(first(rises(true), never)).toBe("holds");
+      expect(first(never, rises(true))).toBe("fails");
+      expect(first(never, never)).toBe("fails");
+    },
+  );
 });
 
 describe("data", () => {

@@ -77,7 +77,7 @@ export default {
         "steps with": lab.reaches(charts.accuracy.with, 90),
         "steps without": lab.reaches(charts.accuracy.without, 90),
       }),
-      holds: (m) => m["steps with"] < m["steps without"] || (m["steps with"] > 0 && Number.isNaN(m["steps without"])),
+      holds: (m) => m["steps with"] < m["steps without"],
     }),
     lab.judge(runs, {
       claim:
