@@ -40,7 +40,9 @@ function overview(parts) {
   const rows = parts.flatMap((part) => [...part.matchAll(/^\| (.+?) +\| [^|]+ \| \*\*(holds|mixed|fails)\*\* +\|/gm)]);
   const of = (verdict) => rows.filter((row) => row[2] === verdict).map((row) => row[1]);
   const list = (verdict) => of(verdict).map((claim) => `- **${verdict}**: ${claim}`);
-  const counts = `Of ${rows.length} claims ${of("holds").length} hold, ${of("mixed").length} are mixed, and ${of("fails").length} fail`;
+  const many = (verdict, one, more) => `${of(verdict).length} ${of(verdict).length === 1 ? one : more}`;
+  const verdicts = `${many("holds", "holds", "hold")}, ${many("mixed", "is", "are")} mixed, and ${many("fails", "fails", "fail")}`;
+  const counts = `Of ${rows.length} claims ${verdicts}`;
   return [`${counts}${of("holds").length < rows.length ? ":\n" : "."}`, ...list("mixed"), ...list("fails")].join("\n");
 }
 

@@ -59,6 +59,8 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
   const dataset = lab.datasetOf(name, data, { seed, train: 4000, test: 1000 });
   const total = values.length * 2 * steps;
   let done = 0;
+  /** By label, the value from which on no training learns. */
+  const limits = {};
   for (const value of values)
     for (const { id, label } of [lab.WITH, lab.WITHOUT]) {
       const { deviation, rate } = of(value);
@@ -75,7 +77,8 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
         if (losses.length % 10 === 0) yield { done, total, replace: { curve: { [id]: [...curve] } } };
       }
       done += steps - losses.length;
-      const diverged = lab.hasDiverged(losses, dataset.classes);
+      if (lab.hasDiverged(losses, dataset.classes)) limits[limitOf(label)] ??= value;
+      else delete limits[limitOf(label)];
       const { accuracy } = lab.evaluate(network, dataset.test);
       const tail = losses.slice(-Math.ceil(losses.length / 10));
       const loss = tail.reduce((a, b) => a + b, 0) / tail.length;
@@ -83,10 +86,13 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
       yield {
         ...{ done, total, append: { accuracy: { [id]: [[value, accuracy]] }, loss: { [id]: [[value, loss]] } } },
         replace: { curve: { [id]: curve } },
-        facts: diverged ? { [`highest that diverged, ${label}`]: value } : {},
       };
     }
+  yield { done, total, facts: limits };
 }
+
+/** The fact that says from which value on networks of a kind learn nothing. */
+export const limitOf = (label) => `learns nothing from, ${label}`;
 
 /** Values with which training got somewhere, as how many decades they span. */
 export function decades(points, level) {

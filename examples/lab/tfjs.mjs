@@ -41,7 +41,7 @@ const KERNELS = {
   },
 };
 
-/** d2l's network, section 8.5.4; without batch norm, section 7.6. Momentum and epsilon are the chapter's. */
+/** d2l's network of section 8.5.4, and without batch norm otherwise the same. Momentum and epsilon are the chapter's. */
 export function lenet(normalized, seed) {
   let next = seed * 100;
   const kernelInitializer = () => initializers.glorotUniform({ seed: next++ });

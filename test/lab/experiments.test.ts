@@ -271,6 +271,13 @@ describe("claims", () => {
   );
 });
 
+it("a sweep says from which value on networks learn nothing, and does not count what learns nothing below", async () => {
+  const initialisation = EXPERIMENTS.find(({ id }) => id === "initialisation") as Experiment;
+  const values = { ...defaultsOf(initialisation), from: 0.01, to: 10, points: 4, steps: 100 };
+  const { facts } = await run(initialisation, values);
+  expect(facts).toEqual({ "learns nothing from, without": 10 }); // at 0.01 and 0.1 neither, but at 1 it learns
+});
+
 describe("data", () => {
   it("digits are the bytes of MNIST, shuffled by a seed, in sets that share no image", () => {
     expect(digits.pixels).toHaveLength(10_000 * 784);
@@ -495,7 +502,7 @@ describe("the headless runner", () => {
     expect(after).toContain("Of 0 claims 0 hold");
     const table = "| claim |\n| A. | b, 1 | **fails** | 1 |\n| B. | b, 2 | **holds** | 1 |";
     expect(withSections("", { a: part("a", table) }, ["a"])).toMatch(
-      /Of 2 claims 1 hold, 0 are mixed, and 1 fail:\n\n- \*\*fails\*\*: A\./,
+      /Of 2 claims 1 holds, 0 are mixed, and 1 fails:\n\n- \*\*fails\*\*: A\./,
     );
   });
 });

@@ -1,7 +1,7 @@
 // Learning rates over three decades, with and without batch norm.
 
 import * as lab from "../common.mjs";
-import { best, charts, controls, decades, largest, logarithmic, sweep } from "../sweep.mjs";
+import { best, charts, controls, decades, largest, limitOf, logarithmic, sweep } from "../sweep.mjs";
 
 /** Accuracy from which on a rate counts as one that trains. */
 const LEVEL = 80;
@@ -30,9 +30,11 @@ export default {
     lab.judge(runs, {
       claim: "Batch norm trains at higher learning rates.",
       source: "Ioffe & Szegedy 2015, 3.3",
-      measure: ({ charts }) => ({
+      measure: ({ charts, facts }) => ({
         [`highest rate that reaches ${LEVEL} %, with`]: largest(charts.accuracy.with, LEVEL),
         without: largest(charts.accuracy.without, LEVEL),
+        "learns nothing from, with": Number(facts[limitOf(lab.WITH.label)]),
+        "from, without": Number(facts[limitOf(lab.WITHOUT.label)]),
       }),
       holds: (m) => m[`highest rate that reaches ${LEVEL} %, with`] > m.without,
     }),

@@ -8,7 +8,7 @@ const LAYERS = 5;
 const UNITS = 64;
 const LOOKS = 80;
 const BINS = { from: -10, to: 10, bins: 50 };
-/** A sigmoid of ±3, or a tanh of ±1.5, is within 5 % of its end, where a tenth or a fifth of its slope is left. */
+/** A sigmoid of ±3, or a tanh of ±1.5, is within 5 % of its end, where 18 % of its steepest slope is left. */
 const SATURATED = { sigmoid: 3, tanh: 1.5, relu: Number.POSITIVE_INFINITY };
 
 const layers = Array.from({ length: LAYERS }, (_, i) => i + 1);
