@@ -103,7 +103,7 @@ export class Network {
    */
   step(x, labels, learningRate, measure = false) {
     const { loss, dWeights, dNorms, dBias, signals } = this.gradients(x, labels);
-    const norms = measure ? dWeights.map((d) => Math.hypot(...chunks(d.ref.dataSync()))) : [];
+    const norms = measure ? dWeights.map((d) => normOf(d.ref.dataSync())) : [];
     this.weights = this.weights.map((w, i) => descend(w, dWeights[i], learningRate));
     this.bias = descend(this.bias, dBias, learningRate);
     for (const [i, d] of dNorms.entries())
@@ -204,7 +204,9 @@ function concatenated(vectors) {
   return all;
 }
 
-/** The Euclidean norms of runs of values: as many as a call has room for as arguments. */
-function* chunks(values) {
-  for (let at = 0; at < values.length; at += 4096) yield Math.hypot(...values.subarray(at, at + 4096));
+/** The Euclidean norm; Math.hypot takes as many values as a call has room for as arguments. */
+function normOf(values) {
+  let sum = 0;
+  for (const value of values) sum += value * value;
+  return Math.sqrt(sum);
 }

@@ -62,7 +62,8 @@ const NOISE = { mean: 0.5, deviation: 1.25, spread: 0.1 };
 class NoisyBatchNorm {
   #inner;
   #key;
-  #scale;
+  /** Of the latest step, which backward needs. */
+  #noise;
 
   constructor(channels, seed) {
     this.#inner = new BatchNorm(channels, DIVERGING);
@@ -81,14 +82,13 @@ class NoisyBatchNorm {
     const y = this.#inner.forward(x, { mode });
     if (mode === "eval") return y;
     // "batch" looks about at one step, whose noise stays what it is
-    if (mode === "train" || !this.noise) this.noise = this.#draw(x.shape);
-    const { scale, shift } = this.noise;
-    this.#scale = scale;
+    if (mode === "train" || !this.#noise) this.#noise = this.#draw(x.shape);
+    const { scale, shift } = this.#noise;
     return { data: y.data.map((value, i) => value * scale[i] + shift[i]), shape: y.shape };
   }
 
   backward(dy) {
-    return this.#inner.backward({ data: dy.data.map((value, i) => value * this.#scale[i]), shape: dy.shape });
+    return this.#inner.backward({ data: dy.data.map((value, i) => value * this.#noise.scale[i]), shape: dy.shape });
   }
 
   #draw([samples, channels]) {

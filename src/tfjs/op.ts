@@ -239,8 +239,7 @@ function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): T
     const save = all.pop() as GradSaveFunc;
     const [input] = all as [Tensor];
     const access = accessTo(engine().backend);
-    // a copy: what the cpu backend reads is the tensor itself, which an optimiser may dispose of before backward
-    const read = (t: Tensor | undefined) => (t ? Float32Array.from(access.read(t)) : null);
+    const read = (t: Tensor | undefined) => (t ? access.read(t) : null); // forward keeps copies
     const parameters = { gamma: read(gamma), beta: read(beta) };
     const { y, saved } = forward(access.operand(input, view.shape), parameters);
     save(all as Tensor[]);
