@@ -6,6 +6,7 @@ const ORDER = [
   "tfjs/kernels",
   "tfjs/op",
   "tfjs/access",
+  "mpi",
   "index",
   "extended",
   "diagnose",

@@ -104,6 +104,9 @@ const entry = (more = "", names = "index.ts") => ({
 /** For users of TF.js, which is theirs: kernels included, so that a page needs no other entry beside it. */
 const tfjs = { ...entry(EXTENDED, "tfjs/index.ts"), external: ["@tensorflow/*"] };
 
+/** Has no kernels: a group works for every copy of the package. koffi is its user's. */
+const mpi = { ...entry(), stdin: undefined, entryPoints: ["src/mpi.ts"], platform: "node", external: ["koffi"] };
+
 await rm("dist", { recursive: true, force: true });
 await Promise.all([
   build({ ...entry(), format: "esm", outfile: "dist/index.js" }),
@@ -119,6 +122,8 @@ await Promise.all([
   build({ ...entry(EXTENDED), format: "esm", plugins: [kernelsFirst, wasmAsModule], outfile: "dist/edge.js" }),
   build({ ...tfjs, format: "esm", outfile: "dist/tfjs.js" }),
   build({ ...tfjs, format: "cjs", outfile: "dist/tfjs.cjs" }),
+  build({ ...mpi, format: "esm", outfile: "dist/mpi.js" }),
+  build({ ...mpi, format: "cjs", outfile: "dist/mpi.cjs" }),
 ]);
 
 // the same for Next, to which a .wasm file is a module where its import says so
@@ -128,6 +133,7 @@ await writeFile("dist/edge-light.js", edge.replaceAll(/(from "\.\.\/build\/\w+\.
 for (const [input, name] of [
   ["src/index.ts", "index"],
   ["src/tfjs/index.ts", "tfjs"],
+  ["src/mpi.ts", "mpi"],
 ]) {
   const declarations = await rollup({
     input,

@@ -18,7 +18,7 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/**/*.test.ts"],
-    exclude: ["test/browser/**", "test/lab/**", "test/packed/**"], // they have configurations of their own
+    exclude: ["test/browser/**", "test/lab/**", "test/mpi/**", "test/packed/**"], // they have configurations of their own
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts", "test/extended.ts"],
     maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,

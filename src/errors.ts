@@ -16,9 +16,13 @@ export type BatchNormErrorCode =
   | "no-simd"
   | "extended"
   | "thread"
-  | "group";
+  | "group"
+  | "mpi";
 
-/** An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. */
+/**
+ * An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. `instanceof` knows
+ * those of every copy of the package: a program may have one by import, one by require, and the ones in its sub-paths.
+ */
 export class BatchNormError extends Error {
   readonly code: BatchNormErrorCode;
 
@@ -26,6 +30,10 @@ export class BatchNormError extends Error {
     super(message);
     this.name = "BatchNormError";
     this.code = code;
+  }
+
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return (value as Partial<Error> | null)?.name === "BatchNormError";
   }
 }
 
@@ -171,8 +179,8 @@ export const otherMemory = (name: string) =>
 export const outOfMemory = (bytes: number, used: number, limit: number) =>
   new BatchNormError(
     "out-of-memory",
-    `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more to be had; ` +
-      "dispose tensors that are no longer needed, or split the batch",
+    `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more; ` +
+      "dispose tensors no longer needed, or split the batch",
   );
 
 /** `prefixes` are those of other layers in the state; one of them may have been meant. */
@@ -236,6 +244,13 @@ export const rankFailed = (failed: number | undefined, where: string) =>
     "group",
     `${where}: expected every rank of the group to succeed, got an error on ${failed === undefined ? "another rank" : `rank ${failed}`}, ` +
       "which says there what it is; nothing was changed here",
+  );
+
+/** `error` where there is one, which says more. */
+export const noMpi = (what: string, remedy: string, error?: unknown) =>
+  new BatchNormError(
+    "mpi",
+    `mpiGroup: expected ${what}, got none${error === undefined ? "" : `: ${error instanceof Error ? error.message : error}`}; ${remedy}`,
   );
 
 export const NO_SHARED_MEMORY =

@@ -36,7 +36,7 @@ function rankOf(rank: unknown, size: number): number {
   return checked;
 }
 
-function timeoutOf(options: { timeoutMs?: number }): number {
+export function timeoutOf(options: { timeoutMs?: number }): number {
   checkKeys("group options", options, ["timeoutMs"]);
   return positive("timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
 }

@@ -35,11 +35,11 @@ export function parseOptions(args) {
   };
 }
 
-const stringOption = (value) => ({ type: "string", default: value });
+export const stringOption = (value) => ({ type: "string", default: value });
 
-const isWhole = (n, from, to) => Number.isInteger(n) && n >= from && n <= to;
+export const isWhole = (n, from, to) => Number.isInteger(n) && n >= from && n <= to;
 
-function number(name, text, expected, isValid) {
+export function number(name, text, expected, isValid) {
   const value = text.trim() === "" ? Number.NaN : Number(text);
   if (!isValid(value)) throw new Error(`${name}: expected ${expected}, got "${text}"`);
   return value;

@@ -21,13 +21,13 @@ const ACTIVATIONS = {
   relu: { f: jit((s) => nn.relu(s)), gradient: jit((dh, h) => dh.mul(np.sign(h))) },
 };
 
-/** The mean cross-entropy of a batch, and its gradients at the logits and at the bias. */
-const crossEntropy = jit((z, bias, labels) => {
-  const [batch, classes] = z.shape;
+/** The cross-entropy of a batch, divided by `total` for its mean, and its gradients at the logits and at the bias. */
+const crossEntropy = jit((z, bias, labels, total) => {
+  const classes = z.shape[1];
   const target = nn.oneHot(labels, classes);
   const logProbability = nn.logSoftmax(z.add(bias), -1);
-  const loss = logProbability.ref.mul(target.ref).sum().div(-batch);
-  const dLogits = np.exp(logProbability).sub(target).div(batch);
+  const loss = logProbability.ref.mul(target.ref).sum().div(total.ref.neg());
+  const dLogits = np.exp(logProbability).sub(target).div(total);
   return [loss, dLogits.ref, dLogits.sum(0)];
 });
 
@@ -65,8 +65,9 @@ export class Network {
    * @param {{ data: Float32Array, shape: readonly number[] }} x
    * @param {Int32Array} labels
    * @param {"train" | "batch"} [mode] "batch" leaves running statistics as they are
+   * @param {number} [total] samples of the batch that x is a shard of: losses and gradients of all shards add up to its own
    */
-  gradients(x, labels, mode = "train") {
+  gradients(x, labels, mode = "train", total = labels.length) {
     const last = this.norms.length;
     const inputs = [toJax(x)];
     const signals = [];
@@ -77,7 +78,7 @@ export class Network {
     }
 
     const z = product(inputs[last].ref, this.weights[last].ref);
-    const [loss, dLogits, dBias] = crossEntropy(z, this.bias.ref, np.array(labels));
+    const [loss, dLogits, dBias] = crossEntropy(z, this.bias.ref, np.array(labels), total);
 
     const dWeights = [];
     const dNorms = [];
@@ -132,7 +133,7 @@ export class Network {
     const z = product(h.ref, this.weights.at(-1).ref);
     let loss;
     if (labels) {
-      const [value, ...gradients] = crossEntropy(z.ref, this.bias.ref, np.array(labels));
+      const [value, ...gradients] = crossEntropy(z.ref, this.bias.ref, np.array(labels), labels.length);
       for (const gradient of gradients) gradient.dispose();
       loss = value.item();
     }
@@ -167,9 +168,9 @@ export class Network {
       for (const name of ["gamma", "beta"]) if (norm[name]) norm[name].set(take(norm[name].length));
   }
 
-  /** The loss, and its gradient in the order of `parameters`. Running statistics stay as they are. */
-  slope(x, labels) {
-    const { loss, dWeights, dNorms, dBias } = this.gradients(x, labels, "batch");
+  /** The loss, and its gradient in the order of `parameters`; `mode` and `total` as for gradients. */
+  slope(x, labels, mode = "batch", total = labels.length) {
+    const { loss, dWeights, dNorms, dBias } = this.gradients(x, labels, mode, total);
     const vectors = dNorms.flatMap(({ dGamma, dBeta }) => [dGamma, dBeta]);
     return { loss, gradient: concatenated([...dWeights.map((d) => d.dataSync()), dBias.dataSync(), ...vectors]) };
   }

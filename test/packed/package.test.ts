@@ -54,6 +54,12 @@ const FILES = [
   "dist/index.d.ts",
   "dist/index.js",
   "dist/index.js.map",
+  "dist/mpi.cjs",
+  "dist/mpi.cjs.map",
+  "dist/mpi.d.cts",
+  "dist/mpi.d.ts",
+  "dist/mpi.js",
+  "dist/mpi.js.map",
   "dist/tfjs.cjs",
   "dist/tfjs.cjs.map",
   "dist/tfjs.d.cts",
@@ -157,7 +163,7 @@ describe("linters of packages", () => {
     // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require, and
     // TypeScript's resolution before `exports` (node10) knows no subpath that is not a folder. Only that, only there.
     const file = /^\.\/(\w+\.wasm|global)$/;
-    const subpath = /^\.\/(\w+\.wasm|global|tfjs)$/;
+    const subpath = /^\.\/(\w+\.wasm|global|tfjs|mpi)$/;
     const expected = ({ kind, entrypoint = "", resolutionKind }: Problem) =>
       (subpath.test(entrypoint) && kind === "NoResolution" && resolutionKind === "node10") ||
       (file.test(entrypoint) && kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs");
@@ -293,6 +299,21 @@ describe("JavaScript", () => {
     const outside = metafile.outputs["out.js"]?.imports.map(({ path }) => path);
     expect([...new Set(outside)].sort()).toEqual(["@tensorflow/tfjs-core", "@tensorflow/tfjs-layers"]);
     expect(Object.keys(metafile.inputs).filter((input) => /dist\/(index|full)/.test(input))).toEqual([]);
+  });
+
+  it("batchnorm-wasm/mpi has the same name by import and by require, and errors that are instances everywhere", async () => {
+    const name = "batchnorm-wasm/mpi";
+    const require = createRequire(join(consumer, "x.js"));
+    const file = join(consumer, "mpi.mjs");
+    writeFileSync(file, `export { mpiGroup } from "${name}"; export { BatchNormError } from "batchnorm-wasm";`);
+    const { mpiGroup, BatchNormError } = await import(pathToFileURL(file).href);
+    for (const make of [mpiGroup, require(name).mpiGroup]) {
+      const error = await make({ library: "libmpi-of-nobody.so" }).catch((e: unknown) => e);
+      expect(error).toBeInstanceOf(BatchNormError);
+      expect(error).toBeInstanceOf(require("batchnorm-wasm").BatchNormError);
+      expect(error.code).toBe("mpi");
+    }
+    expect(new Error("another")).not.toBeInstanceOf(BatchNormError);
   });
 
   it("require gets CommonJS, and import does not", () => {

@@ -1,0 +1,101 @@
+// What a rank does in mpi.test.ts: `rank.mjs <scenario> <folder> [<data as JSON>]`. It leaves its result as a file in the folder,
+// since mpirun mixes what ranks print.
+
+import { renameSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { SyncBatchNorm } from "batchnorm-wasm";
+import { mpiGroup } from "batchnorm-wasm/mpi";
+
+const [scenario, folder, json = "null"] = process.argv.slice(2);
+const data = JSON.parse(json);
+const group = await mpiGroup({ timeoutMs: data?.timeoutMs ?? 20_000 });
+const { rank, size } = group;
+
+/** Whole or not at all, whenever the others or mpirun end this process. */
+function leave(result) {
+  const file = join(folder, `${rank}.json`);
+  writeFileSync(`${file}.part`, JSON.stringify({ rank, size, host: hostname(), ...result }));
+  renameSync(`${file}.part`, file);
+}
+
+const failure = (call) => {
+  try {
+    call();
+  } catch ({ name, code, message }) {
+    return { name, code, message };
+  }
+};
+
+const SCENARIOS = {
+  train() {
+    const bn = new SyncBatchNorm(data.channels, { group });
+    const [before, own] = [data.sizes.slice(0, rank).reduce((a, b) => a + b, 0), data.sizes[rank]];
+    const steps = data.steps.map((all) => {
+      const part = all.slice(before * data.channels, (before + own) * data.channels);
+      const shard = { data: Float32Array.from(part), shape: [own, data.channels] };
+      const y = bn.forward(shard);
+      const { dx } = bn.backward(shard);
+      return { y: [...y.data], dx: [...dx.data] };
+    });
+    return { steps, mean: [...bn.runningMean], variance: [...bn.runningVariance] };
+  },
+
+  sums() {
+    let wrong = 0;
+    for (const length of [1, 7, 100, 5000, 3]) {
+      for (let i = 0; i < 50; i++) {
+        const values = Float64Array.from({ length }, (_, k) => rank * k + i);
+        group.sum(values);
+        for (const [k, value] of values.entries()) if (value !== (size * (size - 1) * k) / 2 + size * i) wrong++;
+      }
+    }
+    // no two orders of these have the same sum
+    const rounded = Float64Array.from({ length: 1000 }, (_, k) => Math.sin(1 + k + 1000 * rank) * 10 ** (k % 7));
+    group.sum(rounded);
+    const empty = new Float64Array();
+    group.sum(empty);
+    return { wrong, rounded: [...rounded] };
+  },
+
+  errors() {
+    const bn = new SyncBatchNorm(2, { group });
+    const shard = (...values) => ({ data: Float32Array.from(values), shape: [values.length / 2, 2] });
+    const nonFinite = failure(() => bn.forward(shard(1, 2, 3, rank === size - 1 ? Number.NaN : 4)));
+    const oneValue = failure(() => bn.forward(rank === 0 ? shard(1, 2) : shard()));
+    const refused = failure(() => bn.forward(rank === 0 ? { ...shard(1, 2), shape: [1, 3] } : shard(1, 2)));
+    const state = [bn.batchesTracked, ...bn.runningMean, ...bn.runningVariance];
+    bn.forward(shard(1, 2, 3, 4));
+    return { nonFinite, oneValue, refused, state, batches: bn.batchesTracked };
+  },
+
+  /** Rank 1 is killed after the first step. */
+  killed() {
+    const bn = new SyncBatchNorm(2, { group });
+    const x = { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
+    bn.forward(x);
+    if (rank === 1) process.kill(process.pid, "SIGKILL");
+    const lost = failure(() => bn.backward(x));
+    return { lost, again: failure(() => bn.forward(x)), batches: bn.batchesTracked };
+  },
+
+  /** Rank 1 comes, and says nothing. */
+  async stalled() {
+    if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 60_000));
+    const lost = failure(() => group.sum(new Float64Array(3)));
+    leave({ lost });
+    throw new Error(lost?.message ?? "nothing was lost");
+  },
+
+  twice() {
+    group.close();
+    group.close();
+    return mpiGroup().then(
+      () => ({}),
+      ({ code, message }) => ({ code, message }),
+    );
+  },
+};
+
+leave(await SCENARIOS[scenario]());
+group.close();

@@ -1,0 +1,13 @@
+// batchnorm-wasm/mpi under mpirun, and two hosts where this machine can make them.
+
+import { defineConfig } from "vitest/config";
+import { builtFiles } from "./vitest.config.ts";
+
+export default defineConfig({
+  plugins: [builtFiles],
+  test: {
+    include: ["test/mpi/**/*.test.ts"],
+    setupFiles: ["test/matchers.ts", "test/extended.ts"],
+    testTimeout: 120_000,
+  },
+});
