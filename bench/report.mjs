@@ -126,13 +126,11 @@ export function renderReadme({ environment, ...results }) {
   return `${markdown(table)}\n\n${processor}, ${engine}; ${peers}; commit ${commit}; one thread, float32, medians.`;
 }
 
-const BEGIN = "<!-- bench:begin -->";
-const END = "<!-- bench:end -->";
-
-/** `text` with what stands between the markers replaced; unchanged where there are none. */
-export function replaceMarked(text, replacement) {
-  const begin = text.indexOf(BEGIN);
-  const end = text.indexOf(END, begin);
+/** `text` with what stands between the markers of `name` replaced; unchanged where there are none. */
+export function replaceMarked(text, replacement, name = "bench") {
+  const [open, close] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
+  const begin = text.indexOf(open);
+  const end = text.indexOf(close, begin);
   if (begin < 0 || end < 0) return text;
-  return `${text.slice(0, begin + BEGIN.length)}\n${replacement}\n${text.slice(end)}`;
+  return `${text.slice(0, begin + open.length)}\n${replacement}\n${text.slice(end)}`;
 }

@@ -1,11 +1,11 @@
-// Groups: what makes the ranks of a synchronised batch norm one, by one operation, the sum over all of them.
+// Groups: what makes the ranks of a synchronised batch norm one, by two operations over all of them: a sum, and a gathering.
 //
 //   sharedGroup   threads that share memory, synchronous:  | control | slots of turn 0 | slots of turn 1 |
 //   portGroup     threads that do not, over MessagePorts in a star around rank 0, asynchronous
 //
 // Sums are taken in the order of the ranks, whoever takes them, so that every rank gets the same bits.
 
-import { lostRank, wrongKind, wrongValue } from "./errors.ts";
+import { lostRank, wrongKind, wrongLength, wrongValue } from "./errors.ts";
 import { sharedMemory } from "./features.ts";
 import { checkKeys } from "./options.ts";
 
@@ -19,26 +19,40 @@ export interface AllReduce<R extends undefined | Promise<void> | void = Promise<
   readonly rank: number;
   readonly size: number;
   sum(values: Float64Array): R;
+  /**
+   * Fills `all`, size times as long as values, with those of every rank in their order; otherwise as sum. A group may have it
+   * or not: without it, what does not add up is gathered by a sum of as many numbers, which takes twice as many bytes.
+   */
+  gather?(values: Float64Array, all: Float64Array): R;
+}
+
+function addTo(sum: Float64Array, values: Float64Array): void {
+  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (values[i] as number);
+}
+
+/** Throws RangeError where `all` has not room for every rank's values. */
+export function checkAll(all: Float64Array, values: Float64Array, size: number): void {
+  if (all.length !== size * values.length) throw wrongLength("all", [size, values.length], all.length);
 }
 
 /** A rank that does not come for so long is lost. */
 const TIMEOUT_MS = 30_000;
 
-function positive(name: string, value: unknown, least = 1): number {
+export function wholeFrom(least: number, name: string, value: unknown): number {
   if (typeof value !== "number") throw wrongKind(name, "a number", value);
   if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
   return value;
 }
 
 function rankOf(rank: unknown, size: number): number {
-  const checked = positive("rank", rank, 0);
+  const checked = wholeFrom(0, "rank", rank);
   if (checked >= size) throw wrongValue("rank", `a rank from 0 to ${size - 1}`, rank);
   return checked;
 }
 
 export function timeoutOf(options: { timeoutMs?: number }): number {
   checkKeys("group options", options, ["timeoutMs"]);
-  return positive("timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
+  return wholeFrom(1, "timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------
@@ -57,8 +71,8 @@ const CONTROL_BYTES = 64;
  * numbers pass in one turn; more go in several. Throws where memory cannot be shared.
  */
 export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
-  positive("size", size);
-  positive("capacity", capacity);
+  wholeFrom(1, "size", size);
+  wholeFrom(1, "capacity", capacity);
   if (!sharedMemory())
     throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
   const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);
@@ -86,11 +100,35 @@ class SharedGroup implements AllReduce<void> {
   }
 
   sum(values: Float64Array): void {
-    for (let at = 0; at < values.length; at += this.#capacity) this.#turn(values.subarray(at, at + this.#capacity));
+    this.#exchange(values, (rank, part, at) => {
+      const into = values.subarray(at, at + part.length);
+      if (rank === 0) into.set(part);
+      else addTo(into, part);
+    });
   }
 
-  /** Slots alternate, so that nobody overwrites what a slower rank still reads: one wait a turn is enough. */
-  #turn(values: Float64Array): void {
+  gather(values: Float64Array, all: Float64Array): void {
+    checkAll(all, values, this.size);
+    this.#exchange(values, (rank, part, at) => all.set(part, rank * values.length + at));
+  }
+
+  /** Has `take` see every rank's values in the order of the ranks, in parts of what passes in one turn. */
+  #exchange(values: Float64Array, take: (rank: number, part: Float64Array, at: number) => void): void {
+    for (let at = 0; at < values.length; at += this.#capacity) {
+      const own = values.subarray(at, at + this.#capacity);
+      const from = this.#turn(own);
+      for (let rank = 0; rank < this.size; rank++) {
+        const slot = from + rank * this.#capacity;
+        take(rank, this.#slots.subarray(slot, slot + own.length), at);
+      }
+    }
+  }
+
+  /**
+   * Puts values into this rank's slot and returns where the first rank's is, when all have done so. Slots alternate, so that
+   * nobody overwrites what a slower rank still reads: one wait a turn is enough.
+   */
+  #turn(values: Float64Array): number {
     const control = this.#control;
     const turn = Atomics.load(control, TURN);
     const base = (turn & 1) * this.size * this.#capacity;
@@ -100,11 +138,7 @@ class SharedGroup implements AllReduce<void> {
       Atomics.add(control, TURN, 1);
       Atomics.notify(control, TURN);
     } else this.#wait(turn);
-    values.fill(0);
-    for (let rank = 0; rank < this.size; rank++) {
-      const from = base + rank * this.#capacity;
-      for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) + (this.#slots[from + i] as number);
-    }
+    return base;
   }
 
   #wait(turn: number): void {
@@ -151,7 +185,7 @@ export interface GroupPorts {
 
 /** The ports of a group of `size` ranks, one entry for each. */
 export function groupPorts(size: number): GroupPorts[] {
-  positive("size", size);
+  wholeFrom(1, "size", size);
   const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
   const others = channels.map(({ port2 }, i) => ({ rank: i + 1, size, ports: [port2] }));
   return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];
@@ -202,27 +236,50 @@ class PortGroup implements AllReduce<Promise<void>> {
   readonly #timeoutMs: number;
 
   constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
-    this.size = positive("size", size);
+    this.size = wholeFrom(1, "size", size);
     this.rank = rankOf(rank, size);
     this.#inboxes = ports.map((port) => new Inbox(port));
     this.#timeoutMs = timeoutMs;
   }
 
   async sum(values: Float64Array): Promise<void> {
+    const sum = (all: readonly Float64Array[]) => {
+      const [first, ...others] = all as [Float64Array, ...Float64Array[]];
+      const total = first.slice();
+      for (const other of others) addTo(total, other);
+      return total;
+    };
+    values.set(await this.#exchange(values, sum));
+  }
+
+  async gather(values: Float64Array, all: Float64Array): Promise<void> {
+    checkAll(all, values, this.size);
+    const join = (parts: readonly Float64Array[]) => {
+      const joined = new Float64Array(all.length);
+      for (const [rank, part] of parts.entries()) joined.set(part, rank * part.length);
+      return joined;
+    };
+    all.set(await this.#exchange(values, join));
+  }
+
+  /** What `combine` makes of all ranks' values, which rank 0 does for all. */
+  async #exchange(
+    values: Float64Array,
+    combine: (all: readonly Float64Array[]) => Float64Array,
+  ): Promise<Float64Array> {
     const from = (rank: number, inbox: Inbox) =>
       inbox.next(this.#timeoutMs, () =>
         lostRank(this.rank, this.size, `nothing came from rank ${rank}`, this.#timeoutMs),
       );
     if (this.rank > 0) {
       const center = this.#inboxes[0] as Inbox;
-      center.post(values.slice());
-      values.set(await from(0, center));
-      return;
+      center.post(values.slice()); // a view would be sent with all that it is a view of
+      return from(0, center);
     }
     const others = await Promise.all(this.#inboxes.map((inbox, i) => from(i + 1, inbox)));
-    for (const other of others)
-      for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) + (other[i] as number);
-    for (const inbox of this.#inboxes) inbox.post(values.slice());
+    const combined = combine([values, ...others]);
+    for (const inbox of this.#inboxes) inbox.post(combined);
+    return combined;
   }
 
   /** Lets the thread end. */

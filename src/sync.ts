@@ -4,9 +4,10 @@
 //   forward    every rank: (count, mean, M2) of its shard   → all of them, merged in the order of the ranks → y
 //   backward   every rank: Σ dy, Σ dy·x̂ of its shard        → their sums                                     → dx
 //
-// What is exchanged has room for every rank's own, zeros elsewhere, so that a sum hands all of it to everybody: (count, mean,
-// M2) do not add up, and sums about a pivot that all know would lose digits where the mean is far from it.
+// Forward gathers, since (count, mean, M2) do not add up, and sums about a pivot that all know would lose digits where the
+// mean is far from it. Backward sums.
 
+import { activationOption } from "./activation.ts";
 import { BatchNorm, type LayerForwardOptions } from "./batchnorm.ts";
 import type { Dtype, VectorOf } from "./dtype.ts";
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind, wrongLength } from "./errors.ts";
@@ -14,13 +15,15 @@ import {
   type BackwardOptions,
   type BatchStatistics,
   batchNormStatistics,
+  checkOverwrites,
+  checkResidual,
   type Gradients,
   mergeStatistics,
 } from "./functional.ts";
 import { geometryOf } from "./geometry.ts";
 import type { AllReduce } from "./groups.ts";
-import type { TensorLike } from "./operand.ts";
-import { modeOption, type Options } from "./options.ts";
+import { checkOperand, checkOut, heapOf, type TensorLike } from "./operand.ts";
+import { type Mode, modeOption, type Options } from "./options.ts";
 import { nonFiniteChannel } from "./running.ts";
 
 /**
@@ -50,8 +53,8 @@ export function unpackStatistics(packed: Float64Array): BatchStatistics {
 /** A count that tells the others that a rank has thrown. */
 const FAILED = -1;
 
-/** What a rank does between its exchanges: yields what is to be summed over the group, and goes on with the sums in it. */
-type Steps<T> = Generator<Float64Array, T, undefined>;
+/** What a rank does between its exchanges: yields each as a call of the group, and goes on when it is done. */
+type Steps<T> = Generator<() => Promise<void> | void, T, undefined>;
 
 export interface SyncOptions<D extends Dtype> extends Omit<Options<D>, "ghostBatchSize" | "renorm"> {
   group: AllReduce;
@@ -117,16 +120,13 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     const { layout, onNonFinite } = this.options;
     const { mask } = options;
     const shard = attempt(() => {
-      geometryOf("x", x.shape, layout, this.channels);
+      this.#check(x, options, mode);
       return batchNormStatistics(x, { layout, ...(mask === undefined ? {} : { mask }) });
     });
-    const width = 2 * this.channels + 1;
-    const { rank, size } = this.group;
-    const all = new Float64Array(size * width);
-    if (shard.value) all.set(packStatistics(shard.value), rank * width);
-    else all[rank * width] = FAILED;
-    yield all;
-    const parts = Array.from({ length: size }, (_, r) => all.subarray(r * width, (r + 1) * width));
+    const own = shard.value ? packStatistics(shard.value) : new Float64Array(2 * this.channels + 1).fill(FAILED, 0, 1);
+    const all = new Float64Array(this.group.size * own.length);
+    yield () => this.#gather(own, all);
+    const parts = Array.from({ length: this.group.size }, (_, r) => all.subarray(r * own.length, (r + 1) * own.length));
     const failed = parts.findIndex(([count]) => count === FAILED);
     if (!shard.value) throw shard.error;
     if (failed >= 0) throw rankFailed(failed, "forward");
@@ -150,17 +150,33 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
       all.set(shard.value.dGamma, 1);
       all.set(shard.value.dBeta, 1 + channels);
     } else all[0] = 1;
-    yield all;
+    yield () => this.group.sum(all);
     if (!shard.value) throw shard.error;
     if (all[0]) throw rankFailed(undefined, "backward");
     const sums = { dGamma: all.slice(1, 1 + channels), dBeta: all.slice(1 + channels) };
     return super.backward(dy, { ...options, sums });
   }
 
+  /** Throws for arguments what BatchNorm.forward would throw when the others have gone on. */
+  #check<T extends TensorLike<D>>(x: T, { out, residual }: SyncForwardOptions<T>, mode: Mode): void {
+    const { dtype, layout, activation, negativeSlope } = this.options;
+    checkOperand("x", x, dtype);
+    geometryOf("x", x.shape, layout, this.channels);
+    checkResidual(residual, x.shape, dtype);
+    checkOut("out", out, x.shape, heapOf(x, out, residual), dtype);
+    checkOverwrites(out, x, residual, activationOption(activation, negativeSlope), mode);
+  }
+
+  #gather(own: Float64Array, all: Float64Array): Promise<void> | void {
+    if (this.group.gather) return this.group.gather(own, all);
+    all.set(own, this.group.rank * own.length);
+    return this.group.sum(all);
+  }
+
   #now<T>(steps: Steps<T>): T {
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
-      if (this.group.sum(step.value) instanceof Promise)
+      if (step.value() instanceof Promise)
         throw wrongKind("group", "one that sums at once, or a call of forwardAsync and backwardAsync", this.group);
     }
   }
@@ -168,7 +184,7 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   async #later<T>(steps: Steps<T>): Promise<T> {
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
-      await this.group.sum(step.value);
+      await step.value();
     }
   }
 }

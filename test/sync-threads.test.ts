@@ -82,6 +82,19 @@ it("a thousand sums in a row lose nothing, whoever is fast", async () => {
   expect(results).toEqual(Array(4).fill({ bad: 0 }));
 });
 
+it("gathers in the order of the ranks, in as many turns as it takes", async () => {
+  const body = `
+    const values = Float64Array.from({ length: 100 }, (_, i) => rank * 1000 + i);
+    const all = new Float64Array(300);
+    group.gather(values, all);
+    group.sum(values);
+    return { all, values };`;
+  for (const { all, values } of await onRanks(3, body, {}, { capacity: 16 })) {
+    expect(all).toEqual(Float64Array.from({ length: 300 }, (_, i) => Math.floor(i / 100) * 1000 + (i % 100)));
+    expect(values).toEqual(Float64Array.from({ length: 100 }, (_, i) => 3000 + 3 * i));
+  }
+});
+
 it("a rank that is lost is an error on all others, after a time", async () => {
   const results = await onRanks(
     3,

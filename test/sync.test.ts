@@ -192,6 +192,31 @@ describe("exchanges", () => {
     expect(bn.eval().forward(x)).toEqual(single.eval().forward(x));
   });
 
+  it("gather by sums in a group that only sums, with the same bits", async () => {
+    const sizes = [3, 0, 4];
+    const { shards } = batchOf(sizes, "channels-first", 5);
+    const plain = groupOf(3).map(({ rank, size, sum }, r, groups) => ({ rank, size, sum: sum.bind(groups[r]) }));
+    const gathering = layersOf(3);
+    const summing = plain.map((group) => new SyncBatchNorm(6, { group }));
+    const run = (layers: SyncBatchNorm[]) =>
+      Promise.all(layers.map((bn, r) => bn.forwardAsync(shards[r] as (typeof shards)[number])));
+    expect(await run(summing)).toEqual(await run(gathering));
+    expect(summing[1]?.runningVariance).toEqual(gathering[1]?.runningVariance);
+  });
+
+  it("of MessagePorts sum and gather in the order of the ranks, views of larger arrays included", async () => {
+    const groups = groupOf(3);
+    const own = groups.map(({ rank }) => new Float64Array(100).fill(rank + 1).subarray(10, 12));
+    const all = groups.map(() => new Float64Array(6));
+    await Promise.all(groups.map((group, r) => group.gather?.(own[r] as Float64Array, all[r] as Float64Array)));
+    for (const gathered of all) expect([...gathered]).toEqual([1, 1, 2, 2, 3, 3]);
+    await expect(groups[0]?.gather?.(new Float64Array(2), new Float64Array(4))).rejects.toThrow(
+      "all: expected 6 elements (3×2), got 4",
+    );
+    await Promise.all(groups.map((group, r) => group.sum(own[r] as Float64Array)));
+    for (const sums of own) expect([...sums]).toEqual([6, 6]);
+  });
+
   it("are awaited where the group needs it", () => {
     const bn = new SyncBatchNorm(6, { group: groupOf(1)[0] as Group });
     expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once, or a call of forwardAsync/);
@@ -246,6 +271,25 @@ describe("errors", () => {
     );
     expect(back[2]).toBeInstanceOf(RangeError);
     for (const r of [0, 1]) expect(back[r]).toMatchObject({ code: "group" });
+  });
+
+  it("arguments that only one rank gets wrong are an error on all, before anything has changed", async () => {
+    const layers = layersOf(2, {}, 2);
+    const x = shard([1, 2, 3, 4]);
+    const wrong = [{ out: shard([1, 2]) }, { residual: shard([1, 2]) }, { out: x }, { mask: [true] }];
+    for (const options of wrong) {
+      const errors = await Promise.all(
+        layers.map((bn, r) => bn.forwardAsync(x, r === 1 ? options : {}).catch((e: Error) => e)),
+      );
+      expect(errors[0]).toMatchObject({ code: "group" });
+      expect(errors[1]).toBeInstanceOf(Error);
+      expect(errors[1]).not.toMatchObject({ code: "group" });
+      untouched(layers);
+    }
+    const other = { data: Float64Array.of(1, 2), shape: [1, 2] } as never;
+    const errors = await attempts(layers, [x, other]);
+    expect([(errors[0] as never as { code: string }).code, errors[1]]).toEqual(["group", expect.any(TypeError)]);
+    untouched(layers);
   });
 
   it("a rank that does not come is an error after a time, not a hang", async () => {

@@ -6,8 +6,8 @@ import { Worker } from "node:worker_threads";
 import { sharedGroupMemory } from "batchnorm-wasm";
 import { mpiGroup } from "batchnorm-wasm/mpi";
 import { markdownTable } from "markdown-table";
+import { isWhole, number, optionsOrExit, stringOption } from "../command-line.mjs";
 import { loadDigits } from "../figure1/digits.mjs";
-import { isWhole, number, stringOption } from "../figure1/options.mjs";
 import { ALONE, train, trainBoth } from "./train.mjs";
 
 const DEFAULTS = { ranks: "4", steps: "500", batch: "10", "learning-rate": "0.1", seed: "1" };
@@ -124,13 +124,6 @@ async function run({ ranks, ...options }) {
   console.log(`${table(single, results)}\n\n${NOTES.join("\n")}`);
 }
 
-let options;
-try {
-  options = parseOptions(process.argv.slice(2));
-} catch (error) {
-  const [message] = error.message.split("\n");
-  console.error(`${message} (--help explains the options)`);
-  process.exit(2);
-}
+const options = optionsOrExit(parseOptions);
 if (options.help) console.log(HELP);
 else await run(options);

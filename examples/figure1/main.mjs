@@ -4,6 +4,7 @@
 import { writeFileSync } from "node:fs";
 import { Presets, SingleBar } from "cli-progress";
 import { markdownTable } from "markdown-table";
+import { optionsOrExit } from "../command-line.mjs";
 import { runAll } from "../lab/pool.mjs";
 import { picture } from "./chart.mjs";
 import { loadDigits } from "./digits.mjs";
@@ -13,14 +14,7 @@ import { HEADER, NOTES, rows } from "./table.mjs";
 
 const RATES = [1, 10, 30];
 
-let options;
-try {
-  options = parseOptions(process.argv.slice(2));
-} catch (error) {
-  const [message] = error.message.split("\n");
-  console.error(`${message} (--help explains the options)`);
-  process.exit(2);
-}
+const options = optionsOrExit(parseOptions);
 if (options.help) console.log(HELP);
 else await demo(options);
 

@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
+import { isWhole, number, stringOption } from "../command-line.mjs";
 
 const DEFAULTS = { steps: "5000", "learning-rate": "0.5", seed: "1", out: "figure1.html" };
 
@@ -33,16 +34,6 @@ export function parseOptions(args) {
     seed: number("--seed", values.seed, "a whole number from 0 to 4294967295", (n) => isWhole(n, 0, 2 ** 32 - 1)),
     out: htmlFile(values.out),
   };
-}
-
-export const stringOption = (value) => ({ type: "string", default: value });
-
-export const isWhole = (n, from, to) => Number.isInteger(n) && n >= from && n <= to;
-
-export function number(name, text, expected, isValid) {
-  const value = text.trim() === "" ? Number.NaN : Number(text);
-  if (!isValid(value)) throw new Error(`${name}: expected ${expected}, got "${text}"`);
-  return value;
 }
 
 // The folder is checked here, before a minute of training that it would waste.

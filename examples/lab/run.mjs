@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs, styleText } from "node:util";
 import { Presets, SingleBar } from "cli-progress";
+import { isWhole, number, optionsOrExit } from "../command-line.mjs";
 import { defaultsOf } from "./experiment.mjs";
 import { EXPERIMENTS } from "./experiments/index.mjs";
 import { mnistDigits } from "./mnist.mjs";
@@ -43,9 +44,7 @@ function parse(args) {
   if (wanted.length === 0) throw new Error(`expected an experiment, got none: ${ids.join(", ")}, or all`);
   for (const id of wanted)
     if (!ids.includes(id)) throw new Error(`expected an experiment among ${ids.join(", ")}, or all, got "${id}"`);
-  const seeds = Number(values.seeds);
-  if (!(Number.isInteger(seeds) && seeds >= 1 && seeds <= 1000))
-    throw new Error(`--seeds: expected a whole number from 1 to 1000, got "${values.seeds}"`);
+  const seeds = number("--seeds", values.seeds, "a whole number from 1 to 1000", (n) => isWhole(n, 1, 1000));
   if (!values.out.endsWith(".md")) throw new Error(`--out: expected a file name that ends in .md, got "${values.out}"`);
   if (!existsSync(dirname(values.out))) throw new Error(`--out: there is no folder "${dirname(values.out)}"`);
   const set = Object.fromEntries(
@@ -109,13 +108,6 @@ async function run({ experiments, seeds, out }) {
 
 const COLORS = { holds: "green", fails: "red", mixed: "yellow" };
 
-let options;
-try {
-  options = parse(process.argv.slice(2));
-} catch (error) {
-  const [message] = error.message.split("\n");
-  console.error(`${message} (--help explains the options)`);
-  process.exit(2);
-}
+const options = optionsOrExit(parse);
 if (options.help) console.log(HELP);
 else await run(options);

@@ -92,11 +92,20 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
     expect(new Set(left.map(({ host }) => host)).size).toBe(two ? 2 : 1);
   });
 
-  it.skipIf(skipped)("sums of any length, with the same bits on every rank", () => {
+  it.skipIf(skipped)("sums and gathers of any length, with the same bits on every rank", () => {
     const left = succeeded(world, 3, "sums");
     for (const { wrong, rounded } of left) {
       expect(wrong).toBe(0);
       expect(rounded).toEqual(left[0].rounded);
+    }
+  });
+
+  it.skipIf(skipped)("ranks of one color are a group of their own", () => {
+    const left = succeeded(world, 4, "parts");
+    for (const [rank, { part, all, color }] of left.entries()) {
+      expect(part).toEqual([rank >> 1, 2, rank % 2 ? 1 + 3 : 0 + 2]);
+      expect(all).toBe(6);
+      expect(color).toBe("color: expected a whole number from 0 on, got -1");
     }
   });
 
@@ -135,7 +144,7 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
   it.skipIf(skipped)("a rank that says nothing is an error on the others, which end the job", () => {
     const { status, printed, left } = ranks(world, 3, "stalled", { timeoutMs: 1000 });
     expect(status).not.toBe(0);
-    expect(printed).toContain("a sum did not end within 1000 ms");
+    expect(printed).toContain("an exchange did not end within 1000 ms");
     const first = left.find((one) => one);
     expect(first.lost.code).toBe("group");
     expect(left[1]).toBeUndefined();

@@ -53,9 +53,26 @@ const SCENARIOS = {
     // no two orders of these have the same sum
     const rounded = Float64Array.from({ length: 1000 }, (_, k) => Math.sin(1 + k + 1000 * rank) * 10 ** (k % 7));
     group.sum(rounded);
-    const empty = new Float64Array();
-    group.sum(empty);
+    group.sum(new Float64Array());
+    const all = new Float64Array(size * 50);
+    group.gather(
+      Float64Array.from({ length: 50 }, (_, k) => 100 * rank + k),
+      all,
+    );
+    for (const [i, value] of all.entries()) if (value !== 100 * Math.floor(i / 50) + (i % 50)) wrong++;
     return { wrong, rounded: [...rounded] };
+  },
+
+  /** Even and odd ranks by themselves. */
+  parts() {
+    const part = group.split(rank % 2);
+    const ranks = Float64Array.of(rank);
+    part.sum(ranks);
+    const all = Float64Array.of(rank);
+    group.sum(all);
+    const color = failure(() => group.split(-1));
+    part.close(); // ends nothing
+    return { part: [part.rank, part.size, ranks[0]], all: all[0], color: color.message };
   },
 
   errors() {
