@@ -67,6 +67,12 @@ const LOST = 4;
 const CONTROL_BYTES = 64;
 
 /**
+ * Looks at the turn before a thread sleeps. A sum over 2 threads on 2 cores takes 10 µs with them and 46 without, over 4
+ * threads as long with as without (56 µs), and 242 with 30,000.
+ */
+const SPINS = 2000;
+
+/**
  * Memory of a group of `size` threads, to be posted to each of them, which calls sharedGroup with it. `capacity` is how many
  * numbers pass in one turn; more go in several. Throws where memory cannot be shared.
  */
@@ -143,6 +149,7 @@ class SharedGroup implements AllReduce<void> {
 
   #wait(turn: number): void {
     const control = this.#control;
+    for (let spins = 0; spins < SPINS; spins++) if (Atomics.load(control, TURN) !== turn) return;
     const end = performance.now() + this.#timeoutMs;
     while (Atomics.load(control, TURN) === turn) {
       const left = end - performance.now();

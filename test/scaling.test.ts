@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { random } from "../bench/data.mjs";
-import { costOf, exchangesOf, simulate, stepCost, stepSeconds } from "../bench/scaling/model.mjs";
+import { costOf, exchangesOf, mergeSeconds, simulate, stepCost, stepSeconds } from "../bench/scaling/model.mjs";
 
 const exchanges = exchangesOf();
 const FREE = { alpha: 0, beta: 0 };
@@ -70,7 +70,10 @@ describe("the simulation", () => {
       0,
     );
     expect(run({ network: NETWORK }).exchanging).toBeCloseTo(fastest, 10);
-    expect(run({ network: NETWORK, part: 1 }).exchanging).toBe(0);
+    const merged = run({ network: { ...NETWORK, merging: 1e-8 } }).exchanging;
+    expect(merged - fastest).toBeCloseTo(mergeSeconds(exchanges, 16, 1e-8), 10);
+    expect(mergeSeconds(exchanges, 16, 1e-8)).toBeCloseTo(16 * 26_560 * 1e-8, 3);
+    expect(run({ network: { ...NETWORK, merging: 1e-8 }, part: 1 }).exchanging).toBe(0);
   });
 
   it("waits for the slowest of a part, more so in larger parts, and for nobody where none is synchronised", () => {

@@ -11,7 +11,7 @@ import { groupPorts, sharedGroupMemory } from "../../dist/full.js";
 import { environmentOf } from "../environment.mjs";
 import { parseOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";
-import { jitterHere } from "./jitter.mjs";
+import { jitterHere, mergingHere } from "./here.mjs";
 import { pictureOf } from "./picture.mjs";
 import { bytesTable, exchangeTable, networksOf, shardTable, simulated, simulationTable, stepTable } from "./tables.mjs";
 
@@ -110,14 +110,15 @@ async function main({ quick, out }) {
   ].filter(({ rows }) => rows);
   const networks = networksOf(measured);
   const jitter = jitterHere(quick ? 50 : 2000);
-  const runs = simulated({ networks, jitter: jitter.seconds, steps });
+  const merging = mergingHere(quick ? 50 : 1000);
+  const runs = simulated({ networks, merging, jitter: jitter.seconds, steps });
   const { processor, engine, commit, date } = environmentOf({ run: quick ? "quick" : "full", peers: [] });
   const picture = out.replace(/\.md$/, ".svg");
   const parts = {
     environment: `${processor}, ${engine}; Open MPI ${run("mpirun", ["--version"]).stdout.match(/[\d.]+/)?.[0]}; commit ${commit}, ${date}.`,
     exchanges: exchangeTable(measured),
     steps: stepTable(measured, networks),
-    bytes: bytesTable(networks),
+    bytes: bytesTable(networks, merging),
     simulation: `${simulationTable(runs)}\n\n${jitter.text}`,
     shards: shardTable(trainings(quick)),
     picture: `![Time of a step's exchanges and slowdown of a step, over ranks](${basename(picture)})`,

@@ -58,9 +58,14 @@ export function stepCost(exchanges, algorithm, ranks) {
 export const stepSeconds = (exchanges, algorithm, ranks, network) =>
   total(exchanges.map((exchange) => secondsOf(exchange, algorithm, ranks, network)));
 
-/** The faster algorithm of each exchange, as MPI libraries choose. */
+/** Seconds that a rank takes to merge what the others gathered in a step, by those for a rank and channel. */
+export const mergeSeconds = (exchanges, ranks, merging) =>
+  total(exchanges.map(({ kind, bytes }) => (kind === "gather" ? (ranks * merging * bytes) / (2 * DOUBLE) : 0)));
+
+/** By the faster algorithm of each exchange, as MPI libraries choose, and what comes of it. */
 const best = (exchange, ranks, network) =>
-  Math.min(...["ring", "tree"].map((algorithm) => secondsOf(exchange, algorithm, ranks, network)));
+  Math.min(...["ring", "tree"].map((algorithm) => secondsOf(exchange, algorithm, ranks, network))) +
+  (ranks > 1 ? mergeSeconds([exchange], ranks, network.merging ?? 0) : 0);
 
 /**
  * Simulates steps of `ranks` ranks, each of which computes between two exchanges for 1/106 of `compute` seconds: as many pieces
@@ -72,7 +77,7 @@ const best = (exchange, ranks, network) =>
  * @param {number} options.part ranks that synchronise batch norm among themselves; 1 is none
  * @param {number} options.compute seconds of a step without exchanges
  * @param {number[]} options.jitter seconds that one piece of work took, time after time
- * @param {{ alpha: number, beta: number }} options.network
+ * @param {{ alpha: number, beta: number, merging?: number }} options.network `merging`: seconds for each rank and channel
  * @param {() => number} options.next random numbers in [0, 1)
  * @param {number} options.steps
  * @returns {{ seconds: number, waiting: number, exchanging: number }} means of a step, the last two for batch norm alone

@@ -22,7 +22,7 @@ const x = {
   label: "ranks",
   labelAnchor: "center",
   labelArrow: "none",
-  ticks: [2, 8, 32, 128, 1000],
+  ticks: [2, 10, 100, 1000],
   tickFormat: String,
 };
 

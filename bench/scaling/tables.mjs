@@ -4,7 +4,7 @@ import { markdownTable } from "markdown-table";
 import { linearRegression } from "simple-statistics";
 import { random } from "../data.mjs";
 import { digits } from "../tables.mjs";
-import { exchangesOf, simulate, stepCost, stepSeconds } from "./model.mjs";
+import { exchangesOf, mergeSeconds, simulate, stepCost, stepSeconds } from "./model.mjs";
 
 const RANKS = [2, 4, 8, 16, 32, 64, 256, 1000];
 
@@ -48,9 +48,9 @@ export const stepTable = (measured, networks) =>
   );
 
 /** Bytes, messages and milliseconds of a step's exchanges. */
-export function bytesTable(networks) {
+export function bytesTable(networks, merging) {
   const [ours, ...assumed] = networks.slice(-1 - ASSUMED.length);
-  const header = ["ranks", "MB a rank sends: ring", "tree", "messages: ring", "tree"];
+  const header = ["ranks", "MB a rank sends: ring", "tree", "messages: ring", "tree", "ms, merging"];
   const times = [ours, ...assumed].flatMap(({ name }) => [`ms, ${name}: ring`, "tree"]);
   const rows = RANKS.map((ranks) => {
     const costs = ["ring", "tree"].map((algorithm) => stepCost(EXCHANGES, algorithm, ranks));
@@ -61,6 +61,7 @@ export function bytesTable(networks) {
       String(ranks),
       ...costs.map(({ bytes }) => digits(1e-6 * bytes)),
       ...costs.map(({ messages }) => String(messages)),
+      digits(1e3 * mergeSeconds(EXCHANGES, ranks, merging)),
       ...seconds.map((s) => digits(1e3 * s)),
     ];
   });
@@ -72,12 +73,13 @@ const COMPUTE = [0.2, 2];
 const PARTS = [8, 32, Number.POSITIVE_INFINITY];
 
 /** How much longer steps take for synchronising batch norm, in parts of so many ranks, in all networks that are assumed. */
-export function simulated({ networks, jitter, steps }) {
+export function simulated({ networks, merging, jitter, steps }) {
   return networks.slice(-ASSUMED.length).flatMap((network) =>
     COMPUTE.flatMap((compute) =>
       RANKS.flatMap((ranks) => {
         // the same jitter for all
-        const run = (part) => simulate({ ranks, part, compute, jitter, network, steps, next: random(ranks) });
+        const run = (part) =>
+          simulate({ ranks, part, compute, jitter, network: { ...network, merging }, steps, next: random(ranks) });
         const alone = run(1);
         return PARTS.filter((part) => part === Number.POSITIVE_INFINITY || part < ranks).map((part) => {
           const result = run(Math.min(part, ranks));

@@ -1,0 +1,50 @@
+// What this machine adds to the model: how much the same work differs in time from one call to the next, and what it takes to merge
+// statistics.
+
+import { mean, median, quantile } from "simple-statistics";
+import { BatchNorm, packStatistics, SyncBatchNorm, tensor } from "../../dist/full.js";
+import { digits } from "../tables.mjs";
+
+/** { seconds, text } of `count` forward passes of one layer. */
+export function jitterHere(count) {
+  const shape = [8, 64, 56, 56];
+  const bn = new BatchNorm(shape[1]);
+  const [x, y] = [tensor(shape), tensor(shape)];
+  x.data.forEach((_, i, data) => {
+    data[i] = Math.sin(i);
+  });
+  const times = Array.from({ length: count + 20 }, () => {
+    const start = performance.now();
+    bn.forward(x, { out: y });
+    return performance.now() - start;
+  }).slice(20);
+  x.dispose();
+  y.dispose();
+  const text =
+    `Jitter: ${count} forward passes of [${shape.join(", ")}] here took ${digits(median(times))} ms in the median, ` +
+    `${digits(mean(times))} on average, ${digits(quantile(times, 0.99))} at the 99th percentile and ${digits(Math.max(...times))} at most.`;
+  return { seconds: times.map((time) => 1e-3 * time), text };
+}
+
+/**
+ * Seconds that what others gathered takes for each rank and channel, the median over `count` times: a forward of a rank that
+ * has nothing of its own, in a group whose messages are there at once.
+ */
+export function mergingHere(count) {
+  const [size, channels] = [64, 512];
+  const one = (rank) => ({
+    count: 100 + rank,
+    mean: Float64Array.from({ length: channels }, (_, c) => Math.sin(rank + c)),
+    variance: Float64Array.from({ length: channels }, (_, c) => 1 + Math.cos(rank * c)),
+  });
+  const gathered = new Float64Array(size * (2 * channels + 1));
+  for (let rank = 0; rank < size; rank++) gathered.set(packStatistics(one(rank)), rank * (2 * channels + 1));
+  const bn = new SyncBatchNorm(channels, { group: { rank: 0, size, sum() {}, gather: (_, all) => all.set(gathered) } });
+  const nothing = { data: new Float32Array(), shape: [0, channels] };
+  const times = Array.from({ length: count + 20 }, () => {
+    const start = performance.now();
+    bn.forward(nothing);
+    return performance.now() - start;
+  }).slice(20);
+  return (1e-3 * median(times)) / (size * channels);
+}
