@@ -231,10 +231,11 @@ export const threadDied = (thread: number, how: string) =>
       "Call init({ threads }) for a new pool, or dispose() to go on with one thread",
   );
 
-export const lostRank = (rank: number, size: number, what: string, timeoutMs: number) =>
+/** `what` tells how it was found out. */
+export const lostRank = (rank: number, size: number, what: string) =>
   new BatchNormError(
     "group",
-    `rank ${rank} of ${size}: expected every rank of the group to take part, got none of some: ${what} within ${timeoutMs} ms; ` +
+    `rank ${rank} of ${size}: expected every rank of the group to take part, got none of some: ${what}; ` +
       "the group is of no more use. Start all ranks anew, or give slow ones more time with timeoutMs",
   );
 

@@ -159,8 +159,7 @@ class SharedGroup implements AllReduce<void> {
         throw lostRank(
           this.rank,
           this.size,
-          `${this.size - Atomics.load(control, ARRIVED)} did not come`,
-          this.#timeoutMs,
+          `${this.size - Atomics.load(control, ARRIVED)} did not come within ${this.#timeoutMs} ms`,
         );
       }
       Atomics.wait(control, TURN, turn, left);
@@ -276,7 +275,7 @@ class PortGroup implements AllReduce<Promise<void>> {
   ): Promise<Float64Array> {
     const from = (rank: number, inbox: Inbox) =>
       inbox.next(this.#timeoutMs, () =>
-        lostRank(this.rank, this.size, `nothing came from rank ${rank}`, this.#timeoutMs),
+        lostRank(this.rank, this.size, `nothing came from rank ${rank} within ${this.#timeoutMs} ms`),
       );
     if (this.rank > 0) {
       const center = this.#inboxes[0] as Inbox;

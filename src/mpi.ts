@@ -168,7 +168,7 @@ class Group implements MpiGroup {
     const end = performance.now() + this.#timeoutMs;
     for (this.#flag[0] = 0; !this.#flag[0]; ) {
       this.#check(this.#mpi.done(this.#request, this.#flag));
-      if (!this.#flag[0] && performance.now() > end) this.#lose("an exchange did not end");
+      if (!this.#flag[0] && performance.now() > end) this.#lose(`an exchange did not end within ${this.#timeoutMs} ms`);
     }
     into.set(this.#receive.subarray(0, into.length));
   }
@@ -178,7 +178,7 @@ class Group implements MpiGroup {
   }
 
   #lose(what: string): never {
-    this.#lost = lostRank(this.rank, this.size, what, this.#timeoutMs);
+    this.#lost = lostRank(this.rank, this.size, what);
     throw this.#lost;
   }
 }

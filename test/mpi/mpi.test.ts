@@ -18,7 +18,8 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 const HOSTS = here("hosts.sh");
 const probe = spawnSync(HOSTS, { encoding: "utf8" });
 if (probe.status !== 0 && probe.status !== 77) throw new Error(`hosts.sh ended with ${probe.status}: ${probe.stderr}`);
-if (probe.status === 77) console.warn(`two hosts are left out: ${probe.stderr.trim()}`);
+const NO_HOSTS = probe.status === 77;
+if (NO_HOSTS) console.warn(`two hosts are left out: ${probe.stderr.trim()}`);
 
 /** How a program is started on so many ranks. */
 type World = (size: number, options?: readonly string[]) => readonly string[];
@@ -133,11 +134,9 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
     const { left } = ranks(world, 4, "killed", { timeoutMs: 1000 }, ["--enable-recovery", "--timeout", "20"]);
     expect(left[1]).toBeUndefined();
     for (const rank of [0, 2, 3]) {
-      const { lost, again, batches } = left[rank];
-      expect(lost).toMatchObject({ name: "BatchNormError", code: "group" });
-      expect(lost.message).toMatch(new RegExp(`^rank ${rank} of 4: expected every rank of the group to take part`));
-      expect(again).toEqual(lost);
-      expect(batches).toBe(1);
+      const { name, code, message, again, batches } = left[rank];
+      expect([name, code, again, batches]).toEqual(["BatchNormError", "group", true, 1]);
+      expect(message).toMatch(new RegExp(`^rank ${rank} of 4: expected every rank of the group to take part`));
     }
   });
 
@@ -157,6 +156,16 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
     expectComparison(stdout, "4 ranks, processes of mpirun");
   });
 });
+
+// between processes of one host, Open MPI 4.1.4 ends in a segmentation fault there
+it.skipIf(NO_HOSTS)(
+  "on two hosts (skipped where no network namespaces can be made), what MPI finds wrong is an error in MPI's words, and not the end of the process",
+  () => {
+    const { left } = ranks(twoHosts, 2, "unequal", { timeoutMs: 1000 });
+    expect(left[0].code).toBe("group");
+    expect(left[0].message).toMatch(/MPI says MPI_ERR_TRUNCATE/);
+  },
+);
 
 it("a process that mpirun has not started is a group of one; MPI ends once and for all", () => {
   const [{ rank, size, code, message }] = succeeded(alone, 1, "twice");

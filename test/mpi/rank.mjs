@@ -19,12 +19,17 @@ function leave(result) {
   renameSync(`${file}.part`, file);
 }
 
-const failure = (call) => {
+function thrownBy(call) {
   try {
     call();
-  } catch ({ name, code, message }) {
-    return { name, code, message };
+  } catch (error) {
+    return error;
   }
+}
+
+const failure = (call) => {
+  const { name, code, message } = thrownBy(call) ?? {};
+  return { name, code, message };
 };
 
 const SCENARIOS = {
@@ -92,8 +97,18 @@ const SCENARIOS = {
     const x = { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
     bn.forward(x);
     if (rank === 1) process.kill(process.pid, "SIGKILL");
-    const lost = failure(() => bn.backward(x));
-    return { lost, again: failure(() => bn.forward(x)), batches: bn.batchesTracked };
+    const lost = thrownBy(() => bn.backward(x));
+    const { name, code, message } = lost;
+    // the same error, since the group remembers
+    const again = thrownBy(() => bn.forward(x)) === lost;
+    return { name, code, message, again, batches: bn.batchesTracked };
+  },
+
+  /** Ranks that do not sum arrays of one length, against the rules: MPI says so where it can tell. */
+  unequal() {
+    const { code, message } = failure(() => group.sum(new Float64Array(rank === 0 ? 1 : 1000)));
+    leave({ code, message });
+    throw new Error("the group is of no more use");
   },
 
   /** Rank 1 comes, and says nothing. */
