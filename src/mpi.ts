@@ -113,6 +113,11 @@ export interface MpiGroup extends AllReduce<void> {
   close(): void;
 }
 
+/** What all groups of a process share: the error that a lost rank was, whichever of them it was in. */
+interface Job {
+  lost?: Error;
+}
+
 class Group implements MpiGroup {
   readonly rank: number;
   readonly size: number;
@@ -126,13 +131,14 @@ class Group implements MpiGroup {
   #receive = new Float64Array(LEAST);
   readonly #request = new BigInt64Array(LEAST);
   readonly #flag = new Int32Array(2 * LEAST);
-  #lost: Error | undefined;
+  readonly #job: Job;
 
-  constructor(mpi: Mpi, comm: Handle, timeoutMs: number, finalizes: boolean) {
+  constructor(mpi: Mpi, comm: Handle, timeoutMs: number, finalizes: boolean, job: Job = {}) {
     this.#mpi = mpi;
     this.#comm = comm;
     this.#timeoutMs = timeoutMs;
     this.#finalizes = finalizes;
+    this.#job = job;
     mpi.returnErrors(comm);
     this.rank = mpi.rank(comm);
     this.size = mpi.size(comm);
@@ -151,16 +157,17 @@ class Group implements MpiGroup {
     wholeFrom(0, "color", color);
     // MPI_Comm_split waits forever for a rank that is lost; a sum does not
     this.sum(new Float64Array(1));
-    return new Group(this.#mpi, this.#mpi.split(this.#comm, color, this.rank), this.#timeoutMs, false);
+    const comm = this.#mpi.split(this.#comm, color, this.rank);
+    return new Group(this.#mpi, comm, this.#timeoutMs, false, this.#job);
   }
 
   close(): void {
-    if (this.#finalizes && !this.#lost) this.#mpi.finalize();
+    if (this.#finalizes && !this.#job.lost) this.#mpi.finalize();
     this.#finalizes = false;
   }
 
   #exchange(begin: Exchange, values: Float64Array, into: Float64Array): void {
-    if (this.#lost) throw this.#lost;
+    if (this.#job.lost) throw this.#job.lost;
     if (values.length > this.#send.length) this.#send = new Float64Array(values.length);
     if (into.length > this.#receive.length) this.#receive = new Float64Array(into.length);
     this.#send.set(values);
@@ -178,8 +185,8 @@ class Group implements MpiGroup {
   }
 
   #lose(what: string): never {
-    this.#lost = lostRank(this.rank, this.size, what);
-    throw this.#lost;
+    this.#job.lost = lostRank(this.rank, this.size, what);
+    throw this.#job.lost;
   }
 }
 

@@ -149,6 +149,14 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
     expect(left[1]).toBeUndefined();
   });
 
+  it.skipIf(skipped)("a rank that is lost to a part is lost to the group that it is a part of", () => {
+    const { status, printed, left } = ranks(world, 4, "stalledPart", { timeoutMs: 1000 });
+    expect(status, printed).not.toBe(0);
+    expect(left[3]).toMatchObject({ code: "group", again: true });
+    expect(left[0]).not.toHaveProperty("code");
+    expect(left[1]).toBeUndefined();
+  });
+
   it.skipIf(skipped)("the example trains as a single process, and visibly worse without synchronisation", () => {
     const program = here("../../examples/data-parallel/main.mjs");
     const { status, stdout, printed } = execute([...world(4), program, "--steps", "150"]);

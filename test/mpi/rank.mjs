@@ -104,6 +104,17 @@ const SCENARIOS = {
     return { name, code, message, again, batches: bn.batchesTracked };
   },
 
+  /** Rank 1 says nothing to the odd ranks; the even ones do not mind. */
+  async stalledPart() {
+    const part = group.split(rank % 2);
+    if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 60_000));
+    const lost = thrownBy(() => part.sum(new Float64Array(1)));
+    leave({ code: lost?.code, again: lost && thrownBy(() => group.sum(new Float64Array(1))) === lost });
+    if (!lost) return {};
+    group.close(); // waits for nobody now
+    throw lost;
+  },
+
   /** Ranks that do not sum arrays of one length, against the rules: MPI says so where it can tell. */
   unequal() {
     const { code, message } = failure(() => group.sum(new Float64Array(rank === 0 ? 1 : 1000)));
