@@ -131,7 +131,7 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
 
   it.skipIf(skipped)("a rank that is killed is an error on the others, where mpirun lets them live", () => {
     // it does not notice by itself that all have ended, where they are on two hosts
-    const { left } = ranks(world, 4, "killed", { timeoutMs: 1000 }, ["--enable-recovery", "--timeout", "20"]);
+    const { left } = ranks(world, 4, "killed", { timeoutMs: 3000 }, ["--enable-recovery", "--timeout", "20"]);
     expect(left[1]).toBeUndefined();
     for (const rank of [0, 2, 3]) {
       const { name, code, message, again, batches } = left[rank];
@@ -141,16 +141,16 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
   });
 
   it.skipIf(skipped)("a rank that says nothing is an error on the others, which end the job", () => {
-    const { status, printed, left } = ranks(world, 3, "stalled", { timeoutMs: 1000 });
+    const { status, printed, left } = ranks(world, 3, "stalled", { timeoutMs: 3000 });
     expect(status).not.toBe(0);
-    expect(printed).toContain("an exchange did not end within 1000 ms");
+    expect(printed).toContain("an exchange did not end within 3000 ms");
     const first = left.find((one) => one);
     expect(first.lost.code).toBe("group");
     expect(left[1]).toBeUndefined();
   });
 
   it.skipIf(skipped)("a rank that is lost to a part is lost to the group that it is a part of", () => {
-    const { status, printed, left } = ranks(world, 4, "stalledPart", { timeoutMs: 1000 });
+    const { status, printed, left } = ranks(world, 4, "stalledPart", { timeoutMs: 3000 });
     expect(status, printed).not.toBe(0);
     expect(left[3]).toMatchObject({ code: "group", again: true });
     expect(left[0]).not.toHaveProperty("code");
@@ -169,7 +169,7 @@ describe.each(WORLDS)("$name", ({ world, skipped }) => {
 it.skipIf(NO_HOSTS)(
   "on two hosts (skipped where no network namespaces can be made), what MPI finds wrong is an error in MPI's words, and not the end of the process",
   () => {
-    const { left } = ranks(twoHosts, 2, "unequal", { timeoutMs: 1000 });
+    const { left } = ranks(twoHosts, 2, "unequal", { timeoutMs: 3000 });
     expect(left[0].code).toBe("group");
     expect(left[0].message).toMatch(/MPI says MPI_ERR_TRUNCATE/);
   },
