@@ -62,8 +62,8 @@ const ARRIVED = 0;
 const TURN = 1;
 const SIZE = 2;
 const CAPACITY = 3;
-/** 1 + the rank that gave up, so that the others need not wait for their own time to run out. */
-const LOST = 4;
+/** In the place of a turn: a rank has given up. Turns end one way or the other, for all ranks alike. */
+const LOST = -1;
 const CONTROL_BYTES = 64;
 
 /**
@@ -137,13 +137,15 @@ class SharedGroup implements AllReduce<void> {
   #turn(values: Float64Array): number {
     const control = this.#control;
     const turn = Atomics.load(control, TURN);
+    if (turn === LOST) throw this.#lost();
     const base = (turn & 1) * this.size * this.#capacity;
     this.#slots.set(values, base + this.rank * this.#capacity);
-    if (Atomics.add(control, ARRIVED, 1) === this.size - 1) {
+    if (Atomics.add(control, ARRIVED, 1) < this.size - 1) this.#wait(turn);
+    else {
       Atomics.store(control, ARRIVED, 0);
-      Atomics.add(control, TURN, 1);
-      Atomics.notify(control, TURN);
-    } else this.#wait(turn);
+      this.#end(turn, (turn + 1) & 0x7fffffff);
+    }
+    if (Atomics.load(control, TURN) === LOST) throw this.#lost();
     return base;
   }
 
@@ -153,17 +155,19 @@ class SharedGroup implements AllReduce<void> {
     const end = performance.now() + this.#timeoutMs;
     while (Atomics.load(control, TURN) === turn) {
       const left = end - performance.now();
-      if (left <= 0 || Atomics.load(control, LOST)) {
-        Atomics.store(control, LOST, this.rank + 1);
-        Atomics.notify(control, TURN);
-        throw lostRank(
-          this.rank,
-          this.size,
-          `${this.size - Atomics.load(control, ARRIVED)} did not come within ${this.#timeoutMs} ms`,
-        );
-      }
-      Atomics.wait(control, TURN, turn, left);
+      if (left > 0) Atomics.wait(control, TURN, turn, left);
+      else this.#end(turn, LOST);
     }
+  }
+
+  /** Ends a turn, unless another rank has done so. */
+  #end(turn: number, next: number): void {
+    Atomics.compareExchange(this.#control, TURN, turn, next);
+    Atomics.notify(this.#control, TURN);
+  }
+
+  #lost(): Error {
+    return lostRank(this.rank, this.size, `a turn did not end within ${this.#timeoutMs} ms`);
   }
 }
 
@@ -240,6 +244,8 @@ class PortGroup implements AllReduce<Promise<void>> {
   readonly size: number;
   readonly #inboxes: readonly Inbox[];
   readonly #timeoutMs: number;
+  /** Once a rank has not come in time, what comes late is of another exchange than the one that waits. */
+  #lost: Error | undefined;
 
   constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
     this.size = wholeFrom(1, "size", size);
@@ -273,10 +279,13 @@ class PortGroup implements AllReduce<Promise<void>> {
     values: Float64Array,
     combine: (all: readonly Float64Array[]) => Float64Array,
   ): Promise<Float64Array> {
+    if (this.#lost) throw this.#lost;
     const from = (rank: number, inbox: Inbox) =>
-      inbox.next(this.#timeoutMs, () =>
-        lostRank(this.rank, this.size, `nothing came from rank ${rank} within ${this.#timeoutMs} ms`),
-      );
+      inbox.next(this.#timeoutMs, () => {
+        const what = `nothing came from rank ${rank} within ${this.#timeoutMs} ms`;
+        this.#lost ??= lostRank(this.rank, this.size, what);
+        return this.#lost;
+      });
     if (this.rank > 0) {
       const center = this.#inboxes[0] as Inbox;
       center.post(values.slice()); // a view would be sent with all that it is a view of

@@ -109,6 +109,18 @@ it("a rank that is lost is an error on all others, after a time", async () => {
   }
 });
 
+it("a rank that comes when the others have given up is refused, too, and so is every sum after it", async () => {
+  const body = `
+    const wait = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+    const codes = [];
+    if (rank === 1) wait(1500);
+    for (let i = 0; i < 2; i++)
+      try { group.sum(new Float64Array(1)); codes.push("none"); } catch ({ code }) { codes.push(code); }
+    return { codes };`;
+  const results = await onRanks(3, body, {}, { timeoutMs: 200 });
+  for (const { codes } of results) expect(codes).toEqual(["group", "group"]);
+});
+
 it("wrong arguments are named", () => {
   expect(() => sharedGroupMemory(0)).toThrow(/^size: expected a whole number from 1/);
   const memory = sharedGroupMemory(2);

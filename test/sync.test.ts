@@ -217,6 +217,14 @@ describe("exchanges", () => {
     for (const sums of own) expect([...sums]).toEqual([6, 6]);
   });
 
+  it("of MessagePorts end with a rank that does not come in time: what it sends late is not taken for the next", async () => {
+    const [center, late] = groupOf(2, 50) as [Group, Group];
+    await expect(center.sum(Float64Array.of(1))).rejects.toMatchObject({ code: "group" });
+    const sent = late.sum(Float64Array.of(10)).catch((error: Error) => error);
+    await expect(center.sum(Float64Array.of(2))).rejects.toMatchObject({ code: "group" });
+    expect(await sent).toMatchObject({ code: "group" });
+  });
+
   it("are awaited where the group needs it", () => {
     const bn = new SyncBatchNorm(6, { group: groupOf(1)[0] as Group });
     expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once, or a call of forwardAsync/);

@@ -25,7 +25,7 @@ function fit({ name, rows }) {
   return { name: `here: ${name}`, alpha: 1e-6 * rows[0].gather, beta: m };
 }
 
-/** What the model knows: the last network of those measured, which is the most like one, and those assumed. */
+/** What the model knows: the networks that were measured, the most like a network last, and those assumed. */
 export const networksOf = (measured) => [...measured.map(fit), ...ASSUMED];
 
 export const exchangeTable = (measured) =>
