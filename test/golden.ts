@@ -14,6 +14,7 @@ import {
   type TensorLike,
 } from "../src/index.ts";
 import { type Case, loadGolden, nw, type Pair, procValue, toChannelsLast } from "./golden/read-golden.mjs";
+import { once } from "./once.ts";
 import { backward, type Dims, dimsOf, eachOf, forward, invStdOf, meanMagnitude, statistics } from "./reference.ts";
 import { drop, type Kind, make, makeOf } from "./worlds.ts";
 
@@ -58,7 +59,8 @@ function arrange<T extends ArrayLike<number>>(values: T, shape: number[], from: 
   if (layoutOf(from) === to.layout) return [values, shape];
   const [n, c, ...spatial] = shape as [number, number, ...number[]];
   const inner = spatial.reduce((a, b) => a * b, 1);
-  return [toChannelsLast(values, n, c, inner), [n, ...spatial, c]];
+  // one channel is in the same order either way, and of the largest case a copy takes longer than a step
+  return [c === 1 ? values : toChannelsLast(values, n, c, inner), [n, ...spatial, c]];
 }
 
 const channelOf = (d: Dims) => (i: number) => Math.floor(i / d.inner) % d.channels;
@@ -167,22 +169,34 @@ export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array
   return result;
 }
 
+/** Kinds train and eval: the statistics that a case is normalised by, and every condition scale of it. */
+const oracleOfStep = (c: Case, v: Variant) =>
+  once(`step ${c.id} ${v.name}`, () => {
+    const p = c.params;
+    const [data, shape] = arrange(arr(c.in.x), p.shape, p.layout, v);
+    const d = dimsOf(shape, v.layout);
+    const gamma = c.in.weight ? arr(c.in.weight) : null;
+    const beta = c.in.bias ? arr(c.in.bias) : null;
+    const mean = p.training ? arr<Float64Array>(c.out.mean.f64) : Float64Array.from(arr(c.in.running_mean));
+    const invStd = p.training
+      ? arr<Float64Array>(c.out.invstd.f64)
+      : invStdOf(Float64Array.from(arr(c.in.running_var)), p.eps);
+    const { scale } = forward(data, d, mean, invStd, gamma, beta);
+    const dyData = c.in.dy ? arrange(arr(c.in.dy), p.shape, p.layout, v)[0] : null;
+    const gradients = dyData && backward(data, dyData, d, mean, invStd, gamma, p.training);
+    return { mean, invStd, scale, gradients, magnitude: meanMagnitude(data, d) };
+  });
+
 /** Kinds train and eval: distances, and the largest |mean|/std of a channel. */
 export function measureStep(c: Case, v: Variant, kind: Kind, dtype: Precision = "float32") {
   const p = c.params;
   const torch = c.torchErr?.native ?? {};
   const r = runStep(c, v, kind, undefined, dtype);
   const out = new Distances(dtype);
-  const gamma = c.in.weight ? arr(c.in.weight) : null;
-  const beta = c.in.bias ? arr(c.in.bias) : null;
   const of = (pair: Pair) => arr<Float64Array>(pair.f64);
-  let mean: Float64Array;
-  let invStd: Float64Array;
+  const { mean, invStd, scale, gradients: g, magnitude } = oracleOfStep(c, v);
   if (p.training) {
-    mean = of(c.out.mean);
-    invStd = of(c.out.invstd);
     const variance = of(c.out.var);
-    const magnitude = meanMagnitude(r.data, r.d);
     out.add("mean", r.mean ?? [], c.out.mean, magnitude, null, torch.mean);
     out.add("variance", r.variance ?? [], c.out.var, variance, null);
     out.add("invStd", r.invStd ?? [], c.out.invstd, invStd, null, torch.invstd);
@@ -196,14 +210,10 @@ export function measureStep(c: Case, v: Variant, kind: Kind, dtype: Precision = 
       out.add("runningMean", r.runningMean ?? [], c.out.running_mean, meanScale, null, torch.running_mean);
       out.add("runningVariance", r.runningVariance ?? [], c.out.running_var, varianceScale, null, torch.running_var);
     }
-  } else {
-    mean = Float64Array.from(arr(c.in.running_mean));
-    invStd = invStdOf(Float64Array.from(arr(c.in.running_var)), p.eps);
   }
   const arranged = (pair: Pair) => arrange(of(pair), p.shape, p.layout, v)[0];
-  out.addTo("y", r.y, arranged(c.out.y), forward(r.data, r.d, mean, invStd, gamma, beta).scale, r.d, torch.y);
-  if (r.dyData) {
-    const g = backward(r.data, r.dyData, r.d, mean, invStd, gamma, p.training);
+  out.addTo("y", r.y, arranged(c.out.y), scale, r.d, torch.y);
+  if (g) {
     out.addTo("dx", r.dx ?? [], arranged(c.out.dx), g.dxScale, r.d, torch.dx);
     if (c.out.dgamma) out.add("dGamma", r.dGamma ?? [], c.out.dgamma, g.dGammaScale, null, torch.dgamma);
     if (c.out.dbeta) out.add("dBeta", r.dBeta ?? [], c.out.dbeta, g.dBetaScale, null, torch.dbeta);
@@ -417,40 +427,47 @@ export function runProcedural(c: Case, v: Variant, kind: Kind) {
   const [yData, dxData] = [y.data.slice(), (dx as TensorLike).data.slice()];
   drop(x, y, dy, dx, batch.y);
   bn.dispose();
-  return { data, dyData, shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd: saved.invStd };
+  return { shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd: saved.invStd };
 }
+
+/** Its condition scales, of y and dx the largest of each channel: the same ones in both memory orders. */
+const oracleOfProcedural = (c: Case) =>
+  once(`procedural ${c.id}`, () => {
+    const { N, C, S, weight, bias } = c.params;
+    const { x: data, dy: dyData } = proceduralInput(c);
+    const d = dimsOf([N, C, S], "channels-first");
+    const [mean, invStd] = [arr<Float64Array>(c.out.mean.f64), arr<Float64Array>(c.out.invstd.f64)];
+    const { dGammaScale, dxScale } = backward(data, dyData, d, mean, invStd, weight, true);
+    const { scale } = forward(data, d, mean, invStd, weight, bias);
+    const channelMax = (values: Float64Array) =>
+      Float64Array.from({ length: C }, (_, ch) => {
+        let max = 0;
+        eachOf(d, ch, (i) => {
+          max = Math.max(max, values[i] as number);
+        });
+        return max;
+      });
+    return { dGammaScale, yMax: channelMax(scale), dxMax: channelMax(dxScale) };
+  });
 
 /** Its sampled outputs. */
 function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
   const { C, S, samples } = c.params;
-  const { data, dyData, shape, y, dx, dGamma, dBeta, ...batch } = runProcedural(c, v, kind);
-  const d = dimsOf(shape, v.layout);
+  const { y, dx, dGamma, dBeta, ...batch } = runProcedural(c, v, kind);
   const of = (pair: Pair) => arr<Float64Array>(pair.f64);
   const out = new Distances();
   out.add("mean", batch.mean, c.out.mean, arr(c.out.meanAbsX.f64), null);
   out.add("variance", batch.variance, c.out.var, of(c.out.var), null);
   out.add("invStd", batch.invStd, c.out.invstd, of(c.out.invstd), null);
   out.add("dBeta", dBeta ?? [], c.out.dbeta, arr(c.out.absSumDy.f64), null);
-  const g = backward(data, dyData, d, of(c.out.mean), of(c.out.invstd), c.params.weight, true);
-  out.add("dGamma", dGamma ?? [], c.out.dgamma, g.dGammaScale, null);
-  const scale = forward(data, d, of(c.out.mean), of(c.out.invstd), c.params.weight, c.params.bias).scale;
+  const { dGammaScale, yMax, dxMax } = oracleOfProcedural(c);
+  out.add("dGamma", dGamma ?? [], c.out.dgamma, dGammaScale, null);
   const position = ([n, ch, s]: [number, number, number]) =>
     v.layout === "channels-last" ? (n * S + s) * C + ch : (n * C + ch) * S + s;
-  const channelMax = (values: Float64Array) =>
-    Float64Array.from({ length: C }, (_, ch) => {
-      let max = 0;
-      eachOf(d, ch, (i) => {
-        max = Math.max(max, values[i] as number);
-      });
-      return max;
-    });
   const sampled = (values: ArrayLike<number>) => samples.map((s: [number, number, number]) => values[position(s)]);
-  const scales = (values: Float64Array) => {
-    const max = channelMax(values);
-    return samples.map((s: [number, number, number]) => max[s[1]]);
-  };
-  out.add("y", sampled(y), c.out.ySamples, scales(scale), null);
-  out.add("dx", sampled(dx), c.out.dxSamples, scales(g.dxScale), null);
+  const scales = (max: Float64Array) => samples.map((s: [number, number, number]) => max[s[1]]);
+  out.add("y", sampled(y), c.out.ySamples, scales(yMax), null);
+  out.add("dx", sampled(dx), c.out.dxSamples, scales(dxMax), null);
   return out.list;
 }
 
