@@ -109,13 +109,39 @@ export function random(seed: number): () => number {
   };
 }
 
-/** Standard normal numbers (Box–Muller), scaled and shifted. */
-export function normal(seed: number, length: number, std = 1, mean = 0): Float32Array {
+/** The two factors of standard normal numbers (Box–Muller): the product would round before it is scaled. */
+interface Standard {
+  readonly radius: Float64Array;
+  readonly cosine: Float64Array;
+}
+
+/** Those that have been made, by their seed: suites ask for the same ones in every world. */
+const standard = new Map<number, Standard>();
+
+/** So many seeds are remembered; a test uses a few. Numbers that are forgotten are made again, the same. */
+const SEEDS = 16;
+
+/** At least so many of a seed. */
+function standardNormal(seed: number, length: number): Standard {
+  const known = standard.get(seed);
+  if (known && known.radius.length >= length) return known;
+  const made = { radius: new Float64Array(length), cosine: new Float64Array(length) };
   const next = random(seed);
-  return Float32Array.from(
-    { length },
-    () => mean + std * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
-  );
+  for (let i = 0; i < length; i++) {
+    made.radius[i] = Math.sqrt(-2 * Math.log(1 - next()));
+    made.cosine[i] = Math.cos(2 * Math.PI * next());
+  }
+  if (standard.size >= SEEDS) standard.delete(standard.keys().next().value as number);
+  standard.set(seed, made);
+  return made;
+}
+
+/** Normal numbers, an array of the caller's own. */
+export function normal(seed: number, length: number, std = 1, mean = 0): Float32Array {
+  const { radius, cosine } = standardNormal(seed, length);
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i++) values[i] = mean + std * (radius[i] as number) * (cosine[i] as number);
+  return values;
 }
 
 /** A plain input of normal numbers. */
