@@ -17,18 +17,9 @@ declare module "vitest" {
  * About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads.
  * And extended, for which a page has one module graph too few; test/packed/browsers has the page's part.
  */
-const NODE_ONLY = [
-  "abi",
-  "bench",
-  "data-parallel",
-  "extended",
-  "figure1",
-  "fixture",
-  "leak",
-  "readme",
-  "sync-threads",
-  "threads",
-].map((name) => `test/${name}.test.ts`);
+const NODE_ONLY = ["abi", "bench", "extended", "fixture", "leak", "readme", "sync-threads", "threads"].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 
@@ -38,7 +29,7 @@ export default defineConfig({
   define: { "process.argv": "[]" }, // read-golden.mjs is a program too
   test: {
     include: ["test/**/*.test.ts"],
-    exclude: [...NODE_ONLY, "test/lab/**", "test/mpi/**", "test/packed/**"],
+    exclude: [...NODE_ONLY, "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
     setupFiles: ["test/matchers.ts", "test/extended.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may

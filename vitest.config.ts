@@ -18,7 +18,8 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/**/*.test.ts"],
-    exclude: ["test/browser/**", "test/lab/**", "test/mpi/**", "test/packed/**"], // they have configurations of their own
+    // they have configurations of their own
+    exclude: ["test/browser/**", "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
     setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts", "test/extended.ts"],
     maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,

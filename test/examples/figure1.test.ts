@@ -8,12 +8,12 @@ import { fileURLToPath } from "node:url";
 import { numpy as np } from "@jax-js/jax";
 import { parseHTML } from "linkedom";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { loadDigits, PIXELS } from "../examples/figure1/digits.mjs";
-import { train } from "../examples/figure1/train.mjs";
-import { Network } from "../examples/lab/network.mjs";
-import { batchNorm, bias, noisyBatchNorm } from "../examples/lab/norms.mjs";
+import { loadDigits, PIXELS } from "../../examples/figure1/digits.mjs";
+import { train } from "../../examples/figure1/train.mjs";
+import { Network } from "../../examples/lab/network.mjs";
+import { batchNorm, bias, noisyBatchNorm } from "../../examples/lab/norms.mjs";
 
-const MAIN = fileURLToPath(new URL("../examples/figure1/main.mjs", import.meta.url));
+const MAIN = fileURLToPath(new URL("../../examples/figure1/main.mjs", import.meta.url));
 
 const demo = (...args: string[]) => spawnSync(process.execPath, [MAIN, ...args], { encoding: "utf8" });
 

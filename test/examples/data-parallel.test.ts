@@ -3,10 +3,10 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { shardOf } from "../examples/data-parallel/train.mjs";
-import { expectComparison } from "./comparison.ts";
+import { shardOf } from "../../examples/data-parallel/train.mjs";
+import { expectComparison } from "../comparison.ts";
 
-const MAIN = fileURLToPath(new URL("../examples/data-parallel/main.mjs", import.meta.url));
+const MAIN = fileURLToPath(new URL("../../examples/data-parallel/main.mjs", import.meta.url));
 
 const example = (...args: string[]) => spawnSync(process.execPath, [MAIN, ...args], { encoding: "utf8" });
 
