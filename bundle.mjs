@@ -84,12 +84,9 @@ const kernelsFirst = {
   },
 };
 
-/** What the page's entry leaves to its user, the others do: nobody pays there for bytes. */
-const EXTENDED = 'import { extended } from "./src/index.ts"; extended();';
-
-const entry = (more = "", names = "index.ts") => ({
+const entry = (file) => ({
   stdin: {
-    contents: `import "first:simd.wasm"; import "first:relaxed.wasm"; export * from "./src/${names}"; ${more}`,
+    contents: `import "first:simd.wasm"; import "first:relaxed.wasm"; export * from "./src/${file}";`,
     resolveDir: import.meta.dirname,
   },
   bundle: true,
@@ -102,24 +99,37 @@ const entry = (more = "", names = "index.ts") => ({
 });
 
 /** For users of TF.js, which is theirs: kernels included, so that a page needs no other entry beside it. */
-const tfjs = { ...entry(EXTENDED, "tfjs/index.ts"), external: ["@tensorflow/*"] };
+const tfjs = { ...entry("tfjs/index.ts"), external: ["@tensorflow/*"] };
 
 /** Has no kernels: a group works for every copy of the package. koffi is its user's. */
-const mpi = { ...entry(), stdin: undefined, entryPoints: ["src/mpi.ts"], platform: "node", external: ["koffi"] };
+const mpi = {
+  ...entry("mpi.ts"),
+  stdin: undefined,
+  entryPoints: ["src/mpi.ts"],
+  platform: "node",
+  external: ["koffi"],
+};
+
+/** The complete entry and the small one, with their names in dist/. Each is there for every kind of host. */
+const ENTRIES = [
+  ["index.ts", "index"],
+  ["entry-core.ts", "core"],
+];
 
 await rm("dist", { recursive: true, force: true });
 await Promise.all([
-  build({ ...entry(), format: "esm", outfile: "dist/index.js" }),
-  build({ ...entry(EXTENDED), format: "esm", outfile: "dist/full.js" }),
-  build({ ...entry(EXTENDED), format: "cjs", outfile: "dist/index.cjs" }),
+  ...ENTRIES.flatMap(([file, name]) => [
+    build({ ...entry(file), format: "esm", outfile: `dist/${name}.js` }),
+    build({ ...entry(file), format: "cjs", outfile: `dist/${name}.cjs` }),
+    build({ ...entry(file), format: "esm", plugins: [kernelsFirst, wasmAsModule], outfile: `dist/${name}.edge.js` }),
+  ]),
   build({
-    ...entry(EXTENDED),
+    ...entry("index.ts"),
     format: "iife",
     globalName: "batchnormWasm",
     minify: true,
     outfile: "dist/batchnorm-wasm.global.js",
   }),
-  build({ ...entry(EXTENDED), format: "esm", plugins: [kernelsFirst, wasmAsModule], outfile: "dist/edge.js" }),
   build({ ...tfjs, format: "esm", outfile: "dist/tfjs.js" }),
   build({ ...tfjs, format: "cjs", outfile: "dist/tfjs.cjs" }),
   build({ ...mpi, format: "esm", outfile: "dist/mpi.js" }),
@@ -127,16 +137,14 @@ await Promise.all([
 ]);
 
 // the same for Next, to which a .wasm file is a module where its import says so
-const edge = await readFile("dist/edge.js", "utf8");
-await writeFile("dist/edge-light.js", edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
+for (const [, name] of ENTRIES) {
+  const edge = await readFile(`dist/${name}.edge.js`, "utf8");
+  await writeFile(`dist/${name}.edge-light.js`, edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
+}
 
-for (const [input, name] of [
-  ["src/index.ts", "index"],
-  ["src/tfjs/index.ts", "tfjs"],
-  ["src/mpi.ts", "mpi"],
-]) {
+for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "mpi"]]) {
   const declarations = await rollup({
-    input,
+    input: `src/${file}`,
     external: /^@tensorflow/,
     plugins: [dts({ tsconfig: "src/tsconfig.json" })],
   });

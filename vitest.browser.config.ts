@@ -15,9 +15,10 @@ declare module "vitest" {
 
 /**
  * About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads.
- * And extended, for which a page has one module graph too few; test/packed/browsers has the page's part.
+ * The small entry needs a module graph without the complete one, which a page shares with the other suites;
+ * test/packed/browsers has the page's part.
  */
-const NODE_ONLY = ["abi", "bench", "extended", "fixture", "leak", "readme", "sync-threads", "threads"].map(
+const NODE_ONLY = ["abi", "bench", "entry-core", "fixture", "leak", "readme", "sync-threads", "threads"].map(
   (name) => `test/${name}.test.ts`,
 );
 
@@ -30,7 +31,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     exclude: [...NODE_ONLY, "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
-    setupFiles: ["test/matchers.ts", "test/extended.ts"],
+    setupFiles: ["test/matchers.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may
     browser: {

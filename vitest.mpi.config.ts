@@ -7,7 +7,7 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/mpi/**/*.test.ts"],
-    setupFiles: ["test/matchers.ts", "test/extended.ts"],
+    setupFiles: ["test/matchers.ts"],
     testTimeout: 120_000,
   },
 });

@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import os from "node:os";
-import * as library from "../dist/full.js";
+import * as library from "../dist/index.js";
 
 const json = (relative) => JSON.parse(readFileSync(new URL(relative, import.meta.url), "utf8"));
 

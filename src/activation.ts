@@ -1,6 +1,6 @@
 // What an activation is. Those that there are beside "none" are in activations.ts.
 
-import { extra } from "./extras.ts";
+import { Slot } from "./slot.ts";
 
 /** Applied to the normalised value, after the residual. As torch.nn.ReLU, LeakyReLU, ReLU6 and SiLU. */
 export type ActivationName = "none" | "relu" | "leaky_relu" | "relu6" | "silu";
@@ -17,11 +17,24 @@ export interface Activation {
 
 export const NONE: Activation = { name: "none", code: 0, slope: 1, floor: -Infinity, ceiling: Infinity };
 
-/** An activation as options say it. */
-export const activationOption = (value: unknown, negativeSlope: unknown): Activation =>
-  (value === undefined || value === "none") && (negativeSlope === undefined || negativeSlope === null)
-    ? NONE
-    : extra("activation").activationOf(value, negativeSlope);
+/** What calls need of activations; activations.ts implements it. */
+export interface Activations {
+  /** The activation of a name. Throws TypeError and RangeError for a wrong name or slope. */
+  activationOf(value: unknown, negativeSlope: unknown): Activation;
+  /** f(z) in float64, which has no kernels of activations. */
+  activate(activation: Activation, z: number): number;
+  /** f′(z) in float64. */
+  derivative(activation: Activation, z: number): number;
+}
+
+export const activations = /* @__PURE__ */ new Slot<Activations>();
+
+/** An activation as options say it. Throws TypeError in batchnorm-wasm/core, unless there is none. */
+export function activationOption(value: unknown, negativeSlope: unknown): Activation {
+  const none = value === undefined || value === "none";
+  if (none && (negativeSlope === undefined || negativeSlope === null)) return NONE;
+  return activations.get(none ? "negativeSlope" : "activation").activationOf(value, negativeSlope);
+}
 
 /** Whether sums and dx are fused with the derivative: z·σ(z) is evaluated once instead, and its derivative kept. */
 export const fusesBackward = ({ code }: Activation): boolean => code === 1 || code === 2;

@@ -14,8 +14,7 @@ import {
   noRunningStatistics,
   wrongValue,
 } from "./errors.ts";
-import { extra } from "./extras.ts";
-import type { Affine } from "./fold.ts";
+import type { Affine, FoldSource } from "./fold.ts";
 import {
   BACKWARD_OPTIONS,
   type BackwardOptions,
@@ -50,14 +49,30 @@ import {
   resolveOptions,
 } from "./options.ts";
 import { checkVector, nonFiniteChannel, RunningStatistics } from "./running.ts";
-import { checkEnough, type Normalized, normalizeSlice, type Slice, slicesOf } from "./slices.ts";
+import {
+  checkEnough,
+  masks,
+  type Normalized,
+  normalizeSlice,
+  PER_SAMPLE,
+  perSample,
+  type Slice,
+  slicesOf,
+} from "./slices.ts";
+import { Slot } from "./slot.ts";
 import type { Layer, LoadOptions, LoadReport, NamedState, StateDict, StateOptions, StateSource } from "./state.ts";
 
-/** What one forward of a layer takes beside x. */
-export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> {
+/** What one forward of a layer in batchnorm-wasm/core takes beside x. */
+export interface CoreLayerForwardOptions<T> {
   mode?: Mode;
   /** Where to write y. */
   out?: T;
+  /** Statistics of more than x, of which x is a part (mergeStatistics). The running ones are not updated: see track. */
+  statistics?: BatchStatistics;
+}
+
+/** What one forward of a layer takes beside x. */
+export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends CoreLayerForwardOptions<T> {
   /** Added before the activation; of x's shape and type. */
   residual?: T;
   /** Which positions count in the batch's statistics; see `Mask`. */
@@ -68,11 +83,36 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> {
    */
   gamma?: Vector;
   beta?: Vector;
-  /** Statistics of more than x, of which x is a part (mergeStatistics). The running ones are not updated: see track. */
-  statistics?: BatchStatistics;
 }
 
 const FORWARD_OPTIONS = ["mode", "out", "residual", "mask", "gamma", "beta", "statistics"];
+
+/** What stateDict and loadStateDict need; state.ts implements it. */
+export interface StateDicts {
+  saveState(layer: Layer, options: StateOptions): NamedState;
+  loadState(layer: Layer, state: StateSource, options: LoadOptions): LoadReport;
+}
+
+/** What toAffine needs; fold.ts implements it. */
+export interface Folding {
+  toAffine(source: FoldSource<Vector>): Affine<Vector>;
+}
+
+/** What training with `renorm` needs; samples.ts implements it. */
+export interface Renormalization {
+  /** A slice whose x̂ becomes x̂·r + d, constants to backward (Ioffe 2017, Alg. 1). */
+  renormalize(
+    n: Normalized,
+    batch: Statistics,
+    running: Statistics,
+    epsilon: number,
+    limits: Readonly<Renorm>,
+  ): Normalized;
+}
+
+export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();
+export const folding = /* @__PURE__ */ new Slot<Folding>();
+export const renormalization = /* @__PURE__ */ new Slot<Renormalization>();
 
 /** What ends collecting: keeps the new statistics, or lets go of them. */
 export interface Collection {
@@ -108,13 +148,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #collecting = false;
 
   /**
-   * Throws TypeError or RangeError for a wrong number of channels or a wrong option; in a page without `extended()`,
-   * BatchNormError "extended" for an activation.
+   * Throws TypeError or RangeError for a wrong number of channels or a wrong option.
    */
   constructor(channels: number, options: Options<D> = {}) {
     this.channels = checkChannels(channels);
     this.options = resolveOptions(options);
     const { dtype, scale, shift, trackRunningStats, activation, negativeSlope, renorm } = this.options;
+    if (renorm) renormalization.get("renorm");
     this.#activation = activationOption(activation, negativeSlope);
     this.#gamma = scale ? (newVector(dtype, channels).fill(1) as VectorOf<D>) : null;
     this.#beta = shift ? newVector(dtype, channels) : null;
@@ -206,6 +246,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
   set renorm(limits: Renorm | null) {
     const renorm = renormOption(limits);
     if (renorm && !this.#running) throw absentParameter("renorm", "trackRunningStats: false");
+    if (renorm) renormalization.get("renorm");
     this.#renorm = renorm;
   }
 
@@ -221,7 +262,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
   stateDict(options: StateOptions = {}): NamedState<VectorOf<D>> {
-    return extra("stateDict").saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
+    return stateDicts.get("stateDict").saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
   }
 
   /**
@@ -233,7 +274,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * nothing then; with strict: false, names are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
-    return extra("loadStateDict").loadState(this.#layer(), state, options);
+    return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
   }
 
   #layer(): Layer {
@@ -247,7 +288,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * BatchNormError "no-running-statistics" with trackRunningStats: false. foldIntoConv and foldIntoLinear go further.
    */
   toAffine(): Affine<VectorOf<D>> {
-    return extra("toAffine").toAffine(this) as Affine<VectorOf<D>>;
+    return folding.get("toAffine").toAffine(this) as Affine<VectorOf<D>>;
   }
 
   // ---- computation --------------------------------------------------------------------------------------------------
@@ -258,7 +299,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    *
    * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
    * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer,
-   * exhausted memory, and what a page has not got before `extended()`.
+   * and exhausted memory.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
     this.#alive();
@@ -279,7 +320,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (given && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
     if (given && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (given && this.#renorm) throw exclusiveStatistics("renorm");
-    const weights = mask === undefined ? undefined : extra("mask").weightsOf(mask, x.shape, layout);
+    const weights = mask === undefined ? undefined : masks.get("mask").weightsOf(mask, x.shape, layout);
     this.#checkVectors();
     const how = this.#how(options, geometry.samples);
     if (weights && how.conditional) throw maskWithSamples();
@@ -320,7 +361,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
           normalizeSlice(call, x, undefined, undefined, slice, take);
           const running = emptyStatistics(this.channels);
           this.#runningStatistics(running);
-          ready[i] = extra("renorm").renormalize(slice, into, running, epsilon, renorm);
+          ready[i] = renormalization.get("renorm").renormalize(slice, into, running, epsilon, renorm);
           if (atOnce) normalizeSlice(call, x, residual, target, ready[i] as Normalized);
         }
         if (taken[i]) taken[i] = this.#checkFinite(into);
@@ -453,7 +494,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const shape = [samples, this.channels];
     for (const name of ["gamma", "beta"] as const)
       if (own[name]) checkVector(name, options[name], this.channels, computedIn(dtype), shape);
-    const { conditionalOf } = extra("gamma and beta of every sample");
+    const { conditionalOf } = perSample.get(PER_SAMPLE);
     const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), own, samples);
     return { gamma: null, beta: null, conditional, activation };
   }

@@ -1,9 +1,8 @@
 // The two primitives on operands: sums over the channels of a batch, and the maps that follow from them. Everything that
 // normalises is made of these; docs/batchnorm.md numbers the terms.
 
-import { type Activation, fusesBackward } from "./activation.ts";
+import { type Activation, activations, fusesBackward } from "./activation.ts";
 import type { Vector } from "./dtype.ts";
-import { extra } from "./extras.ts";
 import type { Geometry, Part } from "./geometry.ts";
 import { type Kernels, precisionOf, type Range, type Sums } from "./kernels.ts";
 import type { Heap, Workspace } from "./memory.ts";
@@ -212,7 +211,7 @@ export function normalize(
       const kept = residual && added === target ? residual.copyOf(part) : undefined;
       k.affine(pointer, target, matrix, part);
       const { f64 } = x.heap;
-      const { activate } = extra(WIDE);
+      const { activate } = activations.get(WIDE);
       const shift = residual ? (kept ? 0 : (added - target) / 8) : 0;
       let next = 0;
       eachIn(part, target, 8, (i) => {
@@ -251,7 +250,7 @@ export function differentiateActivation(
     if (k.wide) {
       k.affine(pointer, z, matrix, part);
       const { f64 } = heap;
-      const { derivative } = extra(WIDE);
+      const { derivative } = activations.get(WIDE);
       eachIn(part, z, 8, (i) => {
         const value = (f64[i] as number) + (residual ? (f64[i + (added - z) / 8] as number) : 0);
         const from = f64[i + (source - z) / 8] as number;

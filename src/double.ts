@@ -11,7 +11,8 @@ import { checkTensor, Tensor } from "./memory.ts";
 import { type AnyTensor, Call, checkOperand, heapOf, type Operand, sameShape } from "./operand.ts";
 import { checkKeys, flag } from "./options.ts";
 import { checkVector } from "./running.ts";
-import { activationGradient, type Normalized } from "./slices.ts";
+import { activationGradient } from "./samples.ts";
+import type { Normalized } from "./slices.ts";
 
 /** Gradients of a loss with respect to what batchNormBackward returned; one that is missing counts as zeros. */
 export interface GradientsOfGradients<T extends AnyTensor = AnyTensor> {

@@ -2,6 +2,7 @@
 // their values are widened to float32 on the way in and rounded on the way out.
 
 import { wrongKind, wrongValue } from "./errors.ts";
+import { Slot } from "./slot.ts";
 
 export type Dtype = "float32" | "float64" | "float16" | "bfloat16";
 
@@ -39,21 +40,30 @@ type Constructor = new (...args: [length: number] | [buffer: ArrayBufferLike, of
 
 const Half = /* @__PURE__ */ (() => (globalThis as { Float16Array?: Constructor }).Float16Array)();
 
-/** The engine's Float16Array, or else Uint16Array. */
-const STORES: Readonly<Record<Dtype, Constructor>> = {
-  float32: Float32Array,
+/** The arrays that hold elements of other types than float32. */
+export type Stores = Readonly<Record<Exclude<Dtype, "float32">, Constructor>>;
+
+/** float16 is stored in the engine's Float16Array, or in a Uint16Array where the engine has none. */
+export const allStores = (): Stores => ({
   float64: Float64Array,
   float16: Half ?? Uint16Array,
   bfloat16: Uint16Array,
-};
+});
+
+/** Where this is empty, calls compute in float32 alone. */
+export const otherStores = /* @__PURE__ */ new Slot<Stores>();
+
+/** The array that holds elements of a type. Throws TypeError that names `what` in batchnorm-wasm/core, unless it is float32. */
+export const storeOf = (dtype: Dtype, what = `dtype ${dtype}`): Constructor =>
+  dtype === "float32" ? Float32Array : otherStores.get(what)[dtype];
 
 /** A new array of zeros, of the kind of `like` where that fits. */
 export const newData = (dtype: Dtype, length: number, like?: Data): Data =>
-  dtype === "float16" && like instanceof Uint16Array ? new Uint16Array(length) : new STORES[dtype](length);
+  dtype === "float16" && like instanceof Uint16Array ? new Uint16Array(length) : new (storeOf(dtype))(length);
 
 /** A view of so many elements in a buffer. */
 export const viewOf = <D extends Dtype>(dtype: D, buffer: ArrayBufferLike, offset: number, length: number): DataOf[D] =>
-  new STORES[dtype](buffer, offset, length) as DataOf[D];
+  new (storeOf(dtype))(buffer, offset, length) as DataOf[D];
 
 export const newVector = <D extends Dtype>(dtype: D, length: number): VectorOf<D> =>
   (dtype === "float64" ? new Float64Array(length) : new Float32Array(length)) as VectorOf<D>;
@@ -77,11 +87,12 @@ export function dtypeOf(data: unknown, said: Dtype | undefined): Dtype | undefin
   return data instanceof Uint16Array && said && isNarrow(said) ? said : undefined;
 }
 
-/** A dtype as an option. */
+/** A dtype as an option. Throws TypeError in batchnorm-wasm/core, unless it is "float32". */
 export function dtypeOption(value: unknown): Dtype {
   if (value === undefined) return "float32";
   if (typeof value !== "string") throw wrongKind("dtype", "a string", value);
   const found = DTYPES.find((d) => d === value);
   if (!found) throw wrongValue("dtype", DTYPES.map((d) => `"${d}"`).join(" or "), value);
+  storeOf(found, `dtype ${JSON.stringify(found)}`);
   return found;
 }

@@ -14,7 +14,6 @@ export type BatchNormErrorCode =
   | "state-dict"
   | "safetensors"
   | "no-simd"
-  | "extended"
   | "thread"
   | "group"
   | "mpi";
@@ -203,11 +202,10 @@ export const noSimd = () =>
     "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
   );
 
-export const notExtended = (what: string) =>
-  new BatchNormError(
-    "extended",
-    `${what}: expected everything of batchnorm-wasm, got the part that plain batch normalization needs, which is what pages ` +
-      "load; call extended(), which batchnorm-wasm exports, once before",
+/** For what batchnorm-wasm/core leaves out, called from JavaScript; TypeScript refuses it earlier. */
+export const notInCore = (what: string) =>
+  new TypeError(
+    `${what}: expected batchnorm-wasm, the complete entry, got batchnorm-wasm/core, which does not have it; import the other`,
   );
 
 export const noBytes = () =>

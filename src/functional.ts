@@ -13,7 +13,6 @@ import {
   wrongShape,
   wrongValue,
 } from "./errors.ts";
-import { extra } from "./extras.ts";
 import { channelAxis, type Geometry, geometryOf } from "./geometry.ts";
 import type { Mask } from "./mask.ts";
 import { checkTensor, type Heap, Tensor } from "./memory.ts";
@@ -25,18 +24,26 @@ import {
   checkEnough,
   differentiateSlice,
   fusesSlice,
+  masks,
   type Normalized,
   normalizeSlice,
+  PER_SAMPLE,
+  perSample,
   type Slice,
   slicesOf,
   zeros,
 } from "./slices.ts";
+import { Slot } from "./slot.ts";
 
-/** Which gradients to compute; every one by default. */
-export interface Needs {
+/** Which gradients to compute in batchnorm-wasm/core; every one by default. */
+export interface CoreNeeds {
   dx?: boolean;
   dGamma?: boolean;
   dBeta?: boolean;
+}
+
+/** Which gradients to compute; every one by default. */
+export interface Needs extends CoreNeeds {
   dResidual?: boolean;
 }
 
@@ -66,30 +73,64 @@ export interface Saved {
   readonly invStd: Float64Array;
 }
 
-export interface BackwardOptions<T extends AnyTensor = AnyTensor> {
+/** Options of backward in batchnorm-wasm/core. */
+export interface CoreBackwardOptions<T> {
   /** Where to write dx; may be dy itself. */
   dxOut?: T;
-  needs?: Needs;
-  /** Where to write dGamma and dBeta, each of the shape of its parameter: [C] or [N, C]. */
-  dGammaOut?: Vector;
-  dBetaOut?: Vector;
-  /** Where to write dResidual. */
-  dResidualOut?: T;
+  needs?: CoreNeeds;
+  /** Where to write dGamma, [C]. */
+  dGammaOut?: Float32Array;
+  /** Where to write dBeta, [C]. */
+  dBetaOut?: Float32Array;
   /** Add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
   accumulate?: boolean;
   /** Sums over all parts of a batch that normalised together (batchNormGradientSums, merged): dx takes them. */
   sums?: GradientSums;
 }
 
-/** A gradient that was not needed, or whose parameter does not exist, is absent. */
-export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array> {
+export interface BackwardOptions<T extends AnyTensor = AnyTensor>
+  extends Omit<CoreBackwardOptions<T>, "needs" | "dGammaOut" | "dBetaOut"> {
+  needs?: Needs;
+  /** Where to write dGamma, of the shape of gamma: [C] or [N, C]. */
+  dGammaOut?: Vector;
+  /** Where to write dBeta, of the shape of beta: [C] or [N, C]. */
+  dBetaOut?: Vector;
+  /** Where to write dResidual. */
+  dResidualOut?: T;
+}
+
+/** Gradients in batchnorm-wasm/core. One that was not needed, or whose parameter does not exist, is absent. */
+export interface CoreGradients<T, V extends Vector = Float32Array> {
   dx?: T;
   dGamma?: V;
   dBeta?: V;
+}
+
+/** A gradient that was not needed, or whose parameter does not exist, is absent. */
+export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array>
+  extends CoreGradients<T, V> {
   dResidual?: T;
 }
 
 // ---- core -----------------------------------------------------------------------------------------------------------
+
+/**
+ * What calls need where backward does not fuse the derivative of an activation, or forward adds a residual; samples.ts
+ * implements it.
+ */
+export interface Fusion {
+  /** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
+  activationGradient(
+    call: Call,
+    x: AnyTensor,
+    residual: AnyTensor | undefined,
+    dy: AnyTensor,
+    dz: AnyTensor,
+    slices: readonly Normalized[],
+  ): void;
+}
+
+export const fusion = /* @__PURE__ */ new Slot<Fusion>();
 
 /** Adds or writes float64 to a gradient; the rows of all samples to a gradient of one row. */
 export function putGradient(out: Vector, values: Float64Array, accumulate: boolean): void {
@@ -165,7 +206,7 @@ function compute<T extends AnyTensor>(
     if (activation.code && !fused) {
       // 16-bit storage would round dz on its way to dx
       dz = isNarrow(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
-      extra("activation").activationGradient(call, x, residual, dy, dz, slices);
+      fusion.get("activation").activationGradient(call, x, residual, dy, dz, slices);
       if (dResidual && dz !== dResidual) call.with([dz, dResidual], saved.geometry, 0, copy);
     } else if (dResidual) {
       const source = call.value(dy); // before dResidual is looked at, which growth would empty
@@ -298,22 +339,26 @@ export interface BatchStatistics {
   readonly variance: Float64Array;
 }
 
-export interface ForwardOptions<T extends AnyTensor = AnyTensor> {
+/** Options of batchNormForward and batchNormInference in batchnorm-wasm/core. */
+export interface CoreForwardOptions<T> {
   layout?: Layout;
   /** Default 1e-5. */
   epsilon?: number;
   /** Where to write y. */
   out?: T;
+  /** Normalise every so many samples by their own statistics. */
+  ghostBatchSize?: number;
+  /** Statistics of more than x, of which x is a part: mergeStatistics. */
+  statistics?: BatchStatistics;
+}
+
+export interface ForwardOptions<T extends AnyTensor = AnyTensor> extends CoreForwardOptions<T> {
   activation?: ActivationName;
   negativeSlope?: number;
   /** Added before the activation; of x's shape and type. */
   residual?: T;
   /** Which positions count; see `Mask`. */
   mask?: Mask;
-  /** Normalise every so many samples by their own statistics. */
-  ghostBatchSize?: number;
-  /** Statistics of more than x, of which x is a part: mergeStatistics. */
-  statistics?: BatchStatistics;
 }
 
 const FORWARD_OPTIONS = [
@@ -334,24 +379,25 @@ function checkScale(
   { channels, samples }: Geometry,
   dtype: Dtype,
 ): Pick<How, "gamma" | "beta" | "conditional"> {
-  const perSample = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
+  const isOwn = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
   const vector = (name: "gamma" | "beta"): Vector | null => {
     const v = p[name];
-    const shape = perSample(v) ? [samples, channels] : [channels];
+    const shape = isOwn(v) ? [samples, channels] : [channels];
     return v ? checkVector(name, v, channels, computedIn(dtype), shape).slice() : null;
   };
   const [gamma, beta] = [vector("gamma"), vector("beta")];
-  const own = { gamma: perSample(gamma), beta: perSample(beta) };
+  const own = { gamma: isOwn(gamma), beta: isOwn(beta) };
   if (!own.gamma && !own.beta) return { gamma, beta, conditional: undefined };
   return {
     gamma: null,
     beta: null,
-    conditional: extra("gamma and beta of every sample").conditionalOf(gamma, beta, own, samples),
+    conditional: perSample.get(PER_SAMPLE).conditionalOf(gamma, beta, own, samples),
   };
 }
 
 export function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
   if (residual === undefined) return;
+  fusion.get("residual");
   checkOperand("residual", residual, dtype);
   if (!sameShape(residual.shape, shape)) throw wrongShape("residual", shape, residual.shape);
 }
@@ -385,7 +431,7 @@ function checkForward<T extends AnyTensor>(x: T, p: Parameters, known: readonly 
   for (const [name, t] of [["residual", residual] as const, ["x", x] as const])
     if (t instanceof Tensor) checkTensor(name, t, heap);
   checkOut("out", out, x.shape, heap, dtype);
-  const weights = mask === undefined ? undefined : extra("mask").weightsOf(mask, x.shape, layout);
+  const weights = mask === undefined ? undefined : masks.get("mask").weightsOf(mask, x.shape, layout);
   if (weights && scale.conditional) throw maskWithSamples();
   const how: How = { ...scale, activation: activationOption(options.activation, options.negativeSlope) };
   const slices = slicesOf(geometry, x.shape, layout, ghostBatchOption(options.ghostBatchSize), weights);

@@ -1,4 +1,6 @@
-// The public names, nothing else.
+// The complete entry: every public name, and everything installed.
+
+import { complete } from "./complete.ts";
 
 export type { ActivationName } from "./activation.ts";
 export { BatchNorm, type LayerForwardOptions } from "./batchnorm.ts";
@@ -13,7 +15,6 @@ export {
 } from "./double.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./dtype.ts";
 export { BatchNormError, type BatchNormErrorCode } from "./errors.ts";
-export { extended } from "./extended.ts";
 export {
   groupNormForward,
   instanceNormForward,
@@ -80,3 +81,5 @@ export type {
   StateValue,
 } from "./state.ts";
 export { packStatistics, SyncBatchNorm, type SyncOptions, unpackStatistics } from "./sync.ts";
+
+complete();

@@ -2,20 +2,23 @@
 // nothing of it.
 
 import { NO_SHARED_MEMORY, oneThreadWarning, wrongKind } from "./errors.ts";
-import { isExtended } from "./extras.ts";
 import { processors, sharedMemory } from "./features.ts";
 import { currentHeap, useHeap, WasmHeap } from "./memory.ts";
-import { type Build, compileAhead } from "./module.ts";
+import { type Build, compileAhead, secondModule } from "./module.ts";
 import { checkKeys, threadsOption } from "./options.ts";
 import { MAX_THREADS, Pool } from "./threads.ts";
 
-export interface InitOptions {
+/** Options of init in batchnorm-wasm/core. */
+export interface CoreInitOptions {
   /** A build of the kernels that the host has compiled; with `threads`, one for shared memory. */
   module?: WebAssembly.Module;
-  /** The second module, compiled likewise: activations, residuals, conditional scale, float64 and 16-bit elements. */
-  extended?: WebAssembly.Module;
   /** Threads that calls on tensors shall use, the caller's included; "auto": as many as there are processors. Default 1. */
   threads?: number | "auto";
+}
+
+export interface InitOptions extends CoreInitOptions {
+  /** The second module, compiled likewise: activations, residuals, conditional scale, float64 and 16-bit elements. */
+  extended?: WebAssembly.Module;
 }
 
 let warned = false;
@@ -44,10 +47,10 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
   }
 }
 
-/** A pool's threads over a heap, with both modules where the second is there. */
-function startPool(heap: WasmHeap, threads: number, both: boolean): Promise<Pool> {
+/** A pool's threads over a heap, with both modules in the complete entry. */
+function startPool(heap: WasmHeap, threads: number): Promise<Pool> {
   const { build, memory, core } = heap;
-  return both
+  return secondModule.installed
     ? Pool.start([build.module, build.extended()], memory, { ...core, ...heap.extended }, threads)
     : Pool.start([build.module], memory, core, threads);
 }
@@ -64,12 +67,13 @@ function startPool(heap: WasmHeap, threads: number, both: boolean): Promise<Pool
  */
 export async function init(options: InitOptions = {}): Promise<void> {
   checkKeys("init options", options, ["module", "extended", "threads"]);
+  if (options.extended !== undefined) secondModule.get("init({ extended })");
   const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
   const shared = threads > 1;
   const build = await compileAhead(options, shared ? "shared" : "own");
   if (!options.module && !options.extended && options.threads === undefined && currentHeap()) return;
   const heap = newHeap(build, shared);
-  const pool = shared ? await startPool(heap, threads, options.extended !== undefined || isExtended()) : undefined;
+  const pool = shared ? await startPool(heap, threads) : undefined;
   await dispose();
   heap.pool = pool;
   heap.threadsReason = reason;

@@ -6,7 +6,18 @@
 //
 // Pointer 0 is never handed out: kernels read it as "none".
 
-import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, dtypeOption, isNarrow, viewOf } from "./dtype.ts";
+import {
+  BYTES,
+  bitsOf,
+  type Data,
+  type DataOf,
+  type Dtype,
+  dtypeOf,
+  dtypeOption,
+  isNarrow,
+  storeOf,
+  viewOf,
+} from "./dtype.ts";
 import { disposed, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
 import { Kernels } from "./kernels.ts";
@@ -469,6 +480,7 @@ export function tensor(
   if (!found || (said && found !== said))
     throw wrongKind("data", said ? `elements of dtype "${said}"` : "a Float32Array or an array of numbers", data);
   if (list && isNarrow(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
+  storeOf(found, `data of ${found}`);
   const length = sizeOf("tensor", shape);
   checkBytes(shape, length * BYTES[found]);
   if (data !== undefined && data.length !== length) throw wrongLength("data", shape, data.length);

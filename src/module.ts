@@ -3,15 +3,15 @@
 //   simd      the same bits on every engine, since WebAssembly fixes every rounding
 //   relaxed   with fused multiply-add: faster in cache, and rounded once where the other rounds twice
 //
-// and beside either, for what plain batch normalization does not need, `extended`, compiled when it is first needed.
+// The complete entry has a second module beside either, `extended`, which is compiled when it is first needed.
 
 import type { instantiate as instantiateExtended } from "../build/extended.js";
 import relaxedSource from "../build/relaxed.wasm";
 import type { instantiate } from "../build/simd.js";
 import simdSource from "../build/simd.wasm";
 import { noBytes, noSimd, wrongKind } from "./errors.ts";
-import { extra, isExtended } from "./extras.ts";
 import { audioWorklet, relaxedSimd, simd } from "./features.ts";
+import { Slot } from "./slot.ts";
 
 /** What the module exports, as the compiler declares it. */
 export type Exports = Awaited<ReturnType<typeof instantiate>>;
@@ -36,6 +36,9 @@ type Bytes = Uint8Array<ArrayBuffer>;
 
 /** Bytes, or a module where the host compiles no bytes. */
 type Source = Bytes | WebAssembly.Module;
+
+/** Where the bytes of build/extended.wasm come from, or its module where the host compiles no bytes. */
+export const secondModule = /* @__PURE__ */ new Slot<() => Source>();
 
 /** By its brand, since a sandbox such as Next's hands in modules that another realm compiled, with a class of its own. */
 const isModule = (what: unknown): what is WebAssembly.Module =>
@@ -93,11 +96,11 @@ async function compile(source: Source): Promise<WebAssembly.Module> {
   return isModule(source) || audioWorklet() ? compileSync(source) : WebAssembly.compile(source);
 }
 
-/** What needs the second module. */
-const EXTENDED = "activations, residuals, scale per sample, and elements other than float32";
+/** How an error calls it. What calls need of it is refused by its own name before. */
+const SECOND = "the second module";
 
 function extendedOf(kind: Kind): WebAssembly.Module {
-  extended[kind] ??= compileSync(forMemory(extra(EXTENDED).kernels(), kind));
+  extended[kind] ??= compileSync(forMemory(secondModule.get(SECOND)(), kind));
   return extended[kind];
 }
 
@@ -129,8 +132,8 @@ export interface Given {
  * need the second module from the start.
  */
 export async function compileAhead(given: Given, kind: Kind): Promise<Build> {
-  if (kind === "shared" && !given.extended && isExtended())
-    extended.shared ??= await compile(forMemory(extra(EXTENDED).kernels(), "shared"));
+  if (kind === "shared" && !given.extended && secondModule.installed)
+    extended.shared ??= await compile(forMemory(secondModule.get(SECOND)(), "shared"));
   const second = given.extended && checkModule("extended", given.extended, EXTENDED_SIGNATURE);
   const more = () => second ?? extendedOf(kind);
   if (given.module !== undefined) {

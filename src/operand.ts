@@ -6,7 +6,7 @@
 //                 ↓ load       ↑ unload
 //   tile    |________|                            in wasm memory, small enough for the processor's cache
 
-import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, isNarrow, newData } from "./dtype.ts";
+import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, isNarrow, newData, storeOf } from "./dtype.ts";
 import { inPlace, sameOut, wrongKind, wrongLength, wrongShape, wrongValue } from "./errors.ts";
 import { elementsOf, type Geometry, type Part, sizeOf, tilesOf, wholeOf } from "./geometry.ts";
 import { type Kernels, pivotBlock } from "./kernels.ts";
@@ -47,6 +47,7 @@ export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dty
   else if (typeof value !== "object" || value === null)
     throw wrongKind(name, "a Tensor or { data: Float32Array, shape }", value);
   const found = operandDtype(value, dtype);
+  if (found) storeOf(found, `${name}.data of ${found}`);
   if (!found || (dtype && found !== dtype)) {
     if (found && dtype && isNarrow(found) && isNarrow(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
     throw wrongKind(`${name}.data`, dtype ? KINDS[dtype] : ARRAYS, value.data);

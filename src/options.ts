@@ -19,14 +19,13 @@ export interface Renorm {
   dMax: number;
 }
 
-export interface Options<D extends Dtype = "float32"> {
+/** Options of a layer in batchnorm-wasm/core. */
+export interface CoreOptions {
   /**
    * Defaults of layout, epsilon, momentum, runningVariance and estimator as another framework has them; options beside it
    * win. Default "pytorch".
    */
   preset?: Preset;
-  /** Type of the elements. Parameters and statistics are float64 with "float64", else float32. Default "float32". */
-  dtype?: D;
   /** Axis of the channels. Default "channels-first". */
   layout?: Layout;
   /** Added to the variance inside the root; finite and ≥ 0. Default 1e-5. */
@@ -53,24 +52,29 @@ export interface Options<D extends Dtype = "float32"> {
   estimator?: Estimator;
   /** When a train batch has a non-finite mean or variance: throw, skip the update, or let it in. Default "throw". */
   onNonFinite?: "throw" | "skip" | "allow";
-  /** Applied to y, after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
-  activation?: ActivationName;
-  /** Slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
-  negativeSlope?: number | null;
   /**
    * Normalise every so many samples by their own statistics (Hoffer, Hubara & Soudry 2017). The last may be fewer. Each
    * updates the running statistics, in order.
    */
   ghostBatchSize?: number | null;
+}
+
+/** Options of a layer. */
+export interface Options<D extends Dtype = "float32"> extends CoreOptions {
+  /** Type of the elements. Parameters and statistics are float64 with "float64", else float32. Default "float32". */
+  dtype?: D;
+  /** Applied to y, after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
+  activation?: ActivationName;
+  /** Slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
+  negativeSlope?: number | null;
   /** Batch Renormalization (Ioffe 2017): bring batch statistics near the running ones, within limits. */
   renorm?: Renorm | null;
 }
 
 export type Estimator = "ema" | "debiased" | "cumulative" | "population";
 
-/** Options with every default filled in. */
-export interface ResolvedOptions<D extends Dtype = "float32"> {
-  readonly dtype: D;
+/** Options of a layer in batchnorm-wasm/core with every default filled in. */
+export interface CoreResolvedOptions {
   readonly layout: Layout;
   readonly epsilon: number;
   readonly momentum: number;
@@ -80,10 +84,15 @@ export interface ResolvedOptions<D extends Dtype = "float32"> {
   readonly runningVariance: "unbiased" | "biased";
   readonly estimator: Estimator;
   readonly onNonFinite: "throw" | "skip" | "allow";
+  readonly ghostBatchSize: number | null;
+}
+
+/** Options with every default filled in. */
+export interface ResolvedOptions<D extends Dtype = "float32"> extends CoreResolvedOptions {
+  readonly dtype: D;
   readonly activation: ActivationName;
   /** null without "leaky_relu". */
   readonly negativeSlope: number | null;
-  readonly ghostBatchSize: number | null;
   readonly renorm: Readonly<Renorm> | null;
 }
 

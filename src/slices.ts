@@ -5,7 +5,6 @@ import type { Activation } from "./activation.ts";
 import {
   batchStatistics,
   differentiate,
-  differentiateActivation,
   fuses,
   type GradientSums,
   gradientMap,
@@ -14,13 +13,13 @@ import {
   type Statistics,
   type Terms,
 } from "./core.ts";
-import { bitsOf, computedIn, newVector, type Vector } from "./dtype.ts";
+import { bitsOf, type Vector } from "./dtype.ts";
 import { oneValuePerChannel } from "./errors.ts";
-import { extra } from "./extras.ts";
 import { type Geometry, geometryOf } from "./geometry.ts";
-import type { Place, Selection } from "./mask.ts";
+import type { Mask, Place, Selection } from "./mask.ts";
 import type { AnyTensor, Call } from "./operand.ts";
-import type { Layout, Renorm } from "./options.ts";
+import type { Layout } from "./options.ts";
+import { Slot } from "./slot.ts";
 
 /** A batch of its own. */
 export interface Slice extends Place {
@@ -40,22 +39,6 @@ export interface Conditional {
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
 }
 
-/** Scale and shift per sample, where one of them may be a vector for all. */
-export function conditionalOf(
-  gamma: Vector | null,
-  beta: Vector | null,
-  perSample: Conditional["perSample"],
-  samples: number,
-): Conditional {
-  const rows = (v: Vector | null, own: boolean) => {
-    if (!v || own) return v;
-    const all = newVector(computedIn(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
-    for (let n = 0; n < samples; n++) all.set(v, n * v.length);
-    return all;
-  };
-  return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
-}
-
 /** A slice with everything that its map needs. */
 export interface Normalized extends Slice {
   readonly terms: Terms;
@@ -68,6 +51,63 @@ export interface Normalized extends Slice {
   readonly r: Float64Array | undefined;
   readonly d: Float64Array | undefined;
 }
+
+/** What calls need of masks; mask.ts and masked.ts implement it. */
+export interface Masks {
+  /** The weights of all positions of a batch, [N, …]. Throws for a wrong mask. */
+  weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array;
+  /** Positions [from, to) of a batch whose samples have `inner` positions; undefined where the mask changes nothing there. */
+  selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
+  /** Batch statistics of what a mask leaves of a slice. */
+  maskedStatistics(
+    call: Call,
+    x: AnyTensor,
+    place: Place,
+    selection: Selection,
+    epsilon: number,
+    into: Statistics,
+  ): void;
+  /** dx of a slice with a mask where it is wanted, and its sums of gradients where they are needed. */
+  maskedGradient(
+    call: Call,
+    x: AnyTensor,
+    dz: AnyTensor,
+    n: Normalized,
+    wanted: Wanted,
+    needed: boolean,
+    into: GradientSums,
+  ): void;
+}
+
+export const masks = /* @__PURE__ */ new Slot<Masks>();
+
+/** What calls need where a scale or shift is given for every sample; samples.ts implements it. */
+export interface PerSample {
+  /** Scale and shift per sample, where one of them may be a vector for all. */
+  conditionalOf(
+    gamma: Vector | null,
+    beta: Vector | null,
+    perSample: Conditional["perSample"],
+    samples: number,
+  ): Conditional;
+  /** Maps a slice to y, sample by sample. */
+  normalize(call: Call, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: Normalized): void;
+  /** dx of a slice where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
+  differentiate(
+    call: Call,
+    x: AnyTensor,
+    dz: AnyTensor,
+    n: Normalized,
+    wanted: Wanted,
+    needed: boolean,
+    put: (gradient: GradientSums, sample: number) => void,
+  ): void;
+}
+
+export const perSample = /* @__PURE__ */ new Slot<PerSample>();
+
+/** How an error calls it. */
+export const PER_SAMPLE = "gamma or beta of every sample";
 
 /** A batch in slices of `size` samples; `weights` are a mask's. */
 export function slicesOf(
@@ -84,7 +124,7 @@ export function slicesOf(
   for (let first = 0; first < samples || first === 0; first += step) {
     const n = Math.min(step, samples - first);
     const g = n === samples ? geometry : samplesOf(geometry, shape, layout, n);
-    const selection = weights && extra("mask").selectionOf(weights, first * inner, (first + n) * inner, inner);
+    const selection = weights && masks.get("mask").selectionOf(weights, first * inner, (first + n) * inner, inner);
     const count = selection ? selection.count : g.count;
     slices.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
     if (step === 0) break;
@@ -103,55 +143,14 @@ export function checkEnough(slices: readonly Slice[], mode: string, shape: reado
 }
 
 /** The geometry of some of a batch's samples. */
-const samplesOf = ({ channels }: Geometry, shape: readonly number[], layout: Layout, samples: number): Geometry =>
-  geometryOf("x", [samples, ...shape.slice(1)], layout, channels);
+export const samplesOf = (
+  { channels }: Geometry,
+  shape: readonly number[],
+  layout: Layout,
+  samples: number,
+): Geometry => geometryOf("x", [samples, ...shape.slice(1)], layout, channels);
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-
-/** Calls `visit` for every sample with scale and shift of its own, with its geometry, first element and terms. */
-function eachSample(n: Normalized, visit: (g: Geometry, offset: number, terms: Terms, sample: number) => void): void {
-  const { geometry, conditional, offset, first, terms, r, d } = n;
-  const { channels, samples } = geometry;
-  const g = samplesOf(n.geometry, n.shape, n.layout, 1);
-  for (let i = 0; i < samples; i++) {
-    const of = (vector: Vector | null | undefined) =>
-      vector ? vector.subarray((first + i) * channels, (first + i + 1) * channels) : null;
-    const own = renormalized(of(conditional?.gamma), of(conditional?.beta), r, d);
-    visit(g, offset + i * g.length, { ...terms, ...own }, first + i);
-  }
-}
-
-/** gamma·r and beta + gamma·d; as they are without r and d. */
-function renormalized(
-  gamma: Vector | null,
-  beta: Vector | null,
-  r: Float64Array | undefined,
-  d: Float64Array | undefined,
-): { gamma: Vector | null; beta: Vector | null } {
-  if (!r || !d) return { gamma, beta };
-  const own = (c: number) => (gamma ? (gamma[c] as number) : 1);
-  return {
-    gamma: r.map((value, c) => own(c) * value),
-    beta: d.map((value, c) => (beta ? (beta[c] as number) : 0) + own(c) * value),
-  };
-}
-
-/**
- * A slice whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017,
- * Alg. 1).
- */
-export function renormalize(
-  n: Normalized,
-  { mean, variance }: Statistics,
-  running: Statistics,
-  epsilon: number,
-  { rMax, dMax }: Renorm,
-): Normalized {
-  const within = (value: number, least: number, most: number) => Math.min(Math.max(value, least), most);
-  const r = running.invStd.map((s, c) => within(Math.sqrt((variance[c] as number) + epsilon) * s, 1 / rMax, rMax));
-  const d = running.invStd.map((s, c) => within(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax));
-  return { ...n, r, d, terms: { ...n.terms, ...renormalized(n.terms.gamma, n.terms.beta, r, d) } };
-}
 
 /** Batch statistics that a slice's terms are to hold. */
 export interface Take {
@@ -172,7 +171,7 @@ export function normalizeSlice(
   take?: Take,
 ): void {
   const { geometry, offset, terms, selection } = n;
-  if (take && selection) extra("mask").maskedStatistics(call, x, n, selection, take.epsilon, take.into);
+  if (take && selection) masks.get("mask").maskedStatistics(call, x, n, selection, take.epsilon, take.into);
   const here = take && !selection ? take : undefined;
   if (!n.conditional) {
     if (!y && !here) return;
@@ -192,10 +191,7 @@ export function normalizeSlice(
     call.with([x], geometry, offset, (source) => {
       for (const parts of source.groups) batchStatistics(source, here.epsilon, here.into, parts);
     });
-  if (y)
-    eachSample(n, (g, start, own) =>
-      call.with([x, residual, y], g, start, (source, added, target) => normalize(source, added, target, own)),
-    );
+  if (y) perSample.get(PER_SAMPLE).normalize(call, x, residual, y, n);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
@@ -210,23 +206,6 @@ export const add = (into: Float64Array, at: number, from: ArrayLike<number>, fac
   for (let c = 0; c < from.length; c++)
     into[at + c] = (into[at + c] as number) + (from[c] as number) * (factor ? (factor[c] as number) : 1);
 };
-
-/** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
-export function activationGradient(
-  call: Call,
-  x: AnyTensor,
-  residual: AnyTensor | undefined,
-  dy: AnyTensor,
-  dz: AnyTensor,
-  slices: readonly Normalized[],
-): void {
-  const map = (g: Geometry, offset: number, terms: Terms) =>
-    call.with([x, dy, dz, residual], g, offset, (a, b, c, added) => differentiateActivation(a, added, b, c, terms));
-  for (const slice of slices) {
-    if (slice.conditional) eachSample(slice, map);
-    else map(slice.geometry, slice.offset, slice.terms);
-  }
-}
 
 /** Whether a slice's backward takes dy as it is, with the activation's derivative on the way. */
 export const fusesSlice = (operandDtype: string, residual: unknown, activation: Activation, s: Normalized): boolean =>
@@ -269,25 +248,12 @@ export function differentiateSlice(
     return;
   }
   if (conditional) {
-    const [raw, some] = [zeros(channels), zeros(channels)];
-    const sum = (g: Geometry, start: number, own: Terms, sample: number) => {
-      call.with([x, dz], g, start, (a, b) => gradientSums(a, b, plainTerms(own), false, some));
-      put(some, sample);
-      add(raw.dGamma, 0, some.dGamma, own.gamma);
-      add(raw.dBeta, 0, some.dBeta, own.gamma);
-    };
-    if (needed) eachSample(n, sum);
-    const { dx } = wanted;
-    const flow = { count: total, separate: total > 0, fused: false };
-    if (dx)
-      eachSample(n, (g, start, own) =>
-        call.with([x, dz, dx], g, start, (a, b, c) => gradientMap(a, b, c, plainTerms(own), raw, flow)),
-      );
+    perSample.get(PER_SAMPLE).differentiate(call, x, dz, n, wanted, needed, put);
     return;
   }
   if (n.selection) {
     const sums = zeros(channels);
-    extra("mask").maskedGradient(call, x, dz, n, wanted, needed, sums);
+    masks.get("mask").maskedGradient(call, x, dz, n, wanted, needed, sums);
     if (needed) put(sums, 0);
     return;
   }

@@ -5,7 +5,7 @@ import { expect, it } from "vitest";
 import { BatchNorm, sharedGroup, sharedGroupMemory } from "../src/index.ts";
 import { normal } from "./worlds.ts";
 
-const LIBRARY = new URL("../dist/full.js", import.meta.url).href;
+const LIBRARY = new URL("../dist/index.js", import.meta.url).href;
 
 /** Runs a program on every rank: `body` is a function's, of { library, group, rank, size, data }. */
 function onRanks(size: number, body: string, data: unknown = {}, { capacity = 4096, timeoutMs = 10_000 } = {}) {

@@ -330,7 +330,7 @@ describe("a worker that dies is an error that names it", () => {
   });
 });
 
-const dist = fileURLToPath(new URL("../dist/full.js", import.meta.url));
+const dist = fileURLToPath(new URL("../dist/index.js", import.meta.url));
 const run = (code: string) =>
   spawnSync(process.execPath, ["--input-type=module", "-e", `import * as bn from ${JSON.stringify(dist)};${code}`], {
     encoding: "utf8",

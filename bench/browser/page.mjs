@@ -1,7 +1,7 @@
 // The page: runs the suite with the peers that run in a browser, shows progress, then the report. It gets what the server
 // knows from setup.json, and leaves what it measured in globalThis.bench = { results } | { failure }.
 
-import * as library from "../../dist/full.js";
+import * as library from "../../dist/index.js";
 import { bodyOf } from "../html.mjs";
 import { PEERS } from "../peers/index.mjs";
 import { isolatedBy } from "../peers/remote.mjs";

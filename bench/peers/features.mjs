@@ -1,7 +1,7 @@
 // This library's features beside each other, in one isolate and on the same tensors, since times of separate memories
 // differ by a tenth or two. Operations are named "<operation>, <feature>".
 
-import { BatchNorm, tensor } from "../../dist/full.js";
+import { BatchNorm, tensor } from "../../dist/index.js";
 import { EPSILON } from "../data.mjs";
 import { passesOver } from "./copy.mjs";
 

@@ -2,7 +2,7 @@
 // that a call measures the work and not the garbage collector. The tensors also bring the copy: times of separate memories
 // differ by a tenth or two, by where their pages happen to lie.
 
-import { BatchNorm, init, tensor } from "../../dist/full.js";
+import { BatchNorm, init, tensor } from "../../dist/index.js";
 import { EPSILON } from "../data.mjs";
 import { copyOperation } from "./copy.mjs";
 

@@ -2,7 +2,7 @@
 // statistics.
 
 import { mean, median, quantile } from "simple-statistics";
-import { BatchNorm, packStatistics, SyncBatchNorm, tensor } from "../../dist/full.js";
+import { BatchNorm, packStatistics, SyncBatchNorm, tensor } from "../../dist/index.js";
 import { digits } from "../tables.mjs";
 
 /** { seconds, text } of `count` forward passes of one layer. */

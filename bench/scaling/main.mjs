@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { groupPorts, sharedGroupMemory } from "../../dist/full.js";
+import { groupPorts, sharedGroupMemory } from "../../dist/index.js";
 import { environmentOf } from "../environment.mjs";
 import { parseOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";

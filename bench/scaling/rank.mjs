@@ -3,7 +3,7 @@
 
 import { writeFileSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { portGroup, sharedGroup } from "../../dist/full.js";
+import { portGroup, sharedGroup } from "../../dist/index.js";
 import { mpiGroup } from "../../dist/mpi.js";
 import { timeExchanges } from "./exchanges.mjs";
 

@@ -12,10 +12,20 @@ export interface Checked {
   readonly digest: string;
   /** Of activations, residuals, float64 and 16 bits: equal everywhere. */
   readonly extendedDigest: string;
+  /** What the small entry found, where it was checked, too. */
+  readonly core?: CoreChecked;
+}
+
+export interface CoreChecked {
+  readonly ownDigest: string;
+  readonly digest: string;
+  /** Name and message of the error by which it refuses an activation. */
+  readonly refusal: string;
 }
 
 export function check(
   library: unknown,
   golden: { manifest: unknown; data: ArrayBuffer },
   simd?: WebAssembly.Module,
+  core?: unknown,
 ): Promise<Checked>;

@@ -151,8 +151,7 @@ function measure(of, results, worst) {
 }
 
 /** Everything that the second module does, in a few steps: activations, residuals, float64 and 16 bits. */
-function extendedDigest({ BatchNorm, extended }, golden) {
-  extended?.();
+function extendedDigest({ BatchNorm }, golden) {
   const digest = new Digest();
   const of = casesOf(golden).find(
     ({ params, tags }) => params.training && params.layout === "NCHW" && !tags.includes("special"),
@@ -185,14 +184,34 @@ function run(library, golden) {
   return { digest: digest.toString(), cases: cases.length, worst, beyond };
 }
 
+/** Runs the golden cases on the build that an entry chooses, and on the one without fused multiply-add. */
+async function runBuilds(entry, golden, simd) {
+  const { build } = entry.info();
+  const own = run(entry, golden);
+  if (build !== "simd") await entry.init({ module: simd });
+  const { digest } = build === "simd" ? own : run(entry, golden);
+  return { build, ...own, ownDigest: own.digest, digest };
+}
+
+/** The error by which the small entry refuses what only the complete one has. */
+function refusalOf({ BatchNorm }) {
+  try {
+    new BatchNorm(2, { activation: "relu" });
+    return "none";
+  } catch ({ name, message }) {
+    return `${name}: ${message}`;
+  }
+}
+
 /**
  * Runs the golden cases on the build that the library chooses, and on the one without fused multiply-add, given as a
- * module (`simd`), where that is another. `golden` is { manifest, data }: manifest.json, parsed, and data.bin.
+ * module (`simd`), where that is another. `golden` is { manifest, data }: manifest.json, parsed, and data.bin. The small
+ * entry (`core`) does the same where the host has it beside the complete one.
  */
-export async function check(library, golden, simd) {
-  const { build } = library.info();
-  const own = run(library, golden);
-  if (build !== "simd") await library.init({ module: simd });
-  const { digest } = build === "simd" ? own : run(library, golden);
-  return { build, ...own, ownDigest: own.digest, digest, extendedDigest: extendedDigest(library, golden) };
+export async function check(library, golden, simd, core) {
+  const checked = await runBuilds(library, golden, simd);
+  const found = { ...checked, extendedDigest: extendedDigest(library, golden) };
+  if (!core) return found;
+  const { digest, ownDigest } = await runBuilds(core, golden, simd);
+  return { ...found, core: { digest, ownDigest, refusal: refusalOf(core) } };
 }

@@ -22,6 +22,14 @@ const exports = exportsOf(library);
 const subpaths = Object.entries(exports);
 const main = exports["."] ?? "";
 
+/** The complete entry and the small one: the subpath, the name to import, and the name of the files in dist/. */
+const ENTRIES = [
+  { subpath: ".", name: "batchnorm-wasm", file: "index" },
+  { subpath: "./core", name: "batchnorm-wasm/core", file: "core" },
+] as const;
+type Entry = (typeof ENTRIES)[number];
+const targetOf = ({ subpath }: Entry) => exports[subpath] ?? "";
+
 /** A project that depends on the library, which lies in the node_modules of the folder above. */
 const consumer = join(library, "../../consumer");
 
@@ -43,17 +51,11 @@ const FILES = [
   "dist/batchnorm-wasm.global.d.ts",
   "dist/batchnorm-wasm.global.js",
   "dist/batchnorm-wasm.global.js.map",
-  "dist/edge-light.js",
-  "dist/edge.js",
-  "dist/edge.js.map",
-  "dist/full.js",
-  "dist/full.js.map",
-  "dist/index.cjs",
-  "dist/index.cjs.map",
-  "dist/index.d.cts",
-  "dist/index.d.ts",
-  "dist/index.js",
-  "dist/index.js.map",
+  ...["core", "index"].flatMap((name) =>
+    ["cjs", "cjs.map", "d.cts", "d.ts", "edge-light.js", "edge.js", "edge.js.map", "js", "js.map"].map(
+      (extension) => `dist/${name}.${extension}`,
+    ),
+  ),
   "dist/mpi.cjs",
   "dist/mpi.cjs.map",
   "dist/mpi.d.cts",
@@ -163,7 +165,7 @@ describe("linters of packages", () => {
     // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require, and
     // TypeScript's resolution before `exports` (node10) knows no subpath that is not a folder. Only that, only there.
     const file = /^\.\/(\w+\.wasm|global)$/;
-    const subpath = /^\.\/(\w+\.wasm|global|tfjs|mpi)$/;
+    const subpath = /^\.\/(\w+\.wasm|global|core|tfjs|mpi)$/;
     const expected = ({ kind, entrypoint = "", resolutionKind }: Problem) =>
       (subpath.test(entrypoint) && kind === "NoResolution" && resolutionKind === "node10") ||
       (file.test(entrypoint) && kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs");
@@ -179,10 +181,14 @@ const wasmOutside: Plugin = {
   },
 };
 
-/** What a bundler for hosts without Node's modules makes of everything that the package exports. */
-async function bundled(conditions: string[], mainFields: string[]): Promise<Metafile["outputs"][string]> {
+/** What a bundler for hosts without Node's modules makes of everything that an entry exports. */
+async function bundled(
+  { name }: Entry,
+  conditions: string[],
+  mainFields: string[],
+): Promise<Metafile["outputs"][string]> {
   const { metafile } = await build({
-    stdin: { contents: `export * from "batchnorm-wasm";`, resolveDir: consumer },
+    stdin: { contents: `export * from "${name}";`, resolveDir: consumer },
     bundle: true,
     write: false,
     outfile: "out.js",
@@ -199,21 +205,26 @@ async function bundled(conditions: string[], mainFields: string[]): Promise<Meta
   return metafile.outputs["out.js"] as Metafile["outputs"][string];
 }
 
-const WORLDS: readonly [name: string, conditions: string[], entry: string][] = [
-  ["a page", ["browser", "module"], "index.js"],
-  ["a worker", ["worker", "browser"], "index.js"],
+const WORLDS: readonly [name: string, conditions: string[], extension: string][] = [
+  ["a page", ["browser", "module"], "js"],
+  ["a worker", ["worker", "browser"], "js"],
   ["workerd", ["workerd", "worker", "browser"], "edge.js"],
   ["edge-light", ["edge-light"], "edge-light.js"],
 ];
 
+/** What the kernels of an entry are to a host that compiles modules itself. */
+const MODULES = { index: ["../build/extended.wasm", "../build/simd.wasm"], core: ["../build/simd.wasm"] };
+
 describe("without Node", () => {
-  it.each(WORLDS)("%s imports no module of Node", async (_, conditions, entry) => {
-    const { imports, inputs } = await bundled(conditions, ["browser", "module", "main"]);
-    expect(Object.keys(inputs)).toContainEqual(expect.stringMatching(new RegExp(`batchnorm-wasm/dist/${entry}$`)));
-    const outside = imports.map(({ path }) => path.replace(/\?module$/, ""));
-    expect(outside).toEqual(entry === "index.js" ? [] : expect.arrayContaining(["../build/simd.wasm"]));
-    expect(outside.filter((path) => extname(path) !== ".wasm")).toEqual([]);
-    expect(imports.every(({ kind }) => kind === "import-statement")).toBe(true);
+  describe.each(ENTRIES)("$name", (entry) => {
+    it.each(WORLDS)("%s imports no module of Node", async (_, conditions, extension) => {
+      const { imports, inputs } = await bundled(entry, conditions, ["browser", "module", "main"]);
+      const file = new RegExp(`batchnorm-wasm/dist/${entry.file}\\.${extension}$`);
+      expect(Object.keys(inputs)).toContainEqual(expect.stringMatching(file));
+      const outside = imports.map(({ path }) => path.replace(/\?module$/, ""));
+      expect(outside.sort()).toEqual(extension === "js" ? [] : MODULES[entry.file]);
+      expect(imports.every(({ kind }) => kind === "import-statement")).toBe(true);
+    });
   });
 
   it("the script has no import at all, and declares one global, with the names that import gives", async () => {
@@ -246,34 +257,44 @@ describe("JavaScript", () => {
     expect(FILES).toContain(`dist/${map}`);
   });
 
-  it("is found by its name, by import and by require, with the same names", async () => {
-    const required = createRequire(join(consumer, "x.js"))("batchnorm-wasm");
-    const file = resolve(main, ["node", "import"]);
+  it.each(ENTRIES)("$name is found by its name, by import and by require, with the same names", async (entry) => {
+    const required = createRequire(join(consumer, "x.js"))(entry.name);
+    const file = resolve(targetOf(entry), ["node", "import"]);
     const imported = await import(pathToFileURL(join(library, file ?? "")).href);
-    expect(Object.keys(imported).length).toBeGreaterThan(20);
+    expect(Object.keys(imported).length).toBeGreaterThan(10);
     expect(Object.keys(required).sort()).toEqual(Object.keys(imported).sort());
     for (const [, conditions] of WORLDS) {
-      const { exports: names } = await bundled(conditions, ["module"]);
+      const { exports: names } = await bundled(entry, conditions, ["module"]);
       expect(names.sort()).toEqual(Object.keys(imported).sort());
     }
   });
 
-  it("has everything from the start, but in a page", async () => {
-    type Library = typeof import("../../src/index.ts");
-    const load = async (file: string): Promise<Library> => import(pathToFileURL(join(library, file)).href);
+  type Library = typeof import("../../src/index.ts");
+  const load = async (file: string): Promise<Library> => import(pathToFileURL(join(library, file)).href);
+  /** An entry by import and by require. */
+  const loaded = async (entry: Entry): Promise<[string, Library][]> => [
+    ["import", await load(resolve(targetOf(entry), ["import"]) ?? "")],
+    ["require", createRequire(join(consumer, "x.js"))(entry.name)],
+  ];
+
+  it("the complete entry is complete from the start, everywhere", async () => {
     const script: { batchnormWasm?: Library } & Record<string, unknown> = { WebAssembly };
     runInNewContext(readFileSync(join(library, description.unpkg), "utf8"), script);
-    const whole = {
-      import: await load(resolve(main, ["node", "import"]) ?? ""),
-      require: createRequire(join(consumer, "x.js"))("batchnorm-wasm") as Library,
-      script: script.batchnormWasm as Library,
-    };
-    for (const [name, { BatchNorm }] of Object.entries(whole))
+    const all = [...(await loaded(ENTRIES[0])), ["script", script.batchnormWasm as Library] as const];
+    for (const [name, { BatchNorm }] of all)
       expect(new BatchNorm(2, { activation: "relu" }).options.activation, name).toBe("relu");
-    for (const file of ["edge.js", "edge-light.js"])
-      expect(readFileSync(join(library, "dist", file), "utf8")).toMatch(/^extended\w*\(\);$/m);
-    const page = await load(description.module);
-    expect(() => new page.BatchNorm(2, { activation: "relu" })).toThrow("extended()");
+    for (const extension of ["js", "edge.js", "edge-light.js"])
+      expect(readFileSync(join(library, `dist/index.${extension}`), "utf8")).toMatch(/^complete\(\);$/m);
+  });
+
+  it("the small entry refuses what it lacks, and works beside the complete one", async () => {
+    const complete = await loaded(ENTRIES[0]);
+    for (const [name, { BatchNorm }] of await loaded(ENTRIES[1])) {
+      expect(new BatchNorm(2).channels, name).toBe(2);
+      expect(() => new BatchNorm(2, { activation: "relu" }), name).toThrow("the complete entry");
+    }
+    for (const [name, { BatchNorm }] of complete)
+      expect(new BatchNorm(2, { activation: "relu" }).channels, name).toBe(2);
   });
 
   it("batchnorm-wasm/tfjs has the same names by import and by require, its own kernels, and TF.js from its user", async () => {
@@ -298,7 +319,7 @@ describe("JavaScript", () => {
     });
     const outside = metafile.outputs["out.js"]?.imports.map(({ path }) => path);
     expect([...new Set(outside)].sort()).toEqual(["@tensorflow/tfjs-core", "@tensorflow/tfjs-layers"]);
-    expect(Object.keys(metafile.inputs).filter((input) => /dist\/(index|full)/.test(input))).toEqual([]);
+    expect(Object.keys(metafile.inputs).filter((input) => /dist\/(index|core)/.test(input))).toEqual([]);
   });
 
   it("batchnorm-wasm/mpi has the same name by import and by require, and errors that are instances everywhere", async () => {
@@ -322,31 +343,28 @@ describe("JavaScript", () => {
     expect(description.type).toBe("module");
   });
 
-  describe("a name that is imported and not used leaves nothing", () => {
-    const unused = `import { tensor } from "batchnorm-wasm";`;
-
-    it("in esbuild", async () => {
+  /** A program with one of the entries, as bundlers put it together that know package.json's `sideEffects`. */
+  const BUNDLERS: Record<string, (program: string, entry: Entry) => Promise<string>> = {
+    async esbuild(program) {
       const { outputFiles } = await build({
-        stdin: { contents: unused, resolveDir: consumer },
+        stdin: { contents: program, resolveDir: consumer },
         bundle: true,
         write: false,
         format: "esm",
       });
-      expect(outputFiles[0]?.text).toBe("");
-    });
-
-    it("in Rollup", async () => {
-      const file = join(consumer, "unused.js");
-      writeFileSync(file, unused);
-      const entry = join(library, resolve(main, ["import"]) ?? "");
+      return outputFiles[0]?.text ?? "";
+    },
+    async Rollup(program, entry) {
+      const input = join(consumer, "rollup.js");
+      writeFileSync(input, program);
+      const file = join(library, resolve(targetOf(entry), ["import"]) ?? "");
       const bundle = await rollup({
-        input: file,
+        input,
         // a plugin that resolves packages passes on what package.json says of side effects
         plugins: [
           {
             name: "resolve",
-            resolveId: (id) =>
-              id === "batchnorm-wasm" ? { id: entry, moduleSideEffects: description.sideEffects } : null,
+            resolveId: (id) => (id === entry.name ? { id: file, moduleSideEffects: description.sideEffects } : null),
           },
         ],
         onwarn: ({ code, message }) => {
@@ -354,7 +372,24 @@ describe("JavaScript", () => {
         },
       });
       const { output } = await bundle.generate({ format: "esm" });
-      expect(output[0].code.trim()).toBe("");
+      return output[0].code.trim();
+    },
+  };
+
+  describe.each(Object.keys(BUNDLERS))("in a bundle by %s", (bundler) => {
+    const bundle = BUNDLERS[bundler] as (program: string, entry: Entry) => Promise<string>;
+
+    it.each(ENTRIES)("a name of $name that is imported and not used leaves nothing", async (entry) => {
+      expect(await bundle(`import { tensor } from "${entry.name}";`, entry)).toBe("");
+    });
+
+    it("one name of the complete entry keeps what the entry installs", async () => {
+      const program = `import { batchNormForward } from "batchnorm-wasm";
+        const x = { data: Float32Array.of(-1, 1), shape: [2, 1] };
+        globalThis.found = Array.from(batchNormForward(x, {}, { activation: "relu", epsilon: 0 }).y.data);`;
+      const found: { found?: readonly number[] } & Record<string, unknown> = { WebAssembly };
+      runInNewContext(await bundle(program, ENTRIES[0]), found);
+      expect([...(found.found ?? [])]).toEqual([0, 1]);
     });
   });
 });
@@ -454,6 +489,34 @@ void [ys, shapes, gradients, dGamma, dBeta];
     // TF.js's own declarations do not pass every check
     const text = name.endsWith("cts") ? example.replaceAll("await ", "") : example;
     expect(complaints(name, `export {};\n${text}${wrong}`, { ...options, skipLibCheck: true })).toEqual([]);
+  });
+
+  it.each([
+    ["an ES module in Node", "core.mts", NODE],
+    ["a bundler's module", "core.ts", BUNDLER],
+    ["a CommonJS module that imports", "core.cts", NODE],
+  ])("%s: the small entry has the README's example, and not what it lacks", (_, name, options) => {
+    const text = example.replace('"batchnorm-wasm"', '"batchnorm-wasm/core"');
+    expect(text).not.toBe(example);
+    const lacks = `
+// @ts-expect-error: no activations
+new BatchNorm(8, { activation: "relu" });
+// @ts-expect-error: float32 alone
+bn.forward({ data: new Float64Array(8), shape: [1, 8] });
+// @ts-expect-error: no masks
+bn.forward({ data, shape }, { mask: [true] });
+// @ts-expect-error: no state dicts
+bn.train().stateDict();
+`;
+    expect(complaints(name, `${text}${uses}${lacks}`, options)).toEqual([]);
+  });
+
+  it("the small entry's declarations do not mention what it lacks", () => {
+    const text = readFileSync(join(library, "dist/core.d.ts"), "utf8").replace(/type BatchNormErrorCode = [^;]+;/, "");
+    expect(text).toContain("batchNormForward");
+    expect(text).not.toMatch(
+      /activation|negativeSlope|residual|mask|renorm|dtype|float16|stateDict|toAffine|extended/i,
+    );
   });
 
   it("a .wasm file is a WebAssembly.Module", () => {

@@ -36,7 +36,7 @@ export const serve: Plugin = {
   enforce: "pre", // before Vite looks for it: the source tree is a package of the same name
 
   async resolveId(id, importer) {
-    if (id !== "batchnorm-wasm") return null;
+    if (id !== "batchnorm-wasm" && !id.startsWith("batchnorm-wasm/")) return null;
     const found = await this.resolve(id, join(LIBRARY, "../../package.json"), { skipSelf: true });
     if (!found?.id.startsWith(LIBRARY + sep))
       throw new Error(`${importer}: ${id} is ${found?.id}, not the packed library`);

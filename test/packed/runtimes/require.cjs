@@ -1,3 +1,4 @@
 const library = require("batchnorm-wasm");
+const core = require("batchnorm-wasm/core");
 
-import("./report.mjs").then(({ report }) => report(library));
+import("./report.mjs").then(({ report }) => report(library, core));

@@ -1,3 +1,4 @@
 // As a program has it whose dev server resolves the package by its name.
 
-export * from "batchnorm-wasm";
+export * as library from "batchnorm-wasm";
+export * as core from "batchnorm-wasm/core";

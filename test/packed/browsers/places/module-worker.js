@@ -1,4 +1,5 @@
+import * as core from "/library/dist/core.js";
 import * as library from "/library/dist/index.js";
 import { answer } from "./tasks.js";
 
-answer(library, globalThis);
+answer(library, globalThis, core);

@@ -1,5 +1,5 @@
 // What a place is asked to do. It answers over a port: a worker's own, an audio processor's, or one to the page around it.
-// The library is handed in, as some places have it by import and others as a global.
+// The library is handed in, as some places have it by import and others as a global; the small entry, where it is an import.
 
 import { check } from "../../check.js";
 
@@ -16,7 +16,7 @@ const TWICE = [
 ].flat();
 
 const TASKS = {
-  check: (library, { golden, simd }) => check(library, golden, new WebAssembly.Module(simd)),
+  check: (library, { golden, simd }, core) => check(library, golden, new WebAssembly.Module(simd), core),
 
   /** Whether WebAssembly takes numbers below 2⁻¹²⁶ for zero here. */
   flushes() {
@@ -57,10 +57,10 @@ function step({ BatchNorm, tensor }) {
 const describe = ({ name, message, code }) => ({ name, message, code });
 
 /** Answers every question that comes in, and says that it is ready for them. */
-export function answer(library, port) {
+export function answer(library, port, core) {
   port.onmessage = async ({ data: { task, input } }) => {
     try {
-      port.postMessage({ result: await TASKS[task](library, input) });
+      port.postMessage({ result: await TASKS[task](library, input, core) });
     } catch (error) {
       port.postMessage({ failure: describe(error) });
     }

@@ -1,3 +1,4 @@
+import * as core from "/library/dist/core.js";
 import * as library from "/library/dist/index.js";
 import { answer } from "./tasks.js";
 
@@ -6,7 +7,7 @@ registerProcessor(
   class extends AudioWorkletProcessor {
     constructor() {
       super();
-      answer(library, this.port);
+      answer(library, this.port, core);
     }
 
     process() {
