@@ -3,7 +3,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { build } from "esbuild";
@@ -196,6 +196,8 @@ describe("Cloudflare Workers", () => {
       if (!file) throw new Error(`exports: expected a target of ${subpath} for workerd`);
       return file;
     };
+    /** An entry's file from the module of its name, as a relative path. */
+    const fromModule = (subpath: string) => relative(dirname(join(name, subpath)), fileOf(subpath));
     const embed = (file: string) => `embed ${JSON.stringify(relative(programs, file))}`;
     // workerd resolves no packages: a module is what the configuration calls it
     const modules = [
@@ -204,7 +206,7 @@ describe("Cloudflare Workers", () => {
       ["manifest.json", "json", `embed "manifest.json"`],
       ["data.bin", "data", `embed "data.bin"`],
       ...[".", "./core"].flatMap((subpath) => [
-        [join(name, subpath), "esModule", JSON.stringify(`export * from ${JSON.stringify(fileOf(subpath))};`)],
+        [join(name, subpath), "esModule", JSON.stringify(`export * from "./${fromModule(subpath)}";`)],
         [fileOf(subpath), "esModule", embed(join(library, "..", fileOf(subpath)))],
       ]),
       [`${name}/simd.wasm`, "wasm", embed(join(library, "..", fileOf("./simd.wasm")))],
