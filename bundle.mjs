@@ -113,7 +113,7 @@ const mpi = {
 /** The complete entry and the small one, with their names in dist/. Each is there for every kind of host. */
 const ENTRIES = [
   ["index.ts", "index"],
-  ["entry-core.ts", "core"],
+  ["core.ts", "core"],
 ];
 
 await rm("dist", { recursive: true, force: true });

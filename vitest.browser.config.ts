@@ -18,7 +18,7 @@ declare module "vitest" {
  * The small entry needs a module graph without the complete one, which a page shares with the other suites;
  * test/packed/browsers has the page's part.
  */
-const NODE_ONLY = ["abi", "bench", "entry-core", "fixture", "leak", "readme", "sync-threads", "threads"].map(
+const NODE_ONLY = ["abi", "core", "fixture", "leak", "readme", "sync-threads", "threads"].map(
   (name) => `test/${name}.test.ts`,
 );
 

@@ -1,4 +1,4 @@
-// The demo and data-parallel training, as a user starts them: half a minute of networks that train and of programs that start.
+// The demo, data-parallel training and the benchmark, as a user starts them: networks that train, and programs that start.
 
 import { defineConfig } from "vitest/config";
 

@@ -1,29 +1,64 @@
-// The ABI for hosts in other languages: the kernels of index.ts, and beside them whole operations on float32, which choose
-// walks and precisions themselves. A host needs a pointer for every tensor and a workspace, and no arithmetic of its own.
-//
-// Geometry: channels-first is (N, C, H·W), channels-last (N·H·W, C, 1), and (N, C) is (N, C, 1).
+// The module for hosts in other languages: the core's plan and phases, and whole operations on float32 made of them. For the
+// whole operations a host needs an address for every tensor and a workspace, and no arithmetic of its own. The order of the
+// phases is that of the facade, so that results have the same bits.
 
-import { Affine, Gradient } from "./affine";
-import { affineCoefficients, blend, gradientCoefficients, inverse, pivotOf } from "./channel";
-import { Lanes } from "./lanes";
-import { Gradients, Moments } from "./reduce";
-import { map, takeSums, Walk, workspaceOf } from "./walk";
+import { Identity } from "./kernels/activations";
+import { affineRows, blend, constantGradientRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
+import { Lanes } from "./kernels/lanes";
+import { Affine, Gradient } from "./kernels/maps";
+import { Gradients, Moments } from "./kernels/sums";
+import { AGAIN, GRADIENTS, mapUnits, readSums, sumUnits } from "./phases";
+import { firstBlock, lastBlock, Plan, planAt } from "./plan";
 
-export * from "./index";
+export * from "./core";
 
-/**
- * How much workspace the operations below need for a geometry.
- * @returns bytes, a multiple of 64; 0 for an empty tensor
- */
-export function workspaceF32(outer: usize, channels: usize, inner: usize): usize {
-  return workspaceOf(outer, channels, inner);
+/** The plan of a whole tensor, with the host's vectors; null for an empty tensor. */
+function planOf(
+  workspace: usize,
+  outer: usize,
+  channels: usize,
+  inner: usize,
+  mean: usize,
+  variance: usize,
+): Plan | null {
+  if (planAt(workspace, sizeof<f32>(), outer, channels, inner, 0) == 0) return null;
+  const p = changetype<Plan>(workspace);
+  p.mean = mean;
+  p.variance = variance;
+  return p;
+}
+
+/** Takes the sums of unreliable channels again; neighbours are summed together. */
+function sumAgain<S extends Moments>(p: Plan, operation: i32, x: usize, dy: usize, epsilon: f64): void {
+  for (let begin: usize = 0; begin < p.channels; ++begin) {
+    if (!load<u8>(p.unreliable + begin)) continue;
+    let end = begin + 1;
+    while (end < p.channels && load<u8>(p.unreliable + end)) ++end;
+    if (p.planar) sumUnits<f32, S, Identity>(p, operation, x, dy, 0, begin, end);
+    else
+      for (let first: usize = 0; first < p.stripes * p.columnBlocks; first += p.columnBlocks)
+        sumUnits<f32, S, Identity>(p, operation, x, dy, 0, first + firstBlock(p, begin), first + lastBlock(p, end));
+    readSums<f32>(p, operation, epsilon, begin, end);
+    begin = end;
+  }
+}
+
+/** The sums of all channels and their statistics. */
+function sumAll<S extends Moments>(p: Plan, operation: i32, x: usize, dy: usize, epsilon: f64): void {
+  const stripeUnits = p.byColumn ? p.columnBlocks : 1;
+  sumUnits<f32, S, Identity>(p, operation, x, dy, 0, 0, p.planar ? p.channels : p.stripes * stripeUnits);
+  if (readSums<f32>(p, operation, epsilon, 0, p.channels)) sumAgain<S>(p, operation | AGAIN, x, dy, epsilon);
+}
+
+function mapAll<M extends Affine>(p: Plan, x: usize, dy: usize, y: usize): void {
+  mapUnits<f32, M, Identity>(p, x, dy, 0, y, 0, 0, p.planar ? p.channels : p.rows);
 }
 
 /**
- * Training: mean, variance and invStd of the batch, all written, and y = gamma·(x − mean)·invStd + beta. An empty
- * tensor leaves everything as it is.
+ * Training: computes mean, variance and invStd of the batch, and y = gamma·(x − mean)·invStd + beta. An empty tensor leaves
+ * everything as it is.
  */
-export function forwardF32(
+export function forward(
   x: usize,
   y: usize,
   gamma: usize,
@@ -37,20 +72,24 @@ export function forwardF32(
   inner: usize,
   epsilon: f64,
 ): void {
-  if (outer * channels * inner == 0) return;
-  const w = Walk.at(workspace, outer, channels, inner);
-  pivotOf<f32>(x, w.rows, w.outer, channels, w.inner, w.block, 0, channels);
-  takeSums<Moments>(w, x, 0, mean, variance, 0, 0);
-  inverse(variance, invStd, epsilon, 0, channels);
-  affineCoefficients<f32>(w.rows, mean, invStd, gamma, beta, channels, 0, channels);
-  map<Affine>(w, x, 0, y);
+  const p = planOf(workspace, outer, channels, inner, mean, variance);
+  if (!p) return;
+  p.invStd = invStd;
+  pivotsOf<f32>(p, x, 0, channels);
+  sumAll<Moments>(p, 0, x, 0, epsilon);
+  affineRows<f32>(p, gamma, beta, 0, channels);
+  mapAll<Affine>(p, x, 0, y);
 }
 
 /**
- * running ← (1 − momentum)·running + momentum·batch, the batch's variance times count/(count − 1).
+ * Blends a batch's statistics into the running ones: running ← (1 − momentum)·running + momentum·batch, the batch's variance
+ * times count/(count − 1).
+ * @param runningMean `f64[channels]`, read and written.
+ * @param runningVariance `f64[channels]`, read and written. Unbiased.
+ * @param momentum The weight of the new batch.
  * @param count Values per channel in the batch; more than 1.
  */
-export function trackF64(
+export function track(
   runningMean: usize,
   runningVariance: usize,
   mean: usize,
@@ -63,33 +102,42 @@ export function trackF64(
   blend(runningVariance, variance, momentum, count / (count - 1), 0, channels);
 }
 
-/** y = gamma·(x − mean)/√(variance + epsilon) + beta, by statistics that are given. */
-export function inferenceF32(
+/**
+ * Inference: y = gamma·(x − mean)/√(variance + epsilon) + beta, by statistics that are given. An empty tensor leaves y as it
+ * is.
+ */
+export function inference(
   x: usize,
   y: usize,
   gamma: usize,
   beta: usize,
   mean: usize,
   variance: usize,
+  invStd: usize,
   workspace: usize,
   outer: usize,
   channels: usize,
   inner: usize,
   epsilon: f64,
 ): void {
-  if (outer * channels * inner == 0) return;
-  const w = Walk.at(workspace, outer, channels, inner);
-  inverse(variance, w.invStd, epsilon, 0, channels);
-  affineCoefficients<f32>(w.rows, mean, w.invStd, gamma, beta, channels, 0, channels);
-  map<Affine>(w, x, 0, y);
+  const p = planOf(workspace, outer, channels, inner, mean, variance);
+  if (!p) return;
+  p.invStd = invStd;
+  invStdOf(p, epsilon, 0, channels);
+  affineRows<f32>(p, gamma, beta, 0, channels);
+  mapAll<Affine>(p, x, 0, y);
 }
 
 /**
- * Gradients of `forwardF32`, from its mean and invStd: dGamma and dBeta, and with count = outer·inner dx =
- * gamma·invStd·(dy − dBeta/count − x̂·dGamma/count). Of an empty tensor dGamma and dBeta are 0.
- * @param dx `T[outer·channels·inner]`, written. May be `dy` or `x`. 0: only dGamma and dBeta.
+ * Gradients: computes dGamma, dBeta and dx, from the mean and invStd of `forward` or of `inference`. Of an empty tensor dGamma
+ * and dBeta are 0.
+ * @param dx `T[outer·channels·inner]`, written. 0: only dGamma and dBeta.
+ * @param dGamma `f64[channels]`, written: Σ dy·x̂.
+ * @param dBeta `f64[channels]`, written: Σ dy.
+ * @param constant 0, after `forward`: dx = gamma·invStd·(dy − dBeta/count − x̂·dGamma/count), count = outer·inner. 1, after
+ *   `inference`, whose statistics are constants: dx = gamma·invStd·dy.
  */
-export function backwardF32(
+export function backward(
   x: usize,
   dy: usize,
   dx: usize,
@@ -102,58 +150,25 @@ export function backwardF32(
   outer: usize,
   channels: usize,
   inner: usize,
+  constant: i32,
 ): void {
-  if (!sumGradients(x, dy, mean, invStd, dGamma, dBeta, workspace, outer, channels, inner) || !dx) return;
-  const w = changetype<Walk>(workspace);
-  gradientCoefficients<f32>(w.rows, mean, invStd, gamma, dGamma, dBeta, <f64>w.count, channels, 0, channels);
-  map<Gradient>(w, x, dy, dx);
-}
-
-/**
- * Gradients of `inferenceF32`, from its mean and `invStdF64` of its variance: dGamma and dBeta, and dx =
- * gamma·invStd·dy. Of an empty tensor dGamma and dBeta are 0.
- * @param dx `T[outer·channels·inner]`, written. May be `dy` or `x`. 0: only dGamma and dBeta.
- */
-export function frozenBackwardF32(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  gamma: usize,
-  mean: usize,
-  invStd: usize,
-  dGamma: usize,
-  dBeta: usize,
-  workspace: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-): void {
-  if (!sumGradients(x, dy, mean, invStd, dGamma, dBeta, workspace, outer, channels, inner) || !dx) return;
-  const w = changetype<Walk>(workspace);
-  affineCoefficients<f32>(w.rows, 0, invStd, gamma, 0, channels, 0, channels);
-  map<Affine>(w, dy, 0, dx);
-}
-
-/** dGamma and dBeta, and the walk at the beginning of the workspace; of an empty tensor zeros and no walk. */
-function sumGradients(
-  x: usize,
-  dy: usize,
-  mean: usize,
-  invStd: usize,
-  dGamma: usize,
-  dBeta: usize,
-  workspace: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-): bool {
-  if (outer * channels * inner == 0) {
+  const p = planOf(workspace, outer, channels, inner, mean, 0);
+  if (!p) {
     memory.fill(dGamma, 0, Lanes.bytes<f64>(channels));
     memory.fill(dBeta, 0, Lanes.bytes<f64>(channels));
-    return false;
+    return;
   }
-  const w = Walk.at(workspace, outer, channels, inner);
-  affineCoefficients<f32>(w.rows, mean, invStd, 0, 0, channels, 0, channels); // for its first row, hi: the pivots
-  takeSums<Gradients>(w, x, dy, mean, invStd, dGamma, dBeta);
-  return true;
+  p.invStd = invStd;
+  p.dGamma = dGamma;
+  p.dBeta = dBeta;
+  affineRows<f32>(p, 0, 0, 0, channels); // for the first row, hi
+  sumAll<Gradients>(p, GRADIENTS, x, dy, 0);
+  if (!dx) return;
+  if (constant) {
+    constantGradientRows<f32>(p, gamma, 0, channels);
+    mapAll<Affine>(p, dy, 0, dx);
+  } else {
+    gradientRows<f32>(p, gamma, 0, <f64>p.count, false, 0, channels);
+    mapAll<Gradient>(p, x, dy, dx);
+  }
 }

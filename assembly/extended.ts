@@ -1,957 +1,207 @@
-// The ABI of the second module, over the same memory: activations and residuals fused into maps and sums, the maps of
-// conditional and double backward, float64, and 16-bit storage. As in index.ts, no arithmetic.
+// The second module, over the same memory and the same plans: what plain batch normalization of float32 does not need.
+// Activations and residuals in maps and sums, the maps of conditional and double backward, float64 (plans of 8 bytes an
+// element), and 16-bit storage.
 //
-//   <op><Activated?><Planar|Interleaved><F32|F64>(sources, destinations, activation, parameters, geometry, begin, end)
-//   <widen|narrow><F16|BF16>(source, destination, begin, end)      between 16-bit storage and f32
-//
-// `activation` is 1 for Relu, 2 for Rectifier, 3 for Silu, and picks a type once per call:
-//
-//   affineActivated        1, 2, 3; with a residual also 0, none
-//   derivativeActivated    1, 2, 3
-//   gradientActivated      1, 2
-//   …SumsActivated         1, 2
-//
-// Silu's derivative takes longer than dz's way to memory and back: derivativeActivated writes dz once, and the plain sums
-// and gradients read it. `parameters` points at three T, slope, floor and ceiling, which Rectifier reads. `residual` 0
-// stands for none. The sums of float64 take `scratch`, of whatever content: 4·channels or 4·columns of f64.
+// An activation's number picks a type once per call: 0 none, 1 ReLU, 2 a rectifier with the parameters slope, floor and
+// ceiling (leaky ReLU, ReLU6), 3 SiLU. SiLU's derivative takes longer than dz's way to memory and back: map 5 writes dz once,
+// and plain sums and gradients read it.
 
+import { Identity, Rectifier, Relu, Silu } from "./kernels/activations";
 import {
-  Affine,
-  AffineSum,
-  Combination,
-  Derivative,
-  DerivativeSum,
-  Gradient,
-  mapInterleaved,
-  mapPlanar,
-  ScaledGradient,
-} from "./affine";
+  affineRows,
+  broadcastRows,
+  constantGradientRows,
+  gradientRows,
+  pivotsOf,
+  scaledGradientRows,
+} from "./kernels/channels";
+import { Brain, Half, narrowTo, widenFrom } from "./kernels/half";
+import { Lanes } from "./kernels/lanes";
+import { Affine, AffineSum, Combination, Derivative, DerivativeSum, Gradient, ScaledGradient } from "./kernels/maps";
+import { Gradients, Moments } from "./kernels/sums";
 import {
-  affineCoefficients,
-  gradientCoefficients,
-  gradientStatistics,
-  pivotOf,
-  spreadOver,
-  statistics,
-} from "./channel";
-import { Brain, Half, narrow, widen } from "./convert";
-import { Identity, Rectifier, Relu, Silu } from "./epilogue";
-import {
-  Exact,
-  Fours,
-  Gradients,
-  Grouped,
-  Moments,
-  sumInterleaved,
-  sumInterleavedExactly,
-  sumPlanar,
-  sumPlanarKept,
-} from "./reduce";
+  AFFINE,
+  COMBINATION,
+  CONSTANT_GRADIENT,
+  DERIVATIVE,
+  GRADIENT,
+  GRADIENTS,
+  mapUnits,
+  NONE,
+  RECTIFIER,
+  RELU,
+  readSums,
+  SCALED_GRADIENT,
+  sumUnits,
+} from "./phases";
+import { Plan } from "./plan";
 
-const NONE: i32 = 0;
-const RELU: i32 = 1;
-const RECTIFIER: i32 = 2;
-
-/** Map M with Relu, Rectifier or, for any other number, E. */
-function activatePlanar<M extends Affine, E extends Identity>(
-  activation: i32,
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  k: usize,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (activation == RELU) mapPlanar<f32, M, Relu>(x, b, c, y, k, parameters, outer, channels, inner, begin, end);
-  else if (activation == RECTIFIER)
-    mapPlanar<f32, M, Rectifier>(x, b, c, y, k, parameters, outer, channels, inner, begin, end);
-  else mapPlanar<f32, M, E>(x, b, c, y, k, parameters, outer, channels, inner, begin, end);
-}
-
-function activateInterleaved<M extends Affine, E extends Identity>(
-  activation: i32,
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  k: usize,
-  parameters: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (activation == RELU) mapInterleaved<f32, M, Relu>(x, b, c, y, k, parameters, columns, together, begin, end);
-  else if (activation == RECTIFIER)
-    mapInterleaved<f32, M, Rectifier>(x, b, c, y, k, parameters, columns, together, begin, end);
-  else mapInterleaved<f32, M, E>(x, b, c, y, k, parameters, columns, together, begin, end);
+/** Computes the pivots of float64, as the core's `pivots` computes those of float32. */
+export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
+  pivotsOf<f64>(changetype<Plan>(plan), x, begin, end);
 }
 
 /**
- * y = f(z + residual), z = (x − hi)·scale + shift, in planes.
- * @param activation 1, 2 or 3; with a residual also 0: none.
+ * Computes the sums of channels, as the core's `sums` does. Sums of float64 are compensated for rounding. Sums of float32 are
+ * gradients after an activation: dz = dy·f′(d·scale + shift) takes the place of dy, with the coefficients of map 0.
+ * @param operation float64: 0, moments; 1, gradients; plus 2, again about better pivots. float32: 1, gradients; 3, again in
+ *   float64.
+ * @param activation float64: 0. float32: 1 or 2.
  */
-export function affineActivatedPlanarF32(
-  x: usize,
-  residual: usize,
-  y: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (!residual)
-    activatePlanar<Affine, Silu>(activation, x, 0, 0, y, coefficients, parameters, outer, channels, inner, begin, end);
-  else if (activation == NONE)
-    mapPlanar<f32, AffineSum, Identity>(x, residual, 0, y, coefficients, 0, outer, channels, inner, begin, end);
-  else
-    activatePlanar<AffineSum, Silu>(
-      activation,
-      x,
-      residual,
-      0,
-      y,
-      coefficients,
-      parameters,
-      outer,
-      channels,
-      inner,
-      begin,
-      end,
-    );
-}
-
-/**
- * y = f(z + residual), z = (x − hi)·scale + shift, in rows.
- * @param activation 1, 2 or 3; with a residual also 0: none.
- */
-export function affineActivatedInterleavedF32(
-  x: usize,
-  residual: usize,
-  y: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (!residual)
-    activateInterleaved<Affine, Silu>(activation, x, 0, 0, y, coefficients, parameters, columns, together, begin, end);
-  else if (activation == NONE)
-    mapInterleaved<f32, AffineSum, Identity>(x, residual, 0, y, coefficients, 0, columns, together, begin, end);
-  else
-    activateInterleaved<AffineSum, Silu>(
-      activation,
-      x,
-      residual,
-      0,
-      y,
-      coefficients,
-      parameters,
-      columns,
-      together,
-      begin,
-      end,
-    );
-}
-
-/**
- * dx = ((x − hi)·slope + (dz + shift))·scale, dz = dy·f′((x − hi)·scale + more), in planes.
- * @param activation 1 or 2.
- * @param coefficients As for `gradient…`, and `more`: the shift of `affine…`.
- */
-export function gradientActivatedPlanarF32(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  activatePlanar<Gradient, Rectifier>(
-    activation,
-    x,
-    dy,
-    0,
-    dx,
-    coefficients,
-    parameters,
-    outer,
-    channels,
-    inner,
-    begin,
-    end,
-  );
-}
-
-/**
- * dx = ((x − hi)·slope + (dz + shift))·scale, dz = dy·f′((x − hi)·scale + more), in rows.
- * @param activation 1 or 2.
- * @param coefficients As for `gradient…`, and `more`: the shift of `affine…`.
- */
-export function gradientActivatedInterleavedF32(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  activateInterleaved<Gradient, Rectifier>(
-    activation,
-    x,
-    dy,
-    0,
-    dx,
-    coefficients,
-    parameters,
-    columns,
-    together,
-    begin,
-    end,
-  );
-}
-
-/** dz = dy·f′(z + residual), z = (x − hi)·scale + shift, in planes. */
-export function derivativeActivatedPlanarF32(
-  x: usize,
-  dy: usize,
-  residual: usize,
-  dz: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (residual)
-    activatePlanar<DerivativeSum, Silu>(
-      activation,
-      x,
-      dy,
-      residual,
-      dz,
-      coefficients,
-      parameters,
-      outer,
-      channels,
-      inner,
-      begin,
-      end,
-    );
-  else
-    activatePlanar<Derivative, Silu>(
-      activation,
-      x,
-      dy,
-      0,
-      dz,
-      coefficients,
-      parameters,
-      outer,
-      channels,
-      inner,
-      begin,
-      end,
-    );
-}
-
-/** dz = dy·f′(z + residual), z = (x − hi)·scale + shift, in rows. */
-export function derivativeActivatedInterleavedF32(
-  x: usize,
-  dy: usize,
-  residual: usize,
-  dz: usize,
-  coefficients: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (residual)
-    activateInterleaved<DerivativeSum, Silu>(
-      activation,
-      x,
-      dy,
-      residual,
-      dz,
-      coefficients,
-      parameters,
-      columns,
-      together,
-      begin,
-      end,
-    );
-  else
-    activateInterleaved<Derivative, Silu>(
-      activation,
-      x,
-      dy,
-      0,
-      dz,
-      coefficients,
-      parameters,
-      columns,
-      together,
-      begin,
-      end,
-    );
-}
-
-/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in planes. */
-export function scaledGradientPlanarF32(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f32, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in rows. */
-export function scaledGradientInterleavedF32(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f32, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
-}
-
-/** y = (x − hi)·scale + b·slope + c·more + shift, in planes. */
-export function combinationPlanarF32(
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f32, Combination, Identity>(x, b, c, y, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** y = (x − hi)·scale + b·slope + c·more + shift, in rows. */
-export function combinationInterleavedF32(
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f32, Combination, Identity>(x, b, c, y, coefficients, 0, columns, together, begin, end);
-}
-
-/** Sums in precision P with Relu or, for any other number, Rectifier. */
-function sumActivatedPlanar<P extends Grouped>(
+export function sums(
+  plan: usize,
+  operation: i32,
   activation: i32,
   x: usize,
   dy: usize,
   parameters: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
   begin: usize,
   end: usize,
 ): void {
-  if (activation == RELU)
-    sumPlanar<f32, Gradients, Relu, P>(x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
-  else
-    sumPlanar<f32, Gradients, Rectifier, P>(
-      x,
-      dy,
-      parameters,
-      pivot,
-      first,
-      second,
-      outer,
-      channels,
-      inner,
-      begin,
-      end,
-    );
-}
-
-function sumActivatedExactly<P extends Grouped>(
-  activation: i32,
-  x: usize,
-  dy: usize,
-  parameters: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  columns: usize,
-  length: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (activation == RELU)
-    sumInterleavedExactly<f32, Gradients, Relu, P>(
-      x,
-      dy,
-      parameters,
-      pivot,
-      first,
-      second,
-      columns,
-      length,
-      begin,
-      end,
-    );
-  else
-    sumInterleavedExactly<f32, Gradients, Rectifier, P>(
-      x,
-      dy,
-      parameters,
-      pivot,
-      first,
-      second,
-      columns,
-      length,
-      begin,
-      end,
-    );
+  const p = changetype<Plan>(plan);
+  if (p.elementBytes == 8) {
+    if (operation & GRADIENTS) sumUnits<f64, Gradients, Identity>(p, operation, x, dy, 0, begin, end);
+    else sumUnits<f64, Moments, Identity>(p, operation, x, 0, 0, begin, end);
+  } else if (activation == RELU) sumUnits<f32, Gradients, Relu>(p, operation, x, dy, 0, begin, end);
+  else sumUnits<f32, Gradients, Rectifier>(p, operation, x, dy, parameters, begin, end);
 }
 
 /**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, in the precision of `gradientSums…`.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
+ * Turns sums of float64 into statistics, as the core's `statistics` does with sums of float32. Where a channel is unreliable,
+ * this moves its pivot to its mean.
+ * @param operation As for `sums`.
+ * @param epsilon Read by operations 0 and 2.
+ * @returns how many channels are unreliable; if there are any, all channels are to be summed again
  */
-export function gradientSumsActivatedPlanarF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumActivatedPlanar<Grouped>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
+export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usize, end: usize): usize {
+  return readSums<f64>(changetype<Plan>(plan), operation, epsilon, begin, end);
+}
+
+function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, begin: usize, end: usize): void {
+  if (map == GRADIENT) gradientRows<T>(p, gamma, beta, count, Lanes.accumulatesInF64<T>(), begin, end);
+  else if (map == CONSTANT_GRADIENT) constantGradientRows<T>(p, gamma, begin, end);
+  else if (map == SCALED_GRADIENT) scaledGradientRows<T>(p, gamma, count, begin, end);
+  else if (map == COMBINATION) broadcastRows<T>(5, p);
+  else affineRows<T>(p, gamma, beta, begin, end);
 }
 
 /**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, in the precision of `gradientSums…`.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
+ * Computes the rows of a map's coefficients, as the core's `coefficients` does.
+ * @param map 0, 1 and 2 as in the core; map 1 of float32 is for an activation and has a fifth row, extra, the shift of z. 3:
+ *   those of dx where gamma differs within the values of a statistic; extra is gamma. 4: the caller has written the five rows,
+ *   each `T[channels]` at the beginning of its row, and they are repeated over their columns.
+ * @param count Values per channel that dGamma and dBeta are sums of. Read by maps 1 and 3.
  */
-export function gradientSumsActivatedInterleavedF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  scratch: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  begin: usize,
-  end: usize,
-): void {
-  if (activation == RELU)
-    sumInterleaved<f32, Gradients, Relu>(x, dy, parameters, pivot, first, second, scratch, columns, begin, end);
-  else sumInterleaved<f32, Gradients, Rectifier>(x, dy, parameters, pivot, first, second, scratch, columns, begin, end);
-}
-
-/**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, in the precision of `foursGradientSums…`.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
- */
-export function foursGradientSumsActivatedPlanarF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumActivatedPlanar<Fours>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
-}
-
-/**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, in the precision of `foursGradientSums…`.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
- */
-export function foursGradientSumsActivatedInterleavedF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  length: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumActivatedExactly<Fours>(activation, x, dy, parameters, pivot, first, second, columns, length, begin, end);
-}
-
-/**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in planes, every value in f64.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
- */
-export function exactGradientSumsActivatedPlanarF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  activation: i32,
-  parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumActivatedPlanar<Exact>(activation, x, dy, parameters, pivot, first, second, outer, channels, inner, begin, end);
-}
-
-/**
- * Σ dz and Σ dz·d, dz = dy·f′(d·scale + shift), d = x − hi, in rows, every value in f64.
- * @param pivot Three rows of f32, each `[channels]` long, interleaved `[columns]`: the map's hi, scale and shift.
- * @param activation 1 or 2.
- */
-export function exactGradientSumsActivatedInterleavedF32(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  activation: i32,
-  parameters: usize,
-  columns: usize,
-  length: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumActivatedExactly<Exact>(activation, x, dy, parameters, pivot, first, second, columns, length, begin, end);
-}
-
-/** y = (x − hi)·scale + shift (F7), in planes. */
-export function affinePlanarF64(
-  x: usize,
-  y: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f64, Affine, Identity>(x, 0, 0, y, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** y = (x − hi)·scale + shift (F7), in rows. */
-export function affineInterleavedF64(
-  x: usize,
-  y: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f64, Affine, Identity>(x, 0, 0, y, coefficients, 0, columns, together, begin, end);
-}
-
-/** dx = ((x − hi)·slope + (dy + shift))·scale (B6), in planes. */
-export function gradientPlanarF64(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f64, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** dx = ((x − hi)·slope + (dy + shift))·scale (B6), in rows. */
-export function gradientInterleavedF64(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f64, Gradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
-}
-
-/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in planes. */
-export function scaledGradientPlanarF64(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f64, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** dx = ((x − hi)·slope + (dy·more + shift))·scale, more being gamma where scale has another's, in rows. */
-export function scaledGradientInterleavedF64(
-  x: usize,
-  dy: usize,
-  dx: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f64, ScaledGradient, Identity>(x, dy, 0, dx, coefficients, 0, columns, together, begin, end);
-}
-
-/** y = (x − hi)·scale + b·slope + c·more + shift, in planes. */
-export function combinationPlanarF64(
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  coefficients: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapPlanar<f64, Combination, Identity>(x, b, c, y, coefficients, 0, outer, channels, inner, begin, end);
-}
-
-/** y = (x − hi)·scale + b·slope + c·more + shift, in rows. */
-export function combinationInterleavedF64(
-  x: usize,
-  b: usize,
-  c: usize,
-  y: usize,
-  coefficients: usize,
-  columns: usize,
-  together: usize,
-  begin: usize,
-  end: usize,
-): void {
-  mapInterleaved<f64, Combination, Identity>(x, b, c, y, coefficients, 0, columns, together, begin, end);
-}
-
-/** Σ d and Σ d², d = x − pivot (F1, F2), in planes, with what rounding takes from sums of sums. */
-export function momentsPlanarF64(
-  x: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  scratch: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumPlanarKept<Moments>(x, 0, pivot, first, second, scratch, outer, channels, inner, begin, end);
-}
-
-/** Σ d and Σ d², d = x − pivot (F1, F2), in rows, with what rounding takes from sums of sums. */
-export function momentsInterleavedF64(
-  x: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  scratch: usize,
-  columns: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumInterleaved<f64, Moments, Identity>(x, 0, 0, pivot, first, second, scratch, columns, begin, end);
-}
-
-/**
- * Σ dy and Σ dy·d, d = x − hi (B1, B2), in planes, with what rounding takes from sums of sums.
- * @param pivot `T[channels]`, interleaved `T[columns]`: hi, the mean as T.
- */
-export function gradientSumsPlanarF64(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  scratch: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumPlanarKept<Gradients>(x, dy, pivot, first, second, scratch, outer, channels, inner, begin, end);
-}
-
-/**
- * Σ dy and Σ dy·d, d = x − hi (B1, B2), in rows, with what rounding takes from sums of sums.
- * @param pivot `T[channels]`, interleaved `T[columns]`: hi, the mean as T.
- */
-export function gradientSumsInterleavedF64(
-  x: usize,
-  dy: usize,
-  pivot: usize,
-  first: usize,
-  second: usize,
-  scratch: usize,
-  columns: usize,
-  begin: usize,
-  end: usize,
-): void {
-  sumInterleaved<f64, Gradients, Identity>(x, dy, 0, pivot, first, second, scratch, columns, begin, end);
-}
-
-/**
- * pivot[c] = the mean of some of channel c's first values, coarsely rounded.
- * @param pivot `T[channels]`, written.
- * @param block 16.
- */
-export function pivotF64(
-  x: usize,
-  pivot: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
-  block: usize,
-  begin: usize,
-  end: usize,
-): void {
-  pivotOf<f64>(x, pivot, outer, channels, inner, block, begin, end);
-}
-
-/**
- * Copies rows of one value per channel to rows of one value per column.
- * @param source `T[rows·channels]`, read.
- * @param target `T[rows·columns]`, written. Not `source`.
- */
-export function spreadF64(
-  source: usize,
-  target: usize,
-  rows: usize,
-  channels: usize,
-  spread: usize,
-  columns: usize,
-): void {
-  spreadOver<f64>(source, target, rows, channels, spread, columns);
-}
-
-/**
- * mean = pivot + Σd/count and variance = Σd²/count − (Σd/count)² (F3, F4), and whether to doubt them.
- * @param first `f64[columns]`, read.
- * @param second `f64[columns]`, read.
- * @param columns Entries of first and second: channels·spread, or as many as the sums had columns, times their
- *   stripes.
- * @param pivot `T[channels]`, read.
- * @param doubtful `u8[channels]`, written: 1 where the pivot is too far from the mean.
- * @returns how many of the range are doubtful
- */
-export function statisticsF64(
-  first: usize,
-  second: usize,
-  pivot: usize,
-  mean: usize,
-  variance: usize,
-  doubtful: usize,
-  count: f64,
-  channels: usize,
-  spread: usize,
-  columns: usize,
-  begin: usize,
-  end: usize,
-): usize {
-  return statistics<f64>(first, second, pivot, mean, variance, doubtful, count, channels, spread, columns, begin, end);
-}
-
-/**
- * hi = T(mean), scale = gamma·invStd, shift = beta − (mean − hi)·scale (F6): three rows of coefficients.
- * @param mean `f64[channels]`. 0: zeros, which gives dx = gamma·invStd·dy of constant statistics.
- * @param coefficients `T[3·channels]`, written.
- */
-export function affineCoefficientsF64(
-  coefficients: usize,
-  mean: usize,
-  invStd: usize,
+export function coefficients(
+  plan: usize,
+  map: i32,
   gamma: usize,
   beta: usize,
-  channels: usize,
+  count: f64,
   begin: usize,
   end: usize,
 ): void {
-  affineCoefficients<f64>(coefficients, mean, invStd, gamma, beta, channels, begin, end);
+  const p = changetype<Plan>(plan);
+  if (p.elementBytes == 8) rowsOf<f64>(p, map, gamma, beta, count, begin, end);
+  else rowsOf<f32>(p, map, gamma, beta, count, begin, end);
 }
 
-/**
- * dBeta = Σdy and dGamma = (Σdy·d − (mean − hi)·Σdy)·invStd (B1 to B3), and whether to doubt them.
- * @param first `f64[columns]`, read.
- * @param second `f64[columns]`, read.
- * @param columns Entries of first and second: channels·spread, or as many as the sums had columns, times their
- *   stripes.
- * @param doubtful `u8[channels]`, written: 0.
- * @returns 0
- */
-export function gradientStatisticsF64(
-  first: usize,
-  second: usize,
-  mean: usize,
-  invStd: usize,
-  dGamma: usize,
-  dBeta: usize,
-  doubtful: usize,
-  count: f64,
-  channels: usize,
-  spread: usize,
-  columns: usize,
-  begin: usize,
-  end: usize,
-): usize {
-  return gradientStatistics<f64>(
-    first,
-    second,
-    mean,
-    invStd,
-    dGamma,
-    dBeta,
-    doubtful,
-    count,
-    channels,
-    spread,
-    columns,
-    begin,
-    end,
-  );
-}
-
-/**
- * hi = T(mean), scale = gamma·invStd, shift and slope (B4, B5): four rows of coefficients.
- * @param mean `f64[channels]`. 0: zeros.
- * @param coefficients `T[4·channels]`, written.
- */
-export function gradientCoefficientsF64(
-  coefficients: usize,
-  mean: usize,
-  invStd: usize,
-  gamma: usize,
-  dGamma: usize,
-  dBeta: usize,
-  count: f64,
-  channels: usize,
+/** The map M with Relu, Rectifier or, for any other activation, E. */
+function mapActivated<T extends number, M extends Affine, E extends Identity>(
+  p: Plan,
+  activation: i32,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  parameters: usize,
   begin: usize,
   end: usize,
 ): void {
-  gradientCoefficients<f64>(coefficients, mean, invStd, gamma, dGamma, dBeta, count, channels, begin, end);
+  if (activation == RELU) mapUnits<T, M, Relu>(p, x, b, c, y, 0, begin, end);
+  else if (activation == RECTIFIER) mapUnits<T, M, Rectifier>(p, x, b, c, y, parameters, begin, end);
+  else mapUnits<T, M, E>(p, x, b, c, y, parameters, begin, end);
+}
+
+/** The map of a number, for elements of type T. The plain ones of float32 are the core's. */
+function mapOf<T extends number>(
+  p: Plan,
+  map: i32,
+  activation: i32,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  if (map == SCALED_GRADIENT) mapUnits<T, ScaledGradient, Identity>(p, x, b, 0, y, 0, begin, end);
+  else if (map == COMBINATION) mapUnits<T, Combination, Identity>(p, x, b, c, y, 0, begin, end);
+  else if (map == DERIVATIVE && c)
+    mapActivated<T, DerivativeSum, Silu>(p, activation, x, b, c, y, parameters, begin, end);
+  else if (map == DERIVATIVE) mapActivated<T, Derivative, Silu>(p, activation, x, b, 0, y, parameters, begin, end);
+  else if (activation == NONE && b) mapUnits<T, AffineSum, Identity>(p, x, b, 0, y, 0, begin, end);
+  else if (b) mapActivated<T, AffineSum, Silu>(p, activation, x, b, 0, y, parameters, begin, end);
+  else mapActivated<T, Affine, Silu>(p, activation, x, 0, 0, y, parameters, begin, end);
 }
 
 /**
- * float16 to f32, exactly.
+ * Maps every element with its channel's coefficients.
+ * @param map 0: y = f(z + b), z = (x − hi)·scale + shift. 1: dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz =
+ *   dy·f′((x − hi)·scale + extra), of float64 dz = dy. 2: dx from dy, where statistics are constants. 3: dx =
+ *   ((x − hi)·xCoefficient + (dy·extra + shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz =
+ *   dy·f′(z + c).
+ * @param activation Map 0: 1 to 3, or with a residual 0 to 3; of float64 0 to 3. Map 1: 1 or 2, of float64 0. Map 5: 1 to 3. Others: 0.
+ * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
+ * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of map 4.
+ * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4.
+ * @param y `T[outer·channels·inner]`, written: y, dx or dz.
+ */
+export function map(
+  plan: usize,
+  map: i32,
+  activation: i32,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  const p = changetype<Plan>(plan);
+  if (p.elementBytes == 4) {
+    if (map == GRADIENT) mapActivated<f32, Gradient, Rectifier>(p, activation, x, b, 0, y, parameters, begin, end);
+    else mapOf<f32>(p, map, activation, x, b, c, y, parameters, begin, end);
+  } else if (map == GRADIENT) mapUnits<f64, Gradient, Identity>(p, x, b, 0, y, 0, begin, end);
+  else if (map == CONSTANT_GRADIENT || (map == AFFINE && activation == NONE && !b))
+    mapUnits<f64, Affine, Identity>(p, x, 0, 0, y, 0, begin, end);
+  else mapOf<f64>(p, map, activation, x, b, c, y, parameters, begin, end);
+}
+
+/**
+ * Converts elements [begin, end) of 16 bits to float32, exactly.
+ * @param type 0: float16. 1: bfloat16.
  * @param source `u16[end]`, read.
  * @param target `f32[end]`, written. Not `source`.
  * @param begin First element.
  * @param end End of the elements.
  */
-export function widenF16(source: usize, target: usize, begin: usize, end: usize): void {
-  widen<Half>(source, target, begin, end);
+export function widen(type: i32, source: usize, target: usize, begin: usize, end: usize): void {
+  if (type) widenFrom<Brain>(source, target, begin, end);
+  else widenFrom<Half>(source, target, begin, end);
 }
 
 /**
- * f32 to float16, to the nearest, ties to even.
+ * Rounds elements [begin, end) of float32 to 16 bits, to the nearest, ties to even.
+ * @param type 0: float16. 1: bfloat16.
  * @param source `f32[end]`, read.
  * @param target `u16[end]`, written. Not `source`.
  * @param begin First element.
  * @param end End of the elements.
  */
-export function narrowF16(source: usize, target: usize, begin: usize, end: usize): void {
-  narrow<Half>(source, target, begin, end);
-}
-
-/**
- * bfloat16 to f32, exactly.
- * @param source `u16[end]`, read.
- * @param target `f32[end]`, written. Not `source`.
- * @param begin First element.
- * @param end End of the elements.
- */
-export function widenBF16(source: usize, target: usize, begin: usize, end: usize): void {
-  widen<Brain>(source, target, begin, end);
-}
-
-/**
- * f32 to bfloat16, to the nearest, ties to even.
- * @param source `f32[end]`, read.
- * @param target `u16[end]`, written. Not `source`.
- * @param begin First element.
- * @param end End of the elements.
- */
-export function narrowBF16(source: usize, target: usize, begin: usize, end: usize): void {
-  narrow<Brain>(source, target, begin, end);
+export function narrow(type: i32, source: usize, target: usize, begin: usize, end: usize): void {
+  if (type) narrowTo<Brain>(source, target, begin, end);
+  else narrowTo<Half>(source, target, begin, end);
 }

@@ -21,10 +21,6 @@ export const NONE: Activation = { name: "none", code: 0, slope: 1, floor: -Infin
 export interface Activations {
   /** The activation of a name. Throws TypeError and RangeError for a wrong name or slope. */
   activationOf(value: unknown, negativeSlope: unknown): Activation;
-  /** f(z) in float64, which has no kernels of activations. */
-  activate(activation: Activation, z: number): number;
-  /** f′(z) in float64. */
-  derivative(activation: Activation, z: number): number;
 }
 
 export const activations = /* @__PURE__ */ new Slot<Activations>();

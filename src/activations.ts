@@ -1,5 +1,4 @@
-// Activations: their names, the numbers and parameters that kernels take, and the same in float64, which has no kernels.
-// assembly/epilogue.ts has them for float32.
+// Activations: their names, and the numbers and parameters that kernels take. assembly/kernels/activations.ts computes them.
 
 import { type Activation, type ActivationName, NONE } from "./activation.ts";
 import { wrongKind, wrongValue } from "./errors.ts";
@@ -7,9 +6,6 @@ import { wrongKind, wrongValue } from "./errors.ts";
 const NAMES: readonly ActivationName[] = ["none", "relu", "leaky_relu", "relu6", "silu"];
 
 const SILU = 3;
-
-/** From here on σ is 0 or 1 in float64, and infinity times 0 would be NaN. */
-const BOUND = 745;
 
 /** The activation of a name. Throws TypeError and RangeError for others, and for a slope that is none or not asked for. */
 export function activationOf(value: unknown, negativeSlope: unknown): Activation {
@@ -35,23 +31,4 @@ export function activationOf(value: unknown, negativeSlope: unknown): Activation
     case "none":
       return NONE;
   }
-}
-
-/** f(z) in float64. */
-export function activate({ code, slope, floor, ceiling }: Activation, z: number): number {
-  if (code === SILU) {
-    const t = Math.max(z, -BOUND);
-    return t / (1 + Math.exp(-t));
-  }
-  return z > 0 ? (z < ceiling ? z : ceiling) : slope === 0 ? (z <= 0 ? floor : z) : z * slope;
-}
-
-/** f′(z) in float64. */
-export function derivative({ code, slope, ceiling }: Activation, z: number): number {
-  if (code === SILU) {
-    const t = Math.min(Math.max(z, -BOUND), BOUND);
-    const sigmoid = 1 / (1 + Math.exp(-t));
-    return sigmoid * (1 + t * (1 - sigmoid));
-  }
-  return z <= 0 ? slope : z >= ceiling ? 0 : 1;
 }

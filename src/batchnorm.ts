@@ -2,7 +2,6 @@
 // the population in running.ts.
 
 import { type Activation, activationOption } from "./activation.ts";
-import { emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./core.ts";
 import { computedIn, type Dtype, newVector, type Vector, type VectorOf } from "./dtype.ts";
 import {
   absentParameter,
@@ -48,6 +47,7 @@ import {
   renormOption,
   resolveOptions,
 } from "./options.ts";
+import { emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./primitives.ts";
 import { checkVector, nonFiniteChannel, RunningStatistics } from "./running.ts";
 import {
   checkEnough,

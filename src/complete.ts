@@ -2,7 +2,7 @@
 
 import kernels from "../build/extended.wasm";
 import { activations } from "./activation.ts";
-import { activate, activationOf, derivative } from "./activations.ts";
+import { activationOf } from "./activations.ts";
 import { folding, renormalization, stateDicts } from "./batchnorm.ts";
 import { allStores, otherStores } from "./dtype.ts";
 import { toAffine } from "./fold.ts";
@@ -20,7 +20,7 @@ import { loadState, saveState } from "./state.ts";
  */
 export function complete(): void {
   secondModule.install(kernels);
-  activations.install({ activationOf, activate, derivative });
+  activations.install({ activationOf });
   otherStores.install(allStores());
   fusion.install({ activationGradient });
   perSample.install({ conditionalOf, normalize: normalizeSamples, differentiate: differentiateSamples });

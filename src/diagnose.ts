@@ -4,7 +4,6 @@
 
 import { type ActivationName, activationOption } from "./activation.ts";
 import type { BatchNorm } from "./batchnorm.ts";
-import { invStdOf } from "./core.ts";
 import { type Dtype, newData, type Vector } from "./dtype.ts";
 import { absentParameter, oneValuePerChannel, wrongValue } from "./errors.ts";
 import {
@@ -19,6 +18,7 @@ import { geometryOf } from "./geometry.ts";
 import { Tensor } from "./memory.ts";
 import { type AnyTensor, checkOperand, type TensorLike } from "./operand.ts";
 import { checkKeys } from "./options.ts";
+import { invStdOf } from "./primitives.ts";
 
 /** From where on a drift is large, in running standard deviations and as a ratio of variances. */
 const MEAN_DRIFT = 0.5;

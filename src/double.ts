@@ -3,13 +3,13 @@
 // derives the terms D1 to D10.
 
 import { fusesBackward, NONE } from "./activation.ts";
-import { type Coefficients, combine, type GradientSums, gradientSums } from "./core.ts";
 import { computedIn, newVector, type Vector } from "./dtype.ts";
 import { wrongShape, wrongValue } from "./errors.ts";
 import { checkSaved, type Saved } from "./functional.ts";
 import { checkTensor, Tensor } from "./memory.ts";
-import { type AnyTensor, Call, checkOperand, heapOf, type Operand, sameShape } from "./operand.ts";
+import { type AnyTensor, CallScope, checkOperand, heapOf, type Operand, sameShape } from "./operand.ts";
 import { checkKeys, flag } from "./options.ts";
+import { type Coefficients, combine, type GradientSums, gradientSums } from "./primitives.ts";
 import { checkVector } from "./running.ts";
 import { activationGradient } from "./samples.ts";
 import type { Normalized } from "./slices.ts";
@@ -169,7 +169,7 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
 
   const sum = zeros(geometry.channels);
   const result: DoubleGradients<T, Vector> = {};
-  const call = new Call(heap, dtype, [x, dy, ddx, residual, ddResidual]);
+  const call = new CallScope(heap, dtype, [x, dy, ddx, residual, ddResidual]);
   try {
     const dx = wantsDx ? call.target(undefined, dy) : undefined;
     const ddy = wantsDdy ? call.target(undefined, dy) : undefined;

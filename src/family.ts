@@ -1,5 +1,5 @@
 // Normalization by the statistics of each sample alone: instance, group, layer and RMS norm, as geometries over the two
-// primitives of core.ts. docs/family.md has the equations.
+// primitives (primitives.ts). docs/family.md has the equations.
 //
 // Statistics are of groups, scale and shift of channels. A group is C/G neighbouring channels of one sample, and layer norm
 // is one group of each row of [rows, D], whose channels are the D elements:
@@ -14,15 +14,6 @@
 // Work goes block by block through the cache. No bit of a group depends on what else is in its block.
 
 import { NONE } from "./activation.ts";
-import {
-  batchStatistics,
-  type GradientSums,
-  gradientMap,
-  gradientSums,
-  invStdOf,
-  normalize,
-  type Terms,
-} from "./core.ts";
 import { bitsOf, computedIn, type Dtype, isNarrow, newVector, type Vector } from "./dtype.ts";
 import { noForward, oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "./errors.ts";
 import {
@@ -33,11 +24,30 @@ import {
   type Parameters,
   putGradient,
 } from "./functional.ts";
-import { channelAxis, type Geometry, PLANAR_FROM, sizeOf, walkOf } from "./geometry.ts";
+import { channelAxis, dimensions, type Geometry, sizeOf } from "./geometry.ts";
 import { checkTensor, type Heap, inWasmMemory, Tensor } from "./memory.ts";
-import { type AnyTensor, Call, checkOperand, checkOut, heapOf, Operand, overwrites, sameShape } from "./operand.ts";
+import {
+  type AnyTensor,
+  CallScope,
+  checkOperand,
+  checkOut,
+  heapOf,
+  Operand,
+  overwrites,
+  sameShape,
+} from "./operand.ts";
 import { checkKeys, epsilonOption, flag, layoutOption } from "./options.ts";
+import {
+  batchStatistics,
+  type GradientSums,
+  gradientMap,
+  gradientSums,
+  invStdOf,
+  normalize,
+  type Terms,
+} from "./primitives.ts";
 import { checkVector } from "./running.ts";
+import { oneRun, Room } from "./transfer.ts";
 
 // ---- geometry -------------------------------------------------------------------------------------------------------
 
@@ -72,6 +82,12 @@ interface Plan extends View {
   readonly count: number;
 }
 
+/** Channels that lie one behind the other; a single one is summed as one of several would be. */
+const planes = (channels: number, inner: number): Geometry => ({ ...dimensions(1, channels, inner), planes: true });
+
+/** Channels of a sample from this length on are mapped as planes, and groups of this length have blocks of full size. */
+const LONG = 32;
+
 /** Elements of a block at least. */
 const BLOCK = 131_072;
 
@@ -85,23 +101,23 @@ function planOf(view: View): Plan {
   const { samples, channels, inner, groups, last } = view;
   const each = channels / groups;
   const count = each * inner;
-  const twoMaps = !last && each > 1 && inner < PLANAR_FROM;
+  const twoMaps = !last && each > 1 && inner < LONG;
   // blocks have whole numbers of units: groups, or samples
   const unit = last || twoMaps ? groups : 1;
   const size = unit * count;
   const units = size && (samples * groups) / unit;
-  const least = count < PLANAR_FROM ? BLOCK_SHORT : BLOCK;
+  const least = count < LONG ? BLOCK_SHORT : BLOCK;
   const step = last ? 1 : Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : 1);
   const blocks: Block[] = [];
   for (let begin = 0; begin < units; begin += step) {
     const n = Math.min(step, units - begin);
-    const columns = last ? walkOf(inner, channels, 1) : walkOf(n, channels, inner);
+    const columns = last ? dimensions(inner, channels, 1) : dimensions(n, channels, inner);
     blocks.push({
       offset: begin * size,
       length: n * size,
       first: begin * unit,
-      groups: last && groups > 1 ? walkOf(inner, groups, each) : walkOf(1, n * unit, count),
-      channels: last || twoMaps ? columns : walkOf(1, n * each, inner),
+      groups: last && groups > 1 ? dimensions(inner, groups, each) : planes(n * unit, count),
+      channels: last || twoMaps ? columns : planes(n * each, inner),
     });
   }
   return { ...view, blocks, twoMaps, each, count };
@@ -117,9 +133,7 @@ class Blocks {
   readonly #size: number;
   readonly #value: AnyTensor | undefined;
   readonly #inPlace: boolean;
-  #tile: Tensor<Dtype> | undefined;
-  /** A tile's elements in 16 bits. */
-  #bits: Tensor<Dtype> | undefined;
+  #room: Room | undefined;
 
   /** Without `value`: scratch of one block. */
   constructor(heap: Heap, dtype: Dtype, { blocks }: Plan, value?: AnyTensor) {
@@ -132,44 +146,31 @@ class Blocks {
     this.#value = copied ? { ...value, data: value.data.slice() } : value;
   }
 
-  #make(dtype: Dtype): Tensor<Dtype> {
-    return new Tensor(this.#heap, [this.#size], this.#size, dtype);
+  get #roomOfBlock(): Room {
+    this.#room ??= new Room(this.#heap, this.#dtype, this.#size);
+    return this.#room;
   }
 
-  /** Copies a block between the operand and its tile. */
-  #copy({ offset, length }: Block, into: boolean): void {
-    if (this.#inPlace || !this.#value) return;
-    this.#tile ??= this.#make(computedIn(this.#dtype));
-    if (isNarrow(this.#dtype)) this.#bits ??= this.#make(this.#dtype);
-    const [tile, bits, { kernels }] = [this.#tile, this.#bits, this.#heap];
-    // both are of one kind, which the types do not say
-    const elements = bitsOf(this.#value.data).subarray(offset, offset + length) as Float32Array;
-    const copies = bitsOf((bits ?? tile).data).subarray(0, length) as Float32Array;
-    if (into) copies.set(elements);
-    if (bits && into) kernels.widen(this.#dtype, bits.pointer, tile.pointer, length);
-    if (bits && !into) kernels.narrow(this.#dtype, tile.pointer, bits.pointer, length);
-    if (!into) elements.set(copies);
+  load({ offset, length }: Block): void {
+    if (!this.#inPlace && this.#value)
+      this.#roomOfBlock.load(bitsOf(this.#value.data), this.#dtype, length, oneRun(offset, length));
   }
 
-  load(block: Block): void {
-    this.#copy(block, true);
-  }
-
-  store(block: Block): void {
-    this.#copy(block, false);
+  store({ offset, length }: Block): void {
+    if (!this.#inPlace && this.#value)
+      this.#roomOfBlock.store(bitsOf(this.#value.data), this.#dtype, length, oneRun(offset, length));
   }
 
   /** A block as the kernels see it. */
   at({ offset }: Block, g: Geometry): Operand {
     const dtype = computedIn(this.#dtype);
     if (this.#inPlace) return new Operand(this.#heap, this.#value as AnyTensor, g, dtype, offset);
-    this.#tile ??= this.#make(dtype);
-    return new Operand(this.#heap, this.#tile, g, dtype);
+    const tile = new Tensor(this.#heap, [this.#size], this.#size, dtype, this.#roomOfBlock.pointer);
+    return new Operand(this.#heap, tile, g, dtype);
   }
 
   dispose(): void {
-    this.#tile?.dispose();
-    this.#bits?.dispose();
+    this.#room?.dispose();
   }
 }
 
@@ -227,7 +228,7 @@ function channelTerms(n: Norm, block: Block): Terms {
 function takeStatistics(x: Operand, epsilon: number, n: Norm, block: Block): void {
   const { mean, invStd } = groupTerms(n, block);
   const variance = new Float64Array(mean.length);
-  for (const parts of x.groups) batchStatistics(x, epsilon, { mean, variance, invStd }, parts);
+  for (const tiles of x.independentTiles) batchStatistics(x, epsilon, { mean, variance, invStd }, tiles);
   if (n.centred) return;
   // the mean square is variance + mean²: two positive terms, so nothing cancels
   const squares = variance.map((v, i) => v + (mean[i] as number) ** 2);
@@ -344,7 +345,7 @@ export type NormBackwardOptions<T extends AnyTensor = AnyTensor> = Pick<
 
 /** Runs `use` on every block of values. */
 function eachBlock<const V extends readonly (AnyTensor | undefined)[]>(
-  call: Call,
+  call: CallScope,
   plan: Plan,
   values: V,
   use: (blocks: { [K in keyof V]: Blocks }, block: Block) => void,
@@ -379,7 +380,7 @@ function forward<T extends AnyTensor>(
   const groups = view.samples * view.groups;
   const [mean, invStd] = [new Float64Array(groups), new Float64Array(groups)];
   const norm: Norm = { ...planOf(view), gamma, beta, mean, invStd, centred };
-  const call = new Call(heap, dtype, []);
+  const call = new CallScope(heap, dtype, []);
   try {
     const y = call.target(out, x);
     eachBlock(call, norm, [x, y], ([from, to], block) => {
@@ -533,7 +534,7 @@ export function normBackward<T extends AnyTensor>(
   const wantsDx = flag("needs.dx", needs.dx, true);
   const into = dGamma || dBeta ? zeros(norm.channels) : undefined;
   const result: Gradients<T, Vector> = {};
-  const call = new Call(heap, dtype, []);
+  const call = new CallScope(heap, dtype, []);
   try {
     const target = wantsDx ? call.target(dxOut, dy) : undefined;
     eachBlock(call, norm, [x, dy, target, undefined], ([from, upstream, to, spare], block) => {

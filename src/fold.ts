@@ -3,7 +3,6 @@
 //
 //   scale = gamma·invStd      shift = beta − mean·scale      weight′ = weight·scale      bias′ = beta − (mean − bias)·scale
 
-import { invStdOf } from "./core.ts";
 import {
   foldCancels,
   foldOverflows,
@@ -15,6 +14,7 @@ import {
 } from "./errors.ts";
 import { sizeOf } from "./geometry.ts";
 import { checkChannels, checkKeys, epsilonOption, oneOf } from "./options.ts";
+import { invStdOf } from "./primitives.ts";
 
 type Floats = Float32Array | Float64Array;
 

@@ -2,7 +2,6 @@
 // BatchNorm is made of the same `backward` and `forwardSlices`.
 
 import { type Activation, type ActivationName, activationOption } from "./activation.ts";
-import { copy, emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./core.ts";
 import { bitsOf, computedIn, type Dtype, isNarrow, newVector, type Vector } from "./dtype.ts";
 import {
   exclusiveStatistics,
@@ -16,8 +15,18 @@ import {
 import { channelAxis, type Geometry, geometryOf } from "./geometry.ts";
 import type { Mask } from "./mask.ts";
 import { checkTensor, type Heap, Tensor } from "./memory.ts";
-import { type AnyTensor, Call, checkApart, checkOperand, checkOut, heapOf, overwrites, sameShape } from "./operand.ts";
+import {
+  type AnyTensor,
+  CallScope,
+  checkApart,
+  checkOperand,
+  checkOut,
+  heapOf,
+  overwrites,
+  sameShape,
+} from "./operand.ts";
 import { checkKeys, epsilonOption, flag, ghostBatchOption, type Layout, layoutOption } from "./options.ts";
+import { copy, emptyStatistics, type GradientSums, invStdOf, type Statistics } from "./primitives.ts";
 import { checkVector } from "./running.ts";
 import {
   type Conditional,
@@ -121,7 +130,7 @@ export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = F
 export interface Fusion {
   /** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
   activationGradient(
-    call: Call,
+    call: CallScope,
     x: AnyTensor,
     residual: AnyTensor | undefined,
     dy: AnyTensor,
@@ -196,7 +205,7 @@ function compute<T extends AnyTensor>(
 ): { dx?: T; dResidual?: T } {
   const { x, residual, dtype, slices, activation } = saved;
   const { dxOut, dResidualOut } = outs;
-  const call = new Call(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
+  const call = new CallScope(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
   const result: { dx?: T; dResidual?: T } = {};
   try {
     const dx = outs.dx ? call.target(dxOut, dy) : undefined;
@@ -445,9 +454,9 @@ export function forward<T extends AnyTensor>(
   x: T,
   residual: T | undefined,
   out: T | undefined,
-  run: (call: Call, y: AnyTensor) => void,
+  run: (call: CallScope, y: AnyTensor) => void,
 ): T {
-  const call = new Call(heap, dtype, [x, residual, out]);
+  const call = new CallScope(heap, dtype, [x, residual, out]);
   try {
     const y = call.target(out, x);
     run(call, y);
@@ -596,7 +605,7 @@ export function batchNormStatistics(
   checkKeys("options", options, ["layout", "mask"]);
   const { dtype, geometry, how, heap, slices } = checkForward(x, {}, [], options);
   const into = emptyStatistics(geometry.channels);
-  const call = new Call(heap, dtype, [x]);
+  const call = new CallScope(heap, dtype, [x]);
   try {
     for (const slice of slices)
       if (slice.count > 0)

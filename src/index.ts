@@ -5,7 +5,6 @@ import { complete } from "./complete.ts";
 export type { ActivationName } from "./activation.ts";
 export { BatchNorm, type LayerForwardOptions } from "./batchnorm.ts";
 export { type Config, configFor, optionsFrom } from "./config.ts";
-export type { GradientSums } from "./core.ts";
 export { type DiagnoseOptions, type Diagnosis, diagnose } from "./diagnose.ts";
 export {
   batchNormDoubleBackward,
@@ -60,6 +59,7 @@ export type { Mask } from "./mask.ts";
 export { info, Tensor, tensor } from "./memory.ts";
 export type { AnyTensor, PlainTensor, TensorLike } from "./operand.ts";
 export type { Estimator, Layout, Mode, Options, Preset, Renorm, ResolvedOptions } from "./options.ts";
+export type { GradientSums } from "./primitives.ts";
 export { type RecalibrateOptions, recalibrate } from "./recalibrate.ts";
 export {
   readSafetensors,

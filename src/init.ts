@@ -51,8 +51,8 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
 function startPool(heap: WasmHeap, threads: number): Promise<Pool> {
   const { build, memory, core } = heap;
   return secondModule.installed
-    ? Pool.start([build.module, build.extended()], memory, { ...core, ...heap.extended }, threads)
-    : Pool.start([build.module], memory, core, threads);
+    ? Pool.start([build.module, build.extended()], memory, [core, heap.extended], threads)
+    : Pool.start([build.module], memory, [core], threads);
 }
 
 /**

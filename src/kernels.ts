@@ -1,86 +1,118 @@
-// Operation × walk × element type → wasm export: the only file that knows an export's name. Arguments are pointers into
-// the caller's memory and a Geometry; results stand in memory. Nothing is checked here.
+// Runs the phases of a plan on the wasm modules, through the thread pool where there is one. The only file that knows an
+// export's name. Arguments are addresses in the caller's memory and a plan; results stand in memory. Nothing is checked here.
 
 import { MAX_CALLS } from "./board.ts";
 import type { Dtype } from "./dtype.ts";
-import { elementsOf, type Geometry, type Part } from "./geometry.ts";
 import type { Exports, ExtendedExports } from "./module.ts";
 import type { Pool } from "./threads.ts";
 
-/** Sums about a pivot, one pair for each column of each stripe. */
-export interface Sums {
-  /** Σ u, f64 */
-  readonly first: number;
-  /** Σ u·d, f64 */
-  readonly second: number;
-}
-
-/** Channels, columns or elements [begin, end). */
+/** Units or channels [begin, end). */
 export interface Range {
   readonly begin: number;
   readonly end: number;
 }
 
-/**
- * From so many values per channel on, sums are taken in groups, and from so many in fours: the rounding of a group averages
- * out over the groups. Fewer values are summed exactly, since there it would show. docs/numerics.md has the errors.
- */
-export const GROUPED_FROM = 1024;
-const FOURS_FROM = { planar: 512, interleaved: 128 };
+/** Flags of a plan: tensors pass through memory tile by tile, and a single channel stays a plane. */
+export const TILED = 1;
+export const PLANES = 2;
 
-/** How sums of a tensor are first taken. float64 has one way, which keeps what rounding takes. */
-export function precisionOf(g: Geometry, wide: boolean): "grouped" | "fours" | "exact" {
-  if (wide) return "grouped";
-  if (g.count >= GROUPED_FROM) return "grouped";
-  return g.count >= (g.planar ? FOURS_FROM.planar : FOURS_FROM.interleaved) ? "fours" : "exact";
+/**
+ * Reads the plan that the kernels wrote to an address: how a tensor is walked and summed, and where its vectors are. Fields
+ * are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/abi.md).
+ */
+export function readPlan(u32: Uint32Array, pointer: number) {
+  let at = pointer / 4;
+  const next = () => u32[at++] as number;
+  return {
+    pointer,
+    elementBytes: next(),
+    outer: next(),
+    channels: next(),
+    inner: next(),
+    length: next(),
+    planar: next(),
+    columnsPerChannel: next(),
+    period: next(),
+    columns: next(),
+    rows: next(),
+    stripe: next(),
+    stripes: next(),
+    precision: next(),
+    columnBlock: next(),
+    columnBlocks: next(),
+    pitch: next(),
+    tiled: next(),
+    mean: next(),
+    variance: next(),
+    invStd: next(),
+    dGamma: next(),
+    dBeta: next(),
+    sum: next(),
+    dot: next(),
+    coefficients: next(),
+    scratch: next(),
+    gamma: next(),
+    beta: next(),
+    parameters: next(),
+    unreliable: next(),
+  };
 }
 
-/**
- * Values of a channel whose mean is its pivot. Exact sums do with one. In grouped sums one alone can be an outlier, which
- * would have the channel summed twice; more than these cost more than they help.
- */
-const PIVOT_BLOCK = 16;
+export type Plan = Readonly<ReturnType<typeof readPlan>>;
 
-/** First values of a channel whose mean is its pivot. */
-export const pivotBlock = (g: Geometry, wide: boolean): number => (precisionOf(g, wide) === "exact" ? 1 : PIVOT_BLOCK);
+/** Numbers of operations, maps and phases as the kernels take them (docs/abi.md). */
+export const MOMENTS = 0;
+export const GRADIENTS = 1;
+/** Added to an operation: take the sums again. */
+export const AGAIN = 2;
+export const AFFINE = 0;
+export const GRADIENT = 1;
+export const CONSTANT_GRADIENT = 2;
+export const SCALED_GRADIENT = 3;
+export const COMBINATION = 4;
+export const DERIVATIVE = 5;
 
-/** Arguments of one call of an export. */
-type Call = readonly number[];
+/** The precision in which sums are first taken stripe by stripe; in others they are taken column by column. */
+const BLOCKED_64 = 0;
 
-type All = Exports & ExtendedExports;
+/** The channels of neighbouring tiles. */
+export function channelsOf({ planar, channels }: Plan, tiles: readonly Range[]): Range {
+  if (!planar) return { begin: 0, end: channels };
+  return { begin: tiles[0]?.begin ?? 0, end: tiles.at(-1)?.end ?? 0 };
+}
 
-/** Names of exports without their type of elements. */
-type Operation = keyof All extends infer K ? (K extends `${infer Name}F32` ? Name : never) : never;
+/** Units of `sums` that a tile has. */
+export function sumUnits({ planar, precision, columnBlocks }: Plan, tile: Range): Range {
+  if (planar || precision === BLOCKED_64) return tile;
+  return { begin: tile.begin * columnBlocks, end: tile.end * columnBlocks };
+}
 
-/** An export that a pool may call on several threads, each time for another range. */
-type Divisible = Extract<Operation, `${string}${"Planar" | "Interleaved"}`>;
+/** Units of `sums` that hold a run of unreliable channels in a tile, when they are summed again. */
+export function unitsAgain(plan: Plan, tile: Range, run: Range): Range[] {
+  if (plan.planar) {
+    const [begin, end] = [Math.max(run.begin, tile.begin), Math.min(run.end, tile.end)];
+    return begin < end ? [{ begin, end }] : [];
+  }
+  if (plan.elementBytes === 8) return [tile]; // float64 is summed stripe by stripe again
+  const { columnsPerChannel, columnBlock, columnBlocks } = plan;
+  const first = Math.floor((run.begin * columnsPerChannel) / columnBlock);
+  const last = Math.ceil((run.end * columnsPerChannel) / columnBlock);
+  const units: Range[] = [];
+  for (let stripe = tile.begin; stripe < tile.end; stripe++)
+    units.push({ begin: stripe * columnBlocks + first, end: stripe * columnBlocks + last });
+  return units;
+}
 
-const walksOf = <M extends string>(map: M) =>
-  ({ inPlanes: `${map}Planar`, inRows: `${map}Interleaved` }) as const satisfies Record<string, string>;
-
-/** Names of the maps in either walk: put together here, they are not in every call. */
-const MAPS = {
-  affine: walksOf("affine"),
-  affineActivated: walksOf("affineActivated"),
-  derivativeActivated: walksOf("derivativeActivated"),
-  gradient: walksOf("gradient"),
-  gradientActivated: walksOf("gradientActivated"),
-  scaledGradient: walksOf("scaledGradient"),
-  combination: walksOf("combination"),
-};
+/** Units of `map` that a tile has. */
+function mapUnits({ planar, stripe, rows }: Plan, tile: Range): Range {
+  return planar ? tile : { begin: tile.begin * stripe, end: Math.min(tile.end * stripe, rows) };
+}
 
 /** What kernels need of a memory to write vectors into it. */
 interface Views {
   readonly f32: Float32Array;
   readonly f64: Float64Array;
-  readonly u8: Uint8Array;
 }
-
-/**
- * Bytes of sources and result up to which the interleaved map takes four rows at a time: where they come from memory,
- * one stream is faster than four. docs/numerics.md has the measurements.
- */
-const IN_CACHE = 2 ** 24;
 
 /** Smaller tensors are not worth waking a thread for. docs/numerics.md has the measurements. */
 const PARALLEL_FROM = 131_072;
@@ -88,355 +120,119 @@ const PARALLEL_FROM = 131_072;
 /** Pieces per thread: with one each, all would wait for the thread that was interrupted. */
 const PIECES = 2;
 
-/** Columns that threads share out among them start at a multiple of this: a cache line of float32. */
-const LINE = 16;
-
-export class Kernels {
-  /** Whether elements are float64; they are float32 otherwise. */
-  readonly wide: boolean;
-  /** Bytes of an element. */
-  readonly bytes: number;
-  readonly #suffix: "F32" | "F64";
-  readonly #core: Exports;
-  readonly #extended: () => ExtendedExports;
-  readonly #calls = new Map<Operation, (...call: Call) => number>();
-  /** Threads that share in calls on tensors of so many elements, if there are any. */
-  pool: Pool | undefined;
-  parallelFrom = PARALLEL_FROM;
-
-  /** `extended` is asked for when the first kernel is needed that is not in `core`. */
-  constructor(core: Exports, extended: () => ExtendedExports, wide = false) {
-    this.wide = wide;
-    this.bytes = wide ? 8 : 4;
-    this.#suffix = wide ? "F64" : "F32";
-    this.#core = core;
-    this.#extended = extended;
-  }
-
-  #kernel(operation: Operation): (...call: Call) => number {
-    let kernel = this.#calls.get(operation);
-    if (!kernel) {
-      const name = operation + this.#suffix;
-      const exports = name in this.#core ? this.#core : this.#extended();
-      kernel = (exports as unknown as Record<string, (...call: Call) => number>)[name] as (...call: Call) => number;
-      this.#calls.set(operation, kernel);
-    }
-    return kernel;
-  }
-
-  #run(operation: Divisible, calls: readonly Call[]): void {
-    if (this.pool && calls.length > 1) {
-      const name = operation + this.#suffix;
-      if (this.pool.has(name)) {
-        for (let i = 0; i < calls.length; i += MAX_CALLS) this.pool.run(name, calls.slice(i, i + MAX_CALLS));
-        return;
-      }
-    }
-    const kernel = this.#kernel(operation);
-    for (const call of calls) kernel(...call);
-  }
-
-  /** How a part is walked and summed, and into how many calls the work on it is divided. */
-  #plan({ g }: Part): { planar: boolean; fours: boolean; pieces: number } {
-    const pieces = this.pool && g.length >= this.parallelFrom ? Math.min(this.pool.threads * PIECES, MAX_CALLS) : 1;
-    return { planar: g.planar, fours: precisionOf(g, this.wide) === "fours", pieces };
-  }
-
-  /** Writes values as elements. */
-  write(heap: Views, pointer: number, values: ArrayLike<number>): void {
-    if (this.wide) heap.f64.set(values, pointer / 8);
-    else heap.f32.set(values, pointer / 4);
-  }
-
-  /** Copies elements. */
-  copy({ u8 }: Views, target: number, source: number, length: number): void {
-    u8.copyWithin(target, source, source + length * this.bytes);
-  }
-
-  /** 16-bit elements to float32. */
-  widen(dtype: Dtype, source: number, target: number, length: number): void {
-    const extended = this.#extended();
-    (dtype === "float16" ? extended.widenF16 : extended.widenBF16)(source, target, 0, length);
-  }
-
-  /** float32 to 16-bit elements, to the nearest, ties to even. */
-  narrow(dtype: Dtype, source: number, target: number, length: number): void {
-    const extended = this.#extended();
-    (dtype === "float16" ? extended.narrowF16 : extended.narrowBF16)(source, target, 0, length);
-  }
-
-  /** pivot[c] = mean of the first values of channel c. */
-  pivot(x: number, pivot: number, g: Geometry): void {
-    this.#kernel("pivot")(x, pivot, g.outer, g.channels, g.inner, pivotBlock(g, this.wide), 0, g.channels);
-  }
-
-  /** Copies rows of one value per channel to rows of one value per column. */
-  spread(source: number, target: number, rows: number, g: Geometry, columns = g.columns): void {
-    this.#kernel("spread")(source, target, rows, g.channels, g.spread, columns);
-  }
-
-  /**
-   * Σ d, Σ d² in groups or fours (docs/batchnorm.md, F1, F2). `scratch` holds 2·columns elements for each stripe, and
-   * 4·columns of float64.
-   */
-  moments(x: number, pivot: number, s: Sums, scratch: number, part: Part): void {
-    const { planar, fours, pieces } = this.#plan(part);
-    if (planar) {
-      const calls = planes([x, pivot, s.first, s.second, ...this.#kept(scratch)], part, pieces);
-      this.#run(fours ? "foursMomentsPlanar" : "momentsPlanar", calls);
-    } else if (fours) this.#run("foursMomentsInterleaved", this.#columnStripes([x], pivot, s, part, pieces));
-    else this.#run("momentsInterleaved", this.#stripes([x, pivot], s, scratch, [], part));
-  }
-
-  /** Σ dy, Σ dy·d in the same way (docs/batchnorm.md, B1, B2). */
-  gradientSums(x: number, dy: number, hi: number, s: Sums, scratch: number, part: Part): void {
-    const { planar, fours, pieces } = this.#plan(part);
-    if (planar) {
-      const calls = planes([x, dy, hi, s.first, s.second, ...this.#kept(scratch)], part, pieces);
-      this.#run(fours ? "foursGradientSumsPlanar" : "gradientSumsPlanar", calls);
-    } else if (fours) this.#run("foursGradientSumsInterleaved", this.#columnStripes([x, dy], hi, s, part, pieces));
-    else this.#run("gradientSumsInterleaved", this.#stripes([x, dy, hi], s, scratch, [], part));
-  }
-
-  /** The same of dz = dy·f′(z), with the affine map's matrix for z; its first row is hi. */
-  gradientSumsActivated(
-    x: number,
-    dy: number,
-    matrix: number,
-    s: Sums,
-    scratch: number,
-    code: number,
-    parameters: number,
-    part: Part,
-  ): void {
-    const { planar, fours, pieces } = this.#plan(part);
-    const more = [code, parameters];
-    if (planar) {
-      const calls = planes([x, dy, matrix, s.first, s.second, ...more], part, pieces);
-      this.#run(fours ? "foursGradientSumsActivatedPlanar" : "gradientSumsActivatedPlanar", calls);
-    } else if (fours) {
-      const calls = this.#columnStripes([x, dy], matrix, s, part, pieces, undefined, more);
-      this.#run("foursGradientSumsActivatedInterleaved", calls);
-    } else this.#run("gradientSumsActivatedInterleaved", this.#stripes([x, dy, matrix], s, scratch, more, part));
-  }
-
-  /** The scratch that only float64 takes in the planar walk. */
-  #kept(scratch: number): Call {
-    return this.wide ? [scratch] : [];
-  }
-
-  /** As moments, for a range of channels, every value in f64; sums lie in the columns of one period per stripe. */
-  exactMoments(x: number, pivot: number, s: Sums, part: Part, r: Range): void {
-    const { planar, pieces } = this.#plan(part);
-    if (planar) this.#run("exactMomentsPlanar", planes([x, pivot, s.first, s.second], part, pieces, r));
-    else this.#run("exactMomentsInterleaved", this.#columnStripes([x], pivot, s, part, pieces, r));
-  }
-
-  /** As gradientSums, in the same way. */
-  exactGradientSums(x: number, dy: number, hi: number, s: Sums, part: Part, r: Range): void {
-    const { planar, pieces } = this.#plan(part);
-    if (planar) this.#run("exactGradientSumsPlanar", planes([x, dy, hi, s.first, s.second], part, pieces, r));
-    else this.#run("exactGradientSumsInterleaved", this.#columnStripes([x, dy], hi, s, part, pieces, r));
-  }
-
-  /** As gradientSumsActivated, in the same way. */
-  exactGradientSumsActivated(
-    x: number,
-    dy: number,
-    matrix: number,
-    s: Sums,
-    code: number,
-    parameters: number,
-    part: Part,
-    r: Range,
-  ): void {
-    const { planar, pieces } = this.#plan(part);
-    const more = [code, parameters];
-    if (planar) {
-      const calls = planes([x, dy, matrix, s.first, s.second, ...more], part, pieces, r);
-      this.#run("exactGradientSumsActivatedPlanar", calls);
-    } else {
-      const calls = this.#columnStripes([x, dy], matrix, s, part, pieces, r, more);
-      this.#run("exactGradientSumsActivatedInterleaved", calls);
-    }
-  }
-
-  /** Sums → mean and variance, f64; returns how many channels of the range a grouped sum is not good enough for. */
-  statistics(
-    s: Sums,
-    pivot: number,
-    mean: number,
-    variance: number,
-    doubtful: number,
-    g: Geometry,
-    columns: number,
-    r: Range,
-  ): number {
-    const sizes = [g.count, g.channels, g.spread, columns, r.begin, r.end];
-    return this.#kernel("statistics")(s.first, s.second, pivot, mean, variance, doubtful, ...sizes);
-  }
-
-  /** Sums → dGamma and dBeta, f64; returns as `statistics` does. */
-  gradientStatistics(
-    s: Sums,
-    mean: number,
-    invStd: number,
-    dGamma: number,
-    dBeta: number,
-    doubtful: number,
-    g: Geometry,
-    columns: number,
-    r: Range,
-  ): number {
-    const sizes = [g.count, g.channels, g.spread, columns, r.begin, r.end];
-    return this.#kernel("gradientStatistics")(s.first, s.second, mean, invStd, dGamma, dBeta, doubtful, ...sizes);
-  }
-
-  /** variance → invStd, f64. */
-  invStd(variance: number, invStd: number, epsilon: number, channels: number): void {
-    this.#core.invStdF64(variance, invStd, epsilon, 0, channels);
-  }
-
-  /** The three rows that `affine` takes; mean, gamma, beta may be 0 for none. */
-  affineCoefficients(c: number, mean: number, invStd: number, gamma: number, beta: number, channels: number): void {
-    this.#kernel("affineCoefficients")(c, mean, invStd, gamma, beta, channels, 0, channels);
-  }
-
-  /** The four rows that `gradient` takes, for sums over `count` values; gamma may be 0 for none. */
-  gradientCoefficients(
-    c: number,
-    mean: number,
-    invStd: number,
-    gamma: number,
-    dGamma: number,
-    dBeta: number,
-    count: number,
-    channels: number,
-  ): void {
-    this.#kernel("gradientCoefficients")(c, mean, invStd, gamma, dGamma, dBeta, count, channels, 0, channels);
-  }
-
-  /** A map in either walk: `pointers` are sources, the result and the coefficients. */
-  #map(operation: keyof typeof MAPS, pointers: Call, sources: number, part: Part): void {
-    const { planar, pieces } = this.#plan(part);
-    const { inPlanes, inRows } = MAPS[operation];
-    if (planar) this.#run(inPlanes, planes(pointers, part, pieces));
-    else this.#run(inRows, rows(pointers, (sources + 1) * this.bytes, part, pieces));
-  }
-
-  /** y = (x − hi)·scale + shift (docs/batchnorm.md, F7). */
-  affine(x: number, y: number, coefficients: number, part: Part): void {
-    this.#map("affine", [x, y, coefficients], 1, part);
-  }
-
-  /** y = f(z + residual), z as in `affine`; residual may be 0 for none. */
-  affineActivated(
-    x: number,
-    residual: number,
-    y: number,
-    coefficients: number,
-    code: number,
-    parameters: number,
-    part: Part,
-  ): void {
-    this.#map("affineActivated", [x, residual, y, coefficients, code, parameters], residual ? 2 : 1, part);
-  }
-
-  /** dz = dy·f′(z + residual), in the same way. */
-  derivative(
-    x: number,
-    dy: number,
-    residual: number,
-    dz: number,
-    coefficients: number,
-    code: number,
-    parameters: number,
-    part: Part,
-  ): void {
-    const pointers = [x, dy, residual, dz, coefficients, code, parameters];
-    this.#map("derivativeActivated", pointers, residual ? 3 : 2, part);
-  }
-
-  /** dx = ((x − hi)·slope + (dy + shift))·scale (docs/batchnorm.md, B6). */
-  gradient(x: number, dy: number, dx: number, coefficients: number, part: Part): void {
-    this.#map("gradient", [x, dy, dx, coefficients], 2, part);
-  }
-
-  /** The same of dz = dy·f′(z); the coefficients' fifth row is the shift of z. */
-  gradientActivated(
-    x: number,
-    dy: number,
-    dx: number,
-    coefficients: number,
-    code: number,
-    parameters: number,
-    part: Part,
-  ): void {
-    this.#map("gradientActivated", [x, dy, dx, coefficients, code, parameters], 2, part);
-  }
-
-  /** The same of dy·gamma; gamma is the coefficients' fifth row. */
-  scaledGradient(x: number, dy: number, dx: number, coefficients: number, part: Part): void {
-    this.#map("scaledGradient", [x, dy, dx, coefficients], 2, part);
-  }
-
-  /** y = (x − hi)·scale + b·slope + c·more + shift. */
-  combination(x: number, b: number, c: number, y: number, coefficients: number, part: Part): void {
-    this.#map("combination", [x, b, c, y, coefficients], 3, part);
-  }
-
-  /** Calls for each stripe of a part, with sums and scratch of its own. */
-  #stripes(pointers: Call, s: Sums, scratch: number, more: Call, { g, from, to }: Part): Call[] {
-    const calls: Call[] = [];
-    for (let i = from; i < to; i++) {
-      const { begin, end } = elementsOf({ g, channel: 0, from: i, to: i + 1 });
-      const sums = i * g.columns * 8;
-      const own = scratch + sums * (this.wide ? 4 : 1);
-      calls.push([...pointers, s.first + sums, s.second + sums, own, ...more, g.columns, begin, end]);
-    }
-    return calls;
-  }
-
-  /** Columns are independent of each other, so pieces are of columns. */
-  #columnStripes(
-    sources: Call,
-    pivot: number,
-    s: Sums,
-    { g, from, to }: Part,
-    pieces: number,
-    range: Range = { begin: 0, end: g.channels },
-    more: Call = [],
-  ): Call[] {
-    const columns = divide({ begin: range.begin * g.spread, end: range.end * g.spread }, pieces, LINE);
-    const calls: Call[] = [];
-    for (let i = from; i < to; i++) {
-      const { begin, end } = elementsOf({ g, channel: 0, from: i, to: i + 1 });
-      const sums = i * g.period * 8;
-      for (const c of columns) {
-        const call = sources.map((pointer) => pointer + begin * this.bytes);
-        call.push(pivot, s.first + sums, s.second + sums, ...more, g.period, end - begin, c.begin, c.end);
-        calls.push(call);
-      }
-    }
-    return calls;
-  }
-}
-
-/** [begin, end) in at most `pieces` pieces, whose bounds are multiples of `unit` from begin. */
-function divide({ begin, end }: Range, pieces: number, unit = 1): Range[] {
-  const size = Math.ceil((end - begin) / unit / pieces) * unit;
+/** [begin, end) in at most `pieces` pieces. */
+function divide({ begin, end }: Range, pieces: number): Range[] {
+  const size = Math.ceil((end - begin) / pieces);
   const ranges: Range[] = [];
   for (let at = begin; at < end; at += size) ranges.push({ begin: at, end: Math.min(at + size, end) });
   return ranges;
 }
 
-const planes = (pointers: Call, { g }: Part, pieces: number, r: Range = { begin: 0, end: g.channels }): Call[] =>
-  divide(r, pieces).map(({ begin, end }) => [...pointers, g.outer, g.channels, g.inner, begin, end]);
+/** What `Kernels.map` reads and writes: addresses, 0 for none. */
+export interface MapOperands {
+  readonly x: number;
+  readonly b?: number;
+  readonly c?: number;
+  readonly y: number;
+}
 
-/** Calls of a map; `bytes` are those of an element of all sources and the result. */
-function rows(pointers: Call, bytes: number, part: Part, pieces: number): Call[] {
-  const { g } = part;
-  const together = g.length * bytes <= IN_CACHE || part.to - part.from < g.stripes ? 4 : 1;
-  const ranges = divide(elementsOf(part), pieces, g.columns);
-  return ranges.map(({ begin, end }) => [...pointers, g.columns, together, begin, end]);
+/** The phases for one type of elements. Sources and results are addresses of whole tensors, wherever a tile of them is. */
+export class Kernels {
+  /** Whether elements are float64; they are float32 otherwise. */
+  readonly isFloat64: boolean;
+  /** Bytes of an element. */
+  readonly bytes: 4 | 8;
+  readonly #core: Exports;
+  readonly #extended: () => ExtendedExports;
+  /** Threads that share in calls on tensors of so many elements, if there are any. */
+  pool: Pool | undefined;
+  parallelFrom = PARALLEL_FROM;
+
+  /** `extended` is asked for when the first kernel is needed that is not in `core`. */
+  constructor(core: Exports, extended: () => ExtendedExports, isFloat64 = false) {
+    this.isFloat64 = isFloat64;
+    this.bytes = isFloat64 ? 8 : 4;
+    this.#core = core;
+    this.#extended = extended;
+  }
+
+  #module(extended: boolean): Pick<ExtendedExports, "pivots" | "sums" | "statistics" | "coefficients" | "map"> {
+    return extended || this.isFloat64 ? this.#extended() : this.#core;
+  }
+
+  /** Shares a call out among the threads of the pool, if there is one that has the module and the units are worth it. */
+  #share(extended: boolean, name: "sums" | "map", plan: Plan, units: Range, call: readonly number[]): boolean {
+    const { pool } = this;
+    const module = extended || this.isFloat64 ? "extended" : "core";
+    const elements = plan.planar ? (units.end - units.begin) * plan.outer * plan.inner : plan.length;
+    if (!pool?.has(module) || elements < this.parallelFrom) return false;
+    const pieces = divide(units, Math.min(pool.threads * PIECES, MAX_CALLS));
+    if (pieces.length > 1) {
+      const calls = pieces.map(({ begin, end }) => [...call, begin, end]);
+      pool.run(module, name, calls);
+    }
+    return pieces.length > 1;
+  }
+
+  /** Writes values as elements. */
+  write(heap: Views, pointer: number, values: ArrayLike<number>): void {
+    if (this.isFloat64) heap.f64.set(values, pointer / 8);
+    else heap.f32.set(values, pointer / 4);
+  }
+
+  /** 16-bit elements to float32. */
+  widen(dtype: Dtype, source: number, target: number, length: number): void {
+    this.#extended().widen(dtype === "float16" ? 0 : 1, source, target, 0, length);
+  }
+
+  /** float32 to 16-bit elements, to the nearest, ties to even. */
+  narrow(dtype: Dtype, source: number, target: number, length: number): void {
+    this.#extended().narrow(dtype === "float16" ? 0 : 1, source, target, 0, length);
+  }
+
+  /** Pivots of channels, from their first values; interleaved, of all channels from the first rows. */
+  pivots({ pointer }: Plan, x: number, { begin, end }: Range): void {
+    this.#module(false).pivots(pointer, x, begin, end);
+  }
+
+  /**
+   * Sums of moments or gradients (docs/batchnorm.md, F1, F2, B1, B2), with the derivative of the activation of this number
+   * on the way.
+   */
+  sums(plan: Plan, operation: number, activation: number, x: number, dy: number, units: Range): void {
+    const { pointer, parameters } = plan;
+    const extended = activation !== 0;
+    if (this.pool && this.#share(extended, "sums", plan, units, [pointer, operation, activation, x, dy, parameters]))
+      return;
+    this.#module(extended).sums(pointer, operation, activation, x, dy, parameters, units.begin, units.end);
+  }
+
+  /** Sums → mean, variance and invStd, or dGamma and dBeta, f64. Returns how many channels are to be summed again. */
+  statistics({ pointer }: Plan, operation: number, epsilon: number, { begin, end }: Range): number {
+    return this.#module(false).statistics(pointer, operation, epsilon, begin, end);
+  }
+
+  /** Coefficients of a map of channels; `activated` where the map has an activation. Gamma and beta may be 0 for none. */
+  coefficients(
+    { pointer }: Plan,
+    map: number,
+    activated: boolean,
+    gamma: number,
+    beta: number,
+    count: number,
+    { begin, end }: Range,
+  ): void {
+    const extended = map > CONSTANT_GRADIENT || (map === GRADIENT && activated);
+    this.#module(extended).coefficients(pointer, map, gamma, beta, count, begin, end);
+  }
+
+  /** A map of a tile (docs/batchnorm.md, F7, B6). */
+  map(plan: Plan, map: number, activation: number, { x, b = 0, c = 0, y }: MapOperands, tile: Range): void {
+    const extended = activation !== 0 || map > CONSTANT_GRADIENT || (map === AFFINE && b !== 0);
+    const { pointer, parameters } = plan;
+    const units = mapUnits(plan, tile);
+    if (this.pool && this.#share(extended, "map", plan, units, [pointer, map, activation, x, b, c, y, parameters]))
+      return;
+    this.#module(extended).map(pointer, map, activation, x, b, c, y, parameters, units.begin, units.end);
+  }
 }

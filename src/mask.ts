@@ -7,12 +7,13 @@
 //   positions   k k k k | - - - - | k k k k        samples that are kept or dropped as a whole
 //   compacted   k k k k | k k k k                  [kept samples, C, …], as if the others had not been there
 
-import { bitsOf, computedIn, type Dtype, isNarrow } from "./dtype.ts";
+import { bitsOf, computedIn, type Dtype } from "./dtype.ts";
 import { wrongKind, wrongLength, wrongValue } from "./errors.ts";
 import { type Geometry, geometryOf } from "./geometry.ts";
 import { type Heap, Tensor } from "./memory.ts";
 import { type AnyTensor, Operand, operandDtype } from "./operand.ts";
 import { checkKeys, type Layout } from "./options.ts";
+import { type CopyRun, Room } from "./transfer.ts";
 
 /**
  * Which positions count, [N, …] without the channels: booleans, or weights ≥ 0, of which 0 masks. Or the lengths of N
@@ -106,8 +107,6 @@ export function selectionOf(all: Float64Array, from: number, to: number, inner: 
   return { kept, dropped, positions, whole, weights, count };
 }
 
-type Bits = ReturnType<typeof bitsOf>;
-
 /** Runs cut where a sample of `inner` positions ends, by the first position of their sample. */
 function bySample(runs: readonly Run[], inner: number): Map<number, Run[]> {
   const samples = new Map<number, Run[]>();
@@ -133,20 +132,21 @@ export interface Place {
 }
 
 /** Some positions of a batch, side by side in wasm memory; 16-bit elements as float32. */
-export class Compacted {
+export class PackedPositions {
   readonly tensor: Tensor<"float32" | "float64">;
   readonly operand: Operand;
+  readonly #room: Room;
   readonly #place: Place;
   readonly #runs: readonly Run[];
   readonly #positions: number;
   /** Whether a position's channels lie together, or positions are whole samples: then a run is one piece of memory. */
   readonly #together: boolean;
-  /** Of the call. */
+  /** The type of the call's elements. */
   readonly #dtype: Dtype;
 
   /** The positions of `runs`, which are a selection's, in `value`. */
   constructor(heap: Heap, value: AnyTensor, place: Place, runs: readonly Run[], whole: boolean, dtype: Dtype) {
-    const { geometry, layout, offset } = place;
+    const { geometry, layout } = place;
     const { channels } = geometry;
     this.#place = place;
     this.#runs = runs;
@@ -158,42 +158,30 @@ export class Compacted {
     const samples = [(this.#positions * geometry.samples) / geometry.count, ...place.shape.slice(1)];
     const shape = whole ? samples : layout === "channels-last" ? rows : [1, channels, this.#positions];
     const g = geometryOf("mask", shape, layout, channels);
-    this.tensor = new Tensor(heap, shape, g.length, own);
+    this.#room = new Room(heap, dtype, g.length);
+    this.tensor = new Tensor(heap, shape, g.length, own, this.#room.pointer);
     this.operand = new Operand(heap, this.tensor, g, own);
     try {
-      this.#withBits(value, "widen", (bits) => this.#copy(bits, bitsOf(value.data).subarray(offset), true));
+      this.#room.load(bitsOf(value.data), this.#dtypeOf(value), g.length, (copy) => this.#eachRun(copy));
     } catch (error) {
       this.dispose(); // of an exhausted memory
       throw error;
     }
   }
 
-  /** Has `use` work on the elements in a value's type, and converts them before or after. */
-  #withBits(value: AnyTensor, convert: "widen" | "narrow", use: (bits: Bits) => void): void {
-    const { tensor } = this;
-    const dtype = operandDtype(value, this.#dtype) ?? this.#dtype;
-    if (!isNarrow(dtype)) {
-      use(bitsOf(tensor.data));
-      return;
-    }
-    const narrow = new Tensor(tensor.heap, tensor.shape, tensor.length, dtype);
-    const { kernels } = tensor.heap;
-    if (convert === "narrow") kernels.narrow(dtype, tensor.pointer, narrow.pointer, tensor.length);
-    use(bitsOf(narrow.data));
-    if (convert === "widen") kernels.widen(dtype, narrow.pointer, tensor.pointer, tensor.length);
-    narrow.dispose();
+  #dtypeOf(value: AnyTensor): Dtype {
+    return operandDtype(value, this.#dtype) ?? this.#dtype;
   }
 
-  /** Copies elements from their places in a batch to those in the compacted one, or, if not `gather`, back. */
-  #copy(target: Bits, source: Bits, gather: boolean): void {
-    const { channels, count, samples } = this.#place.geometry;
+  /** Runs of elements that lie together, here and in the batch. */
+  #eachRun(copy: CopyRun): void {
+    const { geometry, offset } = this.#place;
+    const { channels, count, samples } = geometry;
     const inner = count / samples;
-    const move = (batchAt: number, compactAt: number, length: number) =>
-      gather ? put(target, compactAt, source, batchAt, length) : put(target, batchAt, source, compactAt, length);
     let at = 0;
     if (this.#together) {
       for (const { begin, end } of this.#runs) {
-        move(begin * channels, at * channels, (end - begin) * channels);
+        copy(at * channels, offset + begin * channels, (end - begin) * channels);
         at += end - begin;
       }
       return;
@@ -202,10 +190,10 @@ export class Compacted {
     for (const [first, runs] of bySample(this.#runs, inner)) {
       let next = at;
       for (let c = 0; c < channels; c++) {
-        const batchAt = first * channels + c * inner - first;
+        const batchAt = offset + first * channels + c * inner - first;
         next = at;
         for (const { begin, end } of runs) {
-          move(batchAt + begin, c * this.#positions + next, end - begin);
+          copy(c * this.#positions + next, batchAt + begin, end - begin);
           next += end - begin;
         }
       }
@@ -215,17 +203,12 @@ export class Compacted {
 
   /** Copies the elements to their places in a batch. */
   scatter(value: AnyTensor): void {
-    this.#withBits(value, "narrow", (bits) => this.#copy(bitsOf(value.data).subarray(this.#place.offset), bits, false));
+    const runs = (copy: CopyRun) => this.#eachRun(copy);
+    this.#room.store(bitsOf(value.data), this.#dtypeOf(value), this.tensor.length, runs);
   }
 
   dispose(): void {
     this.operand.dispose();
-    this.tensor.dispose();
+    this.#room.dispose();
   }
-}
-
-/** Copies `length` elements; a few at a time are faster one by one. */
-function put(target: Bits, targetAt: number, source: Bits, sourceAt: number, length: number): void {
-  if (length < 16) for (let i = 0; i < length; i++) target[targetAt + i] = source[sourceAt + i] as number;
-  else (target as Float32Array).set(source.subarray(sourceAt, sourceAt + length) as Float32Array, targetAt);
 }

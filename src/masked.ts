@@ -1,14 +1,21 @@
-// Statistics and gradients of slices with a mask: those of the compacted batch (mask.ts).
+// Statistics and gradients of slices with a mask: those of the packed batch (mask.ts).
 
-import { batchStatistics, type GradientSums, gradientMap, gradientSums, invStdOf, type Statistics } from "./core.ts";
 import type { Vector } from "./dtype.ts";
-import { Compacted, type Place, type Selection } from "./mask.ts";
-import type { AnyTensor, Call } from "./operand.ts";
+import { PackedPositions, type Place, type Selection } from "./mask.ts";
+import type { AnyTensor, CallScope } from "./operand.ts";
+import {
+  batchStatistics,
+  type GradientSums,
+  gradientMap,
+  gradientSums,
+  invStdOf,
+  type Statistics,
+} from "./primitives.ts";
 import { add, type Normalized, plainTerms, type Wanted, zeros } from "./slices.ts";
 
-/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a compacted batch, w being a position's share of all weights. */
+/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a packed batch, w being a position's share of all weights. */
 function weightedSums(
-  { operand, tensor }: Compacted,
+  { operand, tensor }: PackedPositions,
   shares: Float64Array,
   pivot: Float64Array,
 ): [Float64Array, Float64Array] {
@@ -32,8 +39,13 @@ function weightedSums(
   return [first, second];
 }
 
-/** Weighted mean and variance of a compacted batch, in plain loops: weights other than 0 and 1 have no kernels. */
-function weightedStatistics(x: Compacted, weights: Float64Array, count: number, { mean, variance }: Statistics): void {
+/** Weighted mean and variance of a packed batch, in plain loops: weights other than 0 and 1 have no kernels. */
+function weightedStatistics(
+  x: PackedPositions,
+  weights: Float64Array,
+  count: number,
+  { mean, variance }: Statistics,
+): void {
   const shares = weights.map((w) => w / count);
   const { inner } = x.operand.g;
   for (let c = 0; c < mean.length; c++) mean[c] = x.tensor.data[c * inner] as number;
@@ -50,7 +62,7 @@ function weightedStatistics(x: Compacted, weights: Float64Array, count: number, 
 
 /** Batch statistics of a slice with a mask; zeros where all is masked. */
 export function maskedStatistics(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   place: Place,
   { kept, whole, weights, count }: Selection,
@@ -61,14 +73,14 @@ export function maskedStatistics(
     for (const vector of [into.mean, into.variance, into.invStd]) vector.fill(0);
     return;
   }
-  const compacted = new Compacted(call.heap, call.value(x), place, kept, whole, call.dtype);
+  const packed = new PackedPositions(call.heap, call.value(x), place, kept, whole, call.dtype);
   try {
     if (weights) {
-      weightedStatistics(compacted, weights, count, into);
+      weightedStatistics(packed, weights, count, into);
       invStdOf(into.variance, epsilon, into.invStd);
-    } else for (const parts of compacted.operand.groups) batchStatistics(compacted.operand, epsilon, into, parts);
+    } else for (const tiles of packed.operand.independentTiles) batchStatistics(packed.operand, epsilon, into, tiles);
   } finally {
-    compacted.dispose();
+    packed.dispose();
   }
 }
 
@@ -77,7 +89,7 @@ export function maskedStatistics(
  * `needed`. Masked positions have no part in the statistics: their dx is gamma·invStd·dz.
  */
 export function maskedGradient(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
   n: Normalized,
@@ -87,19 +99,19 @@ export function maskedGradient(
 ): void {
   const { kept, dropped, whole, weights } = n.selection as Selection;
   const terms = plainTerms(n.terms);
-  const made: Compacted[] = [];
+  const made: PackedPositions[] = [];
   const take = (value: AnyTensor, runs: Selection["kept"]) => {
-    const compacted = new Compacted(call.heap, call.value(value), n, runs, whole, call.dtype);
-    made.push(compacted);
-    return compacted;
+    const packed = new PackedPositions(call.heap, call.value(value), n, runs, whole, call.dtype);
+    made.push(packed);
+    return packed;
   };
-  const sum = (a: Compacted, b: Compacted) => {
+  const sum = (a: PackedPositions, b: PackedPositions) => {
     const some = zeros(into.dBeta.length);
     gradientSums(a.operand, b.operand, terms, false, some);
     add(into.dGamma, 0, some.dGamma);
     add(into.dBeta, 0, some.dBeta);
   };
-  const map = (a: Compacted, b: Compacted, count: number) =>
+  const map = (a: PackedPositions, b: PackedPositions, count: number) =>
     gradientMap(a.operand, b.operand, b.operand, terms, wanted.joint ?? into, { count, separate: false, fused: false });
   try {
     const [xKept, dzKept] = [take(x, kept), take(dz, kept)];
@@ -121,7 +133,7 @@ export function maskedGradient(
     map(dzDropped, dzDropped, 0);
     dzDropped.scatter(wanted.dx);
   } finally {
-    for (const compacted of made) compacted.dispose();
+    for (const packed of made) packed.dispose();
   }
 }
 
@@ -140,7 +152,13 @@ function scrub(x: Vector, dz: Vector): void {
 }
 
 /** The statistics' part of dx where positions have weights: −gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
-function weightedTerm(x: Compacted, dx: Compacted, weights: Float64Array, n: Normalized, sums: GradientSums): void {
+function weightedTerm(
+  x: PackedPositions,
+  dx: PackedPositions,
+  weights: Float64Array,
+  n: Normalized,
+  sums: GradientSums,
+): void {
   const { outer, channels, inner } = x.operand.g;
   const [values, data] = [x.tensor.data, dx.tensor.data];
   let i = 0;

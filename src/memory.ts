@@ -20,7 +20,7 @@ import {
 } from "./dtype.ts";
 import { disposed, otherMemory, outOfMemory, tooLarge, wrongKind, wrongLength } from "./errors.ts";
 import { type Geometry, MAX_BYTES, sizeOf } from "./geometry.ts";
-import { Kernels } from "./kernels.ts";
+import { Kernels, PLANES, type Plan, readPlan, TILED } from "./kernels.ts";
 import { type Build, type Exports, type ExtendedExports, instantiateKernels, kernelBuild } from "./module.ts";
 import { checkKeys } from "./options.ts";
 import type { Pool } from "./threads.ts";
@@ -122,6 +122,7 @@ export interface Heap {
   readonly f64: Float64Array;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
   readonly workspace: Workspace;
   /** Bytes, aligned to 64; throws BatchNormError "out-of-memory" and changes nothing. */
   allocate(bytes: number): number;
@@ -148,6 +149,7 @@ abstract class KernelHeap implements Heap {
   #f64 = new Float64Array();
   #u8 = new Uint8Array();
   #u16 = new Uint16Array();
+  #u32 = new Uint32Array();
 
   constructor(build: Build, memory: WebAssembly.Memory) {
     this.build = build;
@@ -169,6 +171,7 @@ abstract class KernelHeap implements Heap {
     this.#f64 = new Float64Array(buffer);
     this.#u8 = new Uint8Array(buffer);
     this.#u16 = new Uint16Array(buffer);
+    this.#u32 = new Uint32Array(buffer);
   }
 
   /** The second module's kernels, instantiated when they are first asked for. */
@@ -191,6 +194,10 @@ abstract class KernelHeap implements Heap {
 
   get u16(): Uint16Array {
     return this.#u16;
+  }
+
+  get u32(): Uint32Array {
+    return this.#u32;
   }
 
   abstract allocate(bytes: number): number;
@@ -273,87 +280,44 @@ export class HostHeap extends KernelHeap {
   }
 }
 
-/** Scratch for one call, shared by all calls on a heap: vectors as long as there are channels or columns. */
+/** The plan of a call, with its vectors and scratch: one at a time on a heap. */
 export class Workspace {
-  readonly #heap: Heap;
-  #block = 0;
-  #channels = 0;
-  #columns = 0;
-  #perStripe = 0;
+  readonly #heap: KernelHeap;
+  #pointer = 0;
+  #bytes = 0;
+  #plan: Plan | undefined;
+  #geometry: Geometry | undefined;
+  #elementBytes = 0;
+  #options = 0;
 
-  /** f64, one per channel. */
-  mean = 0;
-  variance = 0;
-  invStd = 0;
-  dGamma = 0;
-  dBeta = 0;
-  /** f64, one per column of each stripe. */
-  first = 0;
-  second = 0;
-  /** Elements, one per channel; room is for float64. */
-  gamma = 0;
-  beta = 0;
-  pivot = 0;
-  /** Elements, five rows of one per channel. */
-  coefficients = 0;
-  /** Elements, one per column; then five rows of that. */
-  columnPivot = 0;
-  columnCoefficients = 0;
-  /** Two rows of f32 or four of f64 of one per column for each stripe. */
-  scratch = 0;
-  /** Elements, an activation's three. */
-  parameters = 0;
-  /** u8, one per channel. */
-  doubtful = 0;
-
-  constructor(heap: Heap) {
+  constructor(heap: KernelHeap) {
     this.#heap = heap;
   }
 
-  /** Makes room for a walk; allocates only when it is larger than any before. */
-  reserve(g: Geometry): this {
-    const perStripe = g.columns * g.stripes;
-    if (g.channels <= this.#channels && g.columns <= this.#columns && perStripe <= this.#perStripe) return this;
-    const channels = Math.max(g.channels, this.#channels);
-    const columns = Math.max(g.columns, this.#columns);
-    const sums = Math.max(perStripe, this.#perStripe);
-    let bytes = 0;
-    const place = (size: number) => {
-      const at = bytes;
-      bytes += align(size);
-      return at;
-    };
-    const c8 = Array.from({ length: 5 }, () => place(channels * 8));
-    const k8 = Array.from({ length: 2 }, () => place(sums * 8));
-    const vectors = Array.from({ length: 3 }, () => place(channels * 8));
-    const coefficients = place(channels * 40);
-    const columnPivot = place(columns * 8);
-    const columnCoefficients = place(columns * 40);
-    const scratch = place(sums * 32);
-    const parameters = place(3 * 8);
-    const doubtful = place(channels);
-    const block = this.#heap.allocate(bytes);
-    if (this.#block) this.#heap.free(this.#block);
-    this.#block = block;
-    this.#channels = channels;
-    this.#columns = columns;
-    this.#perStripe = sums;
-    [this.mean, this.variance, this.invStd, this.dGamma, this.dBeta] = c8.map((at) => block + at) as [
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
-    [this.first, this.second] = k8.map((at) => block + at) as [number, number];
-    [this.gamma, this.beta, this.pivot] = vectors.map((at) => block + at) as [number, number, number];
-    this.coefficients = block + coefficients;
-    this.columnPivot = block + columnPivot;
-    this.columnCoefficients = block + columnCoefficients;
-    this.scratch = block + scratch;
-    this.parameters = block + parameters;
-    this.doubtful = block + doubtful;
-    return this;
+  /** Plans a tensor that is not empty, if the latest plan is another; allocates only for more room than any plan before. */
+  plan(g: Geometry, elementBytes: number, tiled: boolean): Plan {
+    const options = (tiled ? TILED : 0) + (g.planes ? PLANES : 0);
+    if (this.#plan && elementBytes === this.#elementBytes && options === this.#options && this.#isOf(g))
+      return this.#plan;
+    const { core } = this.#heap;
+    const bytes = core.workspace(elementBytes, g.outer, g.channels, g.inner) >>> 0;
+    if (bytes > this.#bytes) {
+      const pointer = this.#heap.allocate(bytes);
+      if (this.#pointer) this.#heap.free(this.#pointer);
+      this.#pointer = pointer;
+      this.#bytes = bytes;
+    }
+    core.plan(this.#pointer, elementBytes, g.outer, g.channels, g.inner, options);
+    this.#plan = readPlan(this.#heap.u32, this.#pointer);
+    this.#geometry = g;
+    this.#elementBytes = elementBytes;
+    this.#options = options;
+    return this.#plan;
+  }
+
+  #isOf({ outer, channels, inner }: Geometry): boolean {
+    const last = this.#geometry;
+    return last !== undefined && last.outer === outer && last.channels === channels && last.inner === inner;
   }
 }
 

@@ -29,8 +29,8 @@ export interface Build {
 }
 
 /** An export that tells our kernels from other modules. */
-const SIGNATURE: keyof Exports = "gradientCoefficientsF32";
-const EXTENDED_SIGNATURE: keyof ExtendedExports = "affineActivatedPlanarF32";
+const SIGNATURE: keyof Exports = "workspace";
+const EXTENDED_SIGNATURE: keyof ExtendedExports = "narrow";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 

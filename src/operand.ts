@@ -1,16 +1,20 @@
 // Operands: what calls take and return, how it is checked, and where the kernels find it. A tensor lies in wasm memory
-// and is worked on in place. A plain array passes through a tile of wasm memory, part by part, so that little memory is
+// and is worked on in place. A plain array passes through wasm memory tile by tile, so that little memory is
 // needed however large it is:
 //
-//   array   | part 0 | part 1 | part 2 | …        planar: some channels of every image; interleaved: a stripe of rows
+//   array   | tile 0 | tile 1 | tile 2 | …        planar: some channels of every sample; interleaved: a stripe of rows
 //                 ↓ load       ↑ unload
-//   tile    |________|                            in wasm memory, small enough for the processor's cache
+//   memory  |________|                            of WebAssembly, small enough for the processor's cache
+//
+// Kernels count channels and rows from the tensor's first, so they are given the address where the tensor would begin if all
+// of it were there: base = memory − begin of the tile (mod 2³²).
 
 import { BYTES, bitsOf, type Data, type DataOf, type Dtype, dtypeOf, isNarrow, newData, storeOf } from "./dtype.ts";
 import { inPlace, sameOut, wrongKind, wrongLength, wrongShape, wrongValue } from "./errors.ts";
-import { elementsOf, type Geometry, type Part, sizeOf, tilesOf, wholeOf } from "./geometry.ts";
-import { type Kernels, pivotBlock } from "./kernels.ts";
+import { type Geometry, sizeOf } from "./geometry.ts";
+import type { Kernels, Plan, Range } from "./kernels.ts";
 import { checkTensor, defaultHeap, type Heap, inWasmMemory, Tensor } from "./memory.ts";
+import { oneRun, Room, type Runs } from "./transfer.ts";
 
 /** An array in JavaScript's memory with its shape in memory order. */
 export interface PlainTensor<A extends Data = Float32Array> {
@@ -121,29 +125,30 @@ function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype
 }
 
 /**
- * An operand as the kernels see it. `parts` cover it; after `load(part)` a kernel may read and write the part. `groups`
- * of parts have no channel in common: all of a group's sums are needed before its map.
+ * An operand as the kernels see it. `tiles` cover it, in units of its plan: planar channels, interleaved stripes. After
+ * `load(tile)` a kernel may read and write the tile.
  *
- * Tensors of float32 and float64 are worked on where they are. Everything else passes through a tile, and 16-bit elements
- * are widened and rounded on the way. In a call on 16-bit elements some operands may be float32: what is not a result is
- * not rounded.
+ * Tensors of float32 and float64 are worked on where they are, as one tile. Everything else passes through memory, and 16-bit
+ * elements are widened and rounded on the way. In a call on 16-bit elements some operands may be float32: what is not a
+ * result is not rounded.
  */
 export class Operand {
   readonly heap: Heap;
   readonly g: Geometry;
   readonly kernels: Kernels;
-  #parts: readonly Part[] | undefined;
-  /** Of its own elements. */
+  #tiles: readonly Range[] | undefined;
+  /** Type of its own elements. */
   readonly #dtype: Dtype;
   readonly #value: AnyTensor;
   readonly #offset: number;
-  /** Of the tensor, or of the tile, which is there once a part was loaded. */
-  #pointer = 0;
-  /** Where a tile's 16-bit elements stand before they are widened, or once they are narrowed. */
-  #bits = 0;
+  /** Address of the tensor where it is worked on in place. */
+  readonly #pointer: number;
+  /** Room for a tile, allocated for the first one. */
+  #room: Room | undefined;
   readonly #tiled: boolean;
-  readonly #narrows: boolean;
-  #loaded: Part | undefined;
+  /** Type of the call's elements. */
+  readonly #callDtype: Dtype;
+  #loaded: Range | undefined;
 
   /** The elements of `value` from `offset` on that the geometry covers; `dtype` is the call's. */
   constructor(heap: Heap, value: AnyTensor, g: Geometry, dtype: Dtype, offset = 0) {
@@ -153,127 +158,92 @@ export class Operand {
     this.#dtype = isNarrow(dtype) ? (operandDtype(value, dtype) ?? dtype) : dtype;
     this.#value = value;
     this.#offset = offset;
-    this.#narrows = isNarrow(dtype);
-    this.#tiled = !(value instanceof Tensor) || this.#narrows;
-    if (value instanceof Tensor && !this.#tiled) this.#pointer = value.pointer + offset * BYTES[dtype];
+    this.#callDtype = dtype;
+    this.#tiled = !(value instanceof Tensor) || isNarrow(dtype);
+    this.#pointer = value instanceof Tensor && !this.#tiled ? value.pointer + offset * BYTES[dtype] : 0;
   }
 
-  get parts(): readonly Part[] {
-    this.#parts ??= this.#tiled ? tilesOf(this.g) : wholeOf(this.g);
-    return this.#parts;
+  /** The plan of its geometry, as the workspace holds it until another geometry is planned. */
+  get plan(): Plan {
+    return this.heap.workspace.plan(this.g, this.kernels.bytes, this.#tiled);
   }
 
-  get groups(): readonly (readonly Part[])[] {
-    return this.#tiled && this.g.planar ? this.parts.map((tile) => [tile]) : [this.parts];
+  get tiles(): readonly Range[] {
+    this.#tiles ??= tilesOf(this.plan);
+    return this.#tiles;
   }
 
-  get #elements(): Bits {
-    return bitsOf(this.#value.data);
+  /** Tiles by the channels that they hold: all sums of a channel are needed before its map. */
+  get independentTiles(): readonly (readonly Range[])[] {
+    const { tiles } = this;
+    return tiles.length > 1 && this.plan.planar ? tiles.map((tile) => [tile]) : [tiles];
   }
 
-  /**
-   * Where kernels find the part. Stripes count their elements from the tensor's first, so theirs is the place where that
-   * would be: it may lie outside of memory, and pointers wrap.
-   */
-  load(part: Part): number {
+  /** Brings a tile to memory, if it is not there. Returns the address for kernels, which may lie outside of memory. */
+  load(tile: Range): number {
     if (!this.#tiled) return this.#pointer;
-    if (!this.#pointer) {
-      const size = sizeOfFirst(this.parts);
-      const bytes = size * this.kernels.bytes;
-      this.#pointer = this.heap.allocate(bytes + (this.#narrows ? size * 2 : 0));
-      this.#bits = this.#pointer + bytes;
-    }
-    if (this.#loaded !== part) {
-      this.#copy(part, this, true);
-      if (isNarrow(this.#dtype)) this.kernels.widen(this.#dtype, this.#bits, this.#pointer, lengthOf(part));
-    }
-    this.#loaded = part;
-    return part.g.planar ? this.#pointer : this.#pointer - elementsOf(part).begin * this.kernels.bytes;
+    const { plan } = this;
+    this.#room ??= new Room(this.heap, this.#callDtype, roomOf(plan));
+    if (this.#loaded !== tile)
+      this.#room.load(bitsOf(this.#value.data), this.#dtype, lengthOf(plan, tile), this.#runs(plan, tile));
+    this.#loaded = tile;
+    return this.#room.pointer - beginOf(plan, tile) * this.kernels.bytes;
   }
 
-  /** Where a kernel that has its source at `source` writes this operand: in place there, where `unload` is to follow. */
+  /** The address that a kernel writes this operand to: that of its source, if `unload` is to follow, else the tensor's. */
   target(source: number): number {
     return this.#tiled ? source : this.#pointer;
   }
 
-  /** Copies a part of this operand's tile, which a kernel has written since, to its place in `y`. */
-  unload(y: Operand, part: Part): void {
+  /** Copies a tile of this operand, which a kernel has written since, to its place in `y`. */
+  unload(y: Operand, tile: Range): void {
     if (!this.#tiled) return;
-    if (isNarrow(y.#dtype)) this.kernels.narrow(y.#dtype, this.#pointer, this.#bits, lengthOf(part));
-    this.#copy(part, y, false);
+    const { plan } = this;
+    this.#room?.store(bitsOf(y.#value.data), y.#dtype, lengthOf(plan, tile), y.#runs(plan, tile));
     this.#loaded = undefined;
   }
 
-  /** Copies a part between this operand's tile and the elements of `other`, which are 16-bit in the tile, too. */
-  #copy(part: Part, other: Operand, into: boolean): void {
-    const { heap, kernels } = this;
-    const elements = other.#elements;
-    const narrow = isNarrow(other.#dtype);
-    const tile = narrow ? heap.u16 : kernels.wide ? heap.f64 : heap.f32;
-    const base = narrow ? this.#bits / 2 : this.#pointer / kernels.bytes;
-    const [source, target] = (into ? [elements, tile] : [tile, elements]) as [Float32Array, Float32Array];
-    const move = (at: number, start: number, length: number) => {
-      const [inTile, outside] = [base + at, other.#offset + start];
-      const from = into ? outside : inTile;
-      target.set(source.subarray(from, from + length), into ? inTile : outside);
+  /** Runs of a tile: planar, its channels in every sample. */
+  #runs(plan: Plan, tile: Range): Runs {
+    if (!plan.planar) return oneRun(this.#offset + beginOf(plan, tile), lengthOf(plan, tile));
+    const { inner, outer, channels } = this.g;
+    const run = (tile.end - tile.begin) * inner;
+    return (copy) => {
+      for (let n = 0; n < outer; n++)
+        copy(n * plan.pitch * inner, this.#offset + (n * channels + tile.begin) * inner, run);
     };
-    if (!part.g.planar) {
-      const { begin, end } = elementsOf(part);
-      move(0, begin, end - begin);
-      return;
-    }
-    const { inner, outer } = this.g;
-    const run = part.g.channels * inner;
-    for (let n = 0; n < outer; n++) move(n * run, (n * this.g.channels + part.channel) * inner, run);
-  }
-
-  /** A loaded part of float64 elements, as they are now. */
-  copyOf(part: Part): Float64Array {
-    const at = this.load(part) / 8 + (part.g.planar ? 0 : elementsOf(part).begin);
-    return this.heap.f64.slice(at, at + lengthOf(part));
-  }
-
-  /** Pivots of all channels. */
-  pivot(target: number): void {
-    const { g, heap, kernels } = this;
-    const [only, ...more] = this.parts;
-    if (only && more.length === 0) {
-      kernels.pivot(this.load(only), target, g);
-      return;
-    }
-    const block = pivotBlock(g, kernels.wide);
-    const inner = Math.min(g.inner, block);
-    const outer = Math.min(g.outer, Math.floor(block / inner));
-    const elements = this.#elements;
-    const length = outer * g.channels * inner;
-    const head = heap.allocate(length * (kernels.bytes + 2));
-    const view = isNarrow(this.#dtype) ? heap.u16 : kernels.wide ? heap.f64 : heap.f32;
-    const bits = head + length * kernels.bytes;
-    let i = isNarrow(this.#dtype) ? bits / 2 : head / kernels.bytes;
-    for (let plane = 0; plane < outer * g.channels; plane++)
-      for (let k = 0; k < inner; k++) view[i++] = elements[this.#offset + plane * g.inner + k] as number;
-    if (isNarrow(this.#dtype)) kernels.widen(this.#dtype, bits, head, length);
-    kernels.pivot(head, target, { ...g, outer, inner });
-    heap.free(head);
   }
 
   dispose(): void {
-    if (this.#tiled && this.#pointer) this.heap.free(this.#pointer);
-    this.#pointer = 0;
+    this.#room?.dispose();
+    this.#room = undefined;
   }
 }
 
-/** Elements of a part. */
-function lengthOf(part: Part): number {
-  if (part.g.planar) return part.g.length;
-  const { begin, end } = elementsOf(part);
-  return end - begin;
+/** Elements that a tile has at most. */
+const roomOf = ({ planar, pitch, outer, inner, stripe, columns, length }: Plan): number =>
+  planar ? pitch * outer * inner : Math.min(stripe * columns, length);
+
+/** A whole tensor is one tile; otherwise tiles are as many channels as the pitch says, or stripes. */
+function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
+  const end = planar ? channels : stripes;
+  if (!tiled) return [{ begin: 0, end }];
+  const step = planar ? pitch : 1;
+  return Array.from({ length: Math.ceil(end / step) }, (_, i) => ({
+    begin: i * step,
+    end: Math.min((i + 1) * step, end),
+  }));
 }
 
-/** Elements of the largest part, which is the first. */
-const sizeOfFirst = ([part]: readonly Part[]): number => (part ? lengthOf(part) : 0);
+/** First element of a tile: planar, of its channels in the first sample. */
+const beginOf = ({ planar, inner, stripe, columns }: Plan, { begin }: Range): number =>
+  begin * (planar ? inner : stripe * columns);
 
-type Bits = ReturnType<typeof bitsOf>;
+/** Elements of a tile in memory, from the first to the last. */
+function lengthOf(plan: Plan, tile: Range): number {
+  if (!plan.planar) return Math.min(tile.end * plan.stripe * plan.columns, plan.length) - beginOf(plan, tile);
+  return ((plan.outer - 1) * plan.pitch + tile.end - tile.begin) * plan.inner;
+}
 
 type Value = AnyTensor | undefined;
 
@@ -283,7 +253,7 @@ type OperandOf<V extends Value> = V extends AnyTensor ? Operand : undefined;
  * The operands of one call and what it has to free. All are worked on in one way: where a tensor of float32 or float64 is
  * among them, plain arrays are copied to wasm memory whole; otherwise everything passes through tiles.
  */
-export class Call {
+export class CallScope {
   readonly heap: Heap;
   readonly dtype: Dtype;
   readonly #direct: boolean;

@@ -1,6 +1,10 @@
 // What plain batch normalization does not need of slices: a scale and shift of every sample's own, the corrections of Batch
 // Renormalization, and the derivative of an activation where backward does not take it on the way.
 
+import { computedIn, newVector, type Vector } from "./dtype.ts";
+import type { Geometry } from "./geometry.ts";
+import type { AnyTensor, CallScope } from "./operand.ts";
+import type { Renorm } from "./options.ts";
 import {
   differentiateActivation,
   type GradientSums,
@@ -9,11 +13,7 @@ import {
   normalize,
   type Statistics,
   type Terms,
-} from "./core.ts";
-import { computedIn, newVector, type Vector } from "./dtype.ts";
-import type { Geometry } from "./geometry.ts";
-import type { AnyTensor, Call } from "./operand.ts";
-import type { Renorm } from "./options.ts";
+} from "./primitives.ts";
 import { add, type Conditional, type Normalized, plainTerms, samplesOf, type Wanted, zeros } from "./slices.ts";
 
 /** Scale and shift per sample, where one of them may be a vector for all. */
@@ -79,7 +79,7 @@ export function renormalize(
 
 /** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
 export function activationGradient(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   dy: AnyTensor,
@@ -96,7 +96,7 @@ export function activationGradient(
 
 /** Maps a slice to y, sample by sample. */
 export function normalizeSamples(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   y: AnyTensor,
@@ -109,7 +109,7 @@ export function normalizeSamples(
 
 /** dx of a slice where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
 export function differentiateSamples(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
   n: Normalized,

@@ -1,7 +1,13 @@
 // One call, in slices: batches of their own within it. A plain call is one slice; ghost batches are many. In a slice,
-// positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of core.ts.
+// positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of primitives.ts.
 
 import type { Activation } from "./activation.ts";
+import { bitsOf, type Vector } from "./dtype.ts";
+import { oneValuePerChannel } from "./errors.ts";
+import { type Geometry, geometryOf } from "./geometry.ts";
+import type { Mask, Place, Selection } from "./mask.ts";
+import type { AnyTensor, CallScope } from "./operand.ts";
+import type { Layout } from "./options.ts";
 import {
   batchStatistics,
   differentiate,
@@ -12,13 +18,7 @@ import {
   normalize,
   type Statistics,
   type Terms,
-} from "./core.ts";
-import { bitsOf, type Vector } from "./dtype.ts";
-import { oneValuePerChannel } from "./errors.ts";
-import { type Geometry, geometryOf } from "./geometry.ts";
-import type { Mask, Place, Selection } from "./mask.ts";
-import type { AnyTensor, Call } from "./operand.ts";
-import type { Layout } from "./options.ts";
+} from "./primitives.ts";
 import { Slot } from "./slot.ts";
 
 /** A batch of its own. */
@@ -60,7 +60,7 @@ export interface Masks {
   selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
   /** Batch statistics of what a mask leaves of a slice. */
   maskedStatistics(
-    call: Call,
+    call: CallScope,
     x: AnyTensor,
     place: Place,
     selection: Selection,
@@ -69,7 +69,7 @@ export interface Masks {
   ): void;
   /** dx of a slice with a mask where it is wanted, and its sums of gradients where they are needed. */
   maskedGradient(
-    call: Call,
+    call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
     n: Normalized,
@@ -91,10 +91,10 @@ export interface PerSample {
     samples: number,
   ): Conditional;
   /** Maps a slice to y, sample by sample. */
-  normalize(call: Call, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: Normalized): void;
+  normalize(call: CallScope, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: Normalized): void;
   /** dx of a slice where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
   differentiate(
-    call: Call,
+    call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
     n: Normalized,
@@ -163,7 +163,7 @@ export interface Take {
  * pass through a tile once.
  */
 export function normalizeSlice(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   y: AnyTensor | undefined,
@@ -180,16 +180,16 @@ export function normalizeSlice(
         if (target) normalize(source, added, target, terms);
         return;
       }
-      for (const parts of source.groups) {
-        batchStatistics(source, here.epsilon, here.into, parts);
-        if (target) normalize(source, added, target, terms, parts);
+      for (const tiles of source.independentTiles) {
+        batchStatistics(source, here.epsilon, here.into, tiles);
+        if (target) normalize(source, added, target, terms, tiles);
       }
     });
     return;
   }
   if (here)
     call.with([x], geometry, offset, (source) => {
-      for (const parts of source.groups) batchStatistics(source, here.epsilon, here.into, parts);
+      for (const tiles of source.independentTiles) batchStatistics(source, here.epsilon, here.into, tiles);
     });
   if (y) perSample.get(PER_SAMPLE).normalize(call, x, residual, y, n);
 }
@@ -225,7 +225,7 @@ export interface Wanted {
 
 /** dx of a slice, and its sums of gradients added to `into`. */
 export function differentiateSlice(
-  call: Call,
+  call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
   n: Normalized,

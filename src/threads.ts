@@ -82,7 +82,15 @@ const mayWait = /* @__PURE__ */ (() => {
   }
 })();
 
+/** Names of the modules, in the order in which a pool takes them. */
+const NAMES = ["core", "extended"] as const;
+
+type ModuleName = (typeof NAMES)[number];
+
 type Modules = readonly WebAssembly.Module[];
+
+/** Exports of modules. */
+type Instances = readonly object[];
 
 export class Pool {
   /** Threads that take part, the caller's included. */
@@ -90,28 +98,38 @@ export class Pool {
   readonly #board = new Board();
   readonly #kernels: readonly Kernel[];
   readonly #index: ReadonlyMap<string, number>;
+  readonly #modules: number;
   readonly #stalledMs: number;
   #workers: Thread[] = [];
   #broken: Error | undefined;
   #closed = false;
 
-  private constructor(modules: Modules, exports: object, threads: number, stalledMs: number) {
+  private constructor(modules: Modules, instances: Instances, threads: number, stalledMs: number) {
     this.threads = threads;
     this.#stalledMs = stalledMs;
-    const names = modules.flatMap((module) => WebAssembly.Module.exports(module).map(({ name }) => name));
-    this.#kernels = names.map((name) => (exports as Record<string, Kernel>)[name] as Kernel);
-    this.#index = new Map(names.map((name, i) => [name, i]));
+    const all = modules.flatMap((module, m) =>
+      WebAssembly.Module.exports(module).map(({ name }) => ({
+        name: `${NAMES[m]}.${name}`,
+        kernel: (instances[m] as Readonly<Record<string, unknown>>)[name] as Kernel,
+      })),
+    );
+    this.#kernels = all.map(({ kernel }) => kernel);
+    this.#index = new Map(all.map(({ name }, i) => [name, i]));
+    this.#modules = modules.length;
   }
 
-  /** Starts threads − 1 workers over a shared memory, with the modules whose merged `exports` are given; rejects with BatchNormError "thread" where one does not start. */
+  /**
+   * Starts threads − 1 workers over a shared memory, with the core module and perhaps the extended one, whose instances of
+   * this thread are given. Rejects with BatchNormError "thread" where a worker does not start.
+   */
   static async start(
     modules: Modules,
     memory: WebAssembly.Memory,
-    exports: object,
+    instances: Instances,
     threads: number,
     stalledMs = STALLED_MS,
   ): Promise<Pool> {
-    const pool = new Pool(modules, exports, threads, stalledMs);
+    const pool = new Pool(modules, instances, threads, stalledMs);
     const { buffer } = pool.#board;
     const starting = Array.from({ length: threads - 1 }, async (_, i) => {
       const thread = i + 1;
@@ -147,20 +165,20 @@ export class Pool {
     return pool;
   }
 
-  /** Whether the threads have an export: not where the second module came after they started. */
-  has(name: string): boolean {
-    return this.#index.has(name);
+  /** Whether the threads have a module: not the extended one where it came after they started. */
+  has(module: ModuleName): boolean {
+    return NAMES.indexOf(module) < this.#modules;
   }
 
   /**
-   * Makes the calls of an export on all threads and returns when all are done. At most MAX_CALLS. Throws BatchNormError
+   * Makes the calls of a module's export on all threads and returns when all are done. At most MAX_CALLS. Throws BatchNormError
    * "thread" where a worker has died or fails.
    */
-  run(name: string, calls: readonly (readonly number[])[]): void {
+  run(module: ModuleName, name: string, calls: readonly (readonly number[])[]): void {
     if (this.#broken) throw this.#broken;
     const board = this.#board;
     const { i32 } = board;
-    board.write(this.#index.get(name) as number, calls);
+    board.write(this.#index.get(`${module}.${name}`) as number, calls);
     Atomics.store(i32, STATE, OPEN);
     Atomics.add(i32, GENERATION, 1);
     if (Atomics.load(i32, SLEEPERS) > 0) Atomics.notify(i32, GENERATION);

@@ -138,7 +138,7 @@ describe.each(WORLDS)("fused ($build, $kind)", ({ build, kind }) => {
 
   const cases = [
     ...SHAPES.map(([layout, shape]) => ({ layout, shape, unit: 1 })),
-    // where grouped sums are doubtful, and taken again
+    // where blocked sums are unreliable, and taken again
     { layout: "channels-first" as const, shape: [29, 3, 37], unit: 2 ** -60 },
     { layout: "channels-last" as const, shape: [1100, 3], unit: 2 ** -60 },
   ].flatMap((c) =>

@@ -496,9 +496,10 @@ describe.each(BUILDS)("float64 (%s)", (build) => {
     const z = Float64Array.of(-Infinity, -1e300, -750, 0, 750, 1e300, Infinity);
     const frozen = { mean: new Float64Array(1), variance: Float64Array.of(1) };
     const { y, saved } = batchNormInference({ data: z, shape: [7, 1] }, frozen, { epsilon: 0, activation: "silu" });
-    expect(y.data).toBeAllclose([0, 0, 0, 0, 750, 1e300, Infinity]);
+    const near = { atol: 1e-301 }; // kernels end z at −708
+    expect(y.data).toBeAllclose([0, 0, 0, 0, 750, 1e300, Infinity], near);
     const { dx } = batchNormBackward({ data: new Float64Array(7).fill(1), shape: [7, 1] }, saved);
-    expect(dx?.data).toBeAllclose([0, 0, 0, 0.5, 1, 1, 1]);
+    expect(dx?.data).toBeAllclose([0, 0, 0, 0.5, 1, 1, 1], near);
   });
 });
 

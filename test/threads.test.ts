@@ -289,7 +289,7 @@ const poolOf = (module: WebAssembly.Module, stalledMs?: number) => {
   const work = () => {
     for (const start = performance.now(); performance.now() - start < 50; );
   };
-  return Pool.start([module], memory, { work }, 2, stalledMs);
+  return Pool.start([module], memory, [{ work }], 2, stalledMs);
 };
 
 const caught = (call: () => unknown): unknown => {
@@ -304,7 +304,7 @@ const caught = (call: () => unknown): unknown => {
 describe("a worker that dies is an error that names it", () => {
   test("where it never finishes", async () => {
     const pool = await poolOf(FOREVER, 200);
-    const call = () => pool.run("work", [[1], [2], [3]]);
+    const call = () => pool.run("core", "work", [[1], [2], [3]]);
     const error = caught(call);
     expect(error).toBeInstanceOf(BatchNormError);
     expect(error).toMatchObject({
@@ -317,7 +317,7 @@ describe("a worker that dies is an error that names it", () => {
 
   test("where its kernel traps", async () => {
     const pool = await poolOf(TRAP);
-    expect(caught(() => pool.run("work", [[1], [2], [3]]))).toMatchObject({
+    expect(caught(() => pool.run("core", "work", [[1], [2], [3]]))).toMatchObject({
       code: "thread",
       message: expect.stringMatching(/^thread 1 of the pool: .*its kernel failed/),
     });
@@ -326,7 +326,7 @@ describe("a worker that dies is an error that names it", () => {
 
   test("where it does not start", async () => {
     const other = new WebAssembly.Memory({ initial: 1 }); // not shared: it cannot be sent
-    await expect(Pool.start([TRAP], other, {}, 2)).rejects.toThrow();
+    await expect(Pool.start([TRAP], other, [{}], 2)).rejects.toThrow();
   });
 });
 

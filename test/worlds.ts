@@ -31,14 +31,10 @@ const extendedBuild = (build: Build): ExtendedBuild => (build === "debug" ? "ext
 export type EmbedBuild = "embed" | "standalone";
 export const EMBED_BUILDS: readonly EmbedBuild[] = ["embed", "standalone"];
 export type EmbedExports = Awaited<ReturnType<typeof instantiateEmbed>>;
-export const WHOLE_OPERATIONS = [
-  "workspaceF32",
-  "forwardF32",
-  "trackF64",
-  "inferenceF32",
-  "backwardF32",
-  "frozenBackwardF32",
-] as const satisfies readonly Exclude<keyof EmbedExports, keyof Exports>[];
+export const WHOLE_OPERATIONS = ["forward", "track", "inference", "backward"] as const satisfies readonly Exclude<
+  keyof EmbedExports,
+  keyof Exports
+>[];
 
 export const wasmFile = (build: Build | ExtendedBuild | EmbedBuild): URL =>
   new URL(`../build/${build}.wasm`, import.meta.url);

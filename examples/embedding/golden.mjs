@@ -100,7 +100,8 @@ function scales(x, dy, gamma, beta, [runningMean, runningVariance], { eps, momen
 
 /** y, dx, dGamma and dBeta as the kernels compute them. */
 function step(x, dy, gamma, beta, dims, epsilon) {
-  const { memory, forwardF32, backwardF32, workspaceF32 } = kernels;
+  const { memory, version, workspace, forward, backward } = kernels;
+  if (version() !== 2) throw new Error(`expected version 2 of the kernels, got ${version()}`);
   const [, channels] = dims;
   let top = 1024;
   const reserve = (bytes) => {
@@ -115,12 +116,12 @@ function step(x, dy, gamma, beta, dims, epsilon) {
     new Float32Array(memory.buffer, at).set(values);
     return at;
   };
-  const workspace = reserve(workspaceF32(...dims));
+  const scratch = reserve(workspace(4, ...dims));
   const [px, pdy, pGamma, pBeta] = [x, dy, gamma, beta].map(bring);
   const [py, pdx] = [reserve(x.byteLength), reserve(x.byteLength)];
   const [mean, variance, invStd, dGamma, dBeta] = Array.from({ length: 5 }, () => reserve(8 * channels));
-  forwardF32(px, py, pGamma, pBeta, mean, variance, invStd, workspace, ...dims, epsilon);
-  backwardF32(px, pdy, pdx, pGamma, mean, invStd, dGamma, dBeta, workspace, ...dims);
+  forward(px, py, pGamma, pBeta, mean, variance, invStd, scratch, ...dims, epsilon);
+  backward(px, pdy, pdx, pGamma, mean, invStd, dGamma, dBeta, scratch, ...dims, 0);
   return [
     ...[py, pdx].map((at) => new Float32Array(memory.buffer, at, x.length).slice()),
     ...[dGamma, dBeta].map((at) => new Float64Array(memory.buffer, at, channels).slice()),

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 64, PAGE = 65536 };
+enum { VERSION = 2, ALIGNMENT = 64, PAGE = 65536 };
 
 void die(const char *format, ...) {
   va_list arguments;
@@ -43,6 +43,15 @@ static wasmtime_extern_t export(Kernels *k, const char *name) {
   return item;
 }
 
+// Returns the result, or 0 where there is none.
+static uint32_t call(Kernels *k, const char *name, size_t results, size_t count, const wasmtime_val_t *arguments) {
+  wasmtime_func_t function = export(k, name).of.func;
+  wasmtime_val_t result = {0};
+  wasm_trap_t *trap = NULL;
+  check(name, wasmtime_func_call(k->context, &function, arguments, count, &result, results, &trap), trap);
+  return (uint32_t)result.of.i32;
+}
+
 void kernels_load(Kernels *k, const char *path) {
   wasm_config_t *config = wasm_config_new();
   wasmtime_config_wasm_simd_set(config, true);
@@ -71,6 +80,8 @@ void kernels_load(Kernels *k, const char *path) {
   wasm_importtype_vec_delete(&wanted);
   k->base = wasmtime_memory_data(k->context, &k->memory);
   k->end = ALIGNMENT; // address 0 means "none"
+  uint32_t version = call(k, "version", 1, 0, NULL);
+  if (version != VERSION) die("%s: expected version %d of the kernels, got %u", path, VERSION, version);
 }
 
 void kernels_free(Kernels *k) {
@@ -106,22 +117,11 @@ static wasmtime_val_t f64(double value) {
   return (wasmtime_val_t){.kind = WASMTIME_F64, .of.f64 = value};
 }
 
-// Returns the result, or 0 where there is none.
-static uint32_t call(Kernels *k, const char *name, size_t results, size_t count, const wasmtime_val_t *arguments) {
-  wasmtime_func_t function = export(k, name).of.func;
-  wasmtime_val_t result = {0};
-  wasm_trap_t *trap = NULL;
-  check(name, wasmtime_func_call(k->context, &function, arguments, count, &result, results, &trap), trap);
-  return (uint32_t)result.of.i32;
-}
-
 #define LIST(...) sizeof((wasmtime_val_t[]){__VA_ARGS__}) / sizeof(wasmtime_val_t), (wasmtime_val_t[]){__VA_ARGS__}
-
-uint32_t kernels_version(Kernels *k) { return call(k, "version", 1, 0, NULL); }
 
 void batchnorm_init(BatchNorm *b, Kernels *k, Geometry g) {
   size_t c = g.channels, n = (size_t)g.outer * c * g.inner;
-  uint32_t workspace = call(k, "workspaceF32", 1, LIST(u32(g.outer), u32(g.channels), u32(g.inner)));
+  uint32_t workspace = call(k, "workspace", 1, LIST(u32(sizeof(float)), u32(g.outer), u32(g.channels), u32(g.inner)));
   *b = (BatchNorm){.kernels = k, .geometry = g, .epsilon = 1e-5, .momentum = 0.1};
   float **tensors[] = {&b->gamma, &b->beta, &b->y, &b->dx};
   for (int i = 0; i < 4; i++) *tensors[i] = kernels_zeros(k, (i < 2 ? c : n) * sizeof(float));
@@ -137,28 +137,31 @@ void batchnorm_train(BatchNorm *b, const float *x) {
   Geometry g = b->geometry;
   double count = (double)g.outer * g.inner;
   if (count < 2) die("expected more than 1 value per channel when training, got %g", count);
-  call(k, "forwardF32", 0,
+  call(k, "forward", 0,
        LIST(at(k, x), at(k, b->y), at(k, b->gamma), at(k, b->beta), at(k, b->mean), at(k, b->variance), at(k, b->inv_std),
             at(k, b->workspace), u32(g.outer), u32(g.channels), u32(g.inner), f64(b->epsilon)));
-  call(k, "trackF64", 0,
+  call(k, "track", 0,
        LIST(at(k, b->running_mean), at(k, b->running_variance), at(k, b->mean), at(k, b->variance), f64(b->momentum),
             f64(count), u32(g.channels)));
+  b->constant = false;
 }
 
 void batchnorm_infer(BatchNorm *b, const float *x) {
   Kernels *k = b->kernels;
   Geometry g = b->geometry;
-  call(k, "inferenceF32", 0,
+  call(k, "inference", 0,
        LIST(at(k, x), at(k, b->y), at(k, b->gamma), at(k, b->beta), at(k, b->running_mean), at(k, b->running_variance),
-            at(k, b->workspace), u32(g.outer), u32(g.channels), u32(g.inner), f64(b->epsilon)));
+            at(k, b->inv_std), at(k, b->workspace), u32(g.outer), u32(g.channels), u32(g.inner), f64(b->epsilon)));
+  b->constant = true;
 }
 
 void batchnorm_backward(BatchNorm *b, const float *x, const float *dy) {
   Kernels *k = b->kernels;
   Geometry g = b->geometry;
-  call(k, "backwardF32", 0,
-       LIST(at(k, x), at(k, dy), at(k, b->dx), at(k, b->gamma), at(k, b->mean), at(k, b->inv_std), at(k, b->d_gamma),
-            at(k, b->d_beta), at(k, b->workspace), u32(g.outer), u32(g.channels), u32(g.inner)));
+  const double *mean = b->constant ? b->running_mean : b->mean;
+  call(k, "backward", 0,
+       LIST(at(k, x), at(k, dy), at(k, b->dx), at(k, b->gamma), at(k, mean), at(k, b->inv_std), at(k, b->d_gamma),
+            at(k, b->d_beta), at(k, b->workspace), u32(g.outer), u32(g.channels), u32(g.inner), u32(b->constant)));
 }
 
 void batchnorm_step(BatchNorm *b, double rate) {

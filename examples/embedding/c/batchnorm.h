@@ -28,7 +28,6 @@ typedef struct {
 
 void kernels_load(Kernels *kernels, const char *path);
 void kernels_free(Kernels *kernels);
-uint32_t kernels_version(Kernels *kernels);
 
 // Zeros in linear memory; they live as long as the kernels.
 void *kernels_zeros(Kernels *kernels, size_t bytes);
@@ -45,7 +44,9 @@ typedef struct {
   double epsilon, momentum;
   float *gamma, *beta;
   double *running_mean, *running_variance;
-  double *mean, *variance, *inv_std; // saved by batchnorm_train
+  double *mean, *variance; // of the last batch of batchnorm_train
+  double *inv_std;         // of the last forward, for batchnorm_backward
+  bool constant;           // the last forward took the running statistics
   double *d_gamma, *d_beta;
   float *y, *dx;
   void *workspace;
@@ -59,7 +60,8 @@ void batchnorm_train(BatchNorm *layer, const float *x);
 // Fills y with the running statistics.
 void batchnorm_infer(BatchNorm *layer, const float *x);
 
-// Fills dx, d_gamma and d_beta from the x of the last batchnorm_train and the gradient of its y.
+// Fills dx, d_gamma and d_beta from the x of the last forward and the gradient of its y. After batchnorm_infer, statistics are
+// constants.
 void batchnorm_backward(BatchNorm *layer, const float *x, const float *dy);
 
 // Stochastic gradient descent.

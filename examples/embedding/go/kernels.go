@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"unsafe"
@@ -11,8 +12,9 @@ import (
 )
 
 const (
-	pageSize  = 65536
-	alignment = 64
+	abiVersion = 2
+	pageSize   = 65536
+	alignment  = 64
 )
 
 // Kernels is an instance of the module and its memory. The module owns nothing and allocates nothing, so the memory is
@@ -62,6 +64,9 @@ func Load(ctx context.Context, path string, size uint64) (*Kernels, error) {
 	k.functions = make(map[string]api.Function)
 	if _, ok := k.memory.Grow(pages - k.memory.Size()/pageSize); !ok {
 		return nil, fmt.Errorf("the memory did not grow to %d pages", pages)
+	}
+	if version, err := k.Call("version"); err != nil || version != abiVersion {
+		return nil, errors.Join(fmt.Errorf("%s: expected version %d of the kernels, got %d", path, abiVersion, version), err)
 	}
 	return k, nil
 }

@@ -48,7 +48,8 @@ func (p *Plain) row(tensor []float32, n, c int) []float32 {
 	return tensor[(n*p.Channels+c)*p.Inner:][:p.Inner:p.Inner]
 }
 
-// sums are those of a - a0 and of (a - a0)·(b - b0) over a channel, by fours: one sum would wait for itself.
+// sums are those of a - a0 and of (a - a0)·(b - b0) over a channel. Each is taken in four
+// parts, because one sum would wait for itself.
 func (p *Plain) sums(c int, a []float32, a0 float64, b []float32, b0 float64) (first, product float64) {
 	var f, g [4]float64
 	for n := range p.Outer {

@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 import wasmtime
 
+VERSION = 2  # of the kernels' ABI
 ALIGNMENT = 64
 PAGE = 65536
 
@@ -35,6 +36,8 @@ class Kernels:
         self.exports = exports
         self.base = self.view().ctypes.data
         self.end = ALIGNMENT
+        if (version := self.call("version")) != VERSION:
+            raise ValueError(f"{path}: expected version {VERSION} of the kernels, got {version}")
 
     def view(self) -> np.ndarray:
         return np.frombuffer(self.memory.get_buffer_ptr(self.store), np.uint8)
@@ -84,34 +87,33 @@ class BatchNorm:
         self.mean, self.variance, self.inv_std, self.d_gamma, self.d_beta = (
             kernels.array(channels, np.float64) for _ in range(5)
         )
-        self.workspace = kernels.array(kernels.call("workspaceF32", *self.geometry), np.uint8)
         self.y, self.dx = kernels.array(shape), kernels.array(shape)
+        self.workspace = kernels.array(kernels.call("workspace", self.y.itemsize, *self.geometry), np.uint8)
 
     def _check(self, name: str, tensor: np.ndarray):
         if tensor.shape != self.shape or tensor.dtype != np.float32:
             raise ValueError(f"{name}: expected float32 {self.shape}, got {tensor.dtype} {tensor.shape}")
 
     def forward(self, x: np.ndarray, training=True) -> np.ndarray:
+        """y, by the batch's statistics when training, which also moves the running ones; else by the running ones."""
         self._check("x", x)
-        call, affine, rest = self.kernels.call, (self.gamma, self.beta), (self.workspace, *self.geometry)
+        if training and self.count < 2:
+            raise ValueError(f"expected more than 1 value per channel when training, got {self.shape}")
+        running = self.running_mean, self.running_variance
+        mean, variance = (self.mean, self.variance) if training else running
+        tensors = x, self.y, self.gamma, self.beta, mean, variance, self.inv_std, self.workspace
+        self.kernels.call("forward" if training else "inference", *tensors, *self.geometry, self.epsilon)
         if training:
-            if self.count < 2:
-                raise ValueError(f"expected more than 1 value per channel when training, got {self.shape}")
-            statistics = self.mean, self.variance
-            call("forwardF32", x, self.y, *affine, *statistics, self.inv_std, *rest, self.epsilon)
-            running = self.running_mean, self.running_variance
-            call("trackF64", *running, *statistics, self.momentum, float(self.count), self.geometry[1])
-            self.x = x  # backward needs it
-        else:
-            statistics = self.running_mean, self.running_variance
-            call("inferenceF32", x, self.y, *affine, *statistics, *rest, self.epsilon)
+            self.kernels.call("track", *running, mean, variance, self.momentum, float(self.count), self.geometry[1])
+        self.saved = x, mean, int(not training)  # backward needs them
         return self.y
 
     def backward(self, dy: np.ndarray) -> np.ndarray:
-        """The gradients of the last training forward: dx, which is returned, d_gamma and d_beta."""
+        """The gradients of the last forward: dx, which is returned, d_gamma and d_beta. Running statistics are constants."""
         self._check("dy", dy)
-        saved, gradients = (self.gamma, self.mean, self.inv_std), (self.d_gamma, self.d_beta)
-        self.kernels.call("backwardF32", self.x, dy, self.dx, *saved, *gradients, self.workspace, *self.geometry)
+        x, mean, constant = self.saved
+        tensors = x, dy, self.dx, self.gamma, mean, self.inv_std, self.d_gamma, self.d_beta, self.workspace
+        self.kernels.call("backward", *tensors, *self.geometry, constant)
         return self.dx
 
     def step(self, rate: float):

@@ -9,11 +9,15 @@ final class BatchNorm {
   final double epsilon, momentum;
   final Floats gamma, beta, y, dx;
   final Doubles runningMean, runningVariance;
-  final Doubles mean, variance, invStd; // of the last batch
+  final Doubles mean, variance; // of the last batch of train
   final Doubles dGamma, dBeta;
   private final Kernels kernels;
   private final int workspace;
+  private final Doubles invStd;
+  // what backward needs of the last forward, and whether its statistics are constants
   private Floats x;
+  private Doubles saved;
+  private int constant;
 
   BatchNorm(Kernels kernels, int outer, int channels, int inner) {
     this(kernels, outer, channels, inner, 1e-5, 0.1);
@@ -39,7 +43,7 @@ final class BatchNorm {
     invStd = kernels.doubles(channels);
     dGamma = kernels.doubles(channels);
     dBeta = kernels.doubles(channels);
-    workspace = kernels.allocate(kernels.call("workspaceF32", outer, channels, inner));
+    workspace = kernels.allocate(kernels.call("workspace", Float.BYTES, outer, channels, inner));
 
     float[] gammas = new float[channels];
     double[] variances = new double[channels];
@@ -51,32 +55,35 @@ final class BatchNorm {
 
   /** Sets y from the statistics of the batch x, and moves the running statistics towards them. */
   void train(Floats x) {
-    check("x", x);
     if (count < 2) throw new IllegalStateException("expected more than 1 value per channel when training");
+    forward("forward", x, mean, variance, 0);
     kernels.call(
-        "forwardF32", x.address(), y.address(), gamma.address(), beta.address(), mean.address(), variance.address(),
-        invStd.address(), workspace, outer, channels, inner, epsilon);
-    kernels.call(
-        "trackF64", runningMean.address(), runningVariance.address(), mean.address(), variance.address(), momentum,
+        "track", runningMean.address(), runningVariance.address(), mean.address(), variance.address(), momentum,
         (double) count, channels);
-    this.x = x; // backward needs it
   }
 
   /** Sets y from the running statistics. */
   void infer(Floats x) {
-    check("x", x);
-    kernels.call(
-        "inferenceF32", x.address(), y.address(), gamma.address(), beta.address(), runningMean.address(),
-        runningVariance.address(), workspace, outer, channels, inner, epsilon);
+    forward("inference", x, runningMean, runningVariance, 1);
   }
 
-  /** Sets dx, dGamma and dBeta from dy, for the batch of the last training forward. */
+  private void forward(String export, Floats x, Doubles mean, Doubles variance, int constant) {
+    check("x", x);
+    kernels.call(
+        export, x.address(), y.address(), gamma.address(), beta.address(), mean.address(), variance.address(),
+        invStd.address(), workspace, outer, channels, inner, epsilon);
+    this.x = x;
+    this.saved = mean;
+    this.constant = constant;
+  }
+
+  /** Sets dx, dGamma and dBeta from dy, for the batch of the last train or infer. After infer, statistics are constants. */
   void backward(Floats dy) {
     check("dy", dy);
-    if (x == null) throw new IllegalStateException("expected a training forward before backward");
+    if (x == null) throw new IllegalStateException("expected a forward before backward");
     kernels.call(
-        "backwardF32", x.address(), dy.address(), dx.address(), gamma.address(), mean.address(), invStd.address(),
-        dGamma.address(), dBeta.address(), workspace, outer, channels, inner);
+        "backward", x.address(), dy.address(), dx.address(), gamma.address(), saved.address(), invStd.address(),
+        dGamma.address(), dBeta.address(), workspace, outer, channels, inner, constant);
   }
 
   /** Stochastic gradient descent. */

@@ -9,6 +9,7 @@ import java.util.StringJoiner;
  * Java.
  */
 final class Main {
+  private static final int VERSION = 2; // of the kernels' ABI
   private static final int[] SHAPE = {32, 64, 56, 56};
   private static final int REPETITIONS = 15;
   private static final double PATIENCE = 60_000; // in milliseconds: an interpreter gets fewer repetitions
@@ -37,7 +38,10 @@ final class Main {
   }
 
   private static void run(Kernels kernels, Path path) throws Exception {
-    System.out.printf("kernels: version %d, run by %s%n", kernels.call("version"), kernels.engine());
+    int version = kernels.call("version");
+    if (version != VERSION) {
+      throw new IllegalStateException("expected version %d of the kernels, got %d".formatted(VERSION, version));
+    }
     train(kernels);
     Golden golden = new Golden(kernels, path);
     System.out.printf("golden: %d cases, bits as in Node, largest errors in u: %s%n", golden.cases, golden.maxU);
@@ -84,10 +88,17 @@ final class Main {
     }
     layer.infer(x);
     double heldOut = loss(layer, target, gradient);
-    System.out.printf("training: loss %.3f -> %.5f in %d steps, %.5f in inference%n", first, last, steps, heldOut);
+    layer.backward(dy.set(gradient)); // running statistics are constants of a last step on the same batch
+    layer.step(0.5);
+    layer.infer(x);
+    double frozen = loss(layer, target, gradient);
+    System.out.printf(
+        "training: loss %.3f -> %.5f in %d steps, %.5f in inference, %.1e after a frozen step%n",
+        first, last, steps, heldOut, frozen);
     if (!(last < first / 50 && heldOut < first / 50)) {
       throw new IllegalStateException("training: the loss did not fall to a fiftieth");
     }
+    if (!(frozen < heldOut)) throw new IllegalStateException("training: the loss did not fall in a frozen step");
   }
 
   /** The mean squared error, whose gradient goes to dy. */

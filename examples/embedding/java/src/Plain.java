@@ -50,7 +50,7 @@ final class Plain {
 
   private record Sums(double first, double product) {}
 
-  /** Those of a - a0 and of (a - a0)·(b - b0) over a channel, by fours: one sum would wait for itself. */
+  /** Those of a - a0 and of (a - a0)·(b - b0) over a channel. Each is taken in four parts, because one sum would wait for itself. */
   private Sums sums(int c, float[] a, double a0, float[] b, double b0) {
     double f0 = 0, f1 = 0, f2 = 0, f3 = 0, p0 = 0, p1 = 0, p2 = 0, p3 = 0;
     for (int n = 0; n < outer; n++) {

@@ -15,6 +15,7 @@ use std::{marker::PhantomData, ops::Index, ops::IndexMut, path::Path};
 use bytemuck::Pod;
 use wasmtime::{Config, Engine, Instance, Memory, Module, Result, Store, TypedFunc, ensure, format_err};
 
+const VERSION: u32 = 2; // of the kernels' ABI
 const ALIGNMENT: usize = 64;
 const PAGE: usize = 65536;
 
@@ -31,19 +32,17 @@ pub type Geometry = (u32, u32, u32);
 
 type Forward = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, f64);
 type Track = (u32, u32, u32, u32, f64, f64, u32);
-type Inference = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, f64);
-type Backward = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32);
+type Backward = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32);
 
 /// One instance of the module, with its memory.
 pub struct Kernels {
     store: Store<()>,
     memory: Memory,
     end: usize,
-    version: TypedFunc<(), u32>,
-    workspace: TypedFunc<Geometry, u32>,
+    workspace: TypedFunc<(u32, u32, u32, u32), u32>,
     forward: TypedFunc<Forward, ()>,
     track: TypedFunc<Track, ()>,
-    inference: TypedFunc<Inference, ()>,
+    inference: TypedFunc<Forward, ()>,
     backward: TypedFunc<Backward, ()>,
 }
 
@@ -64,21 +63,18 @@ impl Kernels {
         let imports: Vec<_> = ours.into_iter().map(Into::into).collect();
         let instance = Instance::new(&mut store, &module, &imports)?;
         let memory = ours.or_else(|| instance.get_memory(&mut store, "memory"));
+        let version = instance.get_typed_func::<(), u32>(&mut store, "version")?.call(&mut store, ())?;
+        ensure!(version == VERSION, "expected version {VERSION} of the kernels, got {version}");
         Ok(Self {
             memory: memory.ok_or_else(|| format_err!("the module neither imports nor exports a memory"))?,
             end: ALIGNMENT,
-            version: instance.get_typed_func(&mut store, "version")?,
-            workspace: instance.get_typed_func(&mut store, "workspaceF32")?,
-            forward: instance.get_typed_func(&mut store, "forwardF32")?,
-            track: instance.get_typed_func(&mut store, "trackF64")?,
-            inference: instance.get_typed_func(&mut store, "inferenceF32")?,
-            backward: instance.get_typed_func(&mut store, "backwardF32")?,
+            workspace: instance.get_typed_func(&mut store, "workspace")?,
+            forward: instance.get_typed_func(&mut store, "forward")?,
+            track: instance.get_typed_func(&mut store, "track")?,
+            inference: instance.get_typed_func(&mut store, "inference")?,
+            backward: instance.get_typed_func(&mut store, "backward")?,
             store,
         })
-    }
-
-    pub fn version(&mut self) -> Result<u32> {
-        self.version.call(&mut self.store, ())
     }
 
     /// A tensor of zeros.
@@ -135,6 +131,8 @@ pub struct BatchNorm {
     pub y: Tensor<f32>,
     pub dx: Tensor<f32>,
     inv_std: Tensor<f64>,
+    /// The last forward took the running statistics.
+    constant: bool,
     workspace: Tensor<u8>,
     geometry: Geometry,
 }
@@ -142,7 +140,8 @@ pub struct BatchNorm {
 impl BatchNorm {
     pub fn new(kernels: &mut Kernels, geometry: Geometry) -> Result<Self> {
         let (outer, channels, inner) = geometry;
-        let workspace = kernels.workspace.call(&mut kernels.store, geometry)? as usize;
+        let element_bytes = size_of::<f32>() as u32;
+        let workspace = kernels.workspace.call(&mut kernels.store, (element_bytes, outer, channels, inner))? as usize;
         let c = channels as usize;
         let n = outer as usize * c * inner as usize;
         Ok(Self {
@@ -159,6 +158,7 @@ impl BatchNorm {
             y: kernels.zeros(n)?,
             dx: kernels.zeros(n)?,
             inv_std: kernels.zeros(c)?,
+            constant: false,
             workspace: kernels.zeros(workspace)?,
             geometry,
         })
@@ -176,6 +176,7 @@ impl BatchNorm {
         let forward =
             (x.address, y, gamma, beta, mean, variance, inv_std, workspace, outer, channels, inner, self.epsilon);
         kernels.forward.call(&mut kernels.store, forward)?;
+        self.constant = false;
         let [running_mean, running_variance] = [self.running_mean.address, self.running_variance.address];
         let track = (running_mean, running_variance, mean, variance, self.momentum, f64::from(count), channels);
         kernels.track.call(&mut kernels.store, track)
@@ -187,22 +188,28 @@ impl BatchNorm {
         ensure!(x.length == self.y.length, "x: expected {} elements, got {}", self.y.length, x.length);
         let [gamma, beta] = [self.gamma.address, self.beta.address];
         let [mean, variance] = [self.running_mean.address, self.running_variance.address];
-        let [y, workspace] = [self.y.address, self.workspace.address];
-        let inference = (x.address, y, gamma, beta, mean, variance, workspace, outer, channels, inner, self.epsilon);
+        let [y, inv_std, workspace] = [self.y.address, self.inv_std.address, self.workspace.address];
+        let inference =
+            (x.address, y, gamma, beta, mean, variance, inv_std, workspace, outer, channels, inner, self.epsilon);
+        self.constant = true;
         kernels.inference.call(&mut kernels.store, inference)
     }
 
-    /// Fills dx, d_gamma and d_beta from the x of the last `train` and the gradient of its y.
+    /// Fills dx, d_gamma and d_beta from the x of the last forward and the gradient of its y. After `infer`, statistics
+    /// are constants.
     pub fn backward(&mut self, kernels: &mut Kernels, x: Tensor<f32>, dy: Tensor<f32>) -> Result<()> {
         let (outer, channels, inner) = self.geometry;
         for (name, length) in [("x", x.length), ("dy", dy.length)] {
             ensure!(length == self.dx.length, "{name}: expected {} elements, got {length}", self.dx.length);
         }
-        let [gamma, mean, inv_std] = [self.gamma.address, self.mean.address, self.inv_std.address];
+        let mean = if self.constant { self.running_mean } else { self.mean }.address;
+        let [gamma, inv_std] = [self.gamma.address, self.inv_std.address];
         let [dx, d_gamma, d_beta] = [self.dx.address, self.d_gamma.address, self.d_beta.address];
-        let workspace = self.workspace.address;
-        let backward =
-            (x.address, dy.address, dx, gamma, mean, inv_std, d_gamma, d_beta, workspace, outer, channels, inner);
+        let (workspace, constant) = (self.workspace.address, u32::from(self.constant));
+        let backward = (
+            x.address, dy.address, dx, gamma, mean, inv_std, d_gamma, d_beta, workspace, outer, channels, inner,
+            constant,
+        );
         kernels.backward.call(&mut kernels.store, backward)
     }
 

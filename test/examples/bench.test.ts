@@ -3,20 +3,20 @@
 
 import { parseHTML } from "linkedom";
 import { describe, expect, it } from "vitest";
-import { compileCopy } from "../bench/copy-module.mjs";
-import { EPSILON, errorOf, expectedOf, makeProblem, transposed } from "../bench/data.mjs";
-import { answersTo, DTYPES, FUSIONS, MODES, makeFeatureProblem, OPERATIONS } from "../bench/features.mjs";
-import { pageOf } from "../bench/html.mjs";
-import { isolate } from "../bench/isolate.mjs";
-import { measure, QUICK, timeCalls } from "../bench/measure.mjs";
-import { distinct, mobileNetV2, networksOf, resnet50 } from "../bench/networks.mjs";
-import { complaints } from "../bench/output.mjs";
-import { copyKernel, passesOver } from "../bench/peers/copy.mjs";
-import { features as featuresPeer } from "../bench/peers/features.mjs";
-import { PEERS } from "../bench/peers/index.mjs";
-import { javascript } from "../bench/peers/javascript.mjs";
-import { pytorchPeers } from "../bench/peers/pytorch.mjs";
-import { remote } from "../bench/peers/remote.mjs";
+import { compileCopy } from "../../bench/copy-module.mjs";
+import { EPSILON, errorOf, expectedOf, makeProblem, transposed } from "../../bench/data.mjs";
+import { answersTo, DTYPES, FUSIONS, MODES, makeFeatureProblem, OPERATIONS } from "../../bench/features.mjs";
+import { pageOf } from "../../bench/html.mjs";
+import { isolate } from "../../bench/isolate.mjs";
+import { measure, QUICK, timeCalls } from "../../bench/measure.mjs";
+import { distinct, mobileNetV2, networksOf, resnet50 } from "../../bench/networks.mjs";
+import { complaints } from "../../bench/output.mjs";
+import { copyKernel, passesOver } from "../../bench/peers/copy.mjs";
+import { features as featuresPeer } from "../../bench/peers/features.mjs";
+import { PEERS } from "../../bench/peers/index.mjs";
+import { javascript } from "../../bench/peers/javascript.mjs";
+import { pytorchPeers } from "../../bench/peers/pytorch.mjs";
+import { remote } from "../../bench/peers/remote.mjs";
 import {
   renderComparison,
   renderFusion,
@@ -25,11 +25,11 @@ import {
   renderShape,
   renderTargets,
   replaceMarked,
-} from "../bench/report.mjs";
-import { OURS, runShape, totalsOf } from "../bench/run.mjs";
-import { SHAPES, sizeOf, titleOf, twinOf } from "../bench/shapes.mjs";
-import { fusionVerdict, TARGETS, verdicts } from "../bench/targets.mjs";
-import { backward, dimsOf, forward, invStdOf, statistics } from "./reference.ts";
+} from "../../bench/report.mjs";
+import { OURS, runShape, totalsOf } from "../../bench/run.mjs";
+import { SHAPES, sizeOf, titleOf, twinOf } from "../../bench/shapes.mjs";
+import { fusionVerdict, TARGETS, verdicts } from "../../bench/targets.mjs";
+import { backward, dimsOf, forward, invStdOf, statistics } from "../reference.ts";
 
 type Results = Record<string, Float32Array | Float64Array>;
 

@@ -58,7 +58,7 @@ export class Brain {
   }
 }
 
-export function widen<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
+export function widenFrom<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
   const half = changetype<H>(<usize>0);
   let a = source + begin * 2;
   let b = target + begin * 4;
@@ -75,7 +75,7 @@ export function widen<H extends Half>(source: usize, target: usize, begin: usize
   }
 }
 
-export function narrow<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
+export function narrowTo<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
   const half = changetype<H>(<usize>0);
   let a = source + begin * 4;
   let b = target + begin * 2;

@@ -46,21 +46,21 @@ export abstract class Lanes {
     return sizeof<T>() == 4 ? v128.pmax<T>(halves, Lanes.quarter(halves)) : halves;
   }
 
-  /** Whether sums of T go to something wider: f32 to f64. f64 goes to itself, and what rounding takes is kept beside it. */
-  @inline static widens<T>(): bool {
+  /** Whether sums of T are accumulated in a wider type: f32 in f64. Sums of f64 are compensated instead. */
+  @inline static accumulatesInF64<T>(): bool {
     return sizeof<T>() == 4;
   }
 
-  /** What rounding took from sum = a + b of two f64 each, exactly (Knuth's TwoSum); NaN where the sum is not finite. */
-  @inline static lost(a: v128, b: v128, sum: v128): v128 {
+  /** The exact rounding error of sum = a + b, of two f64 each (Knuth's TwoSum); NaN where the sum is not finite. */
+  @inline static roundingError(a: v128, b: v128, sum: v128): v128 {
     const c = f64x2.sub(sum, a);
     return f64x2.add(f64x2.sub(a, f64x2.sub(sum, c)), f64x2.sub(b, c));
   }
 
-  /** Sums with what they lost, which must not make infinity NaN. */
-  @inline static whole(sum: v128, lost: v128): v128 {
-    const whole = f64x2.add(sum, lost);
-    return v128.bitselect(whole, sum, f64x2.eq(whole, whole));
+  /** Sums corrected by their rounding errors. An infinite sum has an error of NaN and stays as it is. */
+  @inline static compensated(sum: v128, error: v128): v128 {
+    const corrected = f64x2.add(sum, error);
+    return v128.bitselect(corrected, sum, f64x2.eq(corrected, corrected));
   }
 
   /** Lanes 0 and 1 of four f32, as f64. */

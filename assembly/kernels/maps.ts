@@ -1,17 +1,17 @@
-// Channel-affine maps: the second of the two primitives. Every element of a channel gets the same few coefficients.
-// With z = (x − hi)·scale + shift and an activation f, a type of epilogue.ts:
+// Channel-affine maps: the second of the two primitives. Every element of a channel gets the same few coefficients. With
+// z = (x − hi)·scale + shift and an activation f, a type of activations.ts:
 //
-//   Affine          y  = f(z)                                          (docs/batchnorm.md, F7)
-//   AffineSum       y  = f(z + b)                                      b: the residual
-//   Gradient        dx = ((x − hi)·slope + (dz + shift))·scale         (docs/batchnorm.md, B6), dz = dy·f′(z)
-//   ScaledGradient  dx = ((x − hi)·slope + (dy·more + shift))·scale    more: gamma, where invStd has another's
+//   Affine          y  = f(z)                                              (docs/batchnorm.md, F7)
+//   AffineSum       y  = f(z + b)                                          b: the residual
+//   Gradient        dx = ((x − hi)·xCoefficient + (dz + shift))·scale      (docs/batchnorm.md, B6), dz = dy·f′(z)
+//   ScaledGradient  dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale
 //   Derivative      dz = dy·f′(z)
-//   DerivativeSum   dz = dy·f′(z + c)                                  c: the residual
-//   Combination     (x − hi)·scale + b·slope + c·more + shift          of three tensors
+//   DerivativeSum   dz = dy·f′(z + c)                                      c: the residual
+//   Combination     (x − hi)·scale + b·xCoefficient + c·extra + shift      of three tensors
 //
-// `coefficients` is a matrix of T with the rows hi, scale, shift, slope, more, as far as the map has them; Gradient with an
-// activation has the shift of z in `more`. It has one column per channel in the planar walk and one per column in the
-// interleaved walk:
+// A plan's coefficients are rows of T: hi, scale, shift, xCoefficient, extra, as far as the map has them. In Gradient with an
+// activation, `extra` is the shift of z. In ScaledGradient it is gamma, when scale holds invStd alone (conditional and group
+// norm). A row has one value per channel in the planar walk and one per column in the interleaved walk:
 //
 //   planar                                     interleaved
 //   x:  n=0 |c0 c0 c0 …|c1 c1 c1 …|…           x:  |c0 c1 c2 …|c0 c1 c2 …|…      one row is `columns` long
@@ -19,7 +19,8 @@
 //
 // Destination and sources may be the same memory: every element is read before it is written, and never read again.
 
-import { Identity } from "./epilogue";
+import { Plan } from "../plan";
+import { Identity } from "./activations";
 import { Lanes, Single, Whole } from "./lanes";
 
 /** y = f(z). Reads one source and three rows. */
@@ -41,8 +42,8 @@ export class Affine {
     hi: v128,
     scale: v128,
     shift: v128,
-    _slope: v128,
-    _more: v128,
+    _xCoefficient: v128,
+    _extra: v128,
     parameters: usize,
   ): v128 {
     return changetype<E>(<usize>0).apply<T>(Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), parameters);
@@ -68,8 +69,8 @@ export class AffineSum {
     hi: v128,
     scale: v128,
     shift: v128,
-    _slope: v128,
-    _more: v128,
+    _xCoefficient: v128,
+    _extra: v128,
     parameters: usize,
   ): v128 {
     const z = v128.add<T>(Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), b);
@@ -78,7 +79,7 @@ export class AffineSum {
 }
 
 /**
- * dx = ((x − hi)·slope + (dz + shift))·scale, dz = dy·f′(z). No coefficient holds invStd²: it underflows for data around
+ * dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz = dy·f′(z). No coefficient holds invStd²: it underflows for data around
  * 1e20.
  */
 @final
@@ -99,18 +100,18 @@ export class Gradient {
     hi: v128,
     scale: v128,
     shift: v128,
-    slope: v128,
-    more: v128,
+    xCoefficient: v128,
+    extra: v128,
     parameters: usize,
   ): v128 {
     const d = v128.sub<T>(x, hi);
     const f = changetype<E>(<usize>0);
-    const dz = f.gate<T>(dy, d, scale, more, parameters);
-    return v128.mul<T>(Lanes.madd<T>(d, slope, v128.add<T>(dz, shift)), scale);
+    const dz = f.gate<T>(dy, d, scale, extra, parameters);
+    return v128.mul<T>(Lanes.madd<T>(d, xCoefficient, v128.add<T>(dz, shift)), scale);
   }
 }
 
-/** dx = ((x − hi)·slope + (dy·more + shift))·scale */
+/** dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale */
 @final
 @unmanaged
 export class ScaledGradient {
@@ -129,11 +130,11 @@ export class ScaledGradient {
     hi: v128,
     scale: v128,
     shift: v128,
-    slope: v128,
-    more: v128,
+    xCoefficient: v128,
+    extra: v128,
     _parameters: usize,
   ): v128 {
-    return v128.mul<T>(Lanes.madd<T>(v128.sub<T>(x, hi), slope, Lanes.madd<T>(dy, more, shift)), scale);
+    return v128.mul<T>(Lanes.madd<T>(v128.sub<T>(x, hi), xCoefficient, Lanes.madd<T>(dy, extra, shift)), scale);
   }
 }
 
@@ -156,8 +157,8 @@ export class Derivative {
     hi: v128,
     scale: v128,
     shift: v128,
-    _slope: v128,
-    _more: v128,
+    _xCoefficient: v128,
+    _extra: v128,
     parameters: usize,
   ): v128 {
     return changetype<E>(<usize>0).derive<T>(dy, Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), parameters);
@@ -183,8 +184,8 @@ export class DerivativeSum {
     hi: v128,
     scale: v128,
     shift: v128,
-    _slope: v128,
-    _more: v128,
+    _xCoefficient: v128,
+    _extra: v128,
     parameters: usize,
   ): v128 {
     const z = v128.add<T>(Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), c);
@@ -192,7 +193,7 @@ export class DerivativeSum {
   }
 }
 
-/** (x − hi)·scale + b·slope + c·more + shift */
+/** (x − hi)·scale + b·xCoefficient + c·extra + shift */
 @final
 @unmanaged
 export class Combination {
@@ -211,20 +212,20 @@ export class Combination {
     hi: v128,
     scale: v128,
     shift: v128,
-    slope: v128,
-    more: v128,
+    xCoefficient: v128,
+    extra: v128,
     _parameters: usize,
   ): v128 {
-    return Lanes.madd<T>(v128.sub<T>(x, hi), scale, Lanes.madd<T>(b, slope, Lanes.madd<T>(c, more, shift)));
+    return Lanes.madd<T>(v128.sub<T>(x, hi), scale, Lanes.madd<T>(b, xCoefficient, Lanes.madd<T>(c, extra, shift)));
   }
 }
 
 /** One step of a map: sources at x, b and c, result to y. Map M, activation E and width W are types. */
 abstract class Step {
-  /** Whether a map has the row `more`: Gradient does where an activation's derivative needs z. */
+  /** Whether a map has the row `extra`: Gradient does where an activation's derivative needs z. */
   @inline static reads<M extends Affine, E extends Identity>(): bool {
     const rows = changetype<M>(<usize>0).rows;
-    return rows == 5 || (rows == 4 && changetype<E>(<usize>0).bends);
+    return rows == 5 || (rows == 4 && changetype<E>(<usize>0).needsInput);
   }
 
   /** With the coefficients at hand. */
@@ -236,15 +237,15 @@ abstract class Step {
     hi: v128,
     scale: v128,
     shift: v128,
-    slope: v128,
-    more: v128,
+    xCoefficient: v128,
+    extra: v128,
     parameters: usize,
   ): void {
     const map = changetype<M>(<usize>0);
     const width = changetype<W>(<usize>0);
     const second = map.sources > 1 ? width.load<T>(b) : hi;
     const third = map.sources > 2 ? width.load<T>(c) : hi;
-    const value = map.at<T, E>(width.load<T>(x), second, third, hi, scale, shift, slope, more, parameters);
+    const value = map.at<T, E>(width.load<T>(x), second, third, hi, scale, shift, xCoefficient, extra, parameters);
     width.store<T>(y, value);
   }
 
@@ -257,69 +258,74 @@ abstract class Step {
     hi: usize,
     scale: usize,
     shift: usize,
-    slope: usize,
-    more: usize,
+    xCoefficient: usize,
+    extra: usize,
     parameters: usize,
   ): void {
     const width = changetype<W>(<usize>0);
     const h = width.load<T>(hi);
-    const g = changetype<M>(<usize>0).rows > 3 ? width.load<T>(slope) : h;
-    const m = Step.reads<M, E>() ? changetype<E>(<usize>0).bound<T>(width.load<T>(more)) : h;
+    const g = changetype<M>(<usize>0).rows > 3 ? width.load<T>(xCoefficient) : h;
+    const m = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(extra)) : h;
     Step.take<T, M, E, W>(x, b, c, y, h, width.load<T>(scale), width.load<T>(shift), g, m, parameters);
   }
 }
 
-/** Channels [begin, end) of a tensor [outer, channels, inner], plane by plane in memory order. */
+/** Whether a loop takes one vector at a time: where arithmetic takes longer than memory, and in rare kernels, for their size. */
+function simple<T, E extends Identity>(): bool {
+  const f = changetype<E>(<usize>0);
+  return f.heavy || (f.needsInput && sizeof<T>() == 8);
+}
+
+/** Maps the planes of channels [begin, end), in memory order. */
 export function mapPlanar<T extends number, M extends Affine, E extends Identity>(
+  plan: Plan,
   x: usize,
   b: usize,
   c: usize,
   y: usize,
-  coefficients: usize,
   parameters: usize,
-  outer: usize,
-  channels: usize,
-  inner: usize,
   begin: usize,
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const heavy = changetype<E>(<usize>0).heavy;
-  const row = Lanes.bytes<T>(channels);
-  const skip = Lanes.bytes<T>((channels - end + begin) * inner);
+  const heavy = simple<T, E>();
+  const coefficients = plan.coefficients;
+  const inner = plan.inner;
+  const row = Lanes.bytes<T>(plan.columns);
+  const skip = Lanes.bytes<T>((plan.pitch - end + begin) * inner);
   const first = Lanes.bytes<T>(begin * inner);
   x += first;
   b += first;
   c += first;
   y += first;
-  for (; outer; --outer) {
+  for (let outer = plan.outer; outer; --outer) {
     for (let channel = begin; channel < end; ++channel) {
       const at = coefficients + Lanes.bytes<T>(channel);
       const hi = v128.load_splat<T>(at);
       const scale = v128.load_splat<T>(at + row);
       const shift = v128.load_splat<T>(at + 2 * row);
-      const slope = changetype<M>(<usize>0).rows > 3 ? v128.load_splat<T>(at + 3 * row) : hi;
-      const more = Step.reads<M, E>() ? changetype<E>(<usize>0).bound<T>(v128.load_splat<T>(at + 4 * row)) : hi;
+      const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load_splat<T>(at + 3 * row) : hi;
+      const extra = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load_splat<T>(at + 4 * row)) : hi;
       let left = inner;
       for (; !heavy && left >= 4 * lanes; left -= 4 * lanes) {
-        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + 16, b + 16, c + 16, y + 16, hi, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + 32, b + 32, c + 32, y + 32, hi, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + 48, b + 48, c + 48, y + 48, hi, scale, shift, slope, more, parameters);
+        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(x + 16, b + 16, c + 16, y + 16, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(x + 32, b + 32, c + 32, y + 32, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(x + 48, b + 48, c + 48, y + 48, hi, scale, shift, xCoefficient, extra, parameters);
         x += 64;
         b += 64;
         c += 64;
         y += 64;
       }
       for (; left >= lanes; left -= lanes) {
-        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, slope, more, parameters);
+        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
         x += 16;
         b += 16;
         c += 16;
         y += 16;
       }
       for (; left; --left) {
-        Step.take<T, M, E, Single>(x, b, c, y, hi, scale, shift, slope, more, parameters);
+        Step.take<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
         x += sizeof<T>();
         b += sizeof<T>();
         c += sizeof<T>();
@@ -334,44 +340,58 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
 }
 
 /**
- * Elements [begin, end) of rows of `columns` elements; begin is the start of a row. `together` is 1 or 4: four rows at
- * a time share the loads of coefficients, which pays in cache; from memory one stream is faster than four.
+ * Maps rows [begin, end). Where the plan says so, four rows at a time share the loads of coefficients, which pays in cache;
+ * from memory one stream is faster than four.
  */
-export function mapInterleaved<T extends number, M extends Affine, E extends Identity>(
+export function mapRows<T extends number, M extends Affine, E extends Identity>(
+  plan: Plan,
   x: usize,
   b: usize,
   c: usize,
   y: usize,
-  coefficients: usize,
   parameters: usize,
-  columns: usize,
-  together: usize,
   begin: usize,
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const heavy = changetype<E>(<usize>0).heavy;
+  const heavy = simple<T, E>();
+  const rowsAtOnce = plan.rowsAtOnce(changetype<M>(<usize>0).sources);
+  const coefficients = plan.coefficients;
+  const columns = plan.columns;
   const row = Lanes.bytes<T>(columns);
+  begin *= columns;
+  end = min(end * columns, plan.length);
   const first = Lanes.bytes<T>(begin);
   x += first;
   b += first;
   c += first;
   y += first;
-  if (!heavy && together == 4 && columns % lanes == 0)
+  if (!heavy && rowsAtOnce == 4 && columns % lanes == 0)
     for (; end - begin >= 4 * columns; begin += 4 * columns) {
       let hi = coefficients;
       for (let left = columns; left; left -= lanes) {
         const h = v128.load(hi);
         const scale = v128.load(hi + row);
         const shift = v128.load(hi + 2 * row);
-        const slope = changetype<M>(<usize>0).rows > 3 ? v128.load(hi + 3 * row) : h;
-        const more = Step.reads<M, E>() ? changetype<E>(<usize>0).bound<T>(v128.load(hi + 4 * row)) : h;
+        const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load(hi + 3 * row) : h;
+        const extra = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load(hi + 4 * row)) : h;
         const two = row * 2;
         const three = row * 3;
-        Step.take<T, M, E, Whole>(x, b, c, y, h, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + row, b + row, c + row, y + row, h, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + two, b + two, c + two, y + two, h, scale, shift, slope, more, parameters);
-        Step.take<T, M, E, Whole>(x + three, b + three, c + three, y + three, h, scale, shift, slope, more, parameters);
+        Step.take<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(x + row, b + row, c + row, y + row, h, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(x + two, b + two, c + two, y + two, h, scale, shift, xCoefficient, extra, parameters);
+        Step.take<T, M, E, Whole>(
+          x + three,
+          b + three,
+          c + three,
+          y + three,
+          h,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
         x += 16;
         b += 16;
         c += 16;
@@ -387,11 +407,11 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
     let hi = coefficients;
     let scale = hi + row;
     let shift = scale + row;
-    let slope = shift + row;
-    let more = slope + row;
+    let xCoefficient = shift + row;
+    let extra = xCoefficient + row;
     let left = min(columns, end - begin);
     for (; !heavy && left >= 4 * lanes; left -= 4 * lanes) {
-      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, slope, more, parameters);
+      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
       Step.column<T, M, E, Whole>(
         x + 16,
         b + 16,
@@ -400,8 +420,8 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
         hi + 16,
         scale + 16,
         shift + 16,
-        slope + 16,
-        more + 16,
+        xCoefficient + 16,
+        extra + 16,
         parameters,
       );
       Step.column<T, M, E, Whole>(
@@ -412,8 +432,8 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
         hi + 32,
         scale + 32,
         shift + 32,
-        slope + 32,
-        more + 32,
+        xCoefficient + 32,
+        extra + 32,
         parameters,
       );
       Step.column<T, M, E, Whole>(
@@ -424,8 +444,8 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
         hi + 48,
         scale + 48,
         shift + 48,
-        slope + 48,
-        more + 48,
+        xCoefficient + 48,
+        extra + 48,
         parameters,
       );
       x += 64;
@@ -435,11 +455,11 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
       hi += 64;
       scale += 64;
       shift += 64;
-      slope += 64;
-      more += 64;
+      xCoefficient += 64;
+      extra += 64;
     }
     for (; left >= lanes; left -= lanes) {
-      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, slope, more, parameters);
+      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
       x += 16;
       b += 16;
       c += 16;
@@ -447,11 +467,11 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
       hi += 16;
       scale += 16;
       shift += 16;
-      slope += 16;
-      more += 16;
+      xCoefficient += 16;
+      extra += 16;
     }
     for (; left; --left) {
-      Step.column<T, M, E, Single>(x, b, c, y, hi, scale, shift, slope, more, parameters);
+      Step.column<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
       x += sizeof<T>();
       b += sizeof<T>();
       c += sizeof<T>();
@@ -459,8 +479,8 @@ export function mapInterleaved<T extends number, M extends Affine, E extends Ide
       hi += sizeof<T>();
       scale += sizeof<T>();
       shift += sizeof<T>();
-      slope += sizeof<T>();
-      more += sizeof<T>();
+      xCoefficient += sizeof<T>();
+      extra += sizeof<T>();
     }
   }
 }

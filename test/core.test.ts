@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 
 type Complete = typeof import("../src/index.ts");
-type Core = typeof import("../src/entry-core.ts");
+type Core = typeof import("../src/core.ts");
 let complete: Complete;
 let core: Core;
 /** The small entry as a program in plain JavaScript sees it. */
@@ -14,7 +14,7 @@ let plain: Complete;
 beforeAll(async () => {
   complete = await import("../src/index.ts");
   vi.resetModules();
-  core = await import("../src/entry-core.ts");
+  core = await import("../src/core.ts");
   plain = core as unknown as Complete;
 });
 
@@ -183,7 +183,7 @@ describe("what it lacks", () => {
   });
 
   it("is not in its types: `npm run check` compiles this", () => {
-    const uses = (library: Core, saved: import("../src/entry-core.ts").Saved) => {
+    const uses = (library: Core, saved: import("../src/core.ts").Saved) => {
       const bn = new library.BatchNorm(3, { layout: "channels-first", ghostBatchSize: 2 });
       // @ts-expect-error: no activations
       new library.BatchNorm(3, { activation: "relu" });

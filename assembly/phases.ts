@@ -1,0 +1,114 @@
+// The phases over a plan, for any type of elements, operation, map and activation: core.ts and extended.ts choose the types.
+// A range [begin, end) counts units, which are independent of each other, so that several threads can take one range each:
+//
+//   sums   planar: channels.    interleaved: stripes, or, where the plan sums by column, blocks of columns, stripe by stripe
+//   map    planar: channels.    interleaved: rows
+
+import { Identity } from "./kernels/activations";
+import { gradientStatistics, momentStatistics } from "./kernels/channels";
+import { Lanes } from "./kernels/lanes";
+import { Affine, mapPlanar, mapRows } from "./kernels/maps";
+import { Blocked4, Blocked64, InF64, Moments, sumColumns, sumPlanar, sumRows } from "./kernels/sums";
+import { BLOCKED_64, firstColumn, IN_F64, Plan } from "./plan";
+
+/** Numbers of operations. */
+export const GRADIENTS: i32 = 1;
+/** Added to an operation: take the sums of float32 again, in float64. */
+export const AGAIN: i32 = 2;
+/** For `statistics` only: invStd of the variance that is there. */
+export const INV_STD: i32 = 4;
+
+/** Numbers of maps. */
+export const AFFINE: i32 = 0;
+export const GRADIENT: i32 = 1;
+export const CONSTANT_GRADIENT: i32 = 2;
+export const SCALED_GRADIENT: i32 = 3;
+export const COMBINATION: i32 = 4;
+export const DERIVATIVE: i32 = 5;
+
+/** Numbers of activations. */
+export const NONE: i32 = 0;
+export const RELU: i32 = 1;
+export const RECTIFIER: i32 = 2;
+
+/** Sums of blocks of columns [begin, end), counted through all stripes, in precision P. */
+function sumColumnBlocks<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
+  plan: Plan,
+  x: usize,
+  dy: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  const blocks = plan.columnBlocks;
+  while (begin < end) {
+    const stripe = begin / blocks;
+    const first = stripe * blocks;
+    const last = min(end, first + blocks);
+    sumColumns<T, S, E, P>(
+      plan,
+      x,
+      dy,
+      parameters,
+      stripe,
+      firstColumn(plan, begin - first),
+      firstColumn(plan, last - first),
+    );
+    begin = last;
+  }
+}
+
+/** Σ u and Σ u·d of units [begin, end), in the plan's precision, or with AGAIN of float32 in f64. */
+export function sumUnits<T extends number, S extends Moments, E extends Identity>(
+  plan: Plan,
+  operation: i32,
+  x: usize,
+  dy: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  if (Lanes.accumulatesInF64<T>()) {
+    const precision = operation & AGAIN ? IN_F64 : plan.precision;
+    if (precision == IN_F64) {
+      if (plan.planar) sumPlanar<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+      else sumColumnBlocks<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+      return;
+    }
+    if (precision != BLOCKED_64) {
+      if (plan.planar) sumPlanar<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end);
+      else sumColumnBlocks<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end);
+      return;
+    }
+  }
+  if (plan.planar) sumPlanar<T, S, E, Blocked64>(plan, x, dy, parameters, begin, end);
+  else for (let stripe = begin; stripe < end; ++stripe) sumRows<T, S, E>(plan, x, dy, parameters, stripe);
+}
+
+/** Sums → statistics of channels [begin, end). Returns how many channels `sums` has to take again. */
+export function readSums<T>(plan: Plan, operation: i32, epsilon: f64, begin: usize, end: usize): usize {
+  const inF64 = Lanes.accumulatesInF64<T>() && (operation & AGAIN || plan.precision == IN_F64);
+  const byColumn = inF64 || plan.byColumn;
+  const columns = (byColumn ? plan.period : plan.columns) * plan.stripes;
+  const unreliable =
+    operation & GRADIENTS
+      ? gradientStatistics<T>(plan, columns, begin, end)
+      : momentStatistics<T>(plan, columns, epsilon, begin, end);
+  // nothing is more precise than a second sum
+  return operation & AGAIN || inF64 ? 0 : unreliable;
+}
+
+/** The map M with the activation E of units [begin, end). */
+export function mapUnits<T extends number, M extends Affine, E extends Identity>(
+  plan: Plan,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  if (plan.planar) mapPlanar<T, M, E>(plan, x, b, c, y, parameters, begin, end);
+  else mapRows<T, M, E>(plan, x, b, c, y, parameters, begin, end);
+}
