@@ -78,7 +78,7 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   /** Which positions count in the batch's statistics; see `Mask`. */
   mask?: Mask;
   /**
-   * Scale and shift of every sample's own, [N, C], in place of the layer's (de Vries et al. 2017). Their gradients are
+   * Scale and shift of every sample's own, [N, C], instead of the layer's (de Vries et al. 2017). Their gradients are
    * of that shape, too.
    */
   gamma?: Vector;
@@ -114,7 +114,7 @@ export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();
 export const folding = /* @__PURE__ */ new Slot<Folding>();
 export const renormalization = /* @__PURE__ */ new Slot<Renormalization>();
 
-/** What ends collecting: keeps the new statistics, or lets go of them. */
+/** A running collection of statistics, which its owner ends by keeping the new statistics or by releasing them. */
 export interface Collection {
   /** Batches collected so far. */
   readonly batches: number;
@@ -138,8 +138,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #running: RunningStatistics<D> | null;
   #renorm: Readonly<Renorm> | null;
   #mode: Mode = "train";
-  /** For the next forward, and for the latest, whose backward is to come. */
+  /** Buffers for the next forward. */
   #draft: Draft;
+  /** Buffers of the latest forward, which its backward reads. */
   #committed: Draft;
   #saved: Saved | undefined;
   #dGamma: Vector | undefined;
@@ -335,7 +336,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
       for (const { count } of slices)
         if (count > 0 && count <= 1)
           throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
-    // where a call may still fail for its statistics, they come before anything is written that is not its own
+    // with onNonFinite "throw" the statistics can refuse the batch, so all of them come before the caller's `out` is written
     const atOnce = !(updates && out && onNonFinite === "throw");
     const draft = this.#draft;
     const all: Statistics[] = [];
@@ -451,7 +452,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const fresh = old.anew(estimator);
     const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
     const [draft, committed] = [this.#draft, this.#committed];
-    // those hold what the latest backward needs
+    // the old buffers belong to the pending backward
     this.#draft = new Draft(this.channels);
     this.#committed = new Draft(this.channels);
     this.#running = fresh;
@@ -526,11 +527,11 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 }
 
-/** What a forward computes with and its backward needs, in arrays that are used again: making them costs a small call half its time. */
+/** The vectors of a forward and its backward. They are used again, since making them costs a small call half its time. */
 class Draft {
   readonly #channels: number;
   readonly #statistics: Statistics[] = [];
-  /** Of backward. */
+  /** Buffers that repeated backward calls use again. */
   readonly scratch: Saved["scratch"] = {};
   #gamma: Vector | undefined;
   #beta: Vector | undefined;
@@ -539,7 +540,7 @@ class Draft {
     this.#channels = channels;
   }
 
-  /** Of the i-th slice, of whatever content. */
+  /** Statistics buffers of the i-th slice, uninitialised. */
   statistics(i: number): Statistics {
     this.#statistics[i] ??= emptyStatistics(this.#channels);
     return this.#statistics[i];

@@ -262,7 +262,7 @@ function addAround(ring: Float64Array, begin: number, values: Float64Array): voi
   }
 }
 
-/** Sums over every group in the place of its values, which are weighted with gamma. */
+/** Replaces every value by the sum over its group of values weighted with gamma. */
 function sumGroups(values: Float64Array, gamma: Vector | null, each: number): void {
   for (let begin = 0; begin < values.length; begin += each) {
     let sum = 0;

@@ -72,7 +72,7 @@ export type LinearFormat = (typeof LINEAR)[number];
 const LINEAR = ["OI", "IO"] as const;
 
 /**
- * Axes of a convolution's weight: outputs, inputs, and in the place of HW any number of spatial axes.
+ * Axes of a convolution's weight: outputs, inputs, and for HW any number of spatial axes.
  *
  * - "OIHW": PyTorch, ONNX
  * - "IOHW": their transposed convolution

@@ -67,14 +67,15 @@ export interface Saved {
   readonly geometry: Geometry;
   readonly shape: readonly number[];
   readonly x: AnyTensor;
-  /** Whether there was a residual, and what backward needs of it: nothing without an activation. */
+  /** Whether there was a residual. */
   readonly added: boolean;
+  /** The residual, where an activation makes backward read it. */
   readonly residual: AnyTensor | undefined;
   /** false where y was written over x, or over the residual that backward needs. */
   readonly kept: boolean;
   readonly activation: Activation;
   readonly slices: readonly Normalized[];
-  /** What one backward after the other uses. */
+  /** Buffers that repeated backward calls use again. */
   readonly scratch: { sums?: GradientSums };
   /** savedMean of the first slice, float64, [C] */
   readonly mean: Float64Array;
@@ -411,7 +412,10 @@ export function checkResidual(residual: AnyTensor | undefined, shape: readonly n
   if (!sameShape(residual.shape, shape)) throw wrongShape("residual", shape, residual.shape);
 }
 
-/** Refuses an `out` where backward, in a mode that it is for, needs what is there; false where it does so all the same. */
+/**
+ * Throws if `out` would overwrite an input that backward needs. Returns false in modes where that is allowed but rules
+ * backward out.
+ */
 export function checkOverwrites(
   out: AnyTensor | undefined,
   x: AnyTensor,

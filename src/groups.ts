@@ -30,7 +30,7 @@ function addTo(sum: Float64Array, values: Float64Array): void {
   for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (values[i] as number);
 }
 
-/** Throws RangeError where `all` has not room for every rank's values. */
+/** Throws RangeError if `all` is not as long as the values of all ranks together. */
 export function checkAll(all: Float64Array, values: Float64Array, size: number): void {
   if (all.length !== size * values.length) throw wrongLength("all", [size, values.length], all.length);
 }
@@ -62,7 +62,7 @@ const ARRIVED = 0;
 const TURN = 1;
 const SIZE = 2;
 const CAPACITY = 3;
-/** In the place of a turn: a rank has given up. Turns end one way or the other, for all ranks alike. */
+/** Value of TURN once a rank has given up. A turn either succeeds for all ranks or is lost for all. */
 const LOST = -1;
 const CONTROL_BYTES = 64;
 
@@ -244,7 +244,7 @@ class PortGroup implements AllReduce<Promise<void>> {
   readonly size: number;
   readonly #inboxes: readonly Inbox[];
   readonly #timeoutMs: number;
-  /** Once a rank has not come in time, what comes late is of another exchange than the one that waits. */
+  /** Set once a rank is late: a message that arrives later would be taken for one of the next exchange. */
   #lost: Error | undefined;
 
   constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {

@@ -27,7 +27,7 @@ export interface PlainTensor<A extends Data = Float32Array> {
 /** What calls take, and what they return: the kind that came in. */
 export type TensorLike<D extends Dtype = "float32"> = PlainTensor<DataOf[D]> | Tensor<D>;
 
-/** The same of any type of elements. */
+/** What calls of any type of elements take and return. */
 export type AnyTensor = PlainTensor<Data> | Tensor<Dtype>;
 
 const ARRAYS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";

@@ -1,4 +1,4 @@
-// One call, in slices: batches of their own within it. A plain call is one slice; ghost batches are many. In a slice,
+// Splits a call into slices, which are normalised independently. A plain call is one slice; ghost batches are many. In a slice,
 // positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of primitives.ts.
 
 import type { Activation } from "./activation.ts";
@@ -35,7 +35,7 @@ export interface Slice extends Place {
 export interface Conditional {
   readonly gamma: Vector | null;
   readonly beta: Vector | null;
-  /** Which of them were given so. The other is one vector, repeated, and its gradient is a vector, too. */
+  /** Which of the two is per sample. The other is one vector, repeated, and its gradient is a vector, too. */
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
 }
 
@@ -152,7 +152,7 @@ export const samplesOf = (
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-/** Batch statistics that a slice's terms are to hold. */
+/** Where to write the batch statistics of a slice, and their epsilon. */
 export interface Take {
   readonly epsilon: number;
   readonly into: Statistics;

@@ -59,7 +59,7 @@ export function make(kind: Kind, shape: readonly number[], data: Float32Array | 
   return data instanceof Float64Array ? makeOf("float64", kind, shape, data) : makeOf("float32", kind, shape, data);
 }
 
-/** The same of any type of elements. */
+/** Makes an array or a tensor of any type of elements. */
 export function makeOf<D extends Dtype>(
   dtype: D,
   kind: Kind,
