@@ -47,7 +47,7 @@ const wasmAsText = {
     onLoad({ filter: /./, namespace: "alphabet" }, () => ({ contents: alphabet.join("\n") }));
     onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({
       contents: `import { frequent, marks, plain } from "alphabet";
-        import { decode } from "./src/text.ts";
+        import { decode } from "./src/wasm/decode.ts";
         export default () => decode(plain, marks, frequent, ${JSON.stringify(encode(await readFile(path), order))});`,
       resolveDir: import.meta.dirname,
     }));

@@ -1,18 +1,24 @@
 // What makes an entry complete: an implementation for every slot.
 
 import kernels from "../build/extended.wasm";
-import { activations } from "./activation.ts";
-import { activationOf } from "./activations.ts";
-import { folding, renormalization, stateDicts } from "./batchnorm.ts";
-import { allStores, otherStores } from "./dtype.ts";
-import { toAffine } from "./fold.ts";
-import { fusion } from "./functional.ts";
-import { selectionOf, weightsOf } from "./mask.ts";
-import { maskedGradient, maskedStatistics } from "./masked.ts";
-import { secondModule } from "./module.ts";
-import { activationGradient, conditionalOf, differentiateSamples, normalizeSamples, renormalize } from "./samples.ts";
-import { masks, perSample } from "./slices.ts";
-import { loadState, saveState } from "./state.ts";
+import { toAffine } from "./interop/fold.ts";
+import { loadState, saveState } from "./interop/state-dict.ts";
+import { folding, renormalization, stateDicts } from "./layer/slots.ts";
+import { activations } from "./ops/activation.ts";
+import { activationOf } from "./ops/activation-functions.ts";
+import { fusion } from "./ops/forward.ts";
+import { selectionOf, weightsOf } from "./ops/mask.ts";
+import { maskedGradient, maskedStatistics } from "./ops/masked-sub-batches.ts";
+import {
+  activationGradient,
+  conditionalOf,
+  differentiateSamples,
+  normalizeSamples,
+  renormalize,
+} from "./ops/per-sample.ts";
+import { masks, perSample } from "./ops/sub-batches.ts";
+import { allStores, otherStores } from "./tensor/dtype.ts";
+import { secondModule } from "./wasm/module.ts";
 
 /**
  * Fills every slot. A complete entry calls it where it is evaluated. It is a call, and not a module that is imported for

@@ -1,24 +1,31 @@
 // The small entry, batchnorm-wasm/core: plain batch normalization of float32. It is the code of the complete entry with
 // nothing installed (complete.ts), under types that do not have what is missing.
 
-import { type CoreLayerForwardOptions as LayerForwardOptions, BatchNorm as LayerOfAnyType } from "./batchnorm.ts";
+import {
+  type CoreLayerForwardOptions as LayerForwardOptions,
+  BatchNorm as LayerOfAnyType,
+} from "./layer/batch-norm.ts";
+import type { Mode, CoreOptions as Options, CoreResolvedOptions as ResolvedOptions } from "./layer/options.ts";
+import { info as infoOfAny } from "./memory/heap.ts";
+import { type CoreInitOptions as InitOptions, init as initAny } from "./memory/init.ts";
+import { tensor as tensorOfAny } from "./memory/tensor.ts";
 import type {
   CoreBackwardOptions as BackwardOptions,
-  BatchStatistics,
-  CoreForwardOptions as ForwardOptions,
   CoreGradients as Gradients,
   CoreNeeds as Needs,
-} from "./functional.ts";
-import * as functional from "./functional.ts";
-import { type CoreInitOptions as InitOptions, init as initAny } from "./init.ts";
-import { info as infoOfAny, tensor as tensorOfAny } from "./memory.ts";
-import type { Layout, Mode, CoreOptions as Options, CoreResolvedOptions as ResolvedOptions } from "./options.ts";
-import type { GradientSums } from "./primitives.ts";
+} from "./ops/backward.ts";
+import * as backward from "./ops/backward.ts";
+import * as forward from "./ops/batch-norm.ts";
+import type { CoreForwardOptions as ForwardOptions } from "./ops/forward.ts";
+import type { GradientSums } from "./ops/primitives.ts";
+import type { BatchStatistics } from "./ops/statistics.ts";
+import type { Layout } from "./tensor/types.ts";
 
-export { BatchNormError, type BatchNormErrorCode } from "./errors.ts";
-export { mergeStatistics } from "./functional.ts";
-export { dispose } from "./init.ts";
-export type { Estimator, Layout, Mode, Preset } from "./options.ts";
+export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
+export type { Estimator, Mode, Preset } from "./layer/options.ts";
+export { dispose } from "./memory/init.ts";
+export { mergeStatistics } from "./ops/statistics.ts";
+export type { Layout } from "./tensor/types.ts";
 export type {
   BackwardOptions,
   BatchStatistics,
@@ -145,7 +152,7 @@ export interface Forward<T extends TensorLike> {
 }
 
 /**
- * Batch normalization by the statistics of x (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015,
+ * Batch normalization by the statistics of x (torch.nn.forward.batch_norm with training=True; Ioffe & Szegedy 2015,
  * Alg. 1). x is [N, C, …] or, with layout "channels-last", [N, …, C]. y is in x's kind and shape.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
@@ -154,7 +161,7 @@ export const batchNormForward: <T extends TensorLike>(
   x: T,
   parameters?: Parameters,
   options?: ForwardOptions<T>,
-) => Forward<T> = functional.batchNormForward;
+) => Forward<T> = forward.batchNormForward;
 
 /**
  * Batch normalization by given statistics (training=False), [C]; `out` may be x. `saved` is for the backward of frozen
@@ -164,7 +171,7 @@ export const batchNormInference: <T extends TensorLike>(
   x: T,
   parameters: Parameters & { mean: Float32Array | Float64Array; variance: Float32Array | Float64Array },
   options?: ForwardOptions<T>,
-) => Pick<Forward<T>, "y" | "saved"> = functional.batchNormInference;
+) => Pick<Forward<T>, "y" | "saved"> = forward.batchNormInference;
 
 /**
  * Gradients of a forward call (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward), for dy of x's
@@ -172,7 +179,7 @@ export const batchNormInference: <T extends TensorLike>(
  *
  * Throws RangeError for another shape, BatchNormError where x was disposed since.
  */
-export const batchNormBackward = functional.batchNormBackward as <T extends TensorLike>(
+export const batchNormBackward = backward.batchNormBackward as <T extends TensorLike>(
   dy: T,
   saved: Saved,
   options?: BackwardOptions<T>,
@@ -183,13 +190,13 @@ export const batchNormBackward = functional.batchNormBackward as <T extends Tens
  * `mergeStatistics` and batchNormForward's `statistics`, micro-batches normalise as one batch.
  */
 export const batchNormStatistics: (x: TensorLike, options?: { layout?: Layout }) => BatchStatistics =
-  functional.batchNormStatistics;
+  forward.batchNormStatistics;
 
 /**
  * A part's own dGamma and dBeta, float64 (torch.batch_norm_backward_reduce). Their sums over all parts are
  * batchNormBackward's `sums`.
  */
-export const batchNormGradientSums = functional.batchNormGradientSums as (dy: TensorLike, saved: Saved) => GradientSums;
+export const batchNormGradientSums = backward.batchNormGradientSums as (dy: TensorLike, saved: Saved) => GradientSums;
 
 /**
  * A tensor in wasm memory, of `data` or zeros. Rank 0 and up; at most 4 GiB. Throws RangeError for a wrong shape or length,

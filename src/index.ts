@@ -2,18 +2,68 @@
 
 import { complete } from "./complete.ts";
 
-export type { ActivationName } from "./activation.ts";
-export { BatchNorm, type LayerForwardOptions } from "./batchnorm.ts";
-export { type Config, configFor, optionsFrom } from "./config.ts";
-export { type DiagnoseOptions, type Diagnosis, diagnose } from "./diagnose.ts";
+export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
+export { type GroupPorts, groupPorts, portGroup } from "./distributed/message-ports.ts";
+export type { AllReduce } from "./distributed/process-group.ts";
+export { sharedGroup, sharedGroupMemory } from "./distributed/shared-memory.ts";
+export {
+  type ConvFormat,
+  type FoldableLayer,
+  type FoldedLayer,
+  foldIntoConv,
+  foldIntoLinear,
+  fromAffine,
+  type LinearFormat,
+  toAffine,
+} from "./interop/fold.ts";
+export { type Config, configFor, optionsFrom } from "./interop/frameworks.ts";
+export {
+  readSafetensors,
+  type SafeTensor,
+  type SafetensorsDtype,
+  type SafetensorsFile,
+  type TensorData,
+  type WritableTensor,
+  writeSafetensors,
+} from "./interop/safetensors.ts";
+export { BatchNorm, type LayerForwardOptions } from "./layer/batch-norm.ts";
+export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
+export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
+export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
+export type {
+  Affine,
+  FoldSource,
+  FoldWarning,
+  Framework,
+  LoadOptions,
+  LoadReport,
+  NamedState,
+  StateDict,
+  StateOptions,
+  StateSource,
+  StateValue,
+} from "./layer/slots.ts";
+export { packStatistics, SyncBatchNorm, type SyncOptions, unpackStatistics } from "./layer/sync-batch-norm.ts";
+export { info } from "./memory/heap.ts";
+export { dispose, type InitOptions, init } from "./memory/init.ts";
+export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
+export type { ActivationName } from "./ops/activation.ts";
+export {
+  type BackwardOptions,
+  batchNormBackward,
+  batchNormGradientSums,
+  type Gradients,
+  type Needs,
+} from "./ops/backward.ts";
+export { batchNormForward, batchNormInference, batchNormStatistics } from "./ops/batch-norm.ts";
 export {
   batchNormDoubleBackward,
   type DoubleBackwardOptions,
   type DoubleGradients,
   type GradientsOfGradients,
-} from "./double.ts";
-export type { Data, DataOf, Dtype, Vector, VectorOf } from "./dtype.ts";
-export { BatchNormError, type BatchNormErrorCode } from "./errors.ts";
+} from "./ops/double-backward.ts";
+export type { ForwardOptions, Parameters, Saved } from "./ops/forward.ts";
+export type { Mask } from "./ops/mask.ts";
 export {
   groupNormForward,
   instanceNormForward,
@@ -24,62 +74,11 @@ export {
   type NormSaved,
   normBackward,
   rmsNormForward,
-} from "./family.ts";
-export {
-  type Affine,
-  type ConvFormat,
-  type FoldableLayer,
-  type FoldedLayer,
-  type FoldSource,
-  type FoldWarning,
-  foldIntoConv,
-  foldIntoLinear,
-  fromAffine,
-  type LinearFormat,
-  toAffine,
-} from "./fold.ts";
-export {
-  type BackwardOptions,
-  type BatchStatistics,
-  batchNormBackward,
-  batchNormForward,
-  batchNormGradientSums,
-  batchNormInference,
-  batchNormStatistics,
-  type ForwardOptions,
-  type Gradients,
-  mergeStatistics,
-  type Needs,
-  type Parameters,
-  type Saved,
-} from "./functional.ts";
-export { type AllReduce, type GroupPorts, groupPorts, portGroup, sharedGroup, sharedGroupMemory } from "./groups.ts";
-export { dispose, type InitOptions, init } from "./init.ts";
-export type { Mask } from "./mask.ts";
-export { info, Tensor, tensor } from "./memory.ts";
-export type { AnyTensor, PlainTensor, TensorLike } from "./operand.ts";
-export type { Estimator, Layout, Mode, Options, Preset, Renorm, ResolvedOptions } from "./options.ts";
-export type { GradientSums } from "./primitives.ts";
-export { type RecalibrateOptions, recalibrate } from "./recalibrate.ts";
-export {
-  readSafetensors,
-  type SafeTensor,
-  type SafetensorsDtype,
-  type SafetensorsFile,
-  type TensorData,
-  type WritableTensor,
-  writeSafetensors,
-} from "./safetensors.ts";
-export type {
-  Framework,
-  LoadOptions,
-  LoadReport,
-  NamedState,
-  StateDict,
-  StateOptions,
-  StateSource,
-  StateValue,
-} from "./state.ts";
-export { packStatistics, SyncBatchNorm, type SyncOptions, unpackStatistics } from "./sync.ts";
+} from "./ops/norms.ts";
+export type { Renorm } from "./ops/options.ts";
+export type { GradientSums } from "./ops/primitives.ts";
+export { type BatchStatistics, mergeStatistics } from "./ops/statistics.ts";
+export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
+export type { Layout, PlainTensor } from "./tensor/types.ts";
 
 complete();

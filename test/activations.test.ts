@@ -13,7 +13,7 @@ import {
   type TensorLike,
   tensor,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { activate, backward, type Dims, derivative, dimsOf, forward, invStdOf, statistics } from "./reference.ts";
 import { drop, KINDS, type Kind, make, makeOf, normal, random, useBuild, WORLDS } from "./worlds.ts";
 

@@ -11,7 +11,7 @@ import {
   type TensorLike,
   tensor,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { backward, dimsOf, forward, invStdOf, statistics } from "./reference.ts";
 import { BUILDS, drop, type Kind, make, normal, useBuild, WORLDS } from "./worlds.ts";
 

@@ -2,7 +2,7 @@
 // elements, and at work in a gradient penalty.
 
 import { beforeAll, describe, expect, it } from "vitest";
-import { sharedMemory } from "../src/features.ts";
+import { sharedMemory } from "../src/common/engine.ts";
 import {
   type AnyTensor,
   batchNormBackward,

@@ -13,8 +13,8 @@ import {
   type Tensor,
   tensor,
 } from "../src/index.ts";
-import { resolveOptions } from "../src/options.ts";
-import { RunningStatistics } from "../src/running.ts";
+import { resolveOptions } from "../src/layer/options.ts";
+import { RunningStatistics } from "../src/layer/running-statistics.ts";
 import { Arena, blank, expectSame, Section, sectionsOf, UNWRITTEN } from "./arena.ts";
 import {
   drop,

@@ -15,7 +15,7 @@ import {
   type TensorLike,
   tensor,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { drop, make, normal, useBuild, WORLDS } from "./worlds.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong uses are what the types forbid

@@ -19,7 +19,7 @@ import {
   type TensorLike,
   tensor,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { once } from "./once.ts";
 import { familyBackward, familyForward, groupsOf, type Membership, rowsOf } from "./reference.ts";
 import { BUILDS, drop, KINDS, make, normal, useBuild, WORLDS } from "./worlds.ts";

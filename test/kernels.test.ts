@@ -4,8 +4,7 @@
 
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import type { Exports, ExtendedExports } from "../src/module.ts";
-import { instantiateKernels } from "../src/module.ts";
+import { type Exports, type ExtendedExports, instantiateKernels } from "../src/wasm/module.ts";
 import { Arena, Section, sectionsOf } from "./arena.ts";
 import { testCoefficients, testPivots, testStatistics } from "./kernels/channels.ts";
 import { testNarrow, testWiden } from "./kernels/half.ts";

@@ -4,7 +4,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { beforeAll, describe, expect, test } from "vitest";
 import { BatchNorm, type Dtype, type Tensor, tensor } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { drop, KINDS, makeOf, normal, normalInput, useBuild } from "./worlds.ts";
 
 setFlagsFromString("--expose-gc");

@@ -17,7 +17,7 @@ import {
   tensor,
   type Vector,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
 import { solve } from "./reference.ts";
 import {
   drop,

@@ -4,8 +4,10 @@
 import { readFileSync } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";
 import { BatchNorm, type TensorLike, tensor } from "../src/index.ts";
-import { Allocator, defaultHeap, Tensor, WasmHeap } from "../src/memory.ts";
-import { kernelBuild } from "../src/module.ts";
+import { Allocator } from "../src/memory/allocator.ts";
+import { defaultHeap, WasmHeap } from "../src/memory/heap.ts";
+import { Tensor } from "../src/memory/tensor.ts";
+import { kernelBuild } from "../src/wasm/module.ts";
 import { BUILDS, normal, random, useBuild, wasmFile } from "./worlds.ts";
 
 const PAGE = 65536;

@@ -1,8 +1,9 @@
 // The oracle: batch normalization in float64 and plain loops, with the terms numbered as in docs/batchnorm.md. It knows
 // nothing of SIMD, blocks, pivots or columns.
 
-import type { ActivationName } from "../src/activation.ts";
-import type { Layout, Renorm } from "../src/options.ts";
+import type { ActivationName } from "../src/ops/activation.ts";
+import type { Renorm } from "../src/ops/options.ts";
+import type { Layout } from "../src/tensor/types.ts";
 
 export interface Dims {
   readonly outer: number;

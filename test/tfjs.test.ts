@@ -2,7 +2,8 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { batchNormBackward, batchNormForward, batchNormInference as facadeInference } from "../src/functional.ts";
+import { batchNormBackward } from "../src/ops/backward.ts";
+import { batchNormForward, batchNormInference as facadeInference } from "../src/ops/batch-norm.ts";
 import { accessTo } from "../src/tfjs/access.ts";
 import { batchNorm, batchNormInference, info, registerKernels } from "../src/tfjs/index.ts";
 import { BACKENDS, hiding, useBackend, values } from "./tfjs.ts";

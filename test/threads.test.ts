@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, it, test } from "vitest";
-import { relaxedSimd } from "../src/features.ts";
+import { relaxedSimd } from "../src/common/engine.ts";
 import {
   BatchNorm,
   BatchNormError,
@@ -26,8 +26,8 @@ import {
   type Tensor,
   tensor,
 } from "../src/index.ts";
-import { defaultHeap } from "../src/memory.ts";
-import { Pool } from "../src/threads.ts";
+import { defaultHeap } from "../src/memory/heap.ts";
+import { Pool } from "../src/wasm/threads/pool.ts";
 import { CASES, measure, runProcedural, runStep, type Variant, variantsOf } from "./golden.ts";
 import { type Build, drop, normal, useBuild } from "./worlds.ts";
 

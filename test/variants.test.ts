@@ -23,7 +23,7 @@ import {
   tensor,
   type Vector,
 } from "../src/index.ts";
-import { defaultHeap, WasmHeap } from "../src/memory.ts";
+import { defaultHeap, WasmHeap } from "../src/memory/heap.ts";
 import { type Problem, solve } from "./reference.ts";
 import { drop, type Kind, LAYOUTS, make, normal, ordered, random, real, sizeOf, useBuild, WAYS } from "./worlds.ts";
 

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import type { instantiate as instantiateEmbed } from "../build/embed.js";
-import { relaxedSimd } from "../src/features.ts";
+import { relaxedSimd } from "../src/common/engine.ts";
 import {
   type AnyTensor,
   type DataOf,
@@ -15,7 +15,7 @@ import {
   tensor,
   type Vector,
 } from "../src/index.ts";
-import { type Exports, withSharedMemory } from "../src/module.ts";
+import { type Exports, withSharedMemory } from "../src/wasm/module.ts";
 
 export type Build = "simd" | "relaxed" | "debug";
 

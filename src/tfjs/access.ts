@@ -6,11 +6,10 @@
 // What "in place" takes (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap, makeOutput) is TF.js's own business and
 // may change, so a backend is probed when it is first met, and copied from where the probe finds anything else.
 
-import type { KernelBackend, TensorInfo } from "@tensorflow/tfjs-core";
-import { engine, getBackend, util } from "@tensorflow/tfjs-core";
-import { HostHeap, info as infoOfDefault, Tensor } from "../memory.ts";
-import type { Build } from "../module.ts";
-import type { TensorLike } from "../operand.ts";
+import { engine, getBackend, type KernelBackend, type TensorInfo, util } from "@tensorflow/tfjs-core";
+import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
+import { Tensor, type TensorLike } from "../memory/tensor.ts";
+import type { Build } from "../wasm/module.ts";
 
 /** The elements of one backend's tensors, all of them float32. */
 export abstract class Access {

@@ -2,10 +2,10 @@
 
 import { complete } from "../complete.ts";
 
-export { BatchNormError, type BatchNormErrorCode } from "../errors.ts";
+export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export { type Info, info } from "./access.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, registerLayer } from "./layer.ts";
-export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./op.ts";
+export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./operations.ts";
 
 complete();

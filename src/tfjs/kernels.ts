@@ -13,7 +13,7 @@ import {
   unregisterKernel,
   util,
 } from "@tensorflow/tfjs-core";
-import { batchNormInference } from "../functional.ts";
+import { batchNormInference } from "../ops/batch-norm.ts";
 import { accessTo } from "./access.ts";
 
 /** Those whose tensors are in memory that we reach. */

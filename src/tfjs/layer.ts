@@ -4,11 +4,11 @@
 
 import { serialization, type Tensor, tensor1d, tidy } from "@tensorflow/tfjs-core";
 import { type LayerVariable, layers } from "@tensorflow/tfjs-layers";
-import { nonFinite, wrongValue } from "../errors.ts";
-import type { BatchStatistics } from "../functional.ts";
-import { resolveOptions } from "../options.ts";
-import { nonFiniteChannel, RunningStatistics } from "../running.ts";
-import { batchNormInference, normalizeBatch } from "./op.ts";
+import { nonFinite, wrongValue } from "../common/errors.ts";
+import { resolveOptions } from "../layer/options.ts";
+import { RunningStatistics } from "../layer/running-statistics.ts";
+import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
+import { batchNormInference, normalizeBatch } from "./operations.ts";
 
 /** tf.layers.batchNormalization's configuration. */
 export type BatchNormalizationConfig = NonNullable<Parameters<typeof layers.batchNormalization>[0]>;

@@ -1,7 +1,7 @@
 // 16-bit storage: all 65,536 patterns of both formats to float32 and back, and what lies between them.
 
 import { expect, it } from "vitest";
-import type { ExtendedExports } from "../../src/module.ts";
+import type { ExtendedExports } from "../../src/wasm/module.ts";
 import { type Arena, blank, equal, expectSame } from "../arena.ts";
 import { random } from "../worlds.ts";
 import { checkRanges } from "./world.ts";

@@ -2,7 +2,7 @@
 // are exact in every order, and activations by definition.
 
 import { expect } from "vitest";
-import type { Exports, ExtendedExports } from "../../src/module.ts";
+import type { Exports, ExtendedExports } from "../../src/wasm/module.ts";
 import { type Arena, expectSame, type Reals, type Region } from "../arena.ts";
 import { random } from "../worlds.ts";
 

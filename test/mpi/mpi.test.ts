@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
+import { mpiGroup } from "../../src/distributed/mpi.ts";
 import { BatchNorm } from "../../src/index.ts";
-import { mpiGroup } from "../../src/mpi.ts";
 import { expectComparison } from "../comparison.ts";
 import { normal } from "../worlds.ts";
 

@@ -1,0 +1,31 @@
+// Checks of arguments that know nothing of what the arguments are for.
+
+import { unknownOption, wrongKind, wrongValue } from "./errors.ts";
+
+export function wholeFrom(least: number, name: string, value: unknown): number {
+  if (typeof value !== "number") throw wrongKind(name, "a number", value);
+  if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
+  return value;
+}
+
+/** Refuses what is not an options object, and names that are not among `known`. */
+export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null || Array.isArray(options))
+    throw wrongKind(where, "an object", options);
+  for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(where, key, known);
+}
+
+/** One of `values`, or `fallback` where nothing is said. */
+export function oneOf<const T extends string>(name: string, value: unknown, values: readonly T[], fallback: T): T {
+  if (value === undefined) return fallback;
+  if (typeof value !== "string") throw wrongKind(name, "a string", value);
+  const found = values.find((v) => v === value);
+  if (found === undefined) throw wrongValue(name, values.map((v) => `"${v}"`).join(" or "), value);
+  return found;
+}
+
+export function flag(name: string, value: unknown, fallback: boolean): boolean {
+  if (value === undefined) return fallback;
+  if (typeof value !== "boolean") throw wrongKind(name, "a boolean", value);
+  return value;
+}

@@ -1,0 +1,34 @@
+// Activations: their names, and the numbers and parameters that kernels take. assembly/kernels/activations.ts computes them.
+
+import { wrongKind, wrongValue } from "../common/errors.ts";
+import { type Activation, type ActivationName, NONE } from "./activation.ts";
+
+const NAMES: readonly ActivationName[] = ["none", "relu", "leaky_relu", "relu6", "silu"];
+
+const SILU = 3;
+
+/** The activation of a name. Throws TypeError and RangeError for others, and for a slope that is none or not asked for. */
+export function activationOf(value: unknown, negativeSlope: unknown): Activation {
+  if (value !== undefined && typeof value !== "string") throw wrongKind("activation", "a string", value);
+  const name = value === undefined ? "none" : NAMES.find((n) => n === value);
+  if (!name) throw wrongValue("activation", NAMES.map((n) => `"${n}"`).join(" or "), value);
+  if (negativeSlope !== undefined && negativeSlope !== null) {
+    if (typeof negativeSlope !== "number") throw wrongKind("negativeSlope", "a number", negativeSlope);
+    if (name !== "leaky_relu") throw wrongValue("negativeSlope", 'activation "leaky_relu" with it', value ?? "none");
+    if (!(negativeSlope > 0 && negativeSlope < 1))
+      throw wrongValue("negativeSlope", "a number between 0 and 1", negativeSlope);
+  }
+  const slope = (negativeSlope as number | null | undefined) ?? 0.01;
+  switch (name) {
+    case "relu":
+      return { name, code: 1, slope: 0, floor: 0, ceiling: Infinity };
+    case "leaky_relu":
+      return { name, code: 2, slope, floor: -Infinity, ceiling: Infinity };
+    case "relu6":
+      return { name, code: 2, slope: 0, floor: 0, ceiling: 6 };
+    case "silu":
+      return { name, code: SILU, slope: 1, floor: -Infinity, ceiling: Infinity };
+    case "none":
+      return NONE;
+  }
+}
