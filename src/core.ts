@@ -134,13 +134,13 @@ export interface Parameters {
 export interface Saved {
   /** false where given statistics normalised, through which no gradient flows. */
   readonly batch: boolean;
-  /** Whether x is still there; false where y was written over it. */
-  readonly kept: boolean;
+  /** false if y was written over x, so that there is no backward. */
+  readonly inputIntact: boolean;
   /** The mean of the first or only ghost batch, [C]. */
   readonly mean: Float64Array;
   /** 1/√(variance + epsilon) of the first or only ghost batch, [C]. */
   readonly invStd: Float64Array;
-  readonly slices: readonly unknown[];
+  readonly subBatches: readonly unknown[];
 }
 
 /** What batchNormForward returns: mean and variance (biased) are of the first or only ghost batch, [C]. */

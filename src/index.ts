@@ -43,7 +43,7 @@ export type {
   StateSource,
   StateValue,
 } from "./layer/slots.ts";
-export { packStatistics, SyncBatchNorm, type SyncOptions, unpackStatistics } from "./layer/sync-batch-norm.ts";
+export { SyncBatchNorm, type SyncOptions } from "./layer/sync-batch-norm.ts";
 export { info } from "./memory/heap.ts";
 export { dispose, type InitOptions, init } from "./memory/init.ts";
 export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
@@ -69,15 +69,15 @@ export {
   instanceNormForward,
   layerNormForward,
   type NormBackwardOptions,
-  type Normed,
+  type NormForwardResult,
   type NormOptions,
-  type NormSaved,
   normBackward,
   rmsNormForward,
+  type SavedNorm,
 } from "./ops/norms.ts";
 export type { Renorm } from "./ops/options.ts";
 export type { GradientSums } from "./ops/primitives.ts";
-export { type BatchStatistics, mergeStatistics } from "./ops/statistics.ts";
+export { type BatchStatistics, mergeStatistics, packStatistics, unpackStatistics } from "./ops/statistics.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
 

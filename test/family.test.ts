@@ -10,7 +10,7 @@ import {
   instanceNormForward,
   type Layout,
   layerNormForward,
-  type Normed,
+  type NormForwardResult,
   type NormOptions,
   normBackward,
   type Parameters,
@@ -30,7 +30,7 @@ interface Case {
   readonly shape: readonly number[];
   readonly of: Membership;
   readonly centred: boolean;
-  readonly run: <T extends AnyTensor>(x: T, p: Parameters, o?: NormOptions<T>) => Normed<T>;
+  readonly run: <T extends AnyTensor>(x: T, p: Parameters, o?: NormOptions<T>) => NormForwardResult<T>;
 }
 
 const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
@@ -270,8 +270,8 @@ describe.each(WORLDS)("the same bits, $build build, $kind input", ({ build, kind
       TensorLike,
     ];
     const [r, s] = [a, b].map((c) => c.run(inputs[0], p, { epsilon: 1e-5 })) as [
-      Normed<TensorLike>,
-      Normed<TensorLike>,
+      NormForwardResult<TensorLike>,
+      NormForwardResult<TensorLike>,
     ];
     const [g, h] = [r, s].map(({ saved }) => normBackward(inputs[1], saved)) as [
       ReturnType<typeof normBackward>,

@@ -2,7 +2,7 @@
 
 import { unknownOption, wrongKind, wrongValue } from "./errors.ts";
 
-export function wholeFrom(least: number, name: string, value: unknown): number {
+export function integerAtLeast(least: number, name: string, value: unknown): number {
   if (typeof value !== "number") throw wrongKind(name, "a number", value);
   if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
   return value;

@@ -2,7 +2,7 @@
 // asynchronous.
 
 import { lostRank, wrongKind } from "../common/errors.ts";
-import { wholeFrom } from "../common/validate.ts";
+import { integerAtLeast } from "../common/validate.ts";
 import { type AllReduce, addTo, checkAll, rankOf, timeoutOf } from "./process-group.ts";
 
 /** A rank's ends of a group's ports: of all others where it is rank 0, else of rank 0's. To be posted to it, transferred. */
@@ -14,7 +14,7 @@ export interface GroupPorts {
 
 /** The ports of a group of `size` ranks, one entry for each. */
 export function groupPorts(size: number): GroupPorts[] {
-  wholeFrom(1, "size", size);
+  integerAtLeast(1, "size", size);
   const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
   const others = channels.map(({ port2 }, i) => ({ rank: i + 1, size, ports: [port2] }));
   return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];
@@ -67,7 +67,7 @@ class PortGroup implements AllReduce<Promise<void>> {
   #lost: Error | undefined;
 
   constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
-    this.size = wholeFrom(1, "size", size);
+    this.size = integerAtLeast(1, "size", size);
     this.rank = rankOf(rank, size);
     this.#inboxes = ports.map((port) => new Inbox(port));
     this.#timeoutMs = timeoutMs;

@@ -6,7 +6,7 @@
 // Not MPI_Allreduce, which would wait for a lost rank forever.
 
 import { lostRank, noMpi, wrongKind } from "../common/errors.ts";
-import { checkKeys, wholeFrom } from "../common/validate.ts";
+import { checkKeys, integerAtLeast } from "../common/validate.ts";
 import { type AllReduce, checkAll, timeoutOf } from "./process-group.ts";
 
 /** Open MPI's from version 4 on. Its ABI: handles are addresses of the library's own variables. */
@@ -154,7 +154,7 @@ class Group implements MpiGroup {
   }
 
   split(color: number): MpiGroup {
-    wholeFrom(0, "color", color);
+    integerAtLeast(0, "color", color);
     // MPI_Comm_split waits forever for a rank that is lost; a sum does not
     this.sum(new Float64Array(1));
     const comm = this.#mpi.split(this.#comm, color, this.rank);

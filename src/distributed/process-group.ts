@@ -4,7 +4,7 @@
 // Sums are taken in the order of the ranks, whoever takes them, so that every rank gets the same bits.
 
 import { wrongLength, wrongValue } from "../common/errors.ts";
-import { checkKeys, wholeFrom } from "../common/validate.ts";
+import { checkKeys, integerAtLeast } from "../common/validate.ts";
 
 /**
  * A group of ranks as one of them sees it. `sum` replaces values by their sums over all ranks, the same bits on every one,
@@ -36,12 +36,12 @@ export function checkAll(all: Float64Array, values: Float64Array, size: number):
 const TIMEOUT_MS = 30_000;
 
 export function rankOf(rank: unknown, size: number): number {
-  const checked = wholeFrom(0, "rank", rank);
+  const checked = integerAtLeast(0, "rank", rank);
   if (checked >= size) throw wrongValue("rank", `a rank from 0 to ${size - 1}`, rank);
   return checked;
 }
 
 export function timeoutOf(options: { timeoutMs?: number }): number {
   checkKeys("group options", options, ["timeoutMs"]);
-  return wholeFrom(1, "timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
+  return integerAtLeast(1, "timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
 }

@@ -4,7 +4,7 @@
 
 import { sharedMemory } from "../common/engine.ts";
 import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
-import { wholeFrom } from "../common/validate.ts";
+import { integerAtLeast } from "../common/validate.ts";
 import { type AllReduce, addTo, checkAll, rankOf, timeoutOf } from "./process-group.ts";
 
 /** Words of the control block. */
@@ -27,8 +27,8 @@ const SPINS = 2000;
  * numbers pass in one turn; more go in several. Throws where memory cannot be shared.
  */
 export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
-  wholeFrom(1, "size", size);
-  wholeFrom(1, "capacity", capacity);
+  integerAtLeast(1, "size", size);
+  integerAtLeast(1, "capacity", capacity);
   if (!sharedMemory())
     throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
   const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);

@@ -5,16 +5,14 @@ import {
   absentParameter,
   disposed,
   exclusiveStatistics,
-  maskWithSamples,
   noForward,
   nonFinite,
   noRunningStatistics,
   wrongValue,
 } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
-import { checkOperand, checkOut, checkTensor, checkVector } from "../memory/guards.ts";
-import { heapOf } from "../memory/operand.ts";
-import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
+import { checkVector } from "../memory/guards.ts";
+import type { AnyTensor, TensorLike } from "../memory/tensor.ts";
 import { type Activation, activationOption } from "../ops/activation.ts";
 import {
   BACKWARD_OPTIONS,
@@ -24,30 +22,27 @@ import {
   type Gradients,
 } from "../ops/backward.ts";
 import {
-  checkOverwrites,
-  checkResidual,
-  forward,
-  type How,
-  normalizedBy,
+  checkForward,
+  type ForwardInputs,
+  type PreparedForward,
+  prepareForward,
+  runForward,
   type Saved,
+  type StatisticsSource,
   savedOf,
 } from "../ops/forward.ts";
 import type { Mask } from "../ops/mask.ts";
 import { type Renorm, renormOption } from "../ops/options.ts";
 import { emptyStatistics, type GradientSums, invStdOf, type Statistics } from "../ops/primitives.ts";
-import { type BatchStatistics, checkGiven, checkStatistics, nonFiniteChannel } from "../ops/statistics.ts";
+import { type BatchStatistics, checkStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import {
-  checkEnough,
-  masks,
-  type Normalized,
-  normalizeSlice,
   PER_SAMPLE,
   perSample,
-  type Slice,
-  slicesOf,
+  type ScaleAndShift,
+  type StatisticsTarget,
+  type SubBatchForward,
 } from "../ops/sub-batches.ts";
-import { computedIn, type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
-import { geometryOf } from "../tensor/shape.ts";
+import { computeDtype, type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
 import {
   checkChannels,
   type Estimator,
@@ -98,7 +93,7 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
 const FORWARD_OPTIONS = ["mode", "out", "residual", "mask", "gamma", "beta", "statistics"];
 
 /** A running collection of statistics, which its owner ends by keeping the new statistics or by releasing them. */
-export interface Collection {
+export interface RecalibrationSession {
   /** Batches collected so far. */
   readonly batches: number;
   keep(): void;
@@ -122,9 +117,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #renorm: Readonly<Renorm> | null;
   #mode: Mode = "train";
   /** Buffers for the next forward. */
-  #draft: Draft;
+  #spare: ForwardBuffers;
   /** Buffers of the latest forward, which its backward reads. */
-  #committed: Draft;
+  #used: ForwardBuffers;
   #saved: Saved | undefined;
   #dGamma: Vector | undefined;
   #dBeta: Vector | undefined;
@@ -144,8 +139,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#beta = shift ? newVector(dtype, channels) : null;
     this.#running = trackRunningStats ? new RunningStatistics(channels, this.options) : null;
     this.#renorm = renorm;
-    this.#draft = new Draft(channels);
-    this.#committed = new Draft(channels);
+    this.#spare = new ForwardBuffers(channels);
+    this.#used = new ForwardBuffers(channels);
   }
 
   // ---- state --------------------------------------------------------------------------------------------------------
@@ -289,79 +284,95 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#alive();
     checkKeys("forward options", options, FORWARD_OPTIONS);
     const mode = modeOption(options.mode, this.#mode);
-    const { out, residual, mask } = options;
-    const { dtype, layout, epsilon, onNonFinite, ghostBatchSize } = this.options;
-    const activation = this.#activation;
-    checkOperand("x", x, dtype);
-    const geometry = geometryOf("x", x.shape, layout, this.channels);
-    checkResidual(residual, x.shape, dtype);
-    const heap = heapOf(x, out, residual);
-    if (residual instanceof Tensor) checkTensor("residual", residual, heap);
-    checkOut("out", out, x.shape, heap, dtype);
-    if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
-    const batch = mode === "train" || mode === "batch" || !this.#running;
-    const given = options.statistics && checkStatistics(options.statistics, this.channels, epsilon);
-    if (given && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
-    if (given && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
-    if (given && this.#renorm) throw exclusiveStatistics("renorm");
-    const weights = mask === undefined ? undefined : masks.get("mask").weightsOf(mask, x.shape, layout);
-    this.#checkVectors();
-    const how = this.#how(options, geometry.samples);
-    if (weights && how.conditional) throw maskWithSamples();
-    const slices = slicesOf(geometry, x.shape, layout, batch ? ghostBatchSize : null, weights);
-    if (given) checkGiven(given, geometry, mode, x.shape);
-    else if (batch) checkEnough(slices, mode, x.shape);
-    const keeps = mode === "eval" ? undefined : mode;
-    const kept = checkOverwrites(out, x, residual, activation, keeps);
-
-    const updates = batch && !given && mode === "train" && this.#running !== null;
-    if (updates)
-      for (const { count } of slices)
-        if (count > 0 && count <= 1)
-          throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
-    // with onNonFinite "throw" the statistics can refuse the batch, so all of them come before the caller's `out` is written
-    const atOnce = !(updates && out && onNonFinite === "throw");
-    const draft = this.#draft;
-    const all: Statistics[] = [];
-    const ready: Normalized[] = [];
-    /** Whether the running statistics shall take in a slice's. */
-    const taken: boolean[] = [];
-    for (const slice of slices) {
-      const statistics = given ?? draft.statistics(all.length);
-      all.push(statistics);
-      ready.push(normalizedBy(slice, statistics, how, batch ? given?.count : 0));
-      taken.push(updates && slice.count > 0);
-    }
-    if (!batch) this.#runningStatistics(all[0] as Statistics);
-    const renorm = batch ? this.#renorm : null;
-    const y = forward(heap, dtype, x, residual, out, (call, target) => {
-      for (let i = 0; i < ready.length; i++) {
-        const slice = ready[i] as Normalized;
-        if (slice.geometry.count === 0) continue;
-        const into = all[i] as Statistics;
-        const take = batch && !given ? { epsilon, into } : undefined;
-        if (!renorm || slice.empty) normalizeSlice(call, x, residual, atOnce ? target : undefined, slice, take);
-        else {
-          normalizeSlice(call, x, undefined, undefined, slice, take);
-          const running = emptyStatistics(this.channels);
-          this.#runningStatistics(running);
-          ready[i] = renormalization.get("renorm").renormalize(slice, into, running, epsilon, renorm);
-          if (atOnce) normalizeSlice(call, x, residual, target, ready[i] as Normalized);
-        }
-        if (taken[i]) taken[i] = this.#checkFinite(into);
-      }
-      if (!atOnce)
-        for (const slice of ready) if (slice.geometry.count > 0) normalizeSlice(call, x, residual, target, slice);
+    const inputs = this.checkForward(x, options, mode);
+    const prepared = this.#prepare(inputs, options, mode);
+    const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
+    if (updates) checkTracked(prepared.subBatches);
+    /** Whether the running statistics are to take in those of a sub-batch. */
+    let tracked: boolean[] = [];
+    const verify = () => {
+      tracked = prepared.subBatches.map(({ count }, i) => count > 0 && this.#checkFinite(this.#spare.statistics(i)));
+    };
+    const { y, subBatches } = runForward(prepared, {
+      adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
+      ...(updates ? { verify } : {}),
+      // a call that throws must not have written to the caller's `out`
+      verifyFirst: updates && inputs.out !== undefined && this.options.onNonFinite === "throw",
     });
-    for (let i = 0; i < taken.length; i++) {
-      const { mean, variance } = all[i] as Statistics;
-      if (taken[i]) this.#running?.update(mean, variance, (slices[i] as Slice).count);
-    }
-    this.#draft = this.#committed;
-    this.#committed = draft;
-    const record = { batch, kept, dtype, geometry, x, residual, activation, slices: ready };
-    this.#saved = kept ? savedOf(record, draft.scratch) : undefined;
+    this.#commit(prepared, subBatches, tracked);
     return y;
+  }
+
+  /**
+   * Checks what a forward takes, apart from its scale, shift and statistics. SyncBatchNorm does so before its exchange.
+   *
+   * @internal
+   */
+  checkForward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T>, mode: Mode): ForwardInputs<T> {
+    const { residual, out, mask } = options;
+    const { dtype, layout, ghostBatchSize } = this.options;
+    if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
+    const args = {
+      x,
+      residual,
+      out,
+      mask,
+      layout,
+      activation: this.#activation,
+      ghostBatchSize: this.#normalizesByBatch(mode) ? ghostBatchSize : null,
+      backwardMode: mode === "eval" ? undefined : mode,
+    };
+    const inputs = checkForward(args, { dtype, channels: this.channels });
+    this.#checkVectors();
+    return inputs;
+  }
+
+  #normalizesByBatch(mode: Mode): boolean {
+    return mode === "train" || mode === "batch" || !this.#running;
+  }
+
+  #prepare<T extends TensorLike<D>>(
+    inputs: ForwardInputs<T>,
+    options: LayerForwardOptions<T>,
+    mode: Mode,
+  ): PreparedForward<T> {
+    const { epsilon, ghostBatchSize } = this.options;
+    const batch = this.#normalizesByBatch(mode);
+    const joint = options.statistics && checkStatistics(options.statistics, this.channels, epsilon);
+    if (joint && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
+    if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
+    if (joint && this.#renorm) throw exclusiveStatistics("renorm");
+    const scaleAndShift = this.#scaleAndShift(options, inputs.geometry.samples);
+    return prepareForward(inputs, scaleAndShift, this.#source(joint, batch), mode);
+  }
+
+  #source(joint: (Statistics & { count: number }) | undefined, batch: boolean): StatisticsSource {
+    const spare = this.#spare;
+    if (joint) return { kind: "joint", statistics: joint, count: joint.count };
+    if (batch) return { kind: "batch", epsilon: this.options.epsilon, buffer: (i) => spare.statistics(i) };
+    return { kind: "constant", statistics: this.#runningStatistics(spare.statistics(0)) };
+  }
+
+  /** Batch Renormalization of a sub-batch whose statistics are known. */
+  #renormalize(subBatch: SubBatchForward, { into, epsilon }: StatisticsTarget): SubBatchForward {
+    const running = this.#runningStatistics(emptyStatistics(this.channels));
+    const limits = this.#renorm as Readonly<Renorm>;
+    return renormalization.get("renorm").renormalize(subBatch, into, running, epsilon, limits);
+  }
+
+  /** Updates the running statistics, keeps what backward needs, and leaves the buffers of the forward before to the next. */
+  #commit<T extends TensorLike<D>>(
+    prepared: PreparedForward<T>,
+    subBatches: readonly SubBatchForward[],
+    tracked: readonly boolean[],
+  ): void {
+    for (const [i, { count }] of subBatches.entries()) {
+      if (!tracked[i]) continue;
+      const { mean, variance } = this.#spare.statistics(i);
+      this.#running?.update(mean, variance, count);
+    }
+    [this.#spare, this.#used] = [this.#used, this.#spare];
+    this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, this.#used.scratch) : undefined;
   }
 
   /** Takes statistics of a batch, such as mergeStatistics's, into the running ones. */
@@ -390,7 +401,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
       if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
       if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
     }
-    const own = this.#saved.slices[0]?.conditional;
+    const own = this.#saved.subBatches[0]?.conditional;
     const has = own
       ? { gamma: own.gamma !== null, beta: own.beta !== null }
       : { gamma: this.#gamma !== null, beta: this.#beta !== null };
@@ -427,17 +438,17 @@ export class BatchNorm<D extends Dtype = "float32"> {
    *
    * @internal
    */
-  collect(estimator: Estimator): Collection {
+  collect(estimator: Estimator): RecalibrationSession {
     this.#alive();
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
     if (this.#collecting) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
     const fresh = old.anew(estimator);
     const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
-    const [draft, committed] = [this.#draft, this.#committed];
+    const [draft, committed] = [this.#spare, this.#used];
     // the old buffers belong to the pending backward
-    this.#draft = new Draft(this.channels);
-    this.#committed = new Draft(this.channels);
+    this.#spare = new ForwardBuffers(this.channels);
+    this.#used = new ForwardBuffers(this.channels);
     this.#running = fresh;
     this.#mode = "train";
     this.#renorm = null;
@@ -451,8 +462,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
         this.#running = old;
         this.#mode = mode;
         this.#saved = saved;
-        this.#draft = draft;
-        this.#committed = committed;
+        this.#spare = draft;
+        this.#used = committed;
         this.#renorm = renorm;
         this.#collecting = false;
       },
@@ -464,22 +475,23 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */
-  #how(options: Pick<LayerForwardOptions, "gamma" | "beta">, samples: number): How {
+  #scaleAndShift(options: Pick<LayerForwardOptions, "gamma" | "beta">, samples: number): ScaleAndShift {
     const { dtype } = this.options;
     const activation = this.#activation;
     const gamma = this.#gamma;
     const beta = this.#beta;
-    const own = { gamma: options.gamma !== undefined, beta: options.beta !== undefined };
-    if (!own.gamma && !own.beta) {
-      const kept = activation.code ? this.#draft.beta(beta) : beta;
-      return { gamma: this.#draft.gamma(gamma), beta: kept, conditional: undefined, activation };
+    const which = { gamma: options.gamma !== undefined, beta: options.beta !== undefined };
+    if (!which.gamma && !which.beta) {
+      // backward reads beta only to find out what an activation let through
+      const saved = activation.code ? this.#spare.beta(beta) : beta;
+      return { gamma: this.#spare.gamma(gamma), beta: saved, conditional: undefined, activation };
     }
     const copy = (v: Vector | null) => (v ? v.slice() : null);
     const shape = [samples, this.channels];
     for (const name of ["gamma", "beta"] as const)
-      if (own[name]) checkVector(name, options[name], this.channels, computedIn(dtype), shape);
+      if (which[name]) checkVector(name, options[name], this.channels, computeDtype(dtype), shape);
     const { conditionalOf } = perSample.get(PER_SAMPLE);
-    const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), own, samples);
+    const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), which, samples);
     return { gamma: null, beta: null, conditional, activation };
   }
 
@@ -494,10 +506,11 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels, dtype);
   }
 
-  /** The statistics of eval and frozen. */
-  #runningStatistics({ mean, invStd }: Statistics): void {
-    mean.set(this.#running?.mean ?? []);
-    invStdOf(this.#running?.variance ?? [], this.options.epsilon, invStd);
+  /** The running statistics as a forward takes them, in the mean and invStd of `into`, which it returns. */
+  #runningStatistics(into: Statistics): Statistics {
+    into.mean.set(this.#running?.mean ?? []);
+    invStdOf(this.#running?.variance ?? [], this.options.epsilon, into.invStd);
+    return into;
   }
 
   /** Whether the running statistics shall take in the batch's, as onNonFinite says; throws where it says so. */
@@ -510,8 +523,15 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 }
 
+/** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
+function checkTracked(subBatches: readonly SubBatchForward[]): void {
+  for (const { count } of subBatches)
+    if (count > 0 && count <= 1)
+      throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
+}
+
 /** The vectors of a forward and its backward. They are used again, since making them costs a small call half its time. */
-class Draft {
+class ForwardBuffers {
   readonly #channels: number;
   readonly #statistics: Statistics[] = [];
   /** Buffers that repeated backward calls use again. */
@@ -523,7 +543,7 @@ class Draft {
     this.#channels = channels;
   }
 
-  /** Statistics buffers of the i-th slice, uninitialised. */
+  /** Statistics buffers of the i-th sub-batch, uninitialised. */
   statistics(i: number): Statistics {
     this.#statistics[i] ??= emptyStatistics(this.#channels);
     return this.#statistics[i];

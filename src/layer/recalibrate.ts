@@ -5,7 +5,7 @@ import { wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Dtype } from "../tensor/dtype.ts";
-import { BatchNorm, type Collection } from "./batch-norm.ts";
+import { BatchNorm, type RecalibrationSession } from "./batch-norm.ts";
 import { type Estimator, estimatorOption } from "./options.ts";
 
 export interface RecalibrateOptions<B> {
@@ -53,7 +53,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
       const y = (only as BatchNorm<D>).forward(batch as TensorLike<D>);
       if (y instanceof Tensor) y.dispose();
     });
-  const collections: Collection[] = [];
+  const collections: RecalibrationSession[] = [];
   try {
     for (const layer of all) collections.push((layer as BatchNorm<D>).collect(estimator));
     for await (const batch of batches) await run(batch);

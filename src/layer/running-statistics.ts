@@ -10,6 +10,7 @@
 // add up thousands of roundings; an original counts only while the user's value is still its rounding.
 
 import { checkVector } from "../memory/guards.ts";
+import { mergedM2 } from "../ops/statistics.ts";
 import { type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
 import type { Estimator, ResolvedOptions } from "./options.ts";
 
@@ -134,16 +135,17 @@ export class RunningStatistics<D extends Dtype> {
   }
 
   #merge(mean: Float64Array, variance: Float64Array, count: number): void {
-    const lost = this.#options.runningVariance === "unbiased" ? 1 : 0;
+    const correction = this.#options.runningVariance === "unbiased" ? 1 : 0;
     const before = this.values;
     const total = before + count;
+    const share = count / total;
     for (let c = 0; c < this.#channels; c++) {
       const old = before ? this.#mean.at(c) : 0;
-      const oldM2 = before ? this.#variance.at(c) * (before - lost) : 0;
+      const m2 = before ? this.#variance.at(c) * (before - correction) : 0;
       const delta = (mean[c] as number) - old;
-      const m2 = oldM2 + (variance[c] as number) * count + ((delta * delta * before) / total) * count;
-      this.#mean.set(c, old + (delta * count) / total);
-      this.#variance.set(c, m2 / (total - lost));
+      const merged = mergedM2(m2, (variance[c] as number) * count, delta, before, share);
+      this.#mean.set(c, old + delta * share);
+      this.#variance.set(c, merged / (total - correction));
     }
     this.values = total;
   }

@@ -4,7 +4,7 @@
 import { Slot } from "../common/slot.ts";
 import type { Renorm } from "../ops/options.ts";
 import type { Statistics } from "../ops/primitives.ts";
-import type { Normalized } from "../ops/sub-batches.ts";
+import type { SubBatchForward } from "../ops/sub-batches.ts";
 import type { Dtype, Vector } from "../tensor/dtype.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunningStatistics } from "./running-statistics.ts";
@@ -22,14 +22,14 @@ export interface Folding {
 
 /** What training with `renorm` calls; ops/per-sample.ts implements it. */
 export interface Renormalization {
-  /** A slice whose x̂ becomes x̂·r + d, constants to backward (Ioffe 2017, Alg. 1). */
+  /** A sub-batch whose x̂ becomes x̂·r + d, constants to backward (Ioffe 2017, Alg. 1). */
   renormalize(
-    n: Normalized,
+    n: SubBatchForward,
     batch: Statistics,
     running: Statistics,
     epsilon: number,
     limits: Readonly<Renorm>,
-  ): Normalized;
+  ): SubBatchForward;
 }
 
 export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();

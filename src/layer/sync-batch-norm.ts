@@ -7,78 +7,15 @@
 // Forward gathers, since (count, mean, M2) do not add up, and sums about a pivot that all know would lose digits where the
 // mean is far from it. Backward sums.
 
-import {
-  exclusiveStatistics,
-  nonFinite,
-  oneValuePerChannel,
-  rankFailed,
-  wrongKind,
-  wrongLength,
-} from "../common/errors.ts";
+import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
 import type { AllReduce } from "../distributed/process-group.ts";
-import { checkOperand, checkOut } from "../memory/guards.ts";
-import { heapOf } from "../memory/operand.ts";
 import type { TensorLike } from "../memory/tensor.ts";
-import { activationOption } from "../ops/activation.ts";
 import type { BackwardOptions, Gradients } from "../ops/backward.ts";
-import { batchNormStatistics } from "../ops/batch-norm.ts";
-import { checkOverwrites, checkResidual } from "../ops/forward.ts";
-import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
+import { runStatistics } from "../ops/forward.ts";
+import { type BatchStatistics, mergePacked, nonFiniteChannel, packStatistics } from "../ops/statistics.ts";
 import type { Dtype, VectorOf } from "../tensor/dtype.ts";
-import { geometryOf } from "../tensor/shape.ts";
 import { BatchNorm, type LayerForwardOptions } from "./batch-norm.ts";
 import { type Mode, modeOption, type Options } from "./options.ts";
-
-/**
- * Statistics as numbers to send: [count, mean…, M2…], 2C + 1 of them, M2 being Σ (x − mean)² (torch.batch_norm_stats, whose
- * invStd is left out because it says less).
- */
-export function packStatistics({ count, mean, variance }: BatchStatistics): Float64Array {
-  const packed = new Float64Array(2 * mean.length + 1);
-  packed[0] = count;
-  packed.set(mean, 1);
-  for (let c = 0; c < mean.length; c++) packed[1 + mean.length + c] = (variance[c] as number) * count;
-  return packed;
-}
-
-/** The reverse of packStatistics. Throws TypeError and RangeError for what it does not make. */
-export function unpackStatistics(packed: Float64Array): BatchStatistics {
-  if (!(packed instanceof Float64Array)) throw wrongKind("packed", "a Float64Array", packed);
-  const channels = (packed.length - 1) / 2;
-  if (!(Number.isInteger(channels) && channels >= 1)) throw wrongLength("packed", [3], packed.length);
-  const count = packed[0] as number;
-  const mean = packed.slice(1, 1 + channels);
-  const variance = packed.slice(1 + channels);
-  for (let c = 0; c < channels; c++) variance[c] = count > 0 ? (variance[c] as number) / count : 0;
-  return { count, mean, variance };
-}
-
-/**
- * Statistics of the union of what packStatistics made of `size` parts, which stand one after the other (Chan, Golub & LeVeque
- * 1979): mergeStatistics of those, without a copy of each, 3 ns for a part and channel where that takes 16.
- */
-function mergePacked(all: Float64Array, size: number): BatchStatistics {
-  const width = all.length / size;
-  const channels = (width - 1) / 2;
-  const mean = new Float64Array(channels);
-  const variance = new Float64Array(channels);
-  let count = 0;
-  for (let part = 0; part < size; part++) {
-    const at = part * width;
-    const n = all[at] as number;
-    if (n === 0) continue; // what is empty says nothing
-    const now = n / (count + n);
-    const between = count * now;
-    for (let c = 0; c < channels; c++) {
-      const delta = (all[at + 1 + c] as number) - (mean[c] as number);
-      mean[c] = (mean[c] as number) + delta * now;
-      variance[c] = (variance[c] as number) + (all[at + 1 + channels + c] as number) + delta * delta * between;
-    }
-    count += n;
-  }
-  if (count > 0) for (let c = 0; c < channels; c++) variance[c] = (variance[c] as number) / count;
-  return { count, mean, variance };
-}
 
 /** A count that tells the others that a rank has thrown. */
 const FAILED = -1;
@@ -147,28 +84,31 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     const batch = mode === "train" || mode === "batch" || !this.runningMean;
     this.#joint = false;
     if (!batch) return super.forward(x, options);
-    const { layout, onNonFinite } = this.options;
-    const { mask } = options;
-    const shard = attempt(() => {
-      this.#check(x, options, mode);
-      return batchNormStatistics(x, { layout, ...(mask === undefined ? {} : { mask }) });
-    });
+    // whatever forward throws for its arguments, it has to throw before the other ranks go on
+    const shard = attempt(() => runStatistics(this.checkForward(x, options, mode)));
     const own = shard.value ? packStatistics(shard.value) : new Float64Array(2 * this.channels + 1).fill(FAILED, 0, 1);
     const all = new Float64Array(this.group.size * own.length);
     yield () => this.#gather(own, all);
-    const counts = Array.from({ length: this.group.size }, (_, r) => all[r * own.length]);
-    const failed = counts.indexOf(FAILED);
     if (!shard.value) throw shard.error;
-    if (failed >= 0) throw rankFailed(failed, "forward");
-    const statistics = mergePacked(all, this.group.size);
-    if (statistics.count === 1) throw oneValuePerChannel(mode, x.shape, " and no more in the whole group");
-    const updates = mode === "train" && this.runningMean !== null;
-    const bad = updates && onNonFinite === "throw" ? nonFiniteChannel(statistics.mean, statistics.variance) : undefined;
-    if (bad !== undefined) throw nonFinite(bad, statistics.mean[bad] as number, statistics.variance[bad] as number);
+    const statistics = this.#merge(all, own.length, x.shape, mode);
     const y = super.forward(x, { ...options, mode, statistics });
-    if (updates) this.track(statistics);
+    if (mode === "train" && this.runningMean) this.track(statistics);
     this.#joint = true;
     return y;
+  }
+
+  /** The statistics of all shards. Throws BatchNormError if a rank failed, for one value, and for values that are not finite. */
+  #merge(all: Float64Array, width: number, shape: readonly number[], mode: Mode): BatchStatistics {
+    const counts = Array.from({ length: this.group.size }, (_, rank) => all[rank * width]);
+    const failed = counts.indexOf(FAILED);
+    if (failed >= 0) throw rankFailed(failed, "forward");
+    const statistics = mergePacked(all, this.group.size);
+    const { count, mean, variance } = statistics;
+    if (count === 1) throw oneValuePerChannel(mode, shape, " and no more in the whole group");
+    const updates = mode === "train" && this.runningMean !== null;
+    const bad = updates && this.options.onNonFinite === "throw" ? nonFiniteChannel(mean, variance) : undefined;
+    if (bad !== undefined) throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
+    return statistics;
   }
 
   *#backward<T extends TensorLike<D>>(dy: T, options: SyncBackwardOptions<T>): Steps<Gradients<T, VectorOf<D>>> {
@@ -185,16 +125,6 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     if (all[0]) throw rankFailed(undefined, "backward");
     const sums = { dGamma: all.slice(1, 1 + channels), dBeta: all.slice(1 + channels) };
     return super.backward(dy, { ...options, sums });
-  }
-
-  /** Throws for arguments what BatchNorm.forward would throw when the others have gone on. */
-  #check<T extends TensorLike<D>>(x: T, { out, residual }: SyncForwardOptions<T>, mode: Mode): void {
-    const { dtype, layout, activation, negativeSlope } = this.options;
-    checkOperand("x", x, dtype);
-    geometryOf("x", x.shape, layout, this.channels);
-    checkResidual(residual, x.shape, dtype);
-    checkOut("out", out, x.shape, heapOf(x, out, residual), dtype);
-    checkOverwrites(out, x, residual, activationOption(activation, negativeSlope), mode);
   }
 
   #gather(own: Float64Array, all: Float64Array): Promise<void> | void {

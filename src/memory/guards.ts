@@ -10,7 +10,7 @@ import {
   wrongShape,
   wrongValue,
 } from "../common/errors.ts";
-import { type Dtype, dtypeOf, isNarrow, storeOf, type VectorOf } from "../tensor/dtype.ts";
+import { type Dtype, dtypeOf, is16Bit, storeOf, type VectorOf } from "../tensor/dtype.ts";
 import { sameShape, sizeOf } from "../tensor/shape.ts";
 import { type Heap, inWasmMemory } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
@@ -44,7 +44,7 @@ export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dty
   const found = operandDtype(value, dtype);
   if (found) storeOf(found, `${name}.data of ${found}`);
   if (!found || (dtype && found !== dtype)) {
-    if (found && dtype && isNarrow(found) && isNarrow(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
+    if (found && dtype && is16Bit(found) && is16Bit(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
     throw wrongKind(`${name}.data`, dtype ? KINDS[dtype] : ARRAYS, value.data);
   }
   if (value.dtype !== undefined && value.dtype !== found) throw wrongValue(`${name}.dtype`, `"${found}"`, value.dtype);

@@ -9,7 +9,7 @@
 // Kernels count channels and rows from the tensor's first, so they are given the address where the tensor would begin if all
 // of it were there: base = memory − begin of the tile (mod 2³²).
 
-import { BYTES, bitsOf, type Data, type Dtype, isNarrow, newData } from "../tensor/dtype.ts";
+import { BYTES, bitsOf, type Data, type Dtype, is16Bit, newData } from "../tensor/dtype.ts";
 import { type Geometry, sizeOf } from "../tensor/shape.ts";
 import type { PlainTensor } from "../tensor/types.ts";
 import type { Kernels, Plan, Range } from "../wasm/kernels.ts";
@@ -37,7 +37,7 @@ function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype
  * elements are widened and rounded on the way. In a call on 16-bit elements some operands may be float32: what is not a
  * result is not rounded.
  */
-export class Operand {
+export class KernelOperand {
   readonly heap: Heap;
   readonly g: Geometry;
   readonly kernels: Kernels;
@@ -60,11 +60,11 @@ export class Operand {
     this.heap = heap;
     this.g = g;
     this.kernels = dtype === "float64" ? heap.kernels64 : heap.kernels;
-    this.#dtype = isNarrow(dtype) ? (operandDtype(value, dtype) ?? dtype) : dtype;
+    this.#dtype = is16Bit(dtype) ? (operandDtype(value, dtype) ?? dtype) : dtype;
     this.#value = value;
     this.#offset = offset;
     this.#callDtype = dtype;
-    this.#tiled = !(value instanceof Tensor) || isNarrow(dtype);
+    this.#tiled = !(value instanceof Tensor) || is16Bit(dtype);
     this.#pointer = value instanceof Tensor && !this.#tiled ? value.pointer + offset * BYTES[dtype] : 0;
   }
 
@@ -101,7 +101,7 @@ export class Operand {
   }
 
   /** Copies a tile of this operand, which a kernel has written since, to its place in `y`. */
-  unload(y: Operand, tile: Range): void {
+  unload(y: KernelOperand, tile: Range): void {
     if (!this.#tiled) return;
     const { plan } = this;
     this.#room?.store(bitsOf(y.#value.data), y.#dtype, lengthOf(plan, tile), y.#runs(plan, tile));
@@ -152,7 +152,7 @@ function lengthOf(plan: Plan, tile: Range): number {
 
 type Value = AnyTensor | undefined;
 
-type OperandOf<V extends Value> = V extends AnyTensor ? Operand : undefined;
+type OperandOf<V extends Value> = V extends AnyTensor ? KernelOperand : undefined;
 
 /**
  * The operands of one call and what it has to free. All are worked on in one way: where a tensor of float32 or float64 is
@@ -164,38 +164,38 @@ export class CallScope {
   readonly #direct: boolean;
   readonly #own: { dispose(): void }[] = [];
   /** Values that the call works on elsewhere. */
-  #instead: Map<AnyTensor, AnyTensor> | undefined;
+  #replacements: Map<AnyTensor, AnyTensor> | undefined;
 
   constructor(heap: Heap, dtype: Dtype, values: readonly (AnyTensor | undefined)[]) {
     this.heap = heap;
     this.dtype = dtype;
-    this.#direct = !isNarrow(dtype) && values.some((value) => value instanceof Tensor);
+    this.#direct = !is16Bit(dtype) && values.some((value) => value instanceof Tensor);
     // a view of wasm memory would be emptied by growth, which the call may bring about
     for (const value of values)
       if (value && !(value instanceof Tensor) && inWasmMemory(value.data)) {
-        this.#instead ??= new Map();
-        this.#instead.set(value, { ...value, data: value.data.slice() });
+        this.#replacements ??= new Map();
+        this.#replacements.set(value, { ...value, data: value.data.slice() });
       }
   }
 
   /** Has it disposed of at the end of the call. */
-  owned<R extends { dispose(): void }>(made: R): R {
+  disposeAfter<R extends { dispose(): void }>(made: R): R {
     this.#own.push(made);
     return made;
   }
 
   /** A value as the call works on it. */
   value(value: AnyTensor): AnyTensor {
-    const known = this.#instead?.get(value) ?? value;
+    const known = this.#replacements?.get(value) ?? value;
     if (!this.#direct || known instanceof Tensor) return known;
-    const staged = this.owned(stage(known, this.heap, this.dtype));
-    this.#instead ??= new Map();
-    this.#instead.set(value, staged);
+    const staged = this.disposeAfter(stage(known, this.heap, this.dtype));
+    this.#replacements ??= new Map();
+    this.#replacements.set(value, staged);
     return staged;
   }
 
   /** Has `use` work on the elements of up to four values from `offset` on that a geometry covers. */
-  with<A extends Value, B extends Value = undefined, C extends Value = undefined, D extends Value = undefined>(
+  withOperands<A extends Value, B extends Value = undefined, C extends Value = undefined, D extends Value = undefined>(
     [a, b, c, d]: readonly [a: A, b?: B, c?: C, d?: D],
     g: Geometry,
     offset: number,
@@ -215,12 +215,12 @@ export class CallScope {
     }
   }
 
-  #operand(value: Value, g: Geometry, offset: number): Operand | undefined {
-    return value && new Operand(this.heap, this.value(value), g, this.dtype, offset);
+  #operand(value: Value, g: Geometry, offset: number): KernelOperand | undefined {
+    return value && new KernelOperand(this.heap, this.value(value), g, this.dtype, offset);
   }
 
   /** A result before it is computed: `out`, or something new in the kind of `like`. */
-  target(out: AnyTensor | undefined, like: AnyTensor): AnyTensor {
+  allocateResult(out: AnyTensor | undefined, like: AnyTensor): AnyTensor {
     if (out instanceof Tensor) return out;
     if (this.#direct || (!out && like instanceof Tensor)) return this.#tensor(like);
     return out ?? this.#array(like as PlainTensor<Data>);
@@ -234,14 +234,14 @@ export class CallScope {
 
   /** What is derived from a value on the way to results, in the precision of the arithmetic. */
   scratch(like: AnyTensor): AnyTensor {
-    if (!isNarrow(this.dtype)) return this.target(undefined, like);
+    if (!is16Bit(this.dtype)) return this.allocateResult(undefined, like);
     return { data: new Float32Array(like.data.length), shape: like.shape };
   }
 
   /** Memory that lasts as long as the call, unless it becomes its result. */
   #tensor(like: AnyTensor): Tensor<Dtype> {
     const { length } = like instanceof Tensor ? like : like.data;
-    return this.owned(new Tensor(this.heap, like.shape, length, this.dtype));
+    return this.disposeAfter(new Tensor(this.heap, like.shape, length, this.dtype));
   }
 
   /** The computed target as the caller gets it. */

@@ -10,7 +10,7 @@ import {
   type Dtype,
   dtypeOf,
   dtypeOption,
-  isNarrow,
+  is16Bit,
   storeOf,
   viewOf,
 } from "../tensor/dtype.ts";
@@ -119,7 +119,7 @@ export function tensor(
   const found = data === undefined || list ? (said ?? "float32") : dtypeOf(data, said);
   if (!found || (said && found !== said))
     throw wrongKind("data", said ? `elements of dtype "${said}"` : "a Float32Array or an array of numbers", data);
-  if (list && isNarrow(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
+  if (list && is16Bit(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
   storeOf(found, `data of ${found}`);
   const length = sizeOf("tensor", shape);
   checkBytes(shape, length * BYTES[found]);

@@ -1,7 +1,7 @@
 // How elements of JavaScript reach wasm memory and come back: the one place where they are copied, and where 16 bits are
 // widened to float32 and narrowed again.
 
-import { BYTES, type bitsOf, computedIn, type Dtype, isNarrow } from "../tensor/dtype.ts";
+import { BYTES, type bitsOf, computeDtype, type Dtype, is16Bit } from "../tensor/dtype.ts";
 import type { Heap } from "./heap.ts";
 
 /** Elements of an array, 16-bit ones as their bits. */
@@ -41,25 +41,25 @@ export class Room {
   constructor(heap: Heap, dtype: Dtype, length: number) {
     this.#heap = heap;
     this.#isFloat64 = dtype === "float64";
-    const bytes = length * BYTES[computedIn(dtype)];
-    this.pointer = heap.allocate(isNarrow(dtype) ? bytes + length * BYTES[dtype] : bytes);
+    const bytes = length * BYTES[computeDtype(dtype)];
+    this.pointer = heap.allocate(is16Bit(dtype) ? bytes + length * BYTES[dtype] : bytes);
     this.#bits = this.pointer + bytes;
   }
 
   /** Brings elements of an array of type `dtype` to the room, which has them in its first `length` places. */
   load(array: Bits, dtype: Dtype, length: number, runs: Runs): void {
     this.#copy(array, dtype, runs, true);
-    if (isNarrow(dtype)) this.#heap.kernels.widen(dtype, this.#bits, this.pointer, length);
+    if (is16Bit(dtype)) this.#heap.kernels.widen(dtype, this.#bits, this.pointer, length);
   }
 
   /** Writes the first `length` elements of the room to an array of type `dtype`, 16 bits rounded to the nearest. */
   store(array: Bits, dtype: Dtype, length: number, runs: Runs): void {
-    if (isNarrow(dtype)) this.#heap.kernels.narrow(dtype, this.pointer, this.#bits, length);
+    if (is16Bit(dtype)) this.#heap.kernels.narrow(dtype, this.pointer, this.#bits, length);
     this.#copy(array, dtype, runs, false);
   }
 
   #copy(array: Bits, dtype: Dtype, runs: Runs, into: boolean): void {
-    const narrow = isNarrow(dtype);
+    const narrow = is16Bit(dtype);
     const base = narrow ? this.#bits / 2 : this.pointer / (this.#isFloat64 ? 8 : 4);
     const { f32, f64, u16 } = this.#heap;
     const memory = narrow ? u16 : this.#isFloat64 ? f64 : f32;

@@ -6,11 +6,11 @@ import { checkApart, checkOperand, checkOut, checkTensor, checkVector, overwrite
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { bitsOf, computedIn, isNarrow, newVector, type Vector } from "../tensor/dtype.ts";
+import { bitsOf, computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import { fusion, type Saved } from "./forward.ts";
 import { copy, type GradientSums } from "./primitives.ts";
-import { differentiateSlice, fusesSlice, zeros } from "./sub-batches.ts";
+import { backwardSubBatch, fusesSubBatch, zeros } from "./sub-batches.ts";
 
 /** Which gradients to compute in batchnorm-wasm/core; every one by default. */
 export interface CoreNeeds {
@@ -83,12 +83,12 @@ export const BACKWARD_OPTIONS = [
 ] as const;
 const NEEDS = ["dx", "dGamma", "dBeta", "dResidual"];
 
-function checkSums(sums: GradientSums | undefined, { slices, geometry }: Saved): GradientSums | undefined {
+function checkSums(sums: GradientSums | undefined, { subBatches, geometry }: Saved): GradientSums | undefined {
   if (sums === undefined) return undefined;
   if (typeof sums !== "object" || sums === null) throw wrongKind("sums", "{ dGamma, dBeta }", sums);
   for (const name of ["dGamma", "dBeta"] as const)
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
-  const [first, ...more] = slices;
+  const [first, ...more] = subBatches;
   if (more.length || first?.conditional || first?.r)
     throw wrongValue(
       "sums",
@@ -125,26 +125,27 @@ function compute<T extends AnyTensor>(
   outs: Outs<T>,
   joint: GradientSums | undefined,
 ): { dx?: T; dResidual?: T } {
-  const { x, residual, dtype, slices, activation } = saved;
+  const { x, residual, dtype, subBatches, activation } = saved;
   const { dxOut, dResidualOut } = outs;
   const call = new CallScope(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
   const result: { dx?: T; dResidual?: T } = {};
   try {
-    const dx = outs.dx ? call.target(dxOut, dy) : undefined;
-    const dResidual = outs.dResidual ? call.target(dResidualOut, dy) : undefined;
-    const fused = activation.code !== 0 && slices.every((slice) => fusesSlice(dtype, residual, activation, slice));
+    const dx = outs.dx ? call.allocateResult(dxOut, dy) : undefined;
+    const dResidual = outs.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
+    const fused =
+      activation.code !== 0 && subBatches.every((subBatch) => fusesSubBatch(dtype, residual, activation, subBatch));
     let dz: AnyTensor = dy;
     if (activation.code && !fused) {
       // 16-bit storage would round dz on its way to dx
-      dz = isNarrow(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
-      fusion.get("activation").activationGradient(call, x, residual, dy, dz, slices);
-      if (dResidual && dz !== dResidual) call.with([dz, dResidual], saved.geometry, 0, copy);
+      dz = is16Bit(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
+      fusion.get("activation").activationGradient(call, x, residual, dy, dz, subBatches);
+      if (dResidual && dz !== dResidual) call.withOperands([dz, dResidual], saved.geometry, 0, copy);
     } else if (dResidual) {
       const source = call.value(dy); // before dResidual is looked at, which growth would empty
       (bitsOf(dResidual.data) as Float32Array).set(bitsOf(source.data) as Float32Array);
     }
-    const wanted = { dx, sums: into !== undefined, fused, alone: slices.length === 1, joint };
-    for (const slice of slices) differentiateSlice(call, x, dz, slice, wanted, into);
+    const wanted = { dx, sums: into !== undefined, fused, alone: subBatches.length === 1, joint };
+    for (const subBatch of subBatches) backwardSubBatch(call, x, dz, subBatch, wanted, into);
     if (dx) result.dx = call.result(dx, dxOut, dy) as T;
     if (dResidual) result.dResidual = call.result(dResidual, dResidualOut, dy) as T;
   } finally {
@@ -172,11 +173,12 @@ export function backward<T extends AnyTensor>(
   checkKeys("backward options", options, BACKWARD_OPTIONS);
   const { needs = {}, dxOut, dResidualOut } = options;
   checkKeys("needs", needs, NEEDS);
-  const { x, residual, dtype, geometry, slices } = saved;
+  const { x, residual, dtype, geometry, subBatches } = saved;
   const heap = checkUpstream(dy, saved, dxOut, dResidualOut);
   checkOut("dxOut", dxOut, saved.shape, heap, dtype);
   checkOut("dResidualOut", dResidualOut, saved.shape, heap, dtype);
-  if (dResidualOut && !saved.added) throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
+  if (dResidualOut && !saved.hasResidual)
+    throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
   const mode = saved.batch ? "train" : "frozen";
   for (const [name, out] of [
     ["dxOut", dxOut],
@@ -189,8 +191,8 @@ export function backward<T extends AnyTensor>(
   checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
   const accumulate = flag("accumulate", options.accumulate, false);
   const { channels, samples } = geometry;
-  const conditional = slices[0]?.conditional;
-  const precision = computedIn(dtype);
+  const conditional = subBatches[0]?.conditional;
+  const precision = computeDtype(dtype);
   const vector = (parameter: "gamma" | "beta", name: "dGamma" | "dBeta") => {
     const [out, rows] = [options[`${name}Out`], conditional?.perSample[parameter] ? [samples] : []];
     if (out !== undefined) checkVector(`${name}Out`, out, channels, precision, [...rows, channels]);
@@ -201,7 +203,7 @@ export function backward<T extends AnyTensor>(
   };
   const [dGamma, dBeta] = [vector("gamma", "dGamma"), vector("beta", "dBeta")];
   const wanted = flag("needs.dx", needs.dx, true);
-  const wantsResidual = flag("needs.dResidual", needs.dResidual, true) && saved.added;
+  const wantsResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
   const joint = checkSums(options.sums, saved);
 
   const length = conditional ? samples * channels : channels;
@@ -236,9 +238,9 @@ export function batchNormBackward<T extends AnyTensor>(
 }
 
 export function checkSaved(saved: Saved): void {
-  if (typeof saved !== "object" || saved === null || !Array.isArray(saved.slices))
+  if (typeof saved !== "object" || saved === null || !Array.isArray(saved.subBatches))
     throw noForward("no result of batchNormForward as `saved`");
-  if (!saved.kept) throw noForward("one whose `out` took the place of what backward needs");
+  if (!saved.inputIntact) throw noForward("one whose `out` took the place of what backward needs");
 }
 
 /**
@@ -247,7 +249,8 @@ export function checkSaved(saved: Saved): void {
  */
 export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums {
   checkSaved(saved);
-  if (saved.slices[0]?.conditional) throw wrongValue("gamma", "one value per channel in two phases", "one per sample");
+  if (saved.subBatches[0]?.conditional)
+    throw wrongValue("gamma", "one value per channel in two phases", "one per sample");
   const heap = checkUpstream(dy, saved);
   const into = zeros(saved.geometry.channels);
   compute(heap, dy, saved, into, { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined }, undefined);

@@ -1,32 +1,87 @@
-// The stateless operations: statistics, the forward map, the backward sums and map, on plain arrays or tensors. Class
-// BatchNorm is made of the same `backward` and `forwardSlices`.
+// The stateless functions: forward, inference and statistics on plain arrays or tensors. backward.ts has the others.
 
 import { exclusiveStatistics } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
-import { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { computedIn, type Vector } from "../tensor/dtype.ts";
+import { computeDtype, type Dtype, type Vector } from "../tensor/dtype.ts";
+import type { Geometry } from "../tensor/shape.ts";
+import { layoutOption } from "../tensor/types.ts";
+import { activationOption } from "./activation.ts";
 import {
   checkForward,
-  checkOverwrites,
+  type ForwardArguments,
   type ForwardOptions,
-  forward,
-  normalizedBy,
   type Parameters,
+  prepareForward,
+  runForward,
+  runStatistics,
   type Saved,
+  type StatisticsSource,
   savedOf,
 } from "./forward.ts";
+import { epsilonOption, ghostBatchOption } from "./options.ts";
 import { emptyStatistics, invStdOf, type Statistics } from "./primitives.ts";
-import { type BatchStatistics, checkGiven, checkStatistics } from "./statistics.ts";
-import { checkEnough, normalizeSlice } from "./sub-batches.ts";
+import { type BatchStatistics, checkStatistics } from "./statistics.ts";
+import { PER_SAMPLE, perSample, type ScaleAndShift } from "./sub-batches.ts";
+
+const FORWARD_OPTIONS = [
+  "layout",
+  "epsilon",
+  "out",
+  "activation",
+  "negativeSlope",
+  "residual",
+  "mask",
+  "ghostBatchSize",
+  "statistics",
+];
+
+/** The options of a function as arguments of a forward. */
+function argumentsOf<T extends AnyTensor>(
+  x: T,
+  options: ForwardOptions<T>,
+  backwardMode: string | undefined,
+): ForwardArguments<T> {
+  checkKeys("options", options, FORWARD_OPTIONS);
+  const { residual, out, mask } = options;
+  return {
+    x,
+    residual,
+    out,
+    mask,
+    layout: layoutOption(options.layout),
+    activation: activationOption(options.activation, options.negativeSlope),
+    ghostBatchSize: ghostBatchOption(options.ghostBatchSize),
+    backwardMode,
+  };
+}
+
+/** gamma and beta, each of every channel, or of every channel of every sample. */
+function checkScaleAndShift(
+  parameters: Parameters,
+  { channels, samples }: Geometry,
+  dtype: Dtype,
+): Omit<ScaleAndShift, "activation"> {
+  const isPerSample = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
+  const vector = (name: "gamma" | "beta"): Vector | null => {
+    const v = parameters[name];
+    const shape = isPerSample(v) ? [samples, channels] : [channels];
+    return v ? checkVector(name, v, channels, computeDtype(dtype), shape).slice() : null;
+  };
+  const [gamma, beta] = [vector("gamma"), vector("beta")];
+  const which = { gamma: isPerSample(gamma), beta: isPerSample(beta) };
+  if (!which.gamma && !which.beta) return { gamma, beta, conditional: undefined };
+  const conditional = perSample.get(PER_SAMPLE).conditionalOf(gamma, beta, which, samples);
+  return { gamma: null, beta: null, conditional };
+}
 
 /**
  * Batch normalization by the statistics of x (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015,
  * Alg. 1). x: [N, C, …] or, with layout "channels-last", [N, …, C]; gamma, beta: [C], or [N, C].
  *
  * y = f(gamma·x̂ + beta + residual), f being the activation. Returns y in x's kind and shape, mean and variance (biased)
- * of the first or only slice as Float64Array [C], and `saved` for batchNormBackward, which keeps a reference to x and,
+ * of the first or only sub-batch as Float64Array [C], and `saved` for batchNormBackward, which keeps a reference to x and,
  * with an activation, to the residual. An empty batch gives an empty y and zeros; so does one that is masked altogether,
  * whose y is beta.
  *
@@ -37,26 +92,26 @@ export function batchNormForward<T extends AnyTensor>(
   parameters: Parameters = {},
   options: ForwardOptions<T> = {},
 ): { y: T; saved: Saved; mean: Float64Array; variance: Float64Array } {
-  const { dtype, geometry, how, heap, slices, epsilon } = checkForward(x, parameters, ["gamma", "beta"], options);
-  const { residual, out } = options;
-  const given = options.statistics && checkStatistics(options.statistics, geometry.channels, epsilon);
-  if (given && options.ghostBatchSize !== undefined) throw exclusiveStatistics("ghostBatchSize");
-  if (given) checkGiven(given, geometry, "train", x.shape);
-  else checkEnough(slices, "train", x.shape);
-  const kept = checkOverwrites(out, x, residual, how.activation, "train");
-  const all = slices.map(() => given ?? emptyStatistics(geometry.channels));
-  const normalized = slices.map((slice, i) => normalizedBy(slice, all[i] as Statistics, how, given?.count));
-  const y = forward(heap, dtype, x, residual, out, (call, target) => {
-    for (const [i, slice] of normalized.entries()) {
-      const into = all[i] as Statistics;
-      if (slice.geometry.count > 0)
-        normalizeSlice(call, x, residual, target, slice, given ? undefined : { epsilon, into });
-    }
-  });
-  const first = all[0] as Statistics;
-  const { activation } = how;
-  const saved = savedOf({ batch: true, kept, dtype, geometry, x, residual, activation, slices: normalized });
-  return { y, saved, ...first };
+  const args = argumentsOf(x, options, "train");
+  checkKeys("parameters", parameters, ["gamma", "beta"]);
+  const inputs = checkForward(args, undefined);
+  const { channels } = inputs.geometry;
+  const { activation } = args;
+  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs.geometry, inputs.dtype), activation };
+  const epsilon = epsilonOption(options.epsilon);
+  const joint = options.statistics && checkStatistics(options.statistics, channels, epsilon);
+  if (joint && options.ghostBatchSize !== undefined) throw exclusiveStatistics("ghostBatchSize");
+  const all: Statistics[] = joint ? [joint] : [];
+  const buffer = (i: number) => {
+    all[i] = emptyStatistics(channels);
+    return all[i];
+  };
+  const source: StatisticsSource = joint
+    ? { kind: "joint", statistics: joint, count: joint.count }
+    : { kind: "batch", epsilon, buffer };
+  const prepared = prepareForward(inputs, scaleAndShift, source, "train");
+  const { y, subBatches } = runForward(prepared);
+  return { y, saved: savedOf(prepared, subBatches), ...(all[0] as Statistics) };
 }
 
 /**
@@ -69,32 +124,30 @@ export function batchNormInference<T extends AnyTensor>(
   parameters: Parameters & { mean: Vector; variance: Vector },
   options: ForwardOptions<T> = {},
 ): { y: T; saved: Saved } {
-  const known = ["gamma", "beta", "mean", "variance"];
-  const { dtype, geometry, how, heap, slices, epsilon } = checkForward(x, parameters, known, options);
-  const { residual, out } = options;
+  const args = argumentsOf(x, options, undefined);
+  checkKeys("parameters", parameters, ["gamma", "beta", "mean", "variance"]);
+  const inputs = checkForward(args, undefined);
+  const { dtype, geometry } = inputs;
+  const { activation } = args;
+  const scaleAndShift = { ...checkScaleAndShift(parameters, geometry, dtype), activation };
+  const epsilon = epsilonOption(options.epsilon);
   for (const name of ["statistics", "ghostBatchSize"] as const)
     if (options[name] !== undefined) throw exclusiveStatistics(name);
-  const kept = checkOverwrites(out, x, residual, how.activation, undefined);
   const { channels } = geometry;
   const given = (name: "mean" | "variance") => {
     const v = parameters[name];
     return v instanceof Float64Array && v.length === channels
       ? v.slice()
-      : Float64Array.from(checkVector(name, v, channels, computedIn(dtype)));
+      : Float64Array.from(checkVector(name, v, channels, computeDtype(dtype)));
   };
   const mean = given("mean");
   const invStd = new Float64Array(channels);
   invStdOf(given("variance"), epsilon, invStd);
-  const normalized = slices.map((slice) => normalizedBy(slice, { mean, invStd }, how, 0));
-  const y = forward(heap, dtype, x, residual, out, (call, target) => {
-    for (const slice of normalized) normalizeSlice(call, x, residual, target, slice);
-  });
-  const { activation } = how;
-  const saved = savedOf({ batch: false, kept, dtype, geometry, x, residual, activation, slices: normalized });
-  return { y, saved };
+  const source = { kind: "constant", statistics: { mean, invStd } } as const;
+  const prepared = prepareForward(inputs, scaleAndShift, source, "frozen");
+  const { y, subBatches } = runForward(prepared);
+  return { y, saved: savedOf(prepared, subBatches) };
 }
-
-// ---- in two phases --------------------------------------------------------------------------------------------------
 
 /**
  * Statistics of one part of a batch, to be merged with those of the others (torch.batch_norm_stats): with
@@ -105,15 +158,5 @@ export function batchNormStatistics(
   options: Pick<ForwardOptions, "layout" | "mask"> = {},
 ): BatchStatistics {
   checkKeys("options", options, ["layout", "mask"]);
-  const { dtype, geometry, how, heap, slices } = checkForward(x, {}, [], options);
-  const into = emptyStatistics(geometry.channels);
-  const call = new CallScope(heap, dtype, [x]);
-  try {
-    for (const slice of slices)
-      if (slice.count > 0)
-        normalizeSlice(call, x, undefined, undefined, normalizedBy(slice, into, how), { epsilon: 0, into });
-  } finally {
-    call.dispose();
-  }
-  return { count: slices[0]?.count ?? 0, mean: into.mean, variance: into.variance };
+  return runStatistics(checkForward(argumentsOf(x, options, undefined), undefined));
 }

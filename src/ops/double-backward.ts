@@ -5,16 +5,16 @@
 import { wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkTensor, checkVector } from "../memory/guards.ts";
-import { CallScope, heapOf, type Operand } from "../memory/operand.ts";
+import { CallScope, heapOf, type KernelOperand } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { computedIn, newVector, type Vector } from "../tensor/dtype.ts";
+import { computeDtype, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import { fusesBackward, NONE } from "./activation.ts";
 import { checkSaved } from "./backward.ts";
 import type { Saved } from "./forward.ts";
 import { activationGradient } from "./per-sample.ts";
 import { type Coefficients, combine, type GradientSums, gradientSums } from "./primitives.ts";
-import type { Normalized } from "./sub-batches.ts";
+import type { SubBatchForward } from "./sub-batches.ts";
 
 /** Gradients of a loss with respect to what batchNormBackward returned; one that is missing counts as zeros. */
 export interface GradientsOfGradients<T extends AnyTensor = AnyTensor> {
@@ -46,13 +46,13 @@ export interface DoubleGradients<T extends AnyTensor = AnyTensor, V extends Vect
 const zeros = (length: number) => new Float64Array(length);
 
 /** Refuses what the derivation does not cover. */
-function checkCovered({ slices, activation }: Saved): void {
+function checkCovered({ subBatches, activation }: Saved): void {
   const refuse = (what: string) => {
     throw wrongValue("saved", "a forward whose double backward is known", what);
   };
   // the second derivative of the others is 0 wherever there is one
   if (activation.code && !fusesBackward(activation)) refuse(`activation "${activation.name}"`);
-  for (const { conditional, selection, total, count, r } of slices) {
+  for (const { conditional, selection, total, count, r } of subBatches) {
     if (conditional) refuse("gamma and beta of every sample's own");
     if (selection) refuse("a mask");
     if (r) refuse("Batch Renormalization");
@@ -60,20 +60,20 @@ function checkCovered({ slices, activation }: Saved): void {
   }
 }
 
-/** Operands of a slice; sources that are missing count as zeros. */
+/** Operands of a sub-batch; sources that are missing count as zeros. */
 interface Operands {
-  readonly x: Operand;
-  readonly dz: Operand;
-  readonly ddx: Operand | undefined;
-  readonly ddResidual: Operand | undefined;
-  readonly dx: Operand | undefined;
-  readonly ddz: Operand | undefined;
+  readonly x: KernelOperand;
+  readonly dz: KernelOperand;
+  readonly ddx: KernelOperand | undefined;
+  readonly ddResidual: KernelOperand | undefined;
+  readonly dx: KernelOperand | undefined;
+  readonly ddz: KernelOperand | undefined;
 }
 
-/** dx and ddz of a slice; its dGamma is added to `dGamma`. */
+/** dx and ddz of a sub-batch; its dGamma is added to `dGamma`. */
 function differentiateTwice(
   o: Operands,
-  n: Normalized,
+  n: SubBatchForward,
   ddGamma: Vector | undefined,
   ddBeta: Vector | undefined,
   dGamma: Float64Array,
@@ -152,10 +152,10 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
   checkKeys("options", options, ["needs"]);
   const { needs = {} } = options;
   checkKeys("needs", needs, ["dx", "dGamma", "ddy"]);
-  const { x, residual, dtype, geometry, slices, activation, shape } = saved;
+  const { x, residual, dtype, geometry, subBatches, activation, shape } = saved;
   const { ddx, ddGamma, ddBeta, ddResidual } = gradients;
   checkCovered(saved);
-  if (ddResidual && !saved.added) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
+  if (ddResidual && !saved.hasResidual) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
   const heap = heapOf(x, dy, ddx, residual, ddResidual);
   for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual })) {
     if (value === undefined) continue;
@@ -163,7 +163,7 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
     if (!sameShape(value.shape, shape)) throw wrongShape(name, shape, value.shape);
     if (value instanceof Tensor) checkTensor(name, value, heap);
   }
-  const precision = computedIn(dtype);
+  const precision = computeDtype(dtype);
   if (ddGamma) checkVector("ddGamma", ddGamma, geometry.channels, precision);
   if (ddBeta) checkVector("ddBeta", ddBeta, geometry.channels, precision);
   const wanted = (name: "dx" | "dGamma" | "ddy") => flag(`needs.${name}`, needs[name], true);
@@ -173,12 +173,12 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
   const result: DoubleGradients<T, Vector> = {};
   const call = new CallScope(heap, dtype, [x, dy, ddx, residual, ddResidual]);
   try {
-    const dx = wantsDx ? call.target(undefined, dy) : undefined;
-    const ddy = wantsDdy ? call.target(undefined, dy) : undefined;
+    const dx = wantsDx ? call.allocateResult(undefined, dy) : undefined;
+    const ddy = wantsDdy ? call.allocateResult(undefined, dy) : undefined;
     let dz: AnyTensor = dy;
     if (activation.code) {
-      dz = call.target(undefined, dy);
-      activationGradient(call, x, residual, dy, dz, slices);
+      dz = call.allocateResult(undefined, dy);
+      activationGradient(call, x, residual, dy, dz, subBatches);
     }
     // said as a type, since absent ones are told apart by theirs
     const values: readonly [AnyTensor, AnyTensor, AnyTensor | undefined, AnyTensor | undefined] = [
@@ -187,15 +187,15 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
       ddx,
       ddResidual,
     ];
-    for (const n of slices)
-      call.with(values, n.geometry, n.offset, (...sources) =>
-        call.with([dx, ddy], n.geometry, n.offset, (toX, toDz) => {
+    for (const n of subBatches)
+      call.withOperands(values, n.geometry, n.offset, (...sources) =>
+        call.withOperands([dx, ddy], n.geometry, n.offset, (toX, toDz) => {
           const [first, second, b, c] = sources;
           const operands = { x: first, dz: second, ddx: b, ddResidual: c, dx: toX, ddz: toDz };
           differentiateTwice(operands, n, ddGamma, ddBeta, sum);
         }),
       );
-    if (ddy && activation.code) activationGradient(call, x, residual, ddy, ddy, slices);
+    if (ddy && activation.code) activationGradient(call, x, residual, ddy, ddy, subBatches);
     if (dx) result.dx = call.result(dx, undefined, dy) as T;
     if (ddy) result.ddy = call.result(ddy, undefined, dy) as T;
   } finally {

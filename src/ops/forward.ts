@@ -2,27 +2,27 @@
 
 import { maskWithSamples, wrongShape, wrongValue } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
-import { checkKeys } from "../common/validate.ts";
-import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
+import { checkOperand, checkOut, checkTensor, overwrites } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { computedIn, type Dtype, type Vector } from "../tensor/dtype.ts";
+import type { Dtype, Vector } from "../tensor/dtype.ts";
 import { channelAxis, type Geometry, geometryOf, sameShape } from "../tensor/shape.ts";
-import { type Layout, layoutOption } from "../tensor/types.ts";
-import { type Activation, type ActivationName, activationOption } from "./activation.ts";
+import type { Layout } from "../tensor/types.ts";
+import { type Activation, type ActivationName, NONE } from "./activation.ts";
 import type { Mask } from "./mask.ts";
-import { epsilonOption, ghostBatchOption } from "./options.ts";
-import type { GradientSums, Statistics } from "./primitives.ts";
-import type { BatchStatistics } from "./statistics.ts";
+import { emptyStatistics, type GradientSums, type Statistics } from "./primitives.ts";
+import { type BatchStatistics, checkJointCount } from "./statistics.ts";
 import {
-  type Conditional,
+  checkEnough,
+  forwardSubBatch,
   masks,
-  type Normalized,
-  PER_SAMPLE,
-  perSample,
-  type Slice,
-  slicesOf,
+  type ScaleAndShift,
+  type StatisticsTarget,
+  type SubBatch,
+  type SubBatchForward,
+  subBatchesOf,
+  subBatchForward,
 } from "./sub-batches.ts";
 
 /**
@@ -37,18 +37,18 @@ export interface Saved {
   readonly shape: readonly number[];
   readonly x: AnyTensor;
   /** Whether there was a residual. */
-  readonly added: boolean;
+  readonly hasResidual: boolean;
   /** The residual, where an activation makes backward read it. */
   readonly residual: AnyTensor | undefined;
-  /** false where y was written over x, or over the residual that backward needs. */
-  readonly kept: boolean;
+  /** false if y was written over x, or over the residual that backward needs. */
+  readonly inputIntact: boolean;
   readonly activation: Activation;
-  readonly slices: readonly Normalized[];
+  readonly subBatches: readonly SubBatchForward[];
   /** Buffers that repeated backward calls use again. */
   readonly scratch: { sums?: GradientSums };
-  /** savedMean of the first slice, float64, [C] */
+  /** savedMean of the first sub-batch, float64, [C] */
   readonly mean: Float64Array;
-  /** savedInvStd of the first slice, float64, [C] */
+  /** savedInvStd of the first sub-batch, float64, [C] */
   readonly invStd: Float64Array;
 }
 
@@ -57,51 +57,18 @@ export interface Saved {
  * implements it.
  */
 export interface Fusion {
-  /** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
+  /** dz = dy·f′(z) of all sub-batches, to `dz`, which may be dy. */
   activationGradient(
     call: CallScope,
     x: AnyTensor,
     residual: AnyTensor | undefined,
     dy: AnyTensor,
     dz: AnyTensor,
-    slices: readonly Normalized[],
+    subBatches: readonly SubBatchForward[],
   ): void;
 }
 
 export const fusion = /* @__PURE__ */ new Slot<Fusion>();
-
-/** How a forward normalises, apart from its statistics. */
-export interface How {
-  readonly gamma: Vector | null;
-  readonly beta: Vector | null;
-  readonly conditional: Conditional | undefined;
-  readonly activation: Activation;
-}
-
-/**
- * A slice as the map and backward see it. Statistics that are not its own are of `given` values per channel, 0 where they
- * are constants.
- */
-export const normalizedBy = (
-  { geometry, shape, layout, offset, first, selection, count }: Slice,
-  { mean, invStd }: Pick<Statistics, "mean" | "invStd">,
-  { gamma, beta, conditional, activation }: How,
-  given?: number,
-): Normalized => ({
-  geometry,
-  shape,
-  layout,
-  offset,
-  first,
-  selection,
-  count,
-  terms: { mean, invStd, gamma, beta, activation },
-  total: given ?? count,
-  empty: given === undefined && count === 0,
-  conditional,
-  r: undefined,
-  d: undefined,
-});
 
 /**
  * gamma and beta, [C], or [N, C] for a scale and shift of every sample's own (conditional batch normalization, de Vries
@@ -134,41 +101,67 @@ export interface ForwardOptions<T extends AnyTensor = AnyTensor> extends CoreFor
   mask?: Mask;
 }
 
-const FORWARD_OPTIONS = [
-  "layout",
-  "epsilon",
-  "out",
-  "activation",
-  "negativeSlope",
-  "residual",
-  "mask",
-  "ghostBatchSize",
-  "statistics",
-];
+// ---- prepare --------------------------------------------------------------------------------------------------------
 
-/** gamma and beta, each of every channel, or of every channel of every sample. */
-function checkScale(
-  p: Parameters,
-  { channels, samples }: Geometry,
-  dtype: Dtype,
-): Pick<How, "gamma" | "beta" | "conditional"> {
-  const isOwn = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
-  const vector = (name: "gamma" | "beta"): Vector | null => {
-    const v = p[name];
-    const shape = isOwn(v) ? [samples, channels] : [channels];
-    return v ? checkVector(name, v, channels, computedIn(dtype), shape).slice() : null;
-  };
-  const [gamma, beta] = [vector("gamma"), vector("beta")];
-  const own = { gamma: isOwn(gamma), beta: isOwn(beta) };
-  if (!own.gamma && !own.beta) return { gamma, beta, conditional: undefined };
-  return {
-    gamma: null,
-    beta: null,
-    conditional: perSample.get(PER_SAMPLE).conditionalOf(gamma, beta, own, samples),
-  };
+/** What a forward takes, before any of it is checked but the activation and the size of ghost batches. */
+export interface ForwardArguments<T extends AnyTensor> {
+  readonly x: T;
+  readonly residual: T | undefined;
+  readonly out: T | undefined;
+  readonly mask: Mask | undefined;
+  readonly layout: Layout;
+  readonly activation: Activation;
+  /** Samples of a ghost batch; null if the call is one batch. */
+  readonly ghostBatchSize: number | null;
+  /** The mode that errors name where `out` would overwrite what backward needs; undefined if it may overwrite that. */
+  readonly backwardMode: string | undefined;
 }
 
-export function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
+/** Checked arguments of a forward. */
+export interface ForwardInputs<T extends AnyTensor> {
+  readonly x: T;
+  readonly residual: T | undefined;
+  readonly out: T | undefined;
+  readonly heap: Heap;
+  readonly dtype: Dtype;
+  readonly geometry: Geometry;
+  readonly masked: boolean;
+  readonly subBatches: readonly SubBatch[];
+  /** false if y is written over x, or over a residual that backward needs. */
+  readonly inputIntact: boolean;
+}
+
+/** The statistics that a forward normalises by. */
+export type StatisticsSource =
+  /** The own statistics of each sub-batch, which the run computes and writes to `buffer(i)`. */
+  | { readonly kind: "batch"; readonly epsilon: number; buffer(i: number): Statistics }
+  /** The statistics of `count` values per channel, of which x is a part. */
+  | { readonly kind: "joint"; readonly statistics: Statistics; readonly count: number }
+  /** Constants, such as running statistics, through which no gradient flows. */
+  | { readonly kind: "constant"; readonly statistics: Pick<Statistics, "mean" | "invStd"> };
+
+/** A forward that nothing but the values of its tensors can make fail. */
+export interface PreparedForward<T extends AnyTensor> {
+  readonly inputs: ForwardInputs<T>;
+  readonly activation: Activation;
+  readonly subBatches: readonly SubBatchForward[];
+  /** Where the run writes the statistics of each sub-batch, and with which epsilon; undefined if they are known. */
+  readonly targets: readonly StatisticsTarget[] | undefined;
+  /** false if the statistics are constants. */
+  readonly batch: boolean;
+}
+
+/** Throws if `out` would overwrite an input that backward needs; returns false in a call where it may. */
+function checkInputIntact<T extends AnyTensor>(
+  { x, residual, out, activation, backwardMode }: ForwardArguments<T>, //
+): boolean {
+  const needsResidual = activation.code !== 0;
+  const overX = overwrites("out", out, "x", x, backwardMode);
+  const overResidual = overwrites("out", out, "residual", residual, needsResidual ? backwardMode : undefined);
+  return !overX && !(overResidual && needsResidual);
+}
+
+function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
   if (residual === undefined) return;
   fusion.get("residual");
   checkOperand("residual", residual, dtype);
@@ -176,78 +169,160 @@ export function checkResidual(residual: AnyTensor | undefined, shape: readonly n
 }
 
 /**
- * Throws if `out` would overwrite an input that backward needs. Returns false in modes where that is allowed but rules
- * backward out.
+ * Checks the tensors of a forward and its mask, and splits the batch. `dtype` and `channels` are those that x must have;
+ * a call without them takes them from x. Throws TypeError, RangeError, and BatchNormError for disposed tensors and for an
+ * `out` that backward needs.
  */
-export function checkOverwrites(
-  out: AnyTensor | undefined,
-  x: AnyTensor,
-  residual: AnyTensor | undefined,
-  { code }: Activation,
-  mode: string | undefined,
-): boolean {
-  const overX = overwrites("out", out, "x", x, mode);
-  const overResidual = overwrites("out", out, "residual", residual, code ? mode : undefined);
-  return !overX && !(overResidual && code);
-}
-
-/** Checks what both forward functions take. */
 export function checkForward<T extends AnyTensor>(
-  x: T,
-  p: Parameters,
-  known: readonly string[],
-  options: ForwardOptions<T>,
-) {
-  checkKeys("options", options, FORWARD_OPTIONS);
-  checkKeys("parameters", p, known);
-  const dtype = checkOperand("x", x);
-  const layout = layoutOption(options.layout);
-  const channels = x.shape.length === 1 ? 1 : (x.shape[channelAxis(x.shape, layout)] ?? 0);
-  if (x.shape.length >= 2 && channels === 0) throw wrongValue("x.shape", "at least one channel", x.shape);
-  const geometry = geometryOf("x", x.shape, layout, channels);
-  const scale = checkScale(p, geometry, dtype);
-  const { out, residual, mask } = options;
+  args: ForwardArguments<T>,
+  required: { readonly dtype: Dtype; readonly channels: number } | undefined,
+): ForwardInputs<T> {
+  const { x, residual, out, mask, layout } = args;
+  const dtype = checkOperand("x", x, required?.dtype);
+  const geometry = geometryOf("x", x.shape, layout, required?.channels ?? channelsOf(x.shape, layout));
   checkResidual(residual, x.shape, dtype);
   const heap = heapOf(x, out, residual);
-  for (const [name, t] of [["residual", residual] as const, ["x", x] as const])
-    if (t instanceof Tensor) checkTensor(name, t, heap);
+  if (residual instanceof Tensor) checkTensor("residual", residual, heap);
+  if (x instanceof Tensor) checkTensor("x", x, heap);
   checkOut("out", out, x.shape, heap, dtype);
   const weights = mask === undefined ? undefined : masks.get("mask").weightsOf(mask, x.shape, layout);
-  if (weights && scale.conditional) throw maskWithSamples();
-  const how: How = { ...scale, activation: activationOption(options.activation, options.negativeSlope) };
-  const slices = slicesOf(geometry, x.shape, layout, ghostBatchOption(options.ghostBatchSize), weights);
-  return { dtype, geometry, how, heap, slices, layout, epsilon: epsilonOption(options.epsilon) };
+  const subBatches = subBatchesOf(geometry, x.shape, layout, args.ghostBatchSize, weights);
+  const inputIntact = checkInputIntact(args);
+  return { x, residual, out, heap, dtype, geometry, masked: weights !== undefined, subBatches, inputIntact };
 }
 
-/** Runs a forward that writes y: in x's kind, or to `out`. */
-export function forward<T extends AnyTensor>(
-  heap: Heap,
-  dtype: Dtype,
-  x: T,
-  residual: T | undefined,
-  out: T | undefined,
-  run: (call: CallScope, y: AnyTensor) => void,
-): T {
-  const call = new CallScope(heap, dtype, [x, residual, out]);
+/** The channels that a shape has. Throws RangeError if there is none. */
+function channelsOf(shape: readonly number[], layout: Layout): number {
+  if (shape.length === 1) return 1;
+  const channels = shape[channelAxis(shape, layout)] ?? 0;
+  if (shape.length >= 2 && channels === 0) throw wrongValue("x.shape", "at least one channel", shape);
+  return channels;
+}
+
+/**
+ * Checks scale, shift and statistics of a forward against its inputs. Errors name `mode`. Throws RangeError for a mask
+ * together with scale and shift per sample, BatchNormError for statistics of one value.
+ */
+export function prepareForward<T extends AnyTensor>(
+  inputs: ForwardInputs<T>,
+  scaleAndShift: ScaleAndShift,
+  source: StatisticsSource,
+  mode: string,
+): PreparedForward<T> {
+  const { x, geometry, subBatches: split } = inputs;
+  if (inputs.masked && scaleAndShift.conditional) throw maskWithSamples();
+  if (source.kind === "joint") checkJointCount(source.count, geometry, mode, x.shape);
+  if (source.kind === "batch") checkEnough(split, mode, x.shape);
+  const targets: StatisticsTarget[] = [];
+  const subBatches = split.map((subBatch, i) => {
+    if (source.kind === "constant") return subBatchForward(subBatch, source.statistics, scaleAndShift, 0);
+    if (source.kind === "joint") return subBatchForward(subBatch, source.statistics, scaleAndShift, source.count);
+    const into = source.buffer(i);
+    targets.push({ epsilon: source.epsilon, into });
+    return subBatchForward(subBatch, into, scaleAndShift);
+  });
+  const batch = source.kind !== "constant";
+  const { activation } = scaleAndShift;
+  return { inputs, activation, subBatches, targets: source.kind === "batch" ? targets : undefined, batch };
+}
+
+// ---- run ------------------------------------------------------------------------------------------------------------
+
+/** What the caller of a forward does between its statistics and its y. */
+export interface ForwardHooks {
+  /** Is called with the statistics of a sub-batch, and returns the sub-batch that y is computed of instead. */
+  readonly adjust?: ((subBatch: SubBatchForward, target: StatisticsTarget) => SubBatchForward) | undefined;
+  /** Is called when all statistics are known. What it throws ends the call. */
+  readonly verify?: () => void;
+  /** Whether `verify` is to be called before `out` is written. Otherwise y is computed batch by batch, in fewer passes. */
+  readonly verifyFirst?: boolean;
+}
+
+/** y, and the sub-batches that backward differentiates. */
+export interface ForwardRun<T extends AnyTensor> {
+  readonly y: T;
+  readonly subBatches: readonly SubBatchForward[];
+}
+
+/** Computes the statistics of a forward where they are not known, and y: in x's kind, or in `out`. */
+export function runForward<T extends AnyTensor>(
+  { inputs, subBatches, targets }: PreparedForward<T>,
+  { adjust, verify, verifyFirst = false }: ForwardHooks = {},
+): ForwardRun<T> {
+  const { x, residual, out } = inputs;
+  const call = new CallScope(inputs.heap, inputs.dtype, [x, residual, out]);
   try {
-    const y = call.target(out, x);
-    run(call, y);
-    return call.result(y, out, x) as T;
+    const y = call.allocateResult(out, x);
+    const early = verifyFirst ? undefined : y;
+    const computed = subBatches.map((subBatch, i) =>
+      runSubBatch(call, x, residual, early, subBatch, targets?.[i], adjust),
+    );
+    verify?.();
+    if (verifyFirst) for (const subBatch of computed) forwardSubBatch(call, x, residual, y, subBatch);
+    return { y: call.result(y, out, x) as T, subBatches: computed };
   } finally {
     call.dispose();
   }
 }
 
-type Kept = Pick<Saved, "batch" | "kept" | "dtype" | "geometry" | "x" | "residual" | "activation" | "slices">;
+function runSubBatch(
+  call: CallScope,
+  x: AnyTensor,
+  residual: AnyTensor | undefined,
+  y: AnyTensor | undefined,
+  subBatch: SubBatchForward,
+  target: StatisticsTarget | undefined,
+  adjust: ForwardHooks["adjust"],
+): SubBatchForward {
+  if (subBatch.geometry.count === 0) return subBatch;
+  if (!adjust || !target || subBatch.empty) {
+    forwardSubBatch(call, x, residual, y, subBatch, target);
+    return subBatch;
+  }
+  forwardSubBatch(call, x, undefined, undefined, subBatch, target);
+  const adjusted = adjust(subBatch, target);
+  forwardSubBatch(call, x, residual, y, adjusted);
+  return adjusted;
+}
 
-/** What backward needs of a forward. */
-export function savedOf(
-  { batch, kept, dtype, geometry, x, residual, activation, slices }: Kept,
+/** The statistics of a batch that is one sub-batch; zeros where nothing counts. */
+export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardInputs<AnyTensor>): BatchStatistics {
+  const into = emptyStatistics(geometry.channels);
+  const none: ScaleAndShift = { gamma: null, beta: null, conditional: undefined, activation: NONE };
+  const [subBatch] = subBatches as [SubBatch];
+  const call = new CallScope(heap, dtype, [x]);
+  try {
+    if (subBatch.count > 0)
+      forwardSubBatch(call, x, undefined, undefined, subBatchForward(subBatch, into, none), { epsilon: 0, into });
+  } finally {
+    call.dispose();
+  }
+  return { count: subBatch.count, mean: into.mean, variance: into.variance };
+}
+
+// ---- commit ---------------------------------------------------------------------------------------------------------
+
+/** What backward needs of a forward that has run. `scratch` are buffers of a backward before, to be used again. */
+export function savedOf<T extends AnyTensor>(
+  { inputs, activation, batch }: PreparedForward<T>,
+  subBatches: readonly SubBatchForward[],
   scratch: Saved["scratch"] = {},
 ): Saved {
-  const { mean, invStd } = (slices[0] as Normalized).terms;
-  const shape = [...x.shape];
-  const added = residual !== undefined;
-  const needed = activation.code ? residual : undefined;
-  return { batch, kept, dtype, geometry, shape, x, added, residual: needed, activation, slices, scratch, mean, invStd };
+  const { x, residual, dtype, geometry, inputIntact } = inputs;
+  const { mean, invStd } = (subBatches[0] as SubBatchForward).terms;
+  return {
+    batch,
+    dtype,
+    geometry,
+    shape: [...x.shape],
+    x,
+    hasResidual: residual !== undefined,
+    residual: activation.code ? residual : undefined,
+    inputIntact,
+    activation,
+    subBatches,
+    scratch,
+    mean,
+    invStd,
+  };
 }

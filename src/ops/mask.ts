@@ -11,10 +11,10 @@ import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { operandDtype } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
-import { Operand } from "../memory/operand.ts";
+import { KernelOperand } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { type CopyRun, Room } from "../memory/transfer.ts";
-import { bitsOf, computedIn, type Dtype } from "../tensor/dtype.ts";
+import { bitsOf, computeDtype, type Dtype } from "../tensor/dtype.ts";
 import { type Geometry, geometryOf } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 
@@ -137,7 +137,7 @@ export interface Place {
 /** Some positions of a batch, side by side in wasm memory; 16-bit elements as float32. */
 export class PackedPositions {
   readonly tensor: Tensor<"float32" | "float64">;
-  readonly operand: Operand;
+  readonly operand: KernelOperand;
   readonly #room: Room;
   readonly #place: Place;
   readonly #runs: readonly Run[];
@@ -156,14 +156,14 @@ export class PackedPositions {
     this.#dtype = dtype;
     this.#together = whole || layout === "channels-last";
     this.#positions = runs.reduce((sum, { begin, end }) => sum + end - begin, 0);
-    const own = computedIn(dtype);
+    const own = computeDtype(dtype);
     const rows = [this.#positions, channels];
     const samples = [(this.#positions * geometry.samples) / geometry.count, ...place.shape.slice(1)];
     const shape = whole ? samples : layout === "channels-last" ? rows : [1, channels, this.#positions];
     const g = geometryOf("mask", shape, layout, channels);
     this.#room = new Room(heap, dtype, g.length);
     this.tensor = new Tensor(heap, shape, g.length, own, this.#room.pointer);
-    this.operand = new Operand(heap, this.tensor, g, own);
+    this.operand = new KernelOperand(heap, this.tensor, g, own);
     try {
       this.#room.load(bitsOf(value.data), this.#dtypeOf(value), g.length, (copy) => this.#eachRun(copy));
     } catch (error) {

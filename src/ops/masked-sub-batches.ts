@@ -1,4 +1,4 @@
-// Statistics and gradients of slices with a mask: those of the packed batch (mask.ts).
+// Statistics and gradients of sub-batches with a mask: those of the packed batch (mask.ts).
 
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -12,7 +12,7 @@ import {
   invStdOf,
   type Statistics,
 } from "./primitives.ts";
-import { add, type Normalized, plainTerms, type Wanted, zeros } from "./sub-batches.ts";
+import { add, plainTerms, type SubBatchForward, type Wanted, zeros } from "./sub-batches.ts";
 
 /** Σ w·(x − pivot) and Σ w·(x − pivot)² of a packed batch, w being a position's share of all weights. */
 function weightedSums(
@@ -61,7 +61,7 @@ function weightedStatistics(
   }
 }
 
-/** Batch statistics of a slice with a mask; zeros where all is masked. */
+/** Batch statistics of a sub-batch with a mask; zeros where all is masked. */
 export function maskedStatistics(
   call: CallScope,
   x: AnyTensor,
@@ -86,14 +86,14 @@ export function maskedStatistics(
 }
 
 /**
- * A masked slice: `into` gets the sums over what is kept and over masked positions whose y depends on the statistics, if
+ * A masked sub-batch: `into` gets the sums over what is kept and over masked positions whose y depends on the statistics, if
  * `needed`. Masked positions have no part in the statistics: their dx is gamma·invStd·dz.
  */
 export function maskedGradient(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
-  n: Normalized,
+  n: SubBatchForward,
   wanted: Wanted,
   needed: boolean,
   into: GradientSums,
@@ -157,7 +157,7 @@ function weightedTerm(
   x: PackedPositions,
   dx: PackedPositions,
   weights: Float64Array,
-  n: Normalized,
+  n: SubBatchForward,
   sums: GradientSums,
 ): void {
   const { outer, channels, inner } = x.operand.g;

@@ -17,10 +17,10 @@ import { noForward, oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
 import { type Heap, inWasmMemory } from "../memory/heap.ts";
-import { CallScope, heapOf, Operand } from "../memory/operand.ts";
+import { CallScope, heapOf, KernelOperand } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { oneRun, Room } from "../memory/transfer.ts";
-import { bitsOf, computedIn, type Dtype, isNarrow, newVector, type Vector } from "../tensor/dtype.ts";
+import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
@@ -113,7 +113,7 @@ function planOf(view: View): Plan {
 
 /**
  * An operand block by block, in the type that is computed in: tensors of float32 and float64 in place, everything else in a
- * tile. (An Operand has tiles too, but rounds to 16 bits after every map.)
+ * tile. (An KernelOperand has tiles too, but rounds to 16 bits after every map.)
  */
 class Blocks {
   readonly #heap: Heap;
@@ -128,7 +128,7 @@ class Blocks {
     this.#heap = heap;
     this.#dtype = dtype;
     this.#size = blocks[0]?.length ?? 0;
-    this.#inPlace = value instanceof Tensor && !isNarrow(dtype);
+    this.#inPlace = value instanceof Tensor && !is16Bit(dtype);
     // a view of wasm memory would be emptied by growth, which the tile may bring about
     const copied = value && !(value instanceof Tensor) && inWasmMemory(value.data);
     this.#value = copied ? { ...value, data: value.data.slice() } : value;
@@ -150,11 +150,11 @@ class Blocks {
   }
 
   /** A block as the kernels see it. */
-  at({ offset }: Block, g: Geometry): Operand {
-    const dtype = computedIn(this.#dtype);
-    if (this.#inPlace) return new Operand(this.#heap, this.#value as AnyTensor, g, dtype, offset);
+  at({ offset }: Block, g: Geometry): KernelOperand {
+    const dtype = computeDtype(this.#dtype);
+    if (this.#inPlace) return new KernelOperand(this.#heap, this.#value as AnyTensor, g, dtype, offset);
     const tile = new Tensor(this.#heap, [this.#size], this.#size, dtype, this.#roomOfBlock.pointer);
-    return new Operand(this.#heap, tile, g, dtype);
+    return new KernelOperand(this.#heap, tile, g, dtype);
   }
 
   dispose(): void {
@@ -213,7 +213,7 @@ function channelTerms(n: Norm, block: Block): Terms {
 }
 
 /** mean and invStd of a block's groups. */
-function takeStatistics(x: Operand, epsilon: number, n: Norm, block: Block): void {
+function takeStatistics(x: KernelOperand, epsilon: number, n: Norm, block: Block): void {
   const { mean, invStd } = groupTerms(n, block);
   const variance = new Float64Array(mean.length);
   for (const tiles of x.independentTiles) batchStatistics(x, epsilon, { mean, variance, invStd }, tiles);
@@ -307,7 +307,7 @@ function backwardRows({ x, dy, dx, spare, into }: Flow, n: Norm, b: Block): void
 // ---- calls ----------------------------------------------------------------------------------------------------------
 
 /** What a forward keeps for normBackward. Opaque: pass it on. It refers to x, which must not change until then. */
-export interface NormSaved {
+export interface SavedNorm {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
   /** Shape of gamma and beta. */
@@ -317,9 +317,9 @@ export interface NormSaved {
 }
 
 /** y, and mean and invStd of every group in memory order, Float64Array. */
-export interface Normed<T extends AnyTensor = AnyTensor> {
+export interface NormForwardResult<T extends AnyTensor = AnyTensor> {
   y: T;
-  saved: NormSaved;
+  saved: SavedNorm;
   mean: Float64Array;
   invStd: Float64Array;
 }
@@ -338,7 +338,7 @@ function eachBlock<const V extends readonly (AnyTensor | undefined)[]>(
   values: V,
   use: (blocks: { [K in keyof V]: Blocks }, block: Block) => void,
 ): void {
-  const made = values.map((value) => call.owned(new Blocks(call.heap, call.dtype, plan, value)));
+  const made = values.map((value) => call.disposeAfter(new Blocks(call.heap, call.dtype, plan, value)));
   for (const block of plan.blocks) use(made as { [K in keyof V]: Blocks }, block);
 }
 
@@ -351,9 +351,9 @@ function forward<T extends AnyTensor>(
   parameters: Parameters,
   options: NormOptions<T>,
   centred: boolean,
-): Normed<T> {
+): NormForwardResult<T> {
   const { out } = options;
-  const precision = computedIn(dtype);
+  const precision = computeDtype(dtype);
   const vector = (name: keyof Parameters) => {
     const v = parameters[name];
     return v ? checkVector(name, v, view.channels, precision, shape).slice() : null;
@@ -370,7 +370,7 @@ function forward<T extends AnyTensor>(
   const norm: Norm = { ...planOf(view), gamma, beta, mean, invStd, centred };
   const call = new CallScope(heap, dtype, []);
   try {
-    const y = call.target(out, x);
+    const y = call.allocateResult(out, x);
     eachBlock(call, norm, [x, y], ([from, to], block) => {
       from.load(block);
       forwardBlock(from, to, epsilon, norm, block);
@@ -389,7 +389,7 @@ function grouped<T extends AnyTensor>(
   groups: number | undefined,
   parameters: Parameters,
   options: NormOptions<T>,
-): Normed<T> {
+): NormForwardResult<T> {
   checkKeys("options", options, ["layout", "epsilon", "out"]);
   checkKeys("parameters", parameters, ["gamma", "beta"]);
   const dtype = checkOperand("x", x);
@@ -416,7 +416,7 @@ function rows<T extends AnyTensor>(
   parameters: Parameters,
   options: NormOptions<T>,
   centred: boolean,
-): Normed<T> {
+): NormForwardResult<T> {
   checkKeys("options", options, ["epsilon", "out"]);
   checkKeys("parameters", parameters, centred ? ["gamma", "beta"] : ["gamma"]);
   const dtype = checkOperand("x", x);
@@ -442,7 +442,7 @@ export const instanceNormForward = <T extends AnyTensor>(
   x: T,
   parameters: Parameters = {},
   options: NormOptions<T> = {},
-): Normed<T> => grouped(x, undefined, parameters, options);
+): NormForwardResult<T> => grouped(x, undefined, parameters, options);
 
 /**
  * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample by
@@ -455,7 +455,7 @@ export function groupNormForward<T extends AnyTensor>(
   groups: number,
   parameters: Parameters = {},
   options: NormOptions<T> = {},
-): Normed<T> {
+): NormForwardResult<T> {
   if (typeof groups !== "number") throw wrongKind("groups", "a number", groups);
   return grouped(x, groups, parameters, options);
 }
@@ -471,7 +471,7 @@ export const layerNormForward = <T extends AnyTensor>(
   normalizedShape: number | readonly number[],
   parameters: Parameters = {},
   options: Omit<NormOptions<T>, "layout"> = {},
-): Normed<T> => rows(x, normalizedShape, parameters, options, true);
+): NormForwardResult<T> => rows(x, normalizedShape, parameters, options, true);
 
 /**
  * RMS normalization (torch.nn.functional.rms_norm; Zhang & Sennrich 2019): y = gamma·x/√(mean of x² + epsilon). As
@@ -483,7 +483,7 @@ export const rmsNormForward = <T extends AnyTensor>(
   normalizedShape: number | readonly number[],
   parameters: Pick<Parameters, "gamma"> = {},
   options: Omit<NormOptions<T>, "layout"> = {},
-): Normed<T> => rows(x, normalizedShape, parameters, options, false);
+): NormForwardResult<T> => rows(x, normalizedShape, parameters, options, false);
 
 /**
  * Gradients of instanceNormForward, groupNormForward, layerNormForward or rmsNormForward. dy: the shape of x. dx is in
@@ -493,7 +493,7 @@ export const rmsNormForward = <T extends AnyTensor>(
  */
 export function normBackward<T extends AnyTensor>(
   dy: T,
-  saved: NormSaved,
+  saved: SavedNorm,
   options: NormBackwardOptions<T> = {},
 ): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
   if (typeof saved !== "object" || saved === null || !("norm" in saved))
@@ -511,7 +511,7 @@ export function normBackward<T extends AnyTensor>(
   overwrites("dxOut", dxOut, "x", x, "train");
   overwrites("dxOut", dxOut, "dy", dy);
   const accumulate = flag("accumulate", options.accumulate, false);
-  const precision = computedIn(dtype);
+  const precision = computeDtype(dtype);
   const vector = (name: (typeof NAMES)[number], parameter: Vector | null) => {
     const out = options[`${name}Out`];
     if (out !== undefined) checkVector(`${name}Out`, out, norm.channels, precision, saved.vector);
@@ -524,7 +524,7 @@ export function normBackward<T extends AnyTensor>(
   const result: Gradients<T, Vector> = {};
   const call = new CallScope(heap, dtype, []);
   try {
-    const target = wantsDx ? call.target(dxOut, dy) : undefined;
+    const target = wantsDx ? call.allocateResult(dxOut, dy) : undefined;
     eachBlock(call, norm, [x, dy, target, undefined], ([from, upstream, to, spare], block) => {
       from.load(block);
       upstream.load(block);

@@ -1,9 +1,9 @@
-// What plain batch normalization does not need of slices: a scale and shift of every sample's own, the corrections of Batch
+// What plain batch normalization does not need of sub-batches: a scale and shift of every sample's own, the corrections of Batch
 // Renormalization, and the derivative of an activation where backward does not take it on the way.
 
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { computedIn, newVector, type Vector } from "../tensor/dtype.ts";
+import { computeDtype, newVector, type Vector } from "../tensor/dtype.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import type { Renorm } from "./options.ts";
 import {
@@ -15,7 +15,15 @@ import {
   type Statistics,
   type Terms,
 } from "./primitives.ts";
-import { add, type Conditional, type Normalized, plainTerms, samplesOf, type Wanted, zeros } from "./sub-batches.ts";
+import {
+  add,
+  type Conditional,
+  plainTerms,
+  type SubBatchForward,
+  samplesOf,
+  type Wanted,
+  zeros,
+} from "./sub-batches.ts";
 
 /** Scale and shift per sample, where one of them may be a vector for all. */
 export function conditionalOf(
@@ -26,7 +34,7 @@ export function conditionalOf(
 ): Conditional {
   const rows = (v: Vector | null, own: boolean) => {
     if (!v || own) return v;
-    const all = newVector(computedIn(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
+    const all = newVector(computeDtype(v instanceof Float64Array ? "float64" : "float32"), v.length * samples);
     for (let n = 0; n < samples; n++) all.set(v, n * v.length);
     return all;
   };
@@ -34,7 +42,10 @@ export function conditionalOf(
 }
 
 /** Calls `visit` for every sample with scale and shift of its own, with its geometry, first element and terms. */
-function eachSample(n: Normalized, visit: (g: Geometry, offset: number, terms: Terms, sample: number) => void): void {
+function eachSample(
+  n: SubBatchForward,
+  visit: (g: Geometry, offset: number, terms: Terms, sample: number) => void,
+): void {
   const { geometry, conditional, offset, first, terms, r, d } = n;
   const { channels, samples } = geometry;
   const g = samplesOf(n.geometry, n.shape, n.layout, 1);
@@ -62,58 +73,60 @@ function renormalized(
 }
 
 /**
- * A slice whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017,
+ * A sub-batch whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, constants to backward (Ioffe 2017,
  * Alg. 1).
  */
 export function renormalize(
-  n: Normalized,
+  n: SubBatchForward,
   { mean, variance }: Statistics,
   running: Statistics,
   epsilon: number,
   { rMax, dMax }: Renorm,
-): Normalized {
+): SubBatchForward {
   const within = (value: number, least: number, most: number) => Math.min(Math.max(value, least), most);
   const r = running.invStd.map((s, c) => within(Math.sqrt((variance[c] as number) + epsilon) * s, 1 / rMax, rMax));
   const d = running.invStd.map((s, c) => within(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax));
   return { ...n, r, d, terms: { ...n.terms, ...renormalized(n.terms.gamma, n.terms.beta, r, d) } };
 }
 
-/** dz = dy·f′(z) of all slices, to `dz`, which may be dy. */
+/** dz = dy·f′(z) of all sub-batches, to `dz`, which may be dy. */
 export function activationGradient(
   call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   dy: AnyTensor,
   dz: AnyTensor,
-  slices: readonly Normalized[],
+  subBatches: readonly SubBatchForward[],
 ): void {
   const map = (g: Geometry, offset: number, terms: Terms) =>
-    call.with([x, dy, dz, residual], g, offset, (a, b, c, added) => differentiateActivation(a, added, b, c, terms));
-  for (const slice of slices) {
-    if (slice.conditional) eachSample(slice, map);
-    else map(slice.geometry, slice.offset, slice.terms);
+    call.withOperands([x, dy, dz, residual], g, offset, (a, b, c, added) =>
+      differentiateActivation(a, added, b, c, terms),
+    );
+  for (const subBatch of subBatches) {
+    if (subBatch.conditional) eachSample(subBatch, map);
+    else map(subBatch.geometry, subBatch.offset, subBatch.terms);
   }
 }
 
-/** Maps a slice to y, sample by sample. */
+/** Maps a sub-batch to y, sample by sample. */
 export function normalizeSamples(
   call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   y: AnyTensor,
-  n: Normalized,
+  n: SubBatchForward,
 ): void {
   eachSample(n, (g, start, own) =>
-    call.with([x, residual, y], g, start, (source, added, target) => normalize(source, added, target, own)),
+    call.withOperands([x, residual, y], g, start, (source, added, target) => normalize(source, added, target, own)),
   );
 }
 
-/** dx of a slice where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
+/** dx of a sub-batch where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
 export function differentiateSamples(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
-  n: Normalized,
+  n: SubBatchForward,
   { dx }: Wanted,
   needed: boolean,
   put: (gradient: GradientSums, sample: number) => void,
@@ -122,7 +135,7 @@ export function differentiateSamples(
   const { channels } = geometry;
   const [raw, some] = [zeros(channels), zeros(channels)];
   const sum = (g: Geometry, start: number, own: Terms, sample: number) => {
-    call.with([x, dz], g, start, (a, b) => gradientSums(a, b, plainTerms(own), false, some));
+    call.withOperands([x, dz], g, start, (a, b) => gradientSums(a, b, plainTerms(own), false, some));
     put(some, sample);
     add(raw.dGamma, 0, some.dGamma, own.gamma);
     add(raw.dBeta, 0, some.dBeta, own.gamma);
@@ -131,6 +144,6 @@ export function differentiateSamples(
   const flow = { count: total, separate: total > 0, fused: false };
   if (dx)
     eachSample(n, (g, start, own) =>
-      call.with([x, dz, dx], g, start, (a, b, c) => gradientMap(a, b, c, plainTerms(own), raw, flow)),
+      call.withOperands([x, dz, dx], g, start, (a, b, c) => gradientMap(a, b, c, plainTerms(own), raw, flow)),
     );
 }

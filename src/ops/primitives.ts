@@ -2,7 +2,7 @@
 // normalises is made of these; docs/batchnorm.md numbers the terms.
 
 import type { Heap } from "../memory/heap.ts";
-import type { Operand } from "../memory/operand.ts";
+import type { KernelOperand } from "../memory/operand.ts";
 import type { Vector } from "../tensor/dtype.ts";
 import {
   AFFINE,
@@ -71,7 +71,7 @@ function* unreliableRuns(heap: Heap, plan: Plan, all: Range): Generator<Range> {
  *   3  sums and statistics of those channels again: float32 in float64, float64 about a better pivot
  */
 function sumWithRetry(
-  { heap, kernels }: Operand,
+  { heap, kernels }: KernelOperand,
   plan: Plan,
   operation: number,
   epsilon: number,
@@ -90,7 +90,7 @@ function sumWithRetry(
 }
 
 /** mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles that have values. */
-export function batchStatistics(x: Operand, epsilon: number, into: Statistics, tiles: readonly Range[]): void {
+export function batchStatistics(x: KernelOperand, epsilon: number, into: Statistics, tiles: readonly Range[]): void {
   const { heap, kernels, plan } = x;
   const channels = channelsOf(plan, tiles);
   kernels.pivots(plan, x.load(tiles[0] as Range), channels);
@@ -120,7 +120,7 @@ interface Prepared {
 }
 
 /** Copies mean, invStd, gamma, beta and the activation's parameters to the vectors of the plan. */
-function uploadTerms(x: Operand, t: Terms): Prepared {
+function uploadTerms(x: KernelOperand, t: Terms): Prepared {
   const { heap, kernels, plan } = x;
   heap.f64.set(t.mean, plan.mean / 8);
   heap.f64.set(t.invStd, plan.invStd / 8);
@@ -132,7 +132,7 @@ function uploadTerms(x: Operand, t: Terms): Prepared {
 }
 
 /** Computes the coefficients of an affine map (F6) of some channels. */
-function affineCoefficients({ kernels }: Operand, { plan, gamma, beta }: Prepared, channels: Range): void {
+function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: Prepared, channels: Range): void {
   kernels.coefficients(plan, AFFINE, false, gamma, beta, 0, channels);
 }
 
@@ -140,9 +140,9 @@ function affineCoefficients({ kernels }: Operand, { plan, gamma, beta }: Prepare
  * y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7). Operands of one kind; y may be x, and the residual may be y.
  */
 export function normalize(
-  x: Operand,
-  residual: Operand | undefined,
-  y: Operand,
+  x: KernelOperand,
+  residual: KernelOperand | undefined,
+  y: KernelOperand,
   t: Terms,
   tiles?: readonly Range[],
 ): void {
@@ -160,10 +160,10 @@ export function normalize(
 
 /** dz = dy·f′(z), z being forward's value before its activation; to an operand of dy's kind, which may be dy. */
 export function differentiateActivation(
-  x: Operand,
-  residual: Operand | undefined,
-  dy: Operand,
-  dz: Operand,
+  x: KernelOperand,
+  residual: KernelOperand | undefined,
+  dy: KernelOperand,
+  dz: KernelOperand,
   t: Terms,
 ): void {
   if (x.g.length === 0) return;
@@ -178,7 +178,7 @@ export function differentiateActivation(
 }
 
 /** Rounds or copies elements that pass through tiles. */
-export function copy(source: Operand, target: Operand): void {
+export function copy(source: KernelOperand, target: KernelOperand): void {
   if (source.g.length === 0) return;
   for (const tile of source.tiles) {
     source.load(tile);
@@ -194,8 +194,8 @@ export const fuses = (residual: unknown, activation: Activation): boolean => !re
  * activation is `fused`.
  */
 function sumGradients(
-  x: Operand,
-  dy: Operand,
+  x: KernelOperand,
+  dy: KernelOperand,
   t: Terms,
   fused: boolean,
   tiles: readonly Range[],
@@ -220,9 +220,9 @@ interface GradientFlow {
 
 /** dx of some tiles, from the sums in the plan's vectors (B4 to B6). dx may be dy. */
 function mapGradients(
-  x: Operand,
-  dy: Operand,
-  dx: Operand,
+  x: KernelOperand,
+  dy: KernelOperand,
+  dx: KernelOperand,
   t: Terms,
   { count, separate, fused }: GradientFlow,
   tiles: readonly Range[],
@@ -248,7 +248,13 @@ function readSums({ f64 }: Heap, plan: Plan, into: GradientSums | undefined): vo
 }
 
 /** dGamma and dBeta of a batch. */
-export function gradientSums(x: Operand, dy: Operand, t: Terms, fused: boolean, into: GradientSums | undefined): void {
+export function gradientSums(
+  x: KernelOperand,
+  dy: KernelOperand,
+  t: Terms,
+  fused: boolean,
+  into: GradientSums | undefined,
+): void {
   if (x.g.length === 0) return;
   const prepared = uploadTerms(x, t);
   for (const tiles of x.independentTiles) sumGradients(x, dy, t, fused, tiles, prepared);
@@ -257,9 +263,9 @@ export function gradientSums(x: Operand, dy: Operand, t: Terms, fused: boolean, 
 
 /** dx from given sums; none where statistics are constants. */
 export function gradientMap(
-  x: Operand,
-  dy: Operand,
-  dx: Operand,
+  x: KernelOperand,
+  dy: KernelOperand,
+  dx: KernelOperand,
   t: Terms,
   sums: GradientSums | undefined,
   flow: GradientFlow,
@@ -275,9 +281,9 @@ export function gradientMap(
 
 /** dGamma, dBeta and dx, tile by tile where channels allow it, so that arrays pass through memory once. */
 export function differentiate(
-  x: Operand,
-  dy: Operand,
-  dx: Operand,
+  x: KernelOperand,
+  dy: KernelOperand,
+  dx: KernelOperand,
   t: Terms,
   flow: GradientFlow,
   into: GradientSums | undefined,
@@ -326,10 +332,10 @@ function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Arr
 
 /** y = x̂·xHat + b·b + c·c + shift, with x̂ = (x − mean)·invStd. Operands of one kind, of which any may be another. */
 export function combine(
-  x: Operand,
-  b: Operand,
-  c: Operand,
-  y: Operand,
+  x: KernelOperand,
+  b: KernelOperand,
+  c: KernelOperand,
+  y: KernelOperand,
   { mean, invStd }: Pick<Terms, "mean" | "invStd">,
   of: Coefficients,
 ): void {

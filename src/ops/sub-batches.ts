@@ -1,4 +1,4 @@
-// Splits a call into slices, which are normalised independently. A plain call is one slice; ghost batches are many. In a slice,
+// Splits a call into sub-batches, which are normalised independently. A plain call is one sub-batch; ghost batches are many. In a sub-batch,
 // positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of primitives.ts.
 
 import { oneValuePerChannel } from "../common/errors.ts";
@@ -23,7 +23,7 @@ import {
 } from "./primitives.ts";
 
 /** A batch of its own. */
-export interface Slice extends Place {
+export interface SubBatch extends Place {
   /** First sample. */
   readonly first: number;
   /** What a mask leaves of it; undefined where that is everything. */
@@ -40,8 +40,8 @@ export interface Conditional {
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
 }
 
-/** A slice with everything that its map needs. */
-export interface Normalized extends Slice {
+/** A sub-batch with everything that its map needs. */
+export interface SubBatchForward extends SubBatch {
   readonly terms: Terms;
   /** Values per channel behind the statistics; 0 where they are constants. */
   readonly total: number;
@@ -53,13 +53,44 @@ export interface Normalized extends Slice {
   readonly d: Float64Array | undefined;
 }
 
+/** The scale and shift of a forward, and the activation behind them. */
+export interface ScaleAndShift {
+  readonly gamma: Vector | null;
+  readonly beta: Vector | null;
+  /** Scale and shift of every sample's own; gamma and beta are null with it. */
+  readonly conditional: Conditional | undefined;
+  readonly activation: Activation;
+}
+
+/** A sub-batch of statistics that are its own, or of `total` values per channel; 0 says that they are constants. */
+export const subBatchForward = (
+  { geometry, shape, layout, offset, first, selection, count }: SubBatch,
+  { mean, invStd }: Pick<Statistics, "mean" | "invStd">,
+  { gamma, beta, conditional, activation }: ScaleAndShift,
+  total?: number,
+): SubBatchForward => ({
+  geometry,
+  shape,
+  layout,
+  offset,
+  first,
+  selection,
+  count,
+  terms: { mean, invStd, gamma, beta, activation },
+  total: total ?? count,
+  empty: total === undefined && count === 0,
+  conditional,
+  r: undefined,
+  d: undefined,
+});
+
 /** What calls need of masks; mask.ts and masked-sub-batches.ts implement it. */
 export interface Masks {
   /** The weights of all positions of a batch, [N, …]. Throws for a wrong mask. */
   weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array;
   /** Positions [from, to) of a batch whose samples have `inner` positions; undefined where the mask changes nothing there. */
   selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
-  /** Batch statistics of what a mask leaves of a slice. */
+  /** Batch statistics of what a mask leaves of a sub-batch. */
   maskedStatistics(
     call: CallScope,
     x: AnyTensor,
@@ -68,12 +99,12 @@ export interface Masks {
     epsilon: number,
     into: Statistics,
   ): void;
-  /** dx of a slice with a mask where it is wanted, and its sums of gradients where they are needed. */
+  /** dx of a sub-batch with a mask where it is wanted, and its sums of gradients where they are needed. */
   maskedGradient(
     call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
-    n: Normalized,
+    n: SubBatchForward,
     wanted: Wanted,
     needed: boolean,
     into: GradientSums,
@@ -91,14 +122,14 @@ export interface PerSample {
     perSample: Conditional["perSample"],
     samples: number,
   ): Conditional;
-  /** Maps a slice to y, sample by sample. */
-  normalize(call: CallScope, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: Normalized): void;
-  /** dx of a slice where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
+  /** Maps a sub-batch to y, sample by sample. */
+  normalize(call: CallScope, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: SubBatchForward): void;
+  /** dx of a sub-batch where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
   differentiate(
     call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
-    n: Normalized,
+    n: SubBatchForward,
     wanted: Wanted,
     needed: boolean,
     put: (gradient: GradientSums, sample: number) => void,
@@ -110,35 +141,35 @@ export const perSample = /* @__PURE__ */ new Slot<PerSample>();
 /** How an error calls it. */
 export const PER_SAMPLE = "gamma or beta of every sample";
 
-/** A batch in slices of `size` samples; `weights` are a mask's. */
-export function slicesOf(
+/** A batch in sub-batches of `size` samples; `weights` are a mask's. */
+export function subBatchesOf(
   geometry: Geometry,
   shape: readonly number[],
   layout: Layout,
   size: number | null,
   weights: Float64Array | undefined,
-): Slice[] {
+): SubBatch[] {
   const { channels, samples, length } = geometry;
   const step = Math.min(size ?? samples, samples);
   const inner = samples && length / channels / samples;
-  const slices: Slice[] = [];
+  const subBatches: SubBatch[] = [];
   for (let first = 0; first < samples || first === 0; first += step) {
     const n = Math.min(step, samples - first);
     const g = n === samples ? geometry : samplesOf(geometry, shape, layout, n);
     const selection = weights && masks.get("mask").selectionOf(weights, first * inner, (first + n) * inner, inner);
     const count = selection ? selection.count : g.count;
-    slices.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
+    subBatches.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
     if (step === 0) break;
   }
-  return slices;
+  return subBatches;
 }
 
-/** Throws where the statistics of a slice would be of one value. */
-export function checkEnough(slices: readonly Slice[], mode: string, shape: readonly number[]): void {
-  for (const { geometry, first, selection } of slices) {
+/** Throws where the statistics of a sub-batch would be of one value. */
+export function checkEnough(subBatches: readonly SubBatch[], mode: string, shape: readonly number[]): void {
+  for (const { geometry, first, selection } of subBatches) {
     if ((selection ? selection.positions : geometry.count) !== 1) continue;
     const own = shape.length === 1 ? shape : [geometry.samples, ...shape.slice(1)];
-    const ghost = slices.length > 1 ? `, a ghost batch from sample ${first} on` : "";
+    const ghost = subBatches.length > 1 ? `, a ghost batch from sample ${first} on` : "";
     throw oneValuePerChannel(mode, own, ghost + (selection ? ", all but one masked" : ""));
   }
 }
@@ -153,46 +184,43 @@ export const samplesOf = (
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-/** Where to write the batch statistics of a slice, and their epsilon. */
-export interface Take {
+/** Where to write the batch statistics of a sub-batch, and the epsilon of their invStd. */
+export interface StatisticsTarget {
   readonly epsilon: number;
   readonly into: Statistics;
 }
 
 /**
- * Maps a slice to y, if there is one. With `take`, its batch statistics are taken before, group by group, so that arrays
- * pass through a tile once.
+ * Computes a sub-batch's y, if there is one. With `target`, its batch statistics come first, for a few channels at a time,
+ * so that arrays pass through wasm memory once.
  */
-export function normalizeSlice(
+export function forwardSubBatch(
   call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   y: AnyTensor | undefined,
-  n: Normalized,
-  take?: Take,
+  subBatch: SubBatchForward,
+  target?: StatisticsTarget,
 ): void {
-  const { geometry, offset, terms, selection } = n;
-  if (take && selection) masks.get("mask").maskedStatistics(call, x, n, selection, take.epsilon, take.into);
-  const here = take && !selection ? take : undefined;
-  if (!n.conditional) {
-    if (!y && !here) return;
-    call.with([x, residual, y], geometry, offset, (source, added, target) => {
-      if (!here) {
-        if (target) normalize(source, added, target, terms);
-        return;
-      }
-      for (const tiles of source.independentTiles) {
-        batchStatistics(source, here.epsilon, here.into, tiles);
-        if (target) normalize(source, added, target, terms, tiles);
-      }
-    });
-    return;
+  const { geometry, offset, terms, selection, conditional } = subBatch;
+  if (target && selection) {
+    masks.get("mask").maskedStatistics(call, x, subBatch, selection, target.epsilon, target.into);
+    target = undefined;
   }
-  if (here)
-    call.with([x], geometry, offset, (source) => {
-      for (const tiles of source.independentTiles) batchStatistics(source, here.epsilon, here.into, tiles);
+  const mapped = conditional ? undefined : y;
+  if (target) {
+    const { epsilon, into } = target;
+    call.withOperands([x, mapped && residual, mapped], geometry, offset, (source, added, to) => {
+      for (const tiles of source.independentTiles) {
+        batchStatistics(source, epsilon, into, tiles);
+        if (to) normalize(source, added, to, terms, tiles);
+      }
     });
-  if (y) perSample.get(PER_SAMPLE).normalize(call, x, residual, y, n);
+  } else if (mapped)
+    call.withOperands([x, residual, mapped], geometry, offset, (source, added, to) =>
+      normalize(source, added, to, terms),
+    );
+  if (conditional && y) perSample.get(PER_SAMPLE).normalize(call, x, residual, y, subBatch);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
@@ -208,8 +236,13 @@ export const add = (into: Float64Array, at: number, from: ArrayLike<number>, fac
     into[at + c] = (into[at + c] as number) + (from[c] as number) * (factor ? (factor[c] as number) : 1);
 };
 
-/** Whether a slice's backward takes dy as it is, with the activation's derivative on the way. */
-export const fusesSlice = (operandDtype: string, residual: unknown, activation: Activation, s: Normalized): boolean =>
+/** Whether a sub-batch's backward takes dy as it is, with the activation's derivative on the way. */
+export const fusesSubBatch = (
+  operandDtype: string,
+  residual: unknown,
+  activation: Activation,
+  s: SubBatchForward,
+): boolean =>
   operandDtype !== "float64" && !s.conditional && !s.selection && s.total > 0 && fuses(residual, activation);
 
 /** What the caller wants of a backward. */
@@ -218,18 +251,18 @@ export interface Wanted {
   readonly sums: boolean;
   /** The activation's derivative is taken on the way. */
   readonly fused: boolean;
-  /** The slice is the only one, so that its sums need no adding up. */
+  /** The sub-batch is the only one, so that its sums need no adding up. */
   readonly alone: boolean;
   /** Sums of several calls together, where this is one of them: what dx takes instead of its own. */
   readonly joint: GradientSums | undefined;
 }
 
-/** dx of a slice, and its sums of gradients added to `into`. */
-export function differentiateSlice(
+/** dx of a sub-batch, and its sums of gradients added to `into`. */
+export function backwardSubBatch(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
-  n: Normalized,
+  n: SubBatchForward,
   wanted: Wanted,
   into: GradientSums | undefined,
 ): void {
@@ -261,7 +294,7 @@ export function differentiateSlice(
   const raw = wanted.alone && !r ? into : zeros(channels);
   const flow = { count: total, separate: false, fused: wanted.fused };
   const used = wanted.fused ? terms : plainTerms(terms);
-  call.with([x, dz, wanted.dx], geometry, offset, (a, b, dx) => {
+  call.withOperands([x, dz, wanted.dx], geometry, offset, (a, b, dx) => {
     if (dx && needed && !wanted.joint) differentiate(a, b, dx, used, flow, raw);
     else {
       if (needed) gradientSums(a, b, used, wanted.fused, raw);

@@ -31,10 +31,10 @@ export const DTYPES = ["float32", "float64", "float16", "bfloat16"] as const;
 export const BYTES: Readonly<Record<Dtype, number>> = { float32: 4, float64: 8, float16: 2, bfloat16: 2 };
 
 /** Whether elements are narrower than what they are computed in. */
-export const isNarrow = (dtype: Dtype): dtype is "float16" | "bfloat16" => dtype === "float16" || dtype === "bfloat16";
+export const is16Bit = (dtype: Dtype): dtype is "float16" | "bfloat16" => dtype === "float16" || dtype === "bfloat16";
 
 /** The type of parameters, statistics and arithmetic. */
-export const computedIn = (dtype: Dtype): "float32" | "float64" => (dtype === "float64" ? dtype : "float32");
+export const computeDtype = (dtype: Dtype): "float32" | "float64" => (dtype === "float64" ? dtype : "float32");
 
 type Constructor = new (...args: [length: number] | [buffer: ArrayBufferLike, offset: number, length: number]) => Data;
 
@@ -84,7 +84,7 @@ export function dtypeOf(data: unknown, said: Dtype | undefined): Dtype | undefin
   if (data instanceof Float32Array) return "float32";
   if (data instanceof Float64Array) return "float64";
   if (isHalf(data)) return "float16";
-  return data instanceof Uint16Array && said && isNarrow(said) ? said : undefined;
+  return data instanceof Uint16Array && said && is16Bit(said) ? said : undefined;
 }
 
 /** A dtype as an option. Throws TypeError in batchnorm-wasm/core, unless it is "float32". */

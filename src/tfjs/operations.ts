@@ -263,7 +263,7 @@ export function normalizeBatch(
   let statistics: BatchStatistics = { count: 0, mean: new Float64Array(), variance: new Float64Array() };
   const y = differentiable(prepared, (input, parameters) => {
     const { mean, variance, ...result } = batchNormForward(input, parameters, prepared.settings);
-    statistics = { count: result.saved.slices[0]?.count ?? 0, mean, variance };
+    statistics = { count: result.saved.subBatches[0]?.count ?? 0, mean, variance };
     return result;
   });
   return { y, statistics };

@@ -28,7 +28,7 @@ const MAX_ARGUMENTS = 14;
 
 export type Kernel = (...values: number[]) => unknown;
 
-export class Board {
+export class JobBoard {
   readonly buffer: SharedArrayBuffer;
   readonly i32: Int32Array;
   readonly #f64: Float64Array;

@@ -5,10 +5,10 @@ import source from "../../../build/worker.txt";
 import { node, nodeModule } from "../../common/engine.ts";
 import { threadDied, threadNotStarted } from "../../common/errors.ts";
 import {
-  Board,
   FAILED,
   GENERATION,
   INSIDE,
+  JobBoard,
   type Kernel,
   MAX_CALLS,
   MAX_THREADS,
@@ -95,7 +95,7 @@ type Instances = readonly object[];
 export class Pool {
   /** Threads that take part, the caller's included. */
   readonly threads: number;
-  readonly #board = new Board();
+  readonly #board = new JobBoard();
   readonly #kernels: readonly Kernel[];
   readonly #index: ReadonlyMap<string, number>;
   readonly #modules: number;

@@ -1,7 +1,7 @@
 // A thread of the pool: what runs inside a worker. It gets the modules, the memory and the board in one message, says
 // that it is ready, and then only looks at the board. Bundled to a text of its own, from which pool.ts starts workers.
 
-import { Board, FAILED, GENERATION, INSIDE, type Kernel, OPEN, SLEEPERS, STATE } from "./job-board.ts";
+import { FAILED, GENERATION, INSIDE, JobBoard, type Kernel, OPEN, SLEEPERS, STATE } from "./job-board.ts";
 
 interface Start {
   modules: WebAssembly.Module[];
@@ -25,7 +25,7 @@ declare const require: (name: string) => { parentPort: Port };
 const port: Port =
   typeof postMessage === "function" ? (globalThis as unknown as Port) : require("node:worker_threads").parentPort;
 
-function enter({ i32 }: Board): boolean {
+function enter({ i32 }: JobBoard): boolean {
   let state = Atomics.load(i32, STATE);
   while (state & OPEN) {
     const was = Atomics.compareExchange(i32, STATE, state, state + 1);
@@ -35,11 +35,11 @@ function enter({ i32 }: Board): boolean {
   return false;
 }
 
-function leave({ i32 }: Board): void {
+function leave({ i32 }: JobBoard): void {
   if (Atomics.sub(i32, STATE, 1) === 1) Atomics.notify(i32, STATE);
 }
 
-function nextGeneration({ i32 }: Board, seen: number): number {
+function nextGeneration({ i32 }: JobBoard, seen: number): number {
   for (let spins = 0; Atomics.load(i32, GENERATION) === seen; spins++) {
     if (spins < SPINS) continue;
     Atomics.add(i32, SLEEPERS, 1);
@@ -55,7 +55,7 @@ port.onmessage = ({ data: { modules, memory, buffer, thread, threads } }) => {
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
     return WebAssembly.Module.exports(module).map(({ name }) => exports[name] as Kernel);
   });
-  const board = new Board(buffer);
+  const board = new JobBoard(buffer);
   port.postMessage("ready");
   for (let seen = 0; ; ) {
     seen = nextGeneration(board, seen);
