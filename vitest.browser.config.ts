@@ -18,9 +18,15 @@ declare module "vitest" {
  * The small entry needs a module graph without the complete one, which a page shares with the other suites;
  * test/packed/browsers has the page's part.
  */
-const NODE_ONLY = ["abi", "core", "fixture", "leak", "readme", "sync-threads", "threads"].map(
-  (name) => `test/${name}.test.ts`,
-);
+const NODE_ONLY = [
+  "assembly/abi",
+  "assembly/fixture",
+  "entries/core",
+  "entries/readme",
+  "layer/sync-threads",
+  "memory/leak",
+  "wasm/threads",
+].map((name) => `test/${name}.test.ts`);
 
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 
@@ -31,7 +37,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     exclude: [...NODE_ONLY, "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
-    setupFiles: ["test/matchers.ts"],
+    setupFiles: ["test/support/matchers.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may
     browser: {

@@ -20,7 +20,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // they have configurations of their own
     exclude: ["test/browser/**", "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
-    setupFiles: ["test/relaxed-simd.ts", "test/matchers.ts"],
+    setupFiles: ["test/support/relaxed-simd.ts", "test/support/matchers.ts"],
     maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may

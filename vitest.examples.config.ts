@@ -5,7 +5,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/examples/**/*.test.ts"],
-    setupFiles: ["test/matchers.ts"],
+    setupFiles: ["test/support/matchers.ts"],
     maxWorkers: "100%",
     testTimeout: 120_000,
   },

@@ -7,7 +7,7 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/mpi/**/*.test.ts"],
-    setupFiles: ["test/matchers.ts"],
+    setupFiles: ["test/support/matchers.ts"],
     testTimeout: 120_000,
   },
 });

@@ -2,7 +2,7 @@
 
 import { expect, inject, it } from "vitest";
 import { BatchNorm, groupPorts, sharedGroupMemory } from "../../src/index.ts";
-import { normal } from "../worlds.ts";
+import { normal } from "../support/worlds.ts";
 
 const SIZES = [3, 0, 5];
 

@@ -3,7 +3,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { expect, inject, it } from "vitest";
 import { batchNorm, info } from "../../src/tfjs/index.ts";
-import { useBackend, values } from "../tfjs.ts";
+import { useBackend, values } from "../support/tfjs.ts";
 
 it("its memory is worked on in place, shared or not", async () => {
   await useBackend("wasm");

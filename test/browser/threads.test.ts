@@ -3,7 +3,7 @@
 
 import { afterAll, beforeAll, describe, expect, inject, it, type MockInstance, vi } from "vitest";
 import { BatchNorm, info, init, type Layout } from "../../src/index.ts";
-import { drop, KINDS, make, normal } from "../worlds.ts";
+import { drop, KINDS, make, normal } from "../support/worlds.ts";
 
 const isolated = inject("isolated");
 

@@ -29,7 +29,7 @@ import {
 import { OURS, runShape, totalsOf } from "../../bench/run.mjs";
 import { SHAPES, sizeOf, titleOf, twinOf } from "../../bench/shapes.mjs";
 import { fusionVerdict, TARGETS, verdicts } from "../../bench/targets.mjs";
-import { backward, dimsOf, forward, invStdOf, statistics } from "../reference.ts";
+import { backward, dimsOf, forward, invStdOf, statistics } from "../support/reference.ts";
 
 type Results = Record<string, Float32Array | Float64Array>;
 

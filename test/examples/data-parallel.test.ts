@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { shardOf } from "../../examples/data-parallel/train.mjs";
-import { expectComparison } from "../comparison.ts";
+import { expectComparison } from "../support/comparison.ts";
 
 const MAIN = fileURLToPath(new URL("../../examples/data-parallel/main.mjs", import.meta.url));
 

@@ -8,8 +8,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
 import { mpiGroup } from "../../src/distributed/mpi.ts";
 import { BatchNorm } from "../../src/index.ts";
-import { expectComparison } from "../comparison.ts";
-import { normal } from "../worlds.ts";
+import { expectComparison } from "../support/comparison.ts";
+import { normal } from "../support/worlds.ts";
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "batchnorm-mpi-"));

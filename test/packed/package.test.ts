@@ -13,7 +13,7 @@ import { formatMessage } from "publint/utils";
 import { rollup } from "rollup";
 import ts from "typescript";
 import { beforeAll, describe, expect, inject, it } from "vitest";
-import "../relaxed-simd.ts";
+import "../support/relaxed-simd.ts";
 import { exportsOf, filesOf, resolve } from "./exports.ts";
 
 const { library, tarball, files } = inject("packed");

@@ -1,0 +1,64 @@
+// The examples of the README and of docs/ run as they stand, against the built package, and the README's is as short as it says.
+
+import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { expect, it } from "vitest";
+
+const root = new URL("../../", import.meta.url);
+const readme = readFileSync(new URL("README.md", root), "utf8");
+
+const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? "";
+const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
+
+/** What `report`, an expression, is after an example has run as a program of its own. */
+function run(name: string, example: string, report: string) {
+  const file = new URL(`build/${name}-example.mjs`, root);
+  writeFileSync(file, `${example}\nconsole.log(JSON.stringify(${report}));\n`);
+  const printed = execFileSync(process.execPath, [fileURLToPath(file)], { encoding: "utf8" });
+  return JSON.parse(printed.trim().split("\n").at(-1) as string);
+}
+
+it("the first example has eight lines and runs", () => {
+  const example = exampleOf(readme);
+  expect(example.trim().split("\n")).toHaveLength(8);
+  const report = "[y.shape, dx.data.length, dGamma.length, dBeta.length, prediction.shape, bn.batchesTracked]";
+  const shape = [32, 64, 28, 28];
+  expect(run("readme", example, report)).toEqual([shape, 32 * 64 * 28 * 28, 64, 64, shape, 1]);
+});
+
+it("the example of docs/folding.md runs, and folding changes nothing", () => {
+  const report = "[fused.weight.shape, fused.bias.length, fused.warnings, worst]";
+  const [shape, length, warnings, worst] = run("folding", exampleOf(docs("folding")), report);
+  expect([shape, length, warnings]).toEqual([[8, 16], 8, []]);
+  expect(worst).toBeLessThan(1e-5);
+});
+
+it("the example of docs/modes.md runs", () => {
+  const report =
+    "[[y, dx, ghosts, styled, ...dxs].map((t) => t.data.every(Number.isFinite)), renorm.batchesTracked, bn.batchesTracked]";
+  expect(run("modes", exampleOf(docs("modes")), report)).toEqual([Array(7).fill(true), 100, 3]);
+});
+
+it("the example of docs/tfjs.md runs, on TF.js's own memory", () => {
+  const report = "[info().memory, model.layers[1].getWeights().length]";
+  expect(run("tfjs", exampleOf(docs("tfjs")), report)).toEqual(["in place", 4]);
+});
+
+it("the example of docs/sync.md runs, and two ranks are one batch", () => {
+  const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
+  const [ys, shapes] = run("sync", exampleOf(docs("sync")), report);
+  expect(shapes).toEqual([
+    [2, 2],
+    [1, 2],
+  ]);
+  const firsts = [ys[0][0], ys[0][2], ys[1][0]];
+  expect(firsts.reduce((a: number, b: number) => a + b)).toBeCloseTo(0, 5);
+  expect(firsts[1]).toBeCloseTo(0, 5);
+});
+
+it("every file that the README links to is there", () => {
+  const links = [...readme.matchAll(/\]\(([^)#]+)\)/g)].map((match) => match[1] as string);
+  expect(links.length).toBeGreaterThan(4);
+  for (const link of links) expect(() => readFileSync(new URL(link, root))).not.toThrow();
+});

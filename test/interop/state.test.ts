@@ -1,0 +1,391 @@
+// State bridges: other frameworks' names, prefixes and shapes, and states that are loaded in part or not at all. What
+// PyTorch's names alone can show is in running.test.ts.
+
+import { describe, expect, test } from "vitest";
+import {
+  BatchNorm,
+  type Framework,
+  type NamedState,
+  readSafetensors,
+  type StateSource,
+  tensor,
+  writeSafetensors,
+} from "../../src/index.ts";
+import { FRAMEWORKS, layer, vectorsOf } from "../support/state.ts";
+
+describe("names", () => {
+  test.each<[Framework, string[]]>([
+    ["pytorch", ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]],
+    ["keras", ["gamma", "beta", "moving_mean", "moving_variance"]],
+    ["tfjs", ["gamma", "beta", "moving_mean", "moving_variance"]],
+    ["onnx", ["scale", "B", "input_mean", "input_var"]],
+    ["flax", ["params/scale", "params/bias", "batch_stats/mean", "batch_stats/var"]],
+    [
+      "haiku",
+      [
+        "params/scale",
+        "params/offset",
+        "state/~/mean_ema/average",
+        "state/~/var_ema/average",
+        "state/~/mean_ema/counter",
+        "state/~/mean_ema/hidden",
+        "state/~/var_ema/hidden",
+        "state/~/var_ema/counter",
+      ],
+    ],
+  ])("of %s are written, and hold copies", (format, names) => {
+    const bn = layer();
+    const state = bn.stateDict({ format });
+    expect(Object.keys(state).sort()).toEqual(names.sort());
+    const copy = structuredClone(vectorsOf(bn));
+    for (const value of Object.values(state)) if (typeof value !== "number") value.fill(77);
+    expect(vectorsOf(bn)).toEqual(copy);
+  });
+
+  test.each(FRAMEWORKS)("of %s carry a layer to another, by objects and by a file", (format) => {
+    const from = layer();
+    const state = from.stateDict({ format });
+    for (const source of [state, readSafetensors(writeSafetensors(state)).tensors]) {
+      const to = new BatchNorm(3);
+      const held = vectorsOf(to);
+      expect(to.loadStateDict(source, { format })).toEqual({ missing: [], unexpected: [] });
+      expect(vectorsOf(to)).toEqual(vectorsOf(from));
+      for (const [name, vector] of Object.entries(held)) expect(vectorsOf(to)).toHaveProperty(name, vector);
+      expect(to.batchesTracked).toBe(format === "pytorch" || format === "haiku" ? 2 : 0);
+    }
+  });
+
+  test.each(FRAMEWORKS)("of %s are those of what the layer has", (format) => {
+    for (const options of [{ scale: false }, { shift: false }, { affine: false }, { trackRunningStats: false }]) {
+      const from = layer(options);
+      const to = new BatchNorm(3, options);
+      to.loadStateDict(from.stateDict({ format }), { format });
+      expect(vectorsOf(to)).toEqual(vectorsOf(from));
+      expect(() => new BatchNorm(3).loadStateDict(from.stateDict({ format }), { format })).toThrow("missing ");
+      expect(() => to.loadStateDict(layer().stateDict({ format }), { format })).toThrow("unexpected ");
+    }
+  });
+
+  const V = { a: [1, 2, 3], b: [4, 5, 6], c: [7, 8, 9], d: [10, 11, 12] };
+  const ema = (average: number[], counter = 5) => ({ hidden: [0, 0, 0], average, counter });
+  test.each<[string, Framework, StateSource, string?]>([
+    [
+      "Keras 3's paths",
+      "keras",
+      { "bn/gamma": V.a, "bn/beta": V.b, "bn/moving_mean": V.c, "bn/moving_variance": V.d },
+      "bn",
+    ],
+    [
+      "Keras 3's state tree",
+      "keras",
+      {
+        trainable_variables: { conv: { kernel: [1] }, bn: { gamma: V.a, beta: V.b } },
+        non_trainable_variables: { bn: { moving_mean: V.c, moving_variance: V.d } },
+      },
+      "bn",
+    ],
+    [
+      "TensorFlow's variables",
+      "keras",
+      { "bn/gamma:0": V.a, "bn/beta:0": V.b, "bn/moving_mean:0": V.c, "bn/moving_variance:0": V.d },
+      "bn/",
+    ],
+    ["TF.js's names", "tfjs", { gamma: V.a, beta: V.b, moving_mean: V.c, moving_variance: V.d }],
+    ["ONNX's inputs", "onnx", { scale: V.a, B: V.b, input_mean: V.c, input_var: V.d }],
+    ["ONNX's inputs before opset 14", "onnx", { scale: V.a, B: V.b, mean: V.c, var: V.d }],
+    ["Flax's flat names", "flax", { scale: V.a, bias: V.b, mean: V.c, var: V.d }],
+    ["Flax's variables", "flax", { params: { scale: V.a, bias: V.b }, batch_stats: { mean: V.c, var: V.d } }],
+    [
+      "a Flax model's variables",
+      "flax",
+      {
+        params: { Block_0: { BatchNorm_0: { scale: V.a, bias: V.b }, Conv_0: { kernel: [1] } } },
+        batch_stats: { Block_0: { BatchNorm_0: { mean: V.c, var: V.d } } },
+      },
+      "Block_0/BatchNorm_0",
+    ],
+    [
+      "a Flax model's flattened variables",
+      "flax",
+      { "params.bn.scale": V.a, "params.bn.bias": V.b, "batch_stats.bn.mean": V.c, "batch_stats.bn.var": V.d },
+      "bn",
+    ],
+    ["Haiku's flat names", "haiku", { scale: V.a, offset: V.b, mean_ema: ema(V.c), var_ema: ema(V.d) }],
+    [
+      "a Haiku model's params and state",
+      "haiku",
+      {
+        params: { "net/~/bn": { scale: V.a, offset: V.b } },
+        state: { "net/~/bn/~/mean_ema": ema(V.c), "net/~/bn/~/var_ema": ema(V.d) },
+      },
+      "net/~/bn",
+    ],
+    [
+      "both of them as one object",
+      "haiku",
+      { bn: { scale: V.a, offset: V.b }, "bn/~/mean_ema": ema(V.c), "bn/~/var_ema": ema(V.d) },
+      "bn",
+    ],
+  ])("in the form of %s are read", (_, format, state, prefix = "") => {
+    const bn = new BatchNorm(3);
+    bn.loadStateDict(state, { format, prefix });
+    expect(bn.stateDict()).toEqual({
+      weight: Float32Array.from(V.a),
+      bias: Float32Array.from(V.b),
+      running_mean: Float32Array.from(V.c),
+      running_var: Float32Array.from(V.d),
+      num_batches_tracked: format === "haiku" ? 5 : 0,
+    });
+  });
+
+  test("of one framework are not another's", () => {
+    const bn = new BatchNorm(3);
+    expect(() => bn.loadStateDict(layer().stateDict(), { format: "keras" })).toThrow(
+      "loadStateDict: nothing was loaded; missing gamma; missing beta; missing moving_mean; missing moving_variance; " +
+        "unexpected weight; unexpected bias; unexpected running_mean; unexpected running_var; unexpected num_batches",
+    );
+  });
+
+  test("given twice are refused", () => {
+    const state = { ...layer().stateDict({ format: "keras" }), "gamma:0": [1, 2, 3] };
+    expect(() => new BatchNorm(3).loadStateDict(state, { format: "keras" })).toThrow(
+      "gamma:0: expected one value of that name, got two",
+    );
+  });
+
+  test("of Object.prototype are names like any other", () => {
+    const state = JSON.parse('{"__proto__": {"weight": [1, 2, 3], "polluted": [1]}, "constructor": [1]}');
+    const bn = new BatchNorm(3, { trackRunningStats: false, shift: false });
+    expect(() => bn.loadStateDict(state)).toThrow("unexpected __proto__/polluted; unexpected constructor");
+    bn.loadStateDict(JSON.parse('{"__proto__": {"weight": [1, 2, 3]}}'), { prefix: "__proto__" });
+    expect(bn.gamma).toEqual(Float32Array.of(1, 2, 3));
+    expect({}).not.toHaveProperty("weight");
+    expect(Object.keys(bn.stateDict({ prefix: "__proto__" }))).toEqual(["__proto__.weight"]);
+  });
+});
+
+test("a layer without running statistics knows no count of values", () => {
+  const bn = new BatchNorm(3, { estimator: "population", trackRunningStats: false });
+  const state = { ...bn.stateDict(), num_values_tracked: 5 };
+  expect(() => bn.loadStateDict(state)).toThrow(/^loadStateDict: nothing was loaded; unexpected num_values_tracked$/);
+});
+
+describe("a prefix", () => {
+  /** A model of two layers and more. */
+  const model = (): NamedState => ({
+    "conv1.weight": new Float32Array(27),
+    ...layer().stateDict({ prefix: "bn1" }),
+    ...layer({}, 1).stateDict({ prefix: "bn10" }),
+    ...layer({}, 3).stateDict({ prefix: "layer1.0.bn1." }),
+  });
+
+  test.each([
+    ["bn1", 2],
+    ["bn1.", 2],
+    ["bn10", 1],
+    ["layer1.0.bn1", 3],
+    ["layer1.0.bn1.", 3],
+  ])("%j reads one layer of a model and looks at nothing else", (prefix, batches) => {
+    const bn = new BatchNorm(3);
+    expect(bn.loadStateDict(model(), { prefix })).toEqual({ missing: [], unexpected: [] });
+    expect(bn.stateDict()).toEqual(layer({}, batches).stateDict());
+  });
+
+  test.each(FRAMEWORKS)("is written before %s's names, and read again", (format) => {
+    for (const prefix of ["net/bn", "net/bn/", "net.bn", "net.bn."]) {
+      const bn = new BatchNorm(3);
+      bn.loadStateDict(layer().stateDict({ format, prefix }), { format, prefix });
+      expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+    }
+  });
+
+  test("stands between a collection and a name", () => {
+    const names = (format: Framework) => Object.keys(layer().stateDict({ format, prefix: "bn" })).slice(0, 3);
+    expect(names("pytorch")).toEqual(["bn.weight", "bn.bias", "bn.running_mean"]);
+    expect(names("keras")).toEqual(["bn/gamma", "bn/beta", "bn/moving_mean"]);
+    expect(names("onnx")).toEqual(["bn.scale", "bn.B", "bn.input_mean"]);
+    expect(names("flax")).toEqual(["params/bn/scale", "params/bn/bias", "batch_stats/bn/mean"]);
+    expect(names("haiku")).toEqual(["params/bn/scale", "params/bn/offset", "state/bn/~/mean_ema/average"]);
+  });
+
+  test("is said in errors, and is proposed where none of the names was found", () => {
+    const bn = new BatchNorm(3);
+    expect(() => bn.loadStateDict(model())).toThrow(
+      /^loadStateDict: nothing was loaded; missing weight; .*unexpected conv1\.weight; .*\. Pass the prefix of one layer, as in \["bn1", "bn10", "layer1\.0\.bn1"\]$/,
+    );
+    expect(() => bn.loadStateDict(model(), { prefix: "layer1" })).toThrow(
+      /missing layer1\.weight; .*unexpected layer1\.0\.bn1\.weight; .*Pass the prefix/,
+    );
+    const { "bn1.bias": _, ...without } = model();
+    expect(() => bn.loadStateDict({ ...without, "bn1.beta": 1 }, { prefix: "bn1" })).toThrow(
+      /^loadStateDict: nothing was loaded; missing bn1\.bias; unexpected bn1\.beta$/,
+    );
+    expect(() => bn.loadStateDict({ ...model(), "bn1.bias": [1] }, { prefix: "bn1" })).toThrow(
+      /^loadStateDict: nothing was loaded; bn1\.bias: expected 3 elements, got 1$/,
+    );
+    expect(bn.stateDict()).toEqual(new BatchNorm(3).stateDict());
+  });
+});
+
+describe("values", () => {
+  const haiku = (shape: number[], data: Float32Array) => ({
+    scale: { shape, data },
+    offset: { shape: [3], data },
+    mean_ema: { average: { shape, data }, hidden: [], counter: { shape: [], data: Int32Array.of(8) } },
+    var_ema: { average: data },
+  });
+
+  test.each([[[3]], [[1, 3]], [[1, 1, 1, 3]], [[1, 3, 1, 1]], [[3, 1]]])("of shape %j are vectors of 3", (shape) => {
+    const bn = new BatchNorm(3);
+    bn.loadStateDict(haiku(shape, Float32Array.of(5, 6, 7)), { format: "haiku" });
+    expect(bn.stateDict()).toEqual({
+      weight: Float32Array.of(5, 6, 7),
+      bias: Float32Array.of(5, 6, 7),
+      running_mean: Float32Array.of(5, 6, 7),
+      running_var: Float32Array.of(5, 6, 7),
+      num_batches_tracked: 8,
+    });
+  });
+
+  test.each([
+    [[2, 3], 6, "expected shape [6] but for ones, got [2,3]"],
+    [[3], 6, "expected shape [6] but for ones, got [3]"],
+    [[], 6, "expected shape [6] but for ones, got []"],
+    [[6, 6], 6, "expected shape [6] but for ones, got [6,6]"],
+    [[6], 5, "expected 6 elements, got 5"],
+  ])("of shape %j with %i elements are no vector of 6", (shape, length, message) => {
+    const bn = new BatchNorm(6, { trackRunningStats: false, shift: false });
+    const load = () => bn.loadStateDict({ weight: { shape, data: new Float32Array(length) } });
+    expect(load).toThrow(`weight: ${message}`);
+  });
+
+  test("of one channel may have any rank", () => {
+    for (const shape of [[], [1], [1, 1, 1, 1]]) {
+      const bn = new BatchNorm(1, { trackRunningStats: false, shift: false });
+      bn.loadStateDict({ weight: { shape, data: Float32Array.of(4) } });
+      expect(bn.gamma).toEqual(Float32Array.of(4));
+    }
+  });
+
+  test("may be tensors in wasm memory, Float64Arrays, and the layer's own vectors", () => {
+    const bn = layer({ trackRunningStats: false });
+    const { weight, bias } = bn.stateDict();
+    bn.loadStateDict({ weight: bn.beta as Float32Array, bias: bn.gamma as Float32Array });
+    expect([bn.gamma, bn.beta]).toEqual([bias, weight]);
+    const t = tensor([3], Float32Array.of(1, 2, 3));
+    bn.loadStateDict({ weight: t, bias: Float64Array.of(0.1, 0.2, 0.3) });
+    t.dispose();
+    expect([bn.gamma, bn.beta]).toEqual([Float32Array.of(1, 2, 3), Float32Array.of(0.1, 0.2, 0.3)]);
+  });
+
+  test.each([
+    [{ data: "abc", shape: [3] }],
+    [{ data: [1, 2, "3"], shape: [3] }],
+    [new Date()],
+    [{ dataSync: () => Float32Array.of(1, 2, 3) }],
+    [{}],
+    [new Map([["data", 1]])],
+  ])("such as %j are refused, and nothing is loaded", (wrong) => {
+    const bn = layer();
+    const before = bn.stateDict();
+    const state = { ...new BatchNorm(3).stateDict(), bias: wrong } as unknown as StateSource;
+    expect(() => bn.loadStateDict(state)).toThrow(/^loadStateDict: nothing was loaded; .*bias/);
+    expect(bn.stateDict()).toEqual(before);
+  });
+
+  test("of another library's classes are no nested states", () => {
+    class Other {
+      readonly data = { shape: [3] };
+      readonly self = this;
+    }
+    const state = { ...new BatchNorm(3).stateDict(), bias: new Other() } as unknown as StateSource;
+    expect(() => new BatchNorm(3).loadStateDict(state)).toThrow(
+      /^loadStateDict: nothing was loaded; bias: expected an array of 3 numbers$/,
+    );
+  });
+
+  test("whose home was transferred to another thread are refused before anything is written", () => {
+    const bn = layer();
+    const gamma = bn.gamma?.slice();
+    structuredClone(bn.beta, { transfer: [(bn.beta as Float32Array).buffer] });
+    const load = () => bn.loadStateDict(new BatchNorm(3).stateDict());
+    expect(load).toThrow(/^beta: expected 3 elements \(3\), got 0/);
+    expect(() => bn.stateDict()).toThrow(/^beta: expected 3 elements \(3\), got 0/);
+    expect(bn.gamma).toEqual(gamma);
+  });
+});
+
+describe("strict: false", () => {
+  test("loads what is there, leaves what is missing, and tells the names", () => {
+    const bn = layer();
+    const { bias, running_var, num_batches_tracked } = bn.stateDict();
+    const state = { weight: [1, 2, 3], running_mean: [4, 5, 6], gamma: [0], "fc.weight": [0] };
+    expect(bn.loadStateDict(state, { strict: false })).toEqual({
+      missing: ["bias", "running_var", "num_batches_tracked"],
+      unexpected: ["gamma", "fc.weight"],
+    });
+    expect(bn.stateDict()).toEqual({
+      weight: Float32Array.of(1, 2, 3),
+      bias,
+      running_mean: Float32Array.of(4, 5, 6),
+      running_var,
+      num_batches_tracked,
+    });
+  });
+
+  test("keeps the count of statistics that it does not load", () => {
+    const bn = layer({ estimator: "population" });
+    const { num_batches_tracked, num_values_tracked, running_mean } = bn.stateDict();
+    const state = { gamma: [1, 2, 3], beta: [1, 2, 3] };
+    expect(bn.loadStateDict(state, { format: "keras", strict: false, prefix: "" })).toEqual({
+      missing: ["moving_mean", "moving_variance"],
+      unexpected: [],
+    });
+    expect(bn.stateDict()).toMatchObject({ num_batches_tracked, num_values_tracked, running_mean });
+    expect(num_values_tracked).toBe(48);
+  });
+
+  test("loads a count alone", () => {
+    const bn = layer({ estimator: "population" });
+    const { missing } = bn.loadStateDict({ num_batches_tracked: 9, num_values_tracked: 90n }, { strict: false });
+    expect(missing).toEqual(["weight", "bias", "running_mean", "running_var"]);
+    expect(bn.stateDict()).toEqual({
+      ...layer({ estimator: "population" }).stateDict(),
+      num_batches_tracked: 9,
+      num_values_tracked: 90,
+    });
+  });
+
+  test("still refuses wrong values, and loads nothing then", () => {
+    const bn = layer();
+    const before = bn.stateDict();
+    const load = () => bn.loadStateDict({ weight: [1, 2, 3], bias: [1] }, { strict: false });
+    expect(load).toThrow(/^loadStateDict: nothing was loaded; bias: expected 3 elements, got 1$/);
+    expect(bn.stateDict()).toEqual(before);
+  });
+});
+
+test.each<[unknown, ErrorConstructor, RegExp]>([
+  [{ format: "torch" }, RangeError, /^format: expected "pytorch" or "keras" or .*, got "torch"/],
+  [{ format: 5 }, TypeError, /^format: expected a string, got 5/],
+  [{ format: "constructor" }, RangeError, /^format: expected /],
+  [{ prefix: 5 }, TypeError, /^prefix: expected a string, got 5/],
+  [{ count: "8" }, TypeError, /^count: expected a number of values per channel, got "8"/],
+  [{ count: 1 }, RangeError, /^count: expected more than 1 value per channel, got 1/],
+  [{ count: Number.NaN }, RangeError, /^count: expected more than 1/],
+  [{ count: Number.POSITIVE_INFINITY }, RangeError, /^count: expected more than 1/],
+  [{ prefx: "bn" }, TypeError, /options: expected options among format, prefix, count.*, got "prefx"/],
+  ["keras", TypeError, /options: expected an object, got "keras"/],
+])("the options %j are refused", (options, kind, message) => {
+  const bn = layer();
+  for (const call of [
+    () => bn.stateDict(options as never),
+    () => bn.loadStateDict(new BatchNorm(3).stateDict(), options as never),
+  ]) {
+    expect(call).toThrow(kind);
+    expect(call).toThrow(message);
+  }
+  expect(() => bn.stateDict({ strict: true } as never)).toThrow(/got "strict"/);
+  expect(() => bn.loadStateDict(bn.stateDict(), { strict: 1 as never })).toThrow(/^strict: expected a boolean, got 1/);
+  expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+});

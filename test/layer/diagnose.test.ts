@@ -1,0 +1,231 @@
+// diagnose: channels that are made to be wrong in one way each, and the table that says so.
+
+import { beforeAll, describe, expect, it } from "vitest";
+import { BatchNorm, diagnose, type Layout, type Options, type PlainTensor, tensor } from "../../src/index.ts";
+import { dimsOf, statistics } from "../support/reference.ts";
+import { drop, KINDS, make, normal, useBuild } from "../support/worlds.ts";
+
+const LAYOUTS: readonly Layout[] = ["channels-first", "channels-last"];
+const [N, C, S] = [16, 8, 20];
+
+/** Standard normal channels, each times a scale and moved by a mean, in either memory order. */
+function input(
+  layout: Layout,
+  { std = {}, mean = {} }: { std?: Record<number, number>; mean?: Record<number, number> },
+) {
+  const values = normal(1, N * C * S);
+  const shape = layout === "channels-last" ? [N, S, C] : [N, C, S];
+  const { inner } = dimsOf(shape, layout);
+  const data = values.map((v, i) => {
+    const c = Math.floor(i / inner) % C;
+    return v * (std[c] ?? 1) + (mean[c] ?? 0);
+  });
+  return { data, shape };
+}
+
+beforeAll(() => useBuild("simd"));
+
+describe.each(KINDS.flatMap((kind) => LAYOUTS.map((layout) => ({ kind, layout }))))(
+  "diagnose, $kind input, $layout",
+  ({ kind, layout }) => {
+    it("finds each channel that is wrong, by what is wrong with it", () => {
+      const bn = new BatchNorm(C, { layout, activation: "relu" });
+      // 0 is well; running statistics are mean 0 and variance 1
+      const { data, shape } = input(layout, { mean: { 1: 2, 6: 0.3 }, std: { 2: 3, 3: 1e-6 } });
+      bn.gamma?.set([1, -1, 1.5, 1, 0.5, 1e-3, 1, 0]);
+      bn.beta?.set([0, 0, 0, 0, -5, 1, 0, 1]);
+      const x = make(kind, shape, data);
+      const found = diagnose(bn, x);
+      expect(found.drifted).toEqual([1, 2, 3]);
+      expect(found.dead).toEqual([3, 4]);
+      expect(found.weak).toEqual([5, 7]);
+
+      const { mean, variance } = statistics(data, dimsOf(shape, layout));
+      const m = N * S;
+      const per = (of: (c: number) => number) => Float64Array.from({ length: C }, (_, c) => of(c));
+      const [mu, v] = [(c: number) => mean[c] as number, (c: number) => variance[c] as number];
+      const close = { rtol: 1e-5, atol: 1e-6 };
+      expect(found.meanDrift).toBeAllclose(
+        per((c) => mu(c) / Math.sqrt(1 + 1e-5)),
+        close,
+      );
+      expect(found.meanDriftErrors).toBeAllclose(
+        per((c) => (mu(c) / Math.sqrt(1 + 1e-5)) * Math.sqrt(m)),
+        { rtol: 1e-5, atol: 1e-4 },
+      );
+      // near 1 the cube root's errors are those of the ratio itself, of which the standard deviation is √(2/(m − 1))
+      for (const c of [0, 4, 5, 7])
+        expect(found.varianceRatioErrors[c]).toBeCloseTo(
+          ((found.varianceRatio[c] as number) - 1) / Math.sqrt(2 / (m - 1)),
+          0,
+        );
+      expect(found.varianceRatioErrors[2]).toBeGreaterThan(20);
+      expect(found.varianceRatioErrors[3]).toBeLessThan(-20);
+      expect(found.varianceRatio).toBeAllclose(
+        per((c) => ((v(c) * m) / (m - 1) + 1e-5) / (1 + 1e-5)),
+        close,
+      );
+      expect(found.spread).toBeAllclose(
+        per((c) => Math.sqrt(v(c) / (v(c) + 1e-5))),
+        close,
+      );
+      expect(found.gamma).toEqual(Float64Array.from(bn.gamma as Float32Array));
+      expect(found.scale).toBeAllclose(
+        per((c) => (found.gamma[c] as number) / Math.sqrt(v(c) + 1e-5)),
+        close,
+      );
+      expect(found.scaleNorm).toBeCloseTo(Math.hypot(...found.scale), 10);
+      expect([found.channels, found.count]).toEqual([C, m]);
+
+      // the fraction that passes is exact
+      const y = bn.forward(x, { mode: "batch" });
+      const { inner } = dimsOf(shape, layout);
+      const positive = new Float64Array(C);
+      y.data.forEach((value, i) => {
+        const c = Math.floor(i / inner) % C;
+        if (value > 0) positive[c] = (positive[c] as number) + 1;
+      });
+      expect(found.active).toEqual(positive.map((count) => count / m));
+      expect(found.active[4]).toBe(0);
+      expect(found.active[7]).toBe(1);
+      drop(x, y);
+    });
+
+    it("changes nothing of the layer", () => {
+      const { data, shape } = input(layout, {});
+      const [bn, twin] = [
+        new BatchNorm(C, { layout, activation: "relu" }),
+        new BatchNorm(C, { layout, activation: "relu" }),
+      ];
+      const x = make(kind, shape, data);
+      const other = make(
+        kind,
+        shape,
+        data.map((v) => v * 2 + 1),
+      );
+      for (const layer of [bn, twin]) drop(layer.forward(x));
+      const found = diagnose(bn, other, { residual: x });
+      expect(found.active.every((fraction) => fraction > 0.3 && fraction < 0.7)).toBe(true);
+      expect(bn.stateDict()).toEqual(twin.stateDict());
+      const [a, b] = [bn.backward(x), twin.backward(x)];
+      expect(a.dx?.data).toEqual(b.dx?.data);
+      drop(x, other, a.dx, b.dx);
+    });
+  },
+);
+
+describe("diagnose", () => {
+  const healthy = input("channels-first", {});
+  const of = (options: Options, x: PlainTensor = healthy) => diagnose(new BatchNorm(C, options), x);
+
+  it("finds nothing wrong with a layer that has just learned the batch", () => {
+    for (const runningVariance of ["unbiased", "biased"] as const) {
+      const bn = new BatchNorm(C, { estimator: "population", runningVariance, activation: "relu" });
+      const { data, shape } = input("channels-first", { mean: { 2: 1e3 }, std: { 3: 1e-1 } });
+      bn.forward({ data, shape });
+      const { drifted, dead, weak, varianceRatio, meanDrift } = diagnose(bn, { data, shape });
+      expect([drifted, dead, weak]).toEqual([[], [], []]);
+      expect(varianceRatio).toBeAllclose(new Float64Array(C).fill(1), { rtol: 1e-6 });
+      expect(meanDrift).toBeAllclose(new Float64Array(C), { atol: 1e-3 });
+    }
+  });
+
+  it.each([2, 4, 16])("does not take the noise of %i values for drift", (count) => {
+    const channels = 20_000;
+    const x = { data: normal(9, count * channels), shape: [count, channels] };
+    const { meanDrift, varianceRatio, drifted } = diagnose(new BatchNorm(channels), x);
+    expect(meanDrift.filter((v) => Math.abs(v) > 0.5).length).toBeGreaterThan(500);
+    expect(varianceRatio.filter((v) => v > 2 || v < 0.5).length).toBeGreaterThan(500);
+    expect(drifted.length).toBeLessThanOrEqual(4);
+  });
+
+  it("knows what each activation stops, the layer's own or the one behind it", () => {
+    const beta = [0, 12, -12, 0, 0, 0, 0, 0];
+    const dead = (options: Options, given?: "relu" | "relu6" | "none") => {
+      const bn = new BatchNorm(C, options);
+      bn.beta?.set(beta);
+      return diagnose(bn, healthy, given ? { activation: given } : {}).dead;
+    };
+    expect(dead({})).toEqual([]);
+    expect(dead({ activation: "leaky_relu" })).toEqual([]);
+    expect(dead({ activation: "silu" })).toEqual([]);
+    expect(dead({ activation: "relu" })).toEqual([2]);
+    expect(dead({ activation: "relu6" })).toEqual([1, 2]); // always at 6, always at 0
+    expect(dead({}, "relu")).toEqual([2]);
+    expect(dead({ activation: "relu6" }, "none")).toEqual([]);
+  });
+
+  it("takes float64 and 16-bit elements, and tensors of them", () => {
+    const wide = { data: Float64Array.from(healthy.data), shape: healthy.shape };
+    const expected = of({ activation: "relu6" });
+    const bn = new BatchNorm(C, { dtype: "float64", activation: "relu6" });
+    const inWasm = tensor(wide.shape, wide.data);
+    for (const x of [wide, inWasm]) {
+      const found = diagnose(bn, x);
+      expect(found.active).toEqual(expected.active);
+      expect(found.meanDrift).toBeAllclose(expected.meanDrift, { rtol: 1e-5, atol: 1e-6 });
+    }
+    drop(inWasm);
+    const bits = Uint16Array.from(new Uint32Array(healthy.data.slice().buffer), (b) => b >>> 16);
+    const half = { data: bits, shape: healthy.shape, dtype: "bfloat16" as const };
+    const found = diagnose(new BatchNorm(C, { dtype: "bfloat16", activation: "relu6" }), half);
+    expect(found.active).toBeAllclose(expected.active, { atol: 0.02 });
+    expect(found.drifted).toEqual([]);
+  });
+
+  it("calls a channel that is not finite drifted", () => {
+    const data = healthy.data.slice();
+    data[3 * S] = Number.NaN;
+    const found = of({}, { data, shape: healthy.shape });
+    expect(found.drifted).toEqual([3]);
+    expect(found.table(1)).toContain("NaN");
+  });
+
+  it("compares constant channels without dividing by zero", () => {
+    const bn = new BatchNorm(2, { epsilon: 0, estimator: "population" });
+    const x = { data: new Float32Array(8).fill(3), shape: [4, 2] };
+    bn.forward(x);
+    const found = diagnose(bn, x);
+    expect([found.drifted, found.dead]).toEqual([[], [0, 1]]);
+    expect([...found.meanDrift, ...found.varianceRatio]).toEqual([0, 0, 1, 1]);
+    x.data.fill(4);
+    expect(diagnose(bn, x).drifted).toEqual([0, 1]);
+  });
+
+  it("refuses wrong arguments, a layer without running statistics and a batch of one value", () => {
+    const bn = new BatchNorm(C);
+    expect(() => of({ trackRunningStats: false })).toThrow(/^running statistics: expected a layer that has it/);
+    expect(() => diagnose(bn, { data: new Float32Array(C), shape: [1, C] })).toThrow(
+      expect.objectContaining({ code: "one-value-per-channel" }) as Error,
+    );
+    expect(() => diagnose(bn, { data: new Float32Array(6), shape: [2, 3] })).toThrow(/^x: expected 8 channels/);
+    expect(() => diagnose(bn, { data: new Float64Array(16), shape: [2, C] } as never)).toThrow(TypeError);
+    expect(() => diagnose(bn, healthy, { activation: "tanh" as never })).toThrow(RangeError);
+    expect(() => diagnose(bn, healthy, { rows: 3 } as never)).toThrow(TypeError);
+    expect(() => of({}).table(-1)).toThrow(/^rows: expected a non-negative integer/);
+  });
+
+  it("prints the worst channels first, and says how many are left", () => {
+    const bn = new BatchNorm(C, { activation: "relu" });
+    bn.gamma?.set([1, 1, 1, 1, 1, 1e-3, 1, 1]);
+    bn.beta?.set([0, 0, 0, 0, -5, 1, 0, 0]);
+    const found = diagnose(bn, input("channels-first", { mean: { 1: 2, 6: 20 } }));
+    const lines = found.table(4).split("\n");
+    expect(lines).toHaveLength(7);
+    expect(lines[0]).toMatch(
+      /^8 channels of 320 values: 2 drifted, 1 dead, 1 with gamma near 0; ‖gamma·invStd‖ = 2\.\d+$/,
+    );
+    expect(lines[1]).toBe(lines[1]?.trimEnd());
+    expect(lines[1]).toMatch(
+      /^channel +mean drift +in errors +variance ratio +in errors +std of x̂ +active +gamma +gamma·invStd$/,
+    );
+    const first = (i: number) => (lines[i] as string).trim().split(/ +/)[0];
+    expect([2, 3, 4, 5].map(first)).toEqual(["4", "6", "1", "5"]);
+    expect(lines[2]).toMatch(/never active$/);
+    expect(lines[3]).toMatch(/mean drifted$/);
+    expect(lines[5]).toMatch(/gamma near 0$/);
+    expect(lines[6]).toBe("… and 4 more");
+    expect(`${found}`).toBe(found.table(10));
+    expect(found.table(8).split("\n")).toHaveLength(10);
+  });
+});

@@ -1,0 +1,253 @@
+// recalibrate: golden population statistics, every kind of batches and forward, and failures that leave no trace.
+
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, it, test } from "vitest";
+import { BatchNorm, type Options, type PlainTensor, recalibrate, type TensorLike, tensor } from "../../src/index.ts";
+import { loadGolden, type Pair } from "../golden/read-golden.mjs";
+import { dimsOf, statistics } from "../support/reference.ts";
+import { drop, KINDS, make, normalInput, useBuild } from "../support/worlds.ts";
+
+const ROUNDED = { rtol: 2 ** -23, atol: 1e-12 };
+
+/** Unequal batches of 3 channels whose means and variances differ much. */
+const BATCHES = [
+  normalInput(1, [4, 3, 5], 2, 10),
+  normalInput(2, [1, 3, 2], 0.5, -3),
+  normalInput(3, [9, 3, 40], 1, 0),
+];
+const OTHER = normalInput(4, [5, 3, 4], 3, 1);
+
+/** A layer with a past: trained statistics, parameters, a pending backward. */
+function trained(options: Options = {}): BatchNorm {
+  const bn = new BatchNorm(3, options);
+  bn.gamma?.set([2, -1, 0.5]);
+  bn.beta?.set([1, 2, 3]);
+  bn.forward(OTHER);
+  return bn;
+}
+
+/** A layer that has seen nothing but the batches, by an estimator. */
+function counted(options: Options, batches: readonly PlainTensor[] = BATCHES): BatchNorm {
+  const bn = new BatchNorm(3, options);
+  for (const batch of batches) bn.forward(batch);
+  return bn;
+}
+
+async function* asynchronous<T>(list: Iterable<T>): AsyncGenerator<T> {
+  for (const item of list) {
+    await Promise.resolve();
+    yield item;
+  }
+}
+
+beforeAll(() => useBuild("simd"));
+
+const golden = loadGolden(fileURLToPath(new URL("../golden", import.meta.url)));
+const POPULATIONS = golden.cases.filter((c) => c.kind === "population").map((c) => ({ id: c.id, c }));
+
+describe.each(POPULATIONS)("$id", ({ c }) => {
+  const { arr } = golden;
+  const layout = c.params.layout.endsWith("C") && c.params.layout !== "NC" ? "channels-last" : "channels-first";
+
+  test.each(KINDS)("gives the golden statistics, %s input", async (kind) => {
+    const of = (pair: Pair) => arr<Float64Array>(pair.f64);
+    for (const [estimator, runningVariance, mean, variance] of [
+      ["cumulative", "unbiased", c.out.mean, c.out.var],
+      ["population", "unbiased", c.out.pooledMean, c.out.pooledVarUnbiased],
+      ["population", "biased", c.out.pooledMean, c.out.pooledVarBiased],
+    ] as const) {
+      const bn = new BatchNorm(c.params.C, { layout, runningVariance, epsilon: c.params.eps });
+      const batches = c.in.batches.map((batch: Parameters<typeof arr>[0]) => make(kind, batch.shape, arr(batch)));
+      await recalibrate(bn, batches, { estimator });
+      drop(...batches);
+      expect(bn.runningMean).toBeAllclose(of(mean), { rtol: 1e-6, atol: 1e-6 });
+      expect(bn.runningVariance).toBeAllclose(of(variance), { rtol: 1e-6 });
+      expect(bn.batchesTracked).toBe(batches.length);
+    }
+  });
+});
+
+describe("recalibrate", () => {
+  it("is a new layer's training by any estimator, population by default, for iterables of every kind", async () => {
+    for (const estimator of ["ema", "debiased", "cumulative", "population", undefined] as const)
+      for (const batches of [BATCHES, new Set(BATCHES), BATCHES.values(), asynchronous(BATCHES)]) {
+        const bn = trained();
+        await recalibrate(bn, batches, estimator ? { estimator } : {});
+        const expected = counted({ estimator: estimator ?? "population" });
+        expect(bn.runningMean).toEqual(expected.runningMean);
+        expect(bn.runningVariance).toEqual(expected.runningVariance);
+        expect(bn.batchesTracked).toBe(3);
+      }
+  });
+
+  it("changes nothing but the statistics, in the arrays that users hold", async () => {
+    const [bn, twin] = [trained(), trained()];
+    bn.eval();
+    const held = [bn.gamma, bn.beta, bn.runningMean, bn.runningVariance];
+    await recalibrate(bn, BATCHES);
+    expect([bn.gamma, bn.beta, bn.runningMean, bn.runningVariance].every((v, i) => v === held[i])).toBe(true);
+    expect(bn.mode).toBe("eval");
+    const dy = normalInput(9, [5, 3, 4]);
+    expect(bn.backward(dy)).toEqual(twin.backward(dy)); // of the forward before
+    const { weight, bias } = bn.stateDict();
+    expect({ weight, bias }).toEqual({ weight: twin.gamma, bias: twin.beta });
+  });
+
+  it("is what training goes on from, without roundings in between", async () => {
+    for (const estimator of ["ema", "cumulative", "population"] as const) {
+      const bn = trained({ estimator });
+      await recalibrate(bn, BATCHES, { estimator });
+      bn.forward(OTHER);
+      expect(bn.stateDict()).toMatchObject(
+        Object.fromEntries(
+          Object.entries(counted({ estimator }, [...BATCHES, OTHER]).stateDict()).filter(([name]) =>
+            /^(run|num)/.test(name),
+          ),
+        ),
+      );
+    }
+  });
+
+  it("takes float64 layers, ghost batches and tensors that the generator disposes of", async () => {
+    const wide = new BatchNorm(3, { dtype: "float64" });
+    await recalibrate(wide, [{ data: Float64Array.from(OTHER.data), shape: OTHER.shape }]);
+    const { mean, variance } = statistics(OTHER.data, dimsOf(OTHER.shape, "channels-first"));
+    expect(wide.runningMean).toBeAllclose(mean, { rtol: 1e-14 });
+    expect(wide.runningVariance).toBeAllclose(
+      variance.map((v) => (v * 20) / 19),
+      { rtol: 1e-14 },
+    );
+
+    const ghost = trained({ ghostBatchSize: 2 });
+    await recalibrate(ghost, [OTHER]);
+    expect(ghost.runningMean).toBeAllclose(mean, ROUNDED);
+    expect(ghost.batchesTracked).toBe(3); // as training counts them
+
+    const bn = trained();
+    let yielded = 0;
+    function* tensors(): Generator<TensorLike> {
+      for (const { data, shape } of BATCHES) {
+        const batch = tensor(shape, data as Float32Array);
+        yielded++;
+        yield batch;
+        batch.dispose();
+      }
+    }
+    await recalibrate(bn, tensors());
+    expect(yielded).toBe(3);
+    expect(bn.runningMean).toEqual(counted({ estimator: "population" }).runningMean);
+  });
+
+  it("takes several layers and the network that they are in, which may be asynchronous", async () => {
+    const [first, second] = [trained({ activation: "relu" }), trained()];
+    second.eval();
+    const seen: string[] = [];
+    const network = async (batch: PlainTensor) => {
+      const hidden = first.forward(batch);
+      await Promise.resolve();
+      seen.push(second.mode);
+      second.forward(hidden);
+      return second.forward(hidden, { mode: "batch" }); // collects nothing
+    };
+    await recalibrate([first, second, first], BATCHES, { forward: network });
+    expect(seen).toEqual(["train", "train", "train"]);
+    expect([first.mode, second.mode]).toEqual(["train", "eval"]);
+    const expected = counted({ estimator: "population" });
+    expect(first.runningMean).toEqual(expected.runningMean);
+    const [one, two] = [trained({ activation: "relu" }), new BatchNorm(3, { estimator: "population" })];
+    for (const batch of BATCHES) two.forward(one.forward(batch));
+    expect(second.runningMean).toEqual(two.runningMean);
+    expect([first.batchesTracked, second.batchesTracked]).toEqual([3, 3]);
+  });
+
+  it("does not correct by the statistics that it replaces: Batch Renormalization pauses", async () => {
+    const bn = trained({ renorm: { rMax: 3, dMax: 5 } });
+    const outputs: PlainTensor[] = [];
+    await recalibrate(bn, BATCHES, { forward: (batch) => outputs.push(bn.forward(batch)) });
+    expect(outputs).toEqual(BATCHES.map((batch) => trained().forward(batch)));
+    expect(bn.renorm).toEqual({ rMax: 3, dMax: 5 });
+  });
+
+  describe("leaves every layer as it was", () => {
+    const poisoned = { data: new Float32Array(60).fill(Number.NaN), shape: [4, 3, 5] };
+    function* failing(): Generator<PlainTensor> {
+      yield* BATCHES;
+      throw new Error("the disk is gone");
+    }
+    const cases: [string, () => Iterable<PlainTensor> | AsyncIterable<PlainTensor>, object, unknown][] = [
+      ["a generator that throws halfway", failing, {}, "the disk is gone"],
+      ["an async generator that throws halfway", () => asynchronous(failing()), {}, "the disk is gone"],
+      ["no batches", () => [], {}, /^batches: expected at least one .*, got "none"$/],
+      ["no batches, asynchronously", () => asynchronous<PlainTensor>([]), {}, RangeError],
+      ["empty batches alone", () => [{ data: new Float32Array(), shape: [0, 3, 2] }], {}, RangeError],
+      ["a batch of another shape", () => [OTHER, { data: new Float32Array(8), shape: [2, 4] }], {}, RangeError],
+      ["one value per channel", () => [OTHER, { data: new Float32Array(3), shape: [1, 3] }], {}, /more than 1 value/],
+      ["a batch that is not finite", () => [OTHER, poisoned], {}, /finite batch mean/],
+      [
+        "a network that fails",
+        () => BATCHES,
+        {
+          forward: () => {
+            throw new Error("lost");
+          },
+        },
+        "lost",
+      ],
+      ["a network that fails later", () => BATCHES, { forward: () => Promise.reject(new Error("lost")) }, "lost"],
+      ["a network that goes around it", () => BATCHES, { forward: () => {} }, /passes through every layer/],
+    ];
+    it.each(cases)("after %s", async (_, batches, options, error) => {
+      const [bn, twin] = [trained().eval(), trained().eval()];
+      await expect(recalibrate(bn, batches(), options)).rejects.toThrow(error as string);
+      expect(bn.stateDict()).toEqual(twin.stateDict());
+      expect(bn.mode).toBe("eval");
+      const dy = normalInput(9, [5, 3, 4]);
+      expect(bn.backward(dy)).toEqual(twin.backward(dy));
+      await recalibrate(bn, BATCHES); // and it can be tried again
+      expect(bn.batchesTracked).toBe(3);
+    });
+
+    it("where only one of several saw nothing", async () => {
+      const [seen, unseen] = [trained(), trained()];
+      const forward = (batch: PlainTensor) => seen.forward(batch);
+      await expect(recalibrate([seen, unseen], BATCHES, { forward })).rejects.toThrow(RangeError);
+      for (const bn of [seen, unseen]) expect(bn.stateDict()).toEqual(trained().stateDict());
+    });
+  });
+
+  it("ends what it iterates over when it fails", async () => {
+    let ended = false;
+    function* batches() {
+      try {
+        yield* BATCHES;
+      } finally {
+        ended = true;
+      }
+    }
+    const forward = () => Promise.reject(new Error("lost"));
+    await expect(recalibrate(trained(), batches(), { forward })).rejects.toThrow("lost");
+    expect(ended).toBe(true);
+  });
+
+  it("refuses wrong arguments, layers without running statistics, and two at once", async () => {
+    const bn = trained();
+    const rejects = (call: Promise<void>, error: unknown) => expect(call).rejects.toThrow(error as string);
+    await rejects(recalibrate({} as BatchNorm, BATCHES), /^layers: expected BatchNorm, got Object/);
+    await rejects(recalibrate([], BATCHES), /^layers: expected at least one/);
+    await rejects(recalibrate(bn, OTHER as never), /^batches: expected an iterable or async iterable/);
+    await rejects(recalibrate(bn, BATCHES, { estimator: "mean" as never }), /^estimator: expected /);
+    await rejects(recalibrate(bn, BATCHES, { foward: () => {} } as never), TypeError);
+    await rejects(recalibrate(bn, BATCHES, { forward: 5 as never }), /^forward: expected a function/);
+    await rejects(recalibrate([bn, trained()], BATCHES), /^forward: expected a function, since/);
+    await rejects(recalibrate(trained({ trackRunningStats: false }), BATCHES), /^running statistics: expected a layer/);
+    const disposed = trained();
+    disposed.dispose();
+    await rejects(recalibrate(disposed, BATCHES), /disposed/);
+    expect(bn.stateDict()).toEqual(trained().stateDict());
+
+    const first = recalibrate(bn, asynchronous(BATCHES));
+    await rejects(recalibrate(bn, BATCHES), /^bn: expected a layer that no other recalibrate is at work on/);
+    await first;
+    expect(bn.batchesTracked).toBe(3);
+  });
+});

@@ -1,0 +1,129 @@
+// SyncBatchNorm over threads that share memory, on dist/, as a program has it.
+
+import { Worker } from "node:worker_threads";
+import { expect, it } from "vitest";
+import { BatchNorm, sharedGroup, sharedGroupMemory } from "../../src/index.ts";
+import { normal } from "../support/worlds.ts";
+
+const LIBRARY = new URL("../../dist/index.js", import.meta.url).href;
+
+/** Runs a program on every rank: `body` is a function's, of { library, group, rank, size, data }. */
+function onRanks(size: number, body: string, data: unknown = {}, { capacity = 4096, timeoutMs = 10_000 } = {}) {
+  const memory = sharedGroupMemory(size, capacity);
+  const program = `
+    const { parentPort, workerData: { memory, rank, size, timeoutMs, data } } = require("node:worker_threads");
+    import(${JSON.stringify(LIBRARY)}).then(async (library) => {
+      const group = library.sharedGroup(memory, rank, { timeoutMs });
+      parentPort.postMessage(await (async () => { ${body} })());
+    }).catch((error) => parentPort.postMessage({ error: error.message, code: error.code }));`;
+  const ranks = Array.from({ length: size }, (_, rank) => {
+    const worker = new Worker(program, { eval: true, workerData: { memory, rank, size, timeoutMs, data } });
+    return new Promise<Record<string, unknown>>((resolve, reject) => {
+      worker.once("message", (message) => {
+        resolve(message);
+        worker.terminate();
+      });
+      worker.once("error", reject);
+      worker.once("exit", (code) => reject(new Error(`rank ${rank} ended with code ${code} and said nothing`)));
+    });
+  });
+  return Promise.all(ranks);
+}
+
+it.each([1, 2, 4])("%i threads train as one, synchronously, with the same bits on each", async (size) => {
+  const sizes = [5, 1, 0, 10].slice(0, size);
+  const total = sizes.reduce((a, b) => a + b, 0);
+  const steps = [1, 2, 3].map((seed) => normal(seed, total * 8, 2, 5));
+  const results = await onRanks(
+    size,
+    `
+    const bn = new library.SyncBatchNorm(8, { group });
+    const before = data.sizes.slice(0, rank).reduce((a, b) => a + b, 0);
+    const ys = [];
+    for (const all of data.steps) {
+      const shard = { data: all.slice(before * 8, (before + data.sizes[rank]) * 8), shape: [data.sizes[rank], 8] };
+      ys.push(bn.forward(shard).data);
+      const { dx, dGamma } = bn.backward(shard);
+      ys.push(dx.data);
+    }
+    return { ys, mean: bn.runningMean, variance: bn.runningVariance };`,
+    { sizes, steps },
+    { capacity: 16 }, // so that an exchange takes several turns
+  );
+  const single = new BatchNorm(8);
+  for (const [i, data] of steps.entries()) {
+    const whole = { data, shape: [total, 8] };
+    const expected = [single.forward(whole).data, single.backward(whole).dx?.data];
+    for (const k of [0, 1]) {
+      const parts = results.flatMap(({ ys }) => [...((ys as Float32Array[])[2 * i + k] as Float32Array)]);
+      expect(parts).toBeAllclose(expected[k] as Float32Array, { rtol: 1e-5, atol: 1e-6 });
+    }
+  }
+  for (const { mean, variance } of results) {
+    expect(mean).toEqual(results[0]?.mean);
+    expect(variance).toEqual(results[0]?.variance);
+  }
+  expect(results[0]?.variance).toBeAllclose(single.runningVariance as Float32Array, { rtol: 1e-6 });
+});
+
+it("a thousand sums in a row lose nothing, whoever is fast", async () => {
+  const results = await onRanks(
+    4,
+    `
+    let bad = 0;
+    for (let i = 0; i < 1000; i++) {
+      const values = Float64Array.of(rank + i, 1, rank === i % 4 ? 0.1 : 0);
+      if (rank === i % 4) for (let k = 0; k < 2000; k++) Math.sin(k);
+      group.sum(values);
+      if (values[0] !== 6 + 4 * i || values[1] !== 4 || values[2] !== 0.1) bad++;
+    }
+    return { bad };`,
+  );
+  expect(results).toEqual(Array(4).fill({ bad: 0 }));
+});
+
+it("gathers in the order of the ranks, in as many turns as it takes", async () => {
+  const body = `
+    const values = Float64Array.from({ length: 100 }, (_, i) => rank * 1000 + i);
+    const all = new Float64Array(300);
+    group.gather(values, all);
+    group.sum(values);
+    return { all, values };`;
+  for (const { all, values } of await onRanks(3, body, {}, { capacity: 16 })) {
+    expect(all).toEqual(Float64Array.from({ length: 300 }, (_, i) => Math.floor(i / 100) * 1000 + (i % 100)));
+    expect(values).toEqual(Float64Array.from({ length: 100 }, (_, i) => 3000 + 3 * i));
+  }
+});
+
+it("a rank that is lost is an error on all others, after a time", async () => {
+  const results = await onRanks(
+    3,
+    `if (rank === 1) return { left: true }; group.sum(new Float64Array(1)); return {};`,
+    {},
+    { timeoutMs: 200 },
+  );
+  expect(results[1]).toEqual({ left: true });
+  for (const r of [0, 2]) {
+    expect(results[r]?.code).toBe("group");
+    expect(results[r]?.error).toMatch(/^rank \d of 3: expected every rank of the group to take part/);
+  }
+});
+
+it("a rank that comes when the others have given up is refused, too, and so is every sum after it", async () => {
+  const body = `
+    const wait = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+    const codes = [];
+    if (rank === 1) wait(1500);
+    for (let i = 0; i < 2; i++)
+      try { group.sum(new Float64Array(1)); codes.push("none"); } catch ({ code }) { codes.push(code); }
+    return { codes };`;
+  const results = await onRanks(3, body, {}, { timeoutMs: 200 });
+  for (const { codes } of results) expect(codes).toEqual(["group", "group"]);
+});
+
+it("wrong arguments are named", () => {
+  expect(() => sharedGroupMemory(0)).toThrow(/^size: expected a whole number from 1/);
+  const memory = sharedGroupMemory(2);
+  expect(() => sharedGroup(memory, 2)).toThrow(/^rank: expected a rank from 0 to 1, got 2/);
+  expect(() => sharedGroup(new ArrayBuffer(8) as never, 0)).toThrow(/^memory: expected what sharedGroupMemory returns/);
+});

@@ -1,0 +1,146 @@
+// Nothing piles up over 10,000 training steps: neither wasm memory nor JavaScript's heap.
+
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { beforeAll, describe, expect, test } from "vitest";
+import { BatchNorm, type Dtype, type Tensor, tensor } from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
+import { drop, KINDS, makeOf, normal, normalInput, useBuild } from "../support/worlds.ts";
+
+setFlagsFromString("--expose-gc");
+const collect: () => void = runInNewContext("gc");
+
+const STEPS = 10_000;
+const SHAPE = [8, 4, 6];
+
+/** Bytes. An array of 100 elements kept in every step is more than 4 MB; a collected heap varies by some 0.3 MB. */
+const TOLERANCE = 2 ** 20;
+
+/** Bytes that JavaScript holds on to, array buffers included. */
+function level(): number {
+  for (let i = 0; i < 3; i++) collect();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+/** How much more is held after STEPS steps than after a warm-up that fills caches and compiles. */
+function growth(step: (k: number) => void): number {
+  for (let k = 0; k < STEPS / 10; k++) step(k);
+  const before = level();
+  for (let k = 0; k < STEPS; k++) step(k);
+  return level() - before;
+}
+
+describe.each(["channels-first", "channels-last"] as const)("10,000 steps, %s", (layout) => {
+  beforeAll(() => useBuild("simd"));
+  const options = { layout, estimator: "population" } as const;
+  const channels = layout === "channels-last" ? 6 : 4;
+
+  const ways: [string, (bn: BatchNorm) => (k: number) => void][] = [
+    [
+      "with tensors and outputs given",
+      (bn) => {
+        const [x, dy, out, dxOut] = [1, 2, 3, 4].map((seed) => tensor(SHAPE, normal(seed, 192))) as [
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+        ];
+        const gradients = { dGammaOut: new Float32Array(channels), dBetaOut: new Float32Array(channels) };
+        return () => {
+          bn.forward(x, { out });
+          bn.backward(dy, { dxOut, ...gradients });
+        };
+      },
+    ],
+    [
+      "with tensors for results that are disposed",
+      (bn) => {
+        const [x, dy] = [1, 2].map((seed) => tensor(SHAPE, normal(seed, 192))) as [Tensor, Tensor];
+        return () => {
+          bn.forward(x).dispose();
+          bn.backward(dy).dx?.dispose();
+        };
+      },
+    ],
+    [
+      "with plain input, of sizes that change, and steps that fail",
+      (bn) => {
+        const sizes = [SHAPE, [2, ...SHAPE.slice(1)], [5, ...SHAPE.slice(1)]];
+        const batches = sizes.map((shape, i) => ({ x: normalInput(i, shape), dy: normalInput(i + 9, shape) }));
+        const poisoned = normalInput(7, SHAPE);
+        poisoned.data[0] = Number.NaN;
+        return (k) => {
+          const { x, dy } = batches[k % 3] as (typeof batches)[number];
+          bn.forward(x);
+          bn.backward(dy, { accumulate: k % 2 === 0 });
+          if (k % 10) return;
+          try {
+            bn.forward(poisoned);
+          } catch {
+            return;
+          }
+          expect.unreachable("a batch with NaN went through");
+        };
+      },
+    ],
+  ];
+
+  test.each(ways)("%s leave memory at its level", (_, prepare) => {
+    const bn = new BatchNorm(channels, options);
+    const step = prepare(bn);
+    for (let k = 0; k < 3; k++) step(k);
+    const { capacity } = defaultHeap().usage;
+    const levels = [0, 1, 2].map((k) => {
+      step(k);
+      return defaultHeap().usage.used;
+    });
+    expect(Math.abs(growth(step))).toBeLessThan(TOLERANCE);
+    expect(
+      [0, 1, 2].map((k) => {
+        step(k);
+        return defaultHeap().usage.used;
+      }),
+    ).toEqual(levels);
+    expect(defaultHeap().usage.capacity).toBe(capacity);
+    expect(bn.batchesTracked).toBe(1.1 * STEPS + 9);
+  });
+});
+
+test.each(["float32", "float64", "bfloat16"] as const)(
+  "10,000 steps of %s with an activation and a residual, on arrays and on tensors, leave memory at its level",
+  async (dtype) => {
+    await useBuild("simd");
+    for (const kind of KINDS) {
+      const size = SHAPE.reduce((a, b) => a * b, 1);
+      const make = (seed: number) => {
+        const values = normal(seed, size);
+        const data = {
+          float32: values,
+          float64: Float64Array.from(values),
+          bfloat16: new Uint16Array(size).fill(seed),
+        };
+        return makeOf<Dtype>(dtype, kind, SHAPE, data[dtype]);
+      };
+      const [x, residual, dy] = [make(1), make(2), make(3)];
+      const bn = new BatchNorm<Dtype>(4, { dtype, activation: "silu" });
+      const step = () => {
+        const y = bn.forward(x, { residual });
+        const { dx, dResidual } = bn.backward(dy);
+        drop(y, dx, dResidual);
+      };
+      step();
+      const { used, capacity } = defaultHeap().usage;
+      expect(Math.abs(growth(step))).toBeLessThan(TOLERANCE);
+      expect(defaultHeap().usage).toEqual({ used, capacity });
+      drop(x, residual, dy);
+    }
+  },
+);
+
+// last, because what it keeps is freed at a moment that would blur another measurement
+test("the gauge shows a step that keeps one array of 100 elements", () => {
+  const kept: Float32Array[] = [];
+  expect(growth(() => kept.push(new Float32Array(100)))).toBeGreaterThan(3 * TOLERANCE);
+  expect(kept.length).toBe(1.1 * STEPS);
+});

@@ -1,0 +1,140 @@
+// Scale and shift per sample: every sample has its own, gradients are of theirs, by finite differences in ghost batches,
+// too.
+
+import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import { batchNormBackward, batchNormForward, type Vector } from "../../src/index.ts";
+import { dropMade, mine } from "../support/made.ts";
+import { close, differences, inputsIn, layer, type Step, same, step } from "../support/variants.ts";
+import { LAYOUTS, normal, ordered, real, sizeOf, useBuild, WAYS } from "../support/worlds.ts";
+
+afterEach(dropMade);
+
+describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
+  beforeAll(() => useBuild("simd"));
+  const { input, part } = inputsIn({ layout, kind, dtype });
+
+  describe("scale and shift per sample", () => {
+    test.each([[[4, 3]], [[3, 3, 5]], [[2, 3, 40, 40]], [[1, 3, 4]]])("of %j: every sample has its own", (size) => {
+      const [n = 0] = size;
+      const [x, dy] = [input(1, size), input(2, size)];
+      const [gamma, beta] = [normal(5, n * 3), normal(6, n * 3)].map((v) => real(dtype, v)) as [Vector, Vector];
+      for (const activation of ["none", "relu", "silu"] as const) {
+        const got = step(layer(dtype, { layout, activation }), x, dy, { gamma, beta });
+        // each sample by the batch's statistics
+        const { mean, variance, y } = batchNormForward(x, {}, { layout });
+        mine(y);
+        const one = sizeOf(size.slice(1));
+        const frozen = layer(dtype, { layout, epsilon: 0, activation });
+        for (let i = 0; i < n; i++) {
+          frozen.runningMean?.set(mean);
+          frozen.runningVariance?.set(variance.map((v) => v + 1e-5));
+          frozen.gamma?.set(gamma.slice(i * 3, i * 3 + 3));
+          frozen.beta?.set(beta.slice(i * 3, i * 3 + 3));
+          const own = step(frozen, part(x, size, i, i + 1), part(dy, size, i, i + 1), { mode: "frozen" });
+          const of = (v: Vector | null, length: number) => (v ? v.slice(i * length, (i + 1) * length) : null);
+          const wanted = { y: of(got.y, one), dGamma: of(got.dGamma, 3), dBeta: of(got.dBeta, 3) };
+          same(wanted, own, dtype === "float64" ? { rtol: 1e-9, atol: 1e-9 } : { rtol: 1e-4, atol: 1e-3 });
+        }
+        const stateless = batchNormForward(x, { gamma, beta }, { layout, activation });
+        const { dx, dGamma, dBeta } = batchNormBackward(dy, stateless.saved);
+        const results = { y: mine(stateless.y).data, dx: mine(dx).data, dGamma, dBeta } as Partial<Step>;
+        // a single sample's is the layer's own way to the stateless function
+        same(results, got, n === 1 ? close(dtype) : {});
+      }
+    });
+
+    test("the same for all samples is the layer's own, and the gradients of samples add up to its", () => {
+      const size = [4, 3, 5];
+      const [x, dy] = [input(1, size), input(2, size)];
+      const plain = step(layer(dtype, { layout }), x, dy);
+      const bn = layer(dtype, { layout });
+      const rows = (v: Vector) =>
+        real(
+          dtype,
+          Array.from({ length: 12 }, (_, i) => v[i % 3] as number),
+        );
+      const [gamma, beta] = [rows(bn.gamma as Vector), rows(bn.beta as Vector)];
+      const both = step(bn, x, dy, { gamma, beta });
+      const { y, dx } = plain;
+      same({ y, dx }, both, close(dtype));
+      const sum = (v: Vector | null) =>
+        [0, 1, 2].map((c) => [0, 1, 2, 3].reduce((a, n) => a + (v?.[n * 3 + c] as number), 0));
+      expect(sum(both.dGamma)).toBeAllclose(plain.dGamma as Vector, close(dtype));
+      expect(sum(both.dBeta)).toBeAllclose(plain.dBeta as Vector, close(dtype));
+      // one of the two: the other keeps the layer's vector, and its gradient that vector's shape
+      for (const [name, other] of [
+        ["gamma", "beta"],
+        ["beta", "gamma"],
+      ] as const) {
+        const given = { [name]: { gamma, beta }[name] };
+        const one = step(layer(dtype, { layout }), x, dy, given);
+        same({ y, dx }, one, close(dtype));
+        const [own, shared] = name === "gamma" ? [one.dGamma, one.dBeta] : [one.dBeta, one.dGamma];
+        expect(own).toBeAllclose((name === "gamma" ? both.dGamma : both.dBeta) as Vector);
+        expect(shared).toBeAllclose((name === "gamma" ? plain.dBeta : plain.dGamma) as Vector, close(dtype));
+        const stateless = batchNormForward(x, { ...given, [other]: bn[other] }, { layout });
+        const gradients = batchNormBackward(dy, stateless.saved);
+        const results = { y: mine(stateless.y).data, dx: mine(gradients.dx).data } as Partial<Step>;
+        same({ ...results, dGamma: gradients.dGamma, dBeta: gradients.dBeta } as Partial<Step>, one);
+      }
+      // a layer without them takes them all the same
+      const bare = step(layer(dtype, { layout, affine: false }), x, dy, { gamma });
+      expect([bare.dGamma?.length, bare.dBeta]).toEqual([12, null]);
+    });
+
+    test("is read in forward, and may change afterwards; gradients go where they are wanted", () => {
+      const [x, dy] = [input(1, [4, 3, 5]), input(2, [4, 3, 5])];
+      const [gamma, beta] = [normal(5, 12), normal(6, 12)].map((v) => real(dtype, v)) as [Vector, Vector];
+      const bn = layer(dtype, { layout });
+      mine(bn.forward(x, { gamma, beta, mode: "batch" }));
+      const expected = bn.backward(dy);
+      const dx = mine(expected.dx).data.slice() as Vector;
+      gamma.fill(9);
+      beta.fill(9);
+      const outs = { dGammaOut: real(dtype, new Array(12).fill(1)), dBetaOut: real(dtype, new Array(12).fill(2)) };
+      const again = bn.backward(dy, { ...outs, accumulate: true } as object);
+      expect(mine(again.dx).data).toBeAllclose(dx);
+      expect(again.dGamma).toBe(outs.dGammaOut);
+      expect(outs.dGammaOut).toBeAllclose(
+        (expected.dGamma as Vector).map((v) => v + 1),
+        close(dtype),
+      );
+      expect(outs.dBetaOut).toBeAllclose(
+        (expected.dBeta as Vector).map((v) => v + 2),
+        close(dtype),
+      );
+      const some = bn.backward(dy, { needs: { dGamma: false, dBeta: false } });
+      expect(mine(some.dx).data).toBeAllclose(dx);
+      const sums = bn.backward(dy, { needs: { dx: false } });
+      expect(sums.dGamma).toBeAllclose(expected.dGamma as Vector);
+    });
+  });
+});
+
+describe.each(LAYOUTS)("gradients, float64, %s", (layout) => {
+  beforeAll(() => useBuild("simd"));
+  const shape = ordered([4, 3, 5], layout);
+  const dy = Float64Array.from(normal(2, 60));
+
+  test.each(["none", "relu", "silu"] as const)(
+    "of samples with a scale and shift of their own, in ghost batches (%s)",
+    (activation) => {
+      for (const options of [{}, { ghostBatchSize: 3 }]) {
+        const v = {
+          x: Float64Array.from(normal(1, 60, 2, 1)),
+          gamma: Float64Array.from(normal(5, 12)),
+          beta: Float64Array.from(normal(6, 12)),
+        };
+        const call = () => batchNormForward({ data: v.x, shape }, v, { layout, activation, ...options });
+        const { x: data, ...parameters } = v;
+        const forward = () => batchNormForward({ data, shape }, parameters, { layout, activation, ...options });
+        expect(call).toThrow(TypeError); // x is no parameter
+        const loss = () => forward().y.data.reduce((sum, value, i) => sum + value * (dy[i] as number), 0);
+        const got = batchNormBackward({ data: dy, shape }, forward().saved);
+        expect(got.dx?.data).toBeAllclose(differences(v.x, loss), { rtol: 1e-7, atol: 1e-7 });
+        expect(got.dGamma).toBeAllclose(differences(v.gamma, loss), { rtol: 1e-7, atol: 1e-7 });
+        expect(got.dBeta).toBeAllclose(differences(v.beta, loss), { rtol: 1e-7, atol: 1e-7 });
+      }
+    },
+  );
+});

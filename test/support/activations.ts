@@ -1,0 +1,7 @@
+// The activations, and the modes, that the suites of activations go through.
+
+import type { ActivationName, Mode } from "../../src/index.ts";
+
+export const BENT = ["relu", "leaky_relu", "relu6", "silu"] as const;
+export const ACTIVATIONS: readonly ActivationName[] = ["none", ...BENT];
+export const MODES: readonly Mode[] = ["train", "batch", "eval", "frozen"];

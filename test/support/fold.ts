@@ -1,0 +1,75 @@
+// For tests of folding: the golden cases, indices of shapes, PyTorch's convolutions as its documentation defines them, and
+// layers with their scale and shift in float64.
+
+import { fileURLToPath } from "node:url";
+import { BatchNorm, type FoldSource } from "../../src/index.ts";
+import { type Case, loadGolden } from "../golden/read-golden.mjs";
+import { normal } from "./worlds.ts";
+
+export const U = 2 ** -24;
+const golden = loadGolden(fileURLToPath(new URL("../golden", import.meta.url)));
+export const { arr } = golden;
+export const CASES = golden.cases.filter((c) => c.kind === "fold");
+
+export type Shape = readonly number[];
+export const range = (length: number) => Array.from({ length }, (_, i) => i);
+
+/** All indices of a shape, in memory order. */
+export const indices = (shape: Shape): number[][] =>
+  shape.reduce<number[][]>((list, d) => list.flatMap((index) => range(d).map((i) => [...index, i])), [[]]);
+
+export const offset = (shape: Shape, index: Shape) =>
+  index.reduce((at, i, axis) => at * (shape[axis] as number) + i, 0);
+
+/**
+ * Which weight connects an output to an input, as the frameworks' documentations define it: its position without the
+ * spatial axes, and the order in which they stand in the shape. undefined where a group does not connect them.
+ */
+export type Connection = (output: number, input: number) => readonly [number, number] | undefined;
+
+/** PyTorch's Conv: weight[o, i mod I/groups, …]. Linear is the same. */
+export const pytorch =
+  (outputs: number, inputs: number, groups: number): Connection =>
+  (o, i) =>
+    Math.floor(o / (outputs / groups)) === Math.floor(i / (inputs / groups)) ? [o, i % (inputs / groups)] : undefined;
+
+/** PyTorch's ConvTranspose: weight[i, o mod O/groups, …]. */
+export const pytorchTransposed =
+  (outputs: number, inputs: number, groups: number): Connection =>
+  (o, i) =>
+    Math.floor(o / (outputs / groups)) === Math.floor(i / (inputs / groups)) ? [i, o % (outputs / groups)] : undefined;
+
+export function layerOf(c: Case): BatchNorm {
+  const bn = new BatchNorm(c.in.running_mean.shape[0], { epsilon: c.params.eps, affine: Boolean(c.in.bnWeight) });
+  if (c.in.bnWeight) bn.gamma = arr(c.in.bnWeight);
+  if (c.in.bnBias) bn.beta = arr(c.in.bnBias);
+  bn.runningMean = arr(c.in.running_mean);
+  bn.runningVariance = arr(c.in.running_var);
+  return bn;
+}
+
+/** A source of random parameters; variances from 0.05 on. */
+export function sourceOf(seed: number, channels: number, epsilon = 1e-3) {
+  return {
+    gamma: normal(seed, channels, 0.5, 1),
+    beta: normal(seed + 1, channels),
+    runningMean: normal(seed + 2, channels),
+    runningVariance: normal(seed + 3, channels).map((v) => v * v + 0.05),
+    options: { epsilon },
+  };
+}
+
+/** scale and shift in float64, as docs/batchnorm.md defines them. */
+export function affineOf(bn: FoldSource) {
+  const vector = (v: Float32Array | Float64Array | null | undefined, c: number, missing: number) =>
+    v ? (v[c] as number) : missing;
+  const scale = Float64Array.from(
+    bn.runningVariance ?? [],
+    (v, c) => vector(bn.gamma, c, 1) / Math.sqrt(v + bn.options.epsilon),
+  );
+  const shift = scale.map((s, c) => vector(bn.beta, c, 0) - vector(bn.runningMean, c, 0) * s);
+  return { scale, shift };
+}
+
+/** Half an ulp, and what the reference's own float64 roundings may add. */
+export const ROUNDED_ONCE = { rtol: U * (1 + 1e-6) };

@@ -1,0 +1,22 @@
+// For tests of state bridges: the frameworks, and a layer with its vectors.
+
+import { BatchNorm, type Framework, type Options } from "../../src/index.ts";
+import { normal, normalInput } from "./worlds.ts";
+
+export const FRAMEWORKS: Framework[] = ["pytorch", "keras", "tfjs", "onnx", "flax", "haiku"];
+
+/** A layer whose every value differs from its default and from every other. */
+export function layer(options: Options = {}, batches = 2): BatchNorm {
+  const bn = new BatchNorm(3, options);
+  if (bn.gamma) bn.gamma = normal(1, 3);
+  if (bn.beta) bn.beta = normal(2, 3);
+  for (let k = 0; k < batches; k++) bn.forward(normalInput(10 + k, [6, 3, 4], 2, k + 1));
+  return bn;
+}
+
+export const vectorsOf = ({ gamma, beta, runningMean, runningVariance }: BatchNorm) => ({
+  gamma,
+  beta,
+  runningMean,
+  runningVariance,
+});

@@ -1,0 +1,461 @@
+// batchnorm-wasm/tfjs: the operations, their gradients, the kernel that replaces TF.js's, and how tensors are reached.
+
+import * as tf from "@tensorflow/tfjs-core";
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { batchNormBackward } from "../../src/ops/backward.ts";
+import { batchNormForward, batchNormInference as facadeInference } from "../../src/ops/batch-norm.ts";
+import { accessTo } from "../../src/tfjs/access.ts";
+import { batchNorm, batchNormInference, info, registerKernels } from "../../src/tfjs/index.ts";
+import { BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
+import { normal, sizeOf } from "../support/worlds.ts";
+
+const EPSILON = 1e-3;
+
+const total = (t: tf.Tensor) => tf.sum(t) as tf.Scalar;
+
+/** Shapes with the axis of the channels: every rank, every place, short and long. */
+const CASES: readonly (readonly [shape: readonly number[], axis: number])[] = [
+  [[7, 5], -1],
+  [[33, 12], 1],
+  [[4, 9, 6], -1],
+  [[4, 9, 6], 1],
+  [[4, 9, 6], 0],
+  [[3, 5, 4, 6], -1],
+  [[3, 5, 4, 6], 1],
+  [[3, 5, 4, 6], 2],
+  [[2, 3, 4, 5, 6], -1],
+  [[2, 3, 4, 5, 6], 1],
+  [[2, 3, 4, 5, 6], -3],
+  [[2, 3, 2, 3, 2, 4], 4],
+  [[40, 30, 8], 1],
+  [[9], -1],
+];
+
+/** The same data for the facade: [outer, C, inner]. */
+function planes(shape: readonly number[], axis: number) {
+  const at = axis < 0 ? axis + shape.length : axis;
+  return [sizeOf(shape.slice(0, at)), shape[at] as number, sizeOf(shape.slice(at + 1))] as const;
+}
+
+describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
+  beforeAll(() => useBackend(backend));
+  beforeEach(() => tf.engine().startScope());
+  afterEach(() => tf.engine().endScope());
+
+  it("tells how tensors are reached, and why", () => {
+    expect(info()).toMatchObject({ backend, memory });
+    expect(info().reason).toMatch(
+      memory === "in place"
+        ? "on the memory of TF.js's wasm backend"
+        : /no memory of WebAssembly|does not show its memory/,
+    );
+    expect(["simd", "relaxed"]).toContain(info().build);
+  });
+
+  const cases = CASES.filter(([shape]) => shape.length > 1);
+  describe.each(cases)("x of %j, channels on axis %i", (shape, axis) => {
+    const [outer, channels, inner] = planes(shape, axis);
+    const x = normal(1, sizeOf(shape), 2, 3);
+    const dy = normal(2, sizeOf(shape));
+    const gamma = normal(3, channels, 1, 1);
+    const beta = normal(4, channels);
+    const plain = (data: Float32Array) => ({ data, shape: [outer, channels, inner] });
+
+    it.each([
+      ["gamma and beta", gamma, beta],
+      ["gamma alone", gamma, null],
+      ["beta alone", null, beta],
+      ["neither", null, null],
+    ])("has the facade's bits with %s, forward and backward", (_, gamma, beta) => {
+      const expected = batchNormForward(plain(x), { gamma, beta }, { epsilon: EPSILON });
+      const gradients = batchNormBackward(plain(dy), expected.saved);
+      const scale = { gamma: gamma && tf.tensor1d(gamma), beta: beta && tf.tensor1d(beta) };
+      const { y, mean, variance } = batchNorm(tf.tensor(x, [...shape]), scale, { axis });
+      expect(y.shape).toEqual(shape);
+      expect(values(y)).toEqual(expected.y.data);
+      expect(values(mean)).toEqual(Float32Array.from(expected.mean));
+      expect(values(variance)).toEqual(Float32Array.from(expected.variance));
+
+      const parameters = [scale.gamma, scale.beta].filter((t) => t !== null);
+      const f = (x: tf.Tensor, ...rest: tf.Tensor[]) => {
+        const own = { gamma: gamma ? rest.shift() : null, beta: beta ? rest.shift() : null } as typeof scale;
+        return batchNorm(x, own, { axis }).y;
+      };
+      const [dx, ...others] = tf.grads(f)([tf.tensor(x, [...shape]), ...parameters], tf.tensor(dy, [...shape]));
+      expect((dx as tf.Tensor).shape).toEqual(shape);
+      expect(values(dx as tf.Tensor)).toEqual(gradients.dx?.data);
+      const wanted = [gamma && gradients.dGamma, beta && gradients.dBeta].filter((v) => v);
+      expect(others.map(values)).toEqual(wanted);
+    });
+
+    it("has the facade's bits by given statistics", () => {
+      const mean = normal(5, channels);
+      const variance = normal(6, channels).map((v) => v * v);
+      const given = { gamma, beta, mean, variance };
+      const expected = facadeInference(plain(x), given, { epsilon: 0.01 });
+      const gradients = batchNormBackward(plain(dy), expected.saved);
+      const [m, v] = [tf.tensor1d(mean), tf.tensor1d(variance)];
+      const f = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) =>
+        batchNormInference(x, { gamma, beta, mean: m, variance: v }, { axis, epsilon: 0.01 });
+      const inputs = [tf.tensor(x, [...shape]), tf.tensor1d(gamma), tf.tensor1d(beta)];
+      const { value, grads } = tf.valueAndGrads(f)(inputs, tf.tensor(dy, [...shape]));
+      expect(values(value)).toEqual(expected.y.data);
+      expect(grads.map(values)).toEqual([gradients.dx?.data, gradients.dGamma, gradients.dBeta]);
+    });
+  });
+
+  it("takes a mask of booleans or weights in x's shape without the channels", () => {
+    const shape = [3, 4, 5];
+    const x = normal(1, sizeOf(shape), 2, 3);
+    const dy = normal(2, sizeOf(shape));
+    const booleans = [1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1];
+    const weights = booleans.map((b, i) => b * (1 + (i % 3)));
+    for (const [mask, dtype] of [
+      [booleans, "bool"],
+      [weights, "float32"],
+    ] as const) {
+      const options = { layout: "channels-last", epsilon: EPSILON, mask } as const;
+      const expected = batchNormForward({ data: x, shape }, {}, options);
+      const { dx } = batchNormBackward({ data: dy, shape }, expected.saved);
+      const f = (x: tf.Tensor) => batchNorm(x, {}, { mask: tf.tensor2d(mask, [3, 4], dtype) }).y;
+      const { value, grad } = tf.valueAndGrad(f)(tf.tensor(x, [3, 4, 5]), tf.tensor(dy, [3, 4, 5]));
+      expect(values(value)).toEqual(expected.y.data);
+      expect(values(grad)).toEqual(dx?.data);
+    }
+    const first = batchNorm(tf.tensor(x, [3, 5, 4]), {}, { axis: 1, mask: tf.tensor2d(booleans, [3, 4]) });
+    const planes = batchNormForward({ data: x, shape: [3, 5, 4] }, {}, { epsilon: EPSILON, mask: booleans });
+    expect(values(first.y)).toEqual(planes.y.data);
+  });
+
+  it("casts other types of numbers, and their gradients flow", () => {
+    const x = tf.tensor2d([1, 2, 3, 4, 5, 9], [3, 2], "int32");
+    expect(values(batchNorm(x).y)).toEqual(values(batchNorm(tf.cast(x, "float32")).y));
+    expect(batchNorm(x).y.dtype).toBe("float32");
+  });
+
+  it("differentiates inside a longer computation as TF.js's own composition does", () => {
+    const x = tf.tensor4d(normal(1, 4 * 6 * 6 * 8, 2, 1), [4, 6, 6, 8]);
+    const [gamma, beta, w] = [normal(2, 8, 0.5, 1), normal(3, 8), normal(4, 8)].map((v) => tf.tensor1d(v));
+    const loss = (norm: typeof ours) => (x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) =>
+      total(tf.mul(tf.tanh(norm(tf.square(x), tf.exp(g), tf.mul(b, 3))), w as tf.Tensor));
+    const ours = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) => batchNorm(x, { gamma, beta }).y;
+    const theirs = (x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) => {
+      const { mean, variance } = tf.moments(x, [0, 1, 2]);
+      return tf.batchNorm(x, mean as tf.Tensor1D, variance as tf.Tensor1D, b as tf.Tensor1D, g as tf.Tensor1D, EPSILON);
+    };
+    const inputs = [x, gamma as tf.Tensor, beta as tf.Tensor];
+    const [a, b] = [ours, theirs].map((norm) => tf.valueAndGrads(loss(norm))(inputs));
+    expect(values(a?.value as tf.Tensor)).toBeAllclose(values(b?.value as tf.Tensor), { rtol: 1e-4, atol: 1e-4 });
+    for (const i of [0, 1, 2]) {
+      const [mine, other] = [a?.grads[i], b?.grads[i]].map((t) => values(t as tf.Tensor)) as [
+        Float32Array,
+        Float32Array,
+      ];
+      expect(mine).toBeAllclose(other, { rtol: 1e-3, atol: 1e-3 * Math.max(...other.map(Math.abs)) });
+    }
+  });
+
+  it.each([
+    ["batch", true],
+    ["given", false],
+  ])("differentiates twice with %s statistics, as TF.js's own composition does", (_, batch) => {
+    const shape: [number, number] = [12, 4];
+    const [mean, variance] = [tf.tensor1d(normal(7, 4)), tf.tensor1d([1, 2, 0.5, 3])];
+    const ours = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) =>
+      batch ? batchNorm(x, { gamma, beta }).y : batchNormInference(x, { gamma, beta, mean, variance });
+    // written out, since a gradient of TF.js's own kernel is not what is tested here
+    const theirs = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) => {
+      const m = batch ? tf.mean(x, 0) : mean;
+      const v = batch ? tf.mean(tf.square(tf.sub(x, m)), 0) : variance;
+      return tf.add(tf.mul(tf.div(tf.sub(x, m), tf.sqrt(tf.add(v, EPSILON))), gamma), beta);
+    };
+    const c = tf.tensor2d(normal(5, 48), shape);
+    /** A penalty on every first gradient. */
+    const penalty = (norm: typeof ours) => (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) => {
+      // y³, since TF.js differentiates no operation twice whose gradient is made of its own result, as tanh's is
+      const inner = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) => {
+        const y = norm(x, gamma, beta);
+        return total(tf.mul(tf.mul(c, y), tf.square(y)));
+      };
+      const [dx, dGamma, dBeta] = tf.grads(inner)([x, gamma, beta]) as [tf.Tensor, tf.Tensor, tf.Tensor];
+      return tf.addN([total(tf.square(dx)), total(tf.square(dGamma)), total(tf.square(dBeta))]) as tf.Scalar;
+    };
+    const inputs = [
+      tf.tensor2d(normal(1, 48, 2, 1), shape),
+      tf.tensor1d(normal(2, 4, 1, 1)),
+      tf.tensor1d(normal(3, 4)),
+    ];
+    const [a, b] = [ours, theirs].map((norm) => tf.grads(penalty(norm))(inputs).map(values));
+    for (const [i, other] of (b as Float32Array[]).entries()) {
+      const size = Math.max(...other.map(Math.abs));
+      expect(size).toBeGreaterThan(0.1);
+      expect(a?.[i]).toBeAllclose(other, { rtol: 1e-3, atol: 1e-4 * size });
+    }
+  });
+
+  it("refuses to differentiate a third time instead of leaving something out", () => {
+    const f = (x: tf.Tensor) => total(tf.square(batchNorm(x).y));
+    const twice = (x: tf.Tensor) => total(tf.square(tf.grad(f)(x)));
+    const thrice = (x: tf.Tensor) => total(tf.square(tf.grad(twice)(x)));
+    const x = tf.tensor2d(normal(1, 12), [6, 2]);
+    expect(() => tf.grad(thrice)(x)).toThrow("BatchNormWasmGradientOfGradient");
+  });
+
+  it("gives an empty y and zeros for an empty batch", () => {
+    const f = (x: tf.Tensor, gamma: tf.Tensor) => batchNorm(x, { gamma }).y;
+    const { value, grads } = tf.valueAndGrads(f)([tf.zeros([0, 3]), tf.ones([3])], tf.zeros([0, 3]));
+    expect(value.shape).toEqual([0, 3]);
+    expect(grads.map((t) => t.shape)).toEqual([[0, 3], [3]]);
+    expect(values(grads[1] as tf.Tensor)).toEqual(new Float32Array(3));
+    const { mean, variance } = batchNorm(tf.zeros([0, 3]));
+    expect([values(mean), values(variance)]).toEqual([new Float32Array(3), new Float32Array(3)]);
+    const given = { mean: tf.ones([3]), variance: tf.ones([3]) };
+    expect(batchNormInference(tf.zeros([0, 3]), given).shape).toEqual([0, 3]);
+  });
+
+  it("keeps to float32 where mean ≫ std, as TF.js does not", () => {
+    const x = tf.tensor2d(normal(1, 4096 * 2, 1, 1e4), [4096, 2]);
+    const { variance } = batchNorm(x);
+    expect(values(variance)).toBeAllclose([1, 1], { rtol: 0.1 });
+    const y = values(batchNorm(x).y);
+    const expected = batchNormForward({ data: values(x), shape: [4096, 2] }, {}, { epsilon: EPSILON });
+    expect(y).toEqual(expected.y.data);
+  });
+
+  it("works after memory has grown, and gives all of it back", () => {
+    const before = tf.memory().numBytes;
+    tf.tidy(() => {
+      const x = tf.tensor2d(normal(1, 64 * 8), [64, 8]);
+      const first = values(batchNorm(x).y);
+      const large = Array.from({ length: 6 }, () => tf.zeros([1 << 20]));
+      expect(values(batchNorm(x).y)).toEqual(first);
+      const big = batchNorm(tf.reshape(large[0] as tf.Tensor, [1024, 1024]));
+      expect(values(big.y).every((v) => v === 0)).toBe(true);
+    });
+    expect(tf.memory().numBytes).toBe(before);
+  });
+
+  it("leaks no tensor when it throws", () => {
+    const x = tf.ones([1, 3]);
+    const before = { ...tf.memory() };
+    expect(() => batchNorm(x)).toThrow("Expected more than 1 value per channel when training, got input size 1×3");
+    expect(() => tf.grad((x: tf.Tensor) => batchNorm(x).y)(x)).toThrow("Expected more than 1 value");
+    expect(tf.memory().numTensors).toBe(before.numTensors);
+    expect(tf.memory().numDataBuffers).toBe(before.numDataBuffers);
+  });
+
+  it("leaks no tensor over forward, backward and double backward", () => {
+    const x = tf.tensor2d(normal(1, 24), [6, 4]);
+    const gamma = tf.ones([4]);
+    const f = (x: tf.Tensor, gamma: tf.Tensor) => total(tf.square(batchNorm(x, { gamma }).y));
+    const penalty = (x: tf.Tensor) => total(tf.square(tf.grads(f)([x, gamma])[0] as tf.Tensor));
+    const round = () => {
+      const { y, mean, variance } = batchNorm(x, { gamma });
+      tf.dispose([y, mean, variance, tf.grads(f)([x, gamma]), tf.grad(penalty)(x)]);
+    };
+    round();
+    const before = { ...tf.memory() };
+    for (let i = 0; i < 20; i++) round();
+    expect(tf.memory()).toMatchObject({ numTensors: before.numTensors, numDataBuffers: before.numDataBuffers });
+  });
+
+  it("is profiled by TF.js under its own names", async () => {
+    const f = (x: tf.Tensor) => batchNorm(x).y;
+    const profile = await tf.profile(() => tf.grad(f)(tf.tensor2d([1, 2, 3, 4], [2, 2])));
+    expect(profile.kernelNames).toContain("BatchNormWasmGradient");
+  });
+
+  it("says name, expected and got of wrong arguments", () => {
+    const x = tf.ones([4, 3]);
+    const bad = (call: () => unknown, error: new (message: string) => Error, message: RegExp) => {
+      expect(call).toThrow(error);
+      expect(call).toThrow(message);
+    };
+    bad(() => batchNorm([1, 2] as never), TypeError, /^x: expected a tf.Tensor/);
+    bad(() => batchNorm(tf.tensor1d(["a"])), TypeError, /^x: expected a tensor of numbers, got "string"/);
+    bad(() => batchNorm(x, {}, { axis: 2 }), RangeError, /^axis: expected an axis of a tensor of rank 2, got 2/);
+    bad(() => batchNorm(x, {}, { axis: 0.5 }), RangeError, /^axis/);
+    bad(() => batchNorm(x, { gamma: tf.ones([4]) }), RangeError, /^gamma: expected 3 elements \(3\), got 4/);
+    bad(() => batchNorm(x, { beta: tf.ones([3, 1]) }), RangeError, /^beta: expected shape 3, got 3×1/);
+    bad(() => batchNorm(x, { gama: tf.ones([3]) } as never), TypeError, /^scale: expected options among gamma, beta/);
+    bad(() => batchNorm(x, {}, { eps: 1 } as never), TypeError, /^options: expected options among axis, epsilon, mask/);
+    bad(() => batchNorm(x, {}, { epsilon: -1 }), RangeError, /^epsilon/);
+    bad(() => batchNorm(x, {}, { mask: tf.ones([3]) }), RangeError, /^mask: expected shape 4, got 3/);
+    bad(
+      () => batchNorm(x, {}, { mask: tf.fill([4], -1) }),
+      RangeError,
+      /^mask\[0\]: expected a finite weight ≥ 0, got -1/,
+    );
+    const mean = tf.zeros([3]);
+    bad(() => batchNormInference(x, { mean } as never), TypeError, /^variance: expected a tf.Tensor, got undefined/);
+    const given = { mean, variance: mean, mask: mean };
+    bad(() => batchNormInference(x, given as never), TypeError, /^parameters: expected options among/);
+  });
+});
+
+describe("rank 1", () => {
+  it("is one value per channel on its only axis, which has no statistics", async () => {
+    await useBackend("cpu");
+    const x = tf.tensor1d([1, 2, 3]);
+    expect(() => batchNorm(x)).toThrow("Expected more than 1 value per channel");
+    const y = batchNormInference(x, { mean: tf.ones([3]), variance: tf.tensor1d([4, 4, 4]) }, { epsilon: 0 });
+    expect(values(y)).toEqual(Float32Array.of(0, 0.5, 1));
+  });
+});
+
+describe("tensors that lie with another backend", () => {
+  it("are fetched, forward and backward", async () => {
+    await useBackend("cpu");
+    const data = normal(1, 60, 2, 1);
+    const x = tf.tensor2d(data, [12, 5]);
+    const gamma = tf.tensor1d(normal(2, 5));
+    const expected = values(batchNorm(x, { gamma }).y);
+    await useBackend("wasm");
+    expect(values(batchNorm(x, { gamma }).y)).toEqual(expected);
+    const upstream = tf.tensor2d(normal(3, 60), [12, 5]);
+    await useBackend("cpu");
+    const there = tf.grad((x: tf.Tensor) => batchNorm(x, { gamma }).y)(x, upstream);
+    const again = batchNormForward({ data, shape: [12, 5] }, { gamma: values(gamma) }, { epsilon: EPSILON });
+    expect(values(there)).toEqual(batchNormBackward({ data: values(upstream), shape: [12, 5] }, again.saved).dx?.data);
+  });
+});
+
+describe("the probe of a backend", () => {
+  beforeAll(() => useBackend("wasm"));
+
+  interface Internals {
+    wasm: { asm: { memory: WebAssembly.Memory }; _malloc(bytes: number): number };
+    dataIdMap: { get(id: object): { memoryOffset: number } };
+  }
+  const internals = () => tf.backend() as unknown as tf.KernelBackend & Internals;
+  /** The Emscripten module, of which parts are something else. */
+  const module = (instead: { readonly [key: string]: unknown }) => hiding(internals().wasm, instead);
+  const noMemory = { asm: {}, wasmMemory: undefined };
+  const otherMemory = (memory: WebAssembly.Memory) => ({ asm: { memory }, wasmMemory: undefined });
+
+  it.each([
+    ["has no wasm", () => ({ wasm: undefined }), "the backend has no memory of WebAssembly"],
+    ["hides its memory", () => ({ wasm: module(noMemory) }), "the backend does not show its memory"],
+    ["hides its allocator", () => ({ wasm: module({ _malloc: undefined }) }), "does not show its allocator"],
+    ["hides its map", () => ({ dataIdMap: undefined }), "does not show where its tensors are"],
+    ["hides makeOutput", () => ({ makeOutput: undefined }), "does not show where its tensors are"],
+    [
+      "shows a memory that the kernels do not fit",
+      () => ({ wasm: module(otherMemory(new WebAssembly.Memory({ initial: 0 }))) }),
+      "the kernels do not fit the backend's memory: WebAssembly.Instance",
+    ],
+    [
+      "shows another memory than its tensors'",
+      () => ({ wasm: module(otherMemory(new WebAssembly.Memory({ initial: 64 }))) }),
+      "not where its memory says they are",
+    ],
+    [
+      "shows other places than its tensors'",
+      () => ({ dataIdMap: hiding(internals().dataIdMap, { get: () => ({ memoryOffset: 1024 }) }) }),
+      "not where its memory says they are",
+    ],
+    [
+      "names no places",
+      () => ({ dataIdMap: hiding(internals().dataIdMap, { get: () => ({}) }) }),
+      "not where its memory says they are",
+    ],
+  ])("copies where it %s", (_, instead, reason) => {
+    const before = tf.memory().numTensors;
+    const backend = hiding(internals(), instead());
+    const access = accessTo(backend);
+    expect(access.memory).toBe("copied");
+    expect(access.reason).toContain(reason);
+    expect(accessTo(backend)).toBe(access); // found out once
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  it("tells when TF.js's memory is full", () => {
+    const wasm = module({ _malloc: () => 0 });
+    const access = accessTo(hiding(internals(), { wasm }));
+    expect(access.memory).toBe("in place");
+    const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
+    expect(() => batchNormForward(access.operand(x, x.shape))).toThrow(/^memory: expected room for/);
+  });
+});
+
+describe.each(BACKENDS.filter(({ backend }) => backend !== "hidden"))("registerKernels on $backend", ({ backend }) => {
+  beforeAll(() => useBackend(backend));
+  beforeEach(() => tf.engine().startScope());
+  afterEach(() => tf.engine().endScope());
+
+  const shape: [number, number, number, number] = [2, 3, 4, 5];
+  const x = normal(1, sizeOf(shape), 2, 1);
+  const [mean, gamma, beta] = [normal(2, 5), normal(3, 5), normal(4, 5)];
+  const variance = normal(5, 5).map((v) => v * v);
+  const call = () => {
+    const [m, v, b, g] = [mean, variance, beta, gamma].map((t) => tf.tensor1d(t)) as [
+      tf.Tensor1D,
+      tf.Tensor1D,
+      tf.Tensor1D,
+      tf.Tensor1D,
+    ];
+    return values(tf.batchNorm(tf.tensor4d(x, shape), m, v, b, g));
+  };
+  const expected = facadeInference(
+    { data: x, shape },
+    { gamma, beta, mean, variance },
+    { layout: "channels-last", epsilon: 1e-3 },
+  ).y.data;
+
+  it("puts our kernel in the place of FusedBatchNorm, and TF.js's back", () => {
+    const warn = vi.spyOn(console, "warn");
+    const theirs = call();
+    expect(theirs).not.toEqual(expected); // other roundings
+    expect(theirs).toBeAllclose(expected, { rtol: 1e-5, atol: 1e-5 });
+    const restore = registerKernels();
+    try {
+      expect(call()).toEqual(expected);
+    } finally {
+      restore();
+    }
+    expect(call()).toEqual(theirs);
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
+  });
+
+  it("leaves to TF.js what is not one value per channel, and what is empty", () => {
+    const whole = () => {
+      const [m, v] = [tf.tensor4d(x, shape), tf.ones<tf.Rank.R4>(shape)];
+      return values(tf.batchNorm(tf.tensor4d(x, shape), m, v));
+    };
+    const empty = () =>
+      tf.batchNorm(tf.zeros<tf.Rank.R4>([0, 3, 4, 5]), tf.zeros<tf.Rank.R1>([5]), tf.ones<tf.Rank.R1>([5]));
+    const theirs = whole();
+    const restore = registerKernels();
+    try {
+      expect(whole()).toEqual(theirs);
+      expect(empty().shape).toEqual([0, 3, 4, 5]);
+    } finally {
+      restore();
+    }
+  });
+
+  it("is called by TF.js's gradient, too, which stays TF.js's", () => {
+    const [m, v] = [tf.tensor1d(mean), tf.tensor1d(variance)];
+    const f = (x: tf.Tensor) => total(tf.square(tf.batchNorm(x as tf.Tensor4D, m, v, tf.zeros([5]), tf.ones([5]))));
+    const theirs = values(tf.grad(f)(tf.tensor4d(x, shape)));
+    const restore = registerKernels();
+    try {
+      expect(values(tf.grad(f)(tf.tensor4d(x, shape)))).toBeAllclose(theirs, { rtol: 1e-4, atol: 1e-4 });
+    } finally {
+      restore();
+    }
+  });
+
+  it("says what to import where there is no backend", () => {
+    const kernels = ["wasm", "cpu"].map((name) => tf.getKernel("FusedBatchNorm", name));
+    for (const { kernelName, backendName } of kernels) tf.unregisterKernel(kernelName, backendName);
+    try {
+      expect(registerKernels).toThrow(
+        /^registerKernels: expected @tensorflow\/tfjs-backend-wasm or -cpu to be imported/,
+      );
+    } finally {
+      for (const kernel of kernels) tf.registerKernel(kernel);
+    }
+  });
+});

@@ -1,0 +1,368 @@
+// Threads: every golden case has the same bits on 1, 2, 3 and 4 of them, a pool ends with an error or in order, never in
+// a hang, and leaves nothing behind.
+
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, beforeAll, describe, expect, it, test } from "vitest";
+import { relaxedSimd } from "../../src/common/engine.ts";
+import {
+  BatchNorm,
+  BatchNormError,
+  batchNormForward,
+  type Dtype,
+  dispose,
+  groupNormForward,
+  info,
+  init,
+  instanceNormForward,
+  type LayerForwardOptions,
+  type Layout,
+  layerNormForward,
+  normBackward,
+  type Options,
+  rmsNormForward,
+  type Tensor,
+  tensor,
+} from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
+import { Pool } from "../../src/wasm/threads/pool.ts";
+import { CASES, measure, runProcedural, runStep, type Variant, variantsOf } from "../support/golden.ts";
+import { type Build, drop, normal, useBuild } from "../support/worlds.ts";
+
+afterAll(() => dispose());
+
+/** A pool that is asked even for the smallest tensors. */
+async function useThreads(build: Build, threads: number): Promise<void> {
+  await useBuild(build, threads);
+  const { kernels, kernels64 } = defaultHeap();
+  kernels.parallelFrom = 0;
+  kernels64.parallelFrom = 0;
+}
+
+type Case = (typeof CASES)[number];
+
+/** All that a case computes, or, of several steps, how far each of their results is from the reference. */
+function resultsOf(c: Case, v: Variant): unknown {
+  if (c.kind === "train" || c.kind === "eval") return runStep(c, v, "tensor");
+  return c.kind === "procedural" ? runProcedural(c, v, "tensor") : measure(c, v, "tensor");
+}
+
+/** A digest of every number's bits, and of every name: the results themselves are up to 17 million values each. */
+function digestOf(value: unknown, hash = createHash("sha256")): ReturnType<typeof createHash> {
+  if (ArrayBuffer.isView(value)) return hash.update(new Uint8Array(value.buffer, value.byteOffset, value.byteLength));
+  if (typeof value !== "object" || value === null) return hash.update(String(value));
+  for (const [name, v] of Object.entries(value)) digestOf(v, hash.update(name));
+  return hash;
+}
+
+it("a build is made to share memory however large it is", async () => {
+  await useBuild("debug", 2);
+  expect(info().threads).toBe(2);
+});
+
+describe("instance, group, layer and RMS norm", () => {
+  const scale = (length: number) => ({ gamma: normal(3, length, 0.5, 1) });
+  it.each([
+    ["instance", [3, 60, 60, 40], (x: Tensor) => instanceNormForward(x, scale(40), { layout: "channels-last" })],
+    ["group", [9, 32, 30, 30], (x: Tensor) => groupNormForward(x, 4, scale(32))],
+    ["layer", [900, 768], (x: Tensor) => layerNormForward(x, 768, scale(768))],
+    ["RMS", [900, 768], (x: Tensor) => rmsNormForward(x, 768, scale(768))],
+  ] as const)("%s norm of %j has the same bits on 1 and 3 threads", async (_, shape, forward) => {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const digests: string[] = [];
+    for (const threads of [1, 3]) {
+      await useThreads("simd", threads);
+      const [x, dy] = [tensor(shape, normal(1, size, 2, 3)), tensor(shape, normal(2, size))];
+      const { y, mean, invStd, saved } = forward(x);
+      const { dx, dGamma } = normBackward(dy, saved);
+      digests.push(digestOf({ y: y.data, mean, invStd, dx: dx?.data, dGamma }).digest("hex"));
+      drop(x, dy, y, dx);
+    }
+    expect(digests[1]).toBe(digests[0]);
+  });
+});
+
+const RUNS = CASES.flatMap((c) => variantsOf(c).map((v) => ({ id: c.id, name: v.name, c, v })));
+const digests = () =>
+  new Map(RUNS.map(({ id, name, c, v }) => [`${id}, ${name}`, digestOf(resultsOf(c, v)).digest("hex")]));
+
+describe("golden cases", () => {
+  let alone: Map<string, string>;
+  beforeAll(async () => {
+    await useBuild("simd");
+    alone = digests();
+  });
+
+  it.each([2, 3, 4])("have the bits of one thread on %i threads, every one", async (threads) => {
+    await useThreads("simd", threads);
+    expect(info()).toMatchObject({ threads });
+    expect(alone.size).toBe(RUNS.length);
+    expect(digests()).toEqual(alone);
+  });
+});
+
+// more rows and channels than golden cases have, and sums that are taken twice
+const LARGE: { layout: Layout; shape: number[]; std: number }[] = [
+  { layout: "channels-first", shape: [7, 33, 57, 57], std: 1 },
+  { layout: "channels-first", shape: [3, 1, 300, 301], std: 1 },
+  { layout: "channels-first", shape: [300, 1030, 2, 2], std: 1 },
+  { layout: "channels-last", shape: [7, 57, 57, 33], std: 1 },
+  { layout: "channels-last", shape: [40_001, 5], std: 1 },
+  { layout: "channels-last", shape: [70_001, 5], std: 1e-30 },
+  { layout: "channels-first", shape: [7, 33, 57, 57], std: 1e-30 },
+  { layout: "channels-first", shape: [130, 1040], std: 1 },
+];
+
+describe.each(LARGE)("$shape, $layout, std $std", ({ layout, shape, std }) => {
+  const length = shape.reduce((a, b) => a * b, 1);
+  const [xs, dys] = [normal(1, length, std, std), normal(2, length)];
+  const step = () => {
+    const bn = new BatchNorm(layout === "channels-last" ? (shape.at(-1) as number) : (shape[1] as number), { layout });
+    const [x, dy] = [tensor(shape, xs), tensor(shape, dys)];
+    const y = bn.forward(x);
+    const { dx, dGamma, dBeta } = bn.backward(dy);
+    const { mean, variance } = batchNormForward(x, {}, { layout });
+    const results = [y.data.slice(), dx?.data.slice(), dGamma, dBeta, mean, variance, bn.stateDict()];
+    drop(x, dy, y, dx);
+    return digestOf(results).digest("hex");
+  };
+
+  it("has the same bits on 1 to 4 threads, below and above the threshold", async () => {
+    await useBuild("simd");
+    const alone = step();
+    for (const threads of [2, 3, 4]) {
+      await useBuild("simd", threads);
+      expect(step()).toBe(alone);
+      defaultHeap().kernels.parallelFrom = 0;
+      expect(step()).toBe(alone);
+    }
+  });
+});
+
+const FUSED: { layout: Layout; shape: number[]; std: number }[] = [
+  { layout: "channels-first", shape: [7, 7, 57, 57], std: 1 },
+  { layout: "channels-first", shape: [60, 130, 2, 2], std: 1 },
+  { layout: "channels-last", shape: [30_001, 5], std: 1e-30 },
+  { layout: "channels-last", shape: [300, 9, 33], std: 1 },
+];
+
+describe.each(FUSED)("$shape, $layout, std $std, fused", ({ layout, shape, std }) => {
+  const length = shape.reduce((a, b) => a * b, 1);
+  const [xs, rs, dys] = [normal(1, length, std, std), normal(2, length), normal(3, length)];
+
+  it.each(["float32", "float64", "bfloat16"] as const)("%s has the same bits on 1 and 2 threads", async (dtype) => {
+    const run = () => {
+      const of = (data: Float32Array): Tensor<Dtype> => {
+        if (dtype === "float64") return tensor(shape, Float64Array.from(data), { dtype });
+        // the upper halves of float32
+        const halves = new Uint16Array(data.buffer).filter((_, i) => i % 2 === 1);
+        return dtype === "bfloat16" ? tensor(shape, halves, { dtype }) : tensor(shape, data, { dtype });
+      };
+      const results: unknown[] = [];
+      for (const activation of ["relu", "relu6", "silu", "none"] as const)
+        for (const added of [true, false]) {
+          const channels = (layout === "channels-last" ? shape.at(-1) : shape[1]) as number;
+          const bn = new BatchNorm(channels, { layout, activation, dtype });
+          const [x, residual, dy] = [of(xs), of(rs), of(dys)];
+          const y = bn.forward(x as Tensor, added ? { residual: residual as Tensor } : {});
+          const { dx, dResidual, dGamma, dBeta } = bn.backward(dy as Tensor);
+          results.push([y.data.slice(), dx?.data.slice(), dResidual?.data.slice(), dGamma, dBeta]);
+          drop(x, residual, dy, y, dx, dResidual);
+        }
+      return digestOf(results).digest("hex");
+    };
+    await useBuild("simd");
+    const alone = run();
+    await useThreads("simd", 2);
+    expect(run()).toBe(alone);
+  });
+});
+
+// masks, ghost batches, and all that docs/modes.md has
+const WEIGHTS = Array.from({ length: 12 * 550 }, (_, p) => (p % 5) / 2);
+const MODES: [string, Options, LayerForwardOptions][] = [
+  ["a mask", {}, { mask: Array.from({ length: 12 * 550 }, (_, p) => p % 7 > 1) }],
+  ["weights, ghost batches and renorm", { ghostBatchSize: 5, renorm: { rMax: 2, dMax: 1 } }, { mask: WEIGHTS }],
+  ["ghost batches and SiLU", { ghostBatchSize: 5, activation: "silu" }, {}],
+  ["a scale per sample and ReLU", { activation: "relu" }, { gamma: normal(5, 36), beta: normal(6, 36) }],
+];
+
+describe.each(["channels-first", "channels-last"] as const)("layers, %s", (layout) => {
+  it.each(MODES)("with %s have the same bits on two threads", async (_, options, how) => {
+    const shape = layout === "channels-last" ? [12, 50, 11, 3] : [12, 3, 50, 11];
+    const step = () => {
+      const bn = new BatchNorm(3, { layout, ...options });
+      const [x, dy] = [1, 2].map((seed) => tensor(shape, normal(seed, 12 * 3 * 550))) as [Tensor, Tensor];
+      const y = bn.forward(x, how as LayerForwardOptions<Tensor>);
+      const { dx, dGamma, dBeta } = bn.backward(dy);
+      const results = [y.data.slice(), dx?.data.slice(), dGamma, dBeta, bn.stateDict()];
+      drop(x, dy, y, dx);
+      return digestOf(results).digest("hex");
+    };
+    await useBuild("simd");
+    const alone = step();
+    await useThreads("simd", 2);
+    expect(step()).toBe(alone);
+  });
+});
+
+describe("init and info", () => {
+  afterEach(() => dispose());
+
+  it("tell the build and the number of threads, and why", async () => {
+    await init({ threads: 1 });
+    const build = relaxedSimd() ? "relaxed" : "simd";
+    expect(info()).toEqual({
+      build,
+      buildReason: expect.stringMatching(/^the engine has (no )?relaxed SIMD$/),
+      threads: 1,
+      threadsReason: "init was asked for 1",
+    });
+    await init({ threads: 3 });
+    expect(info()).toMatchObject({ build, threads: 3, threadsReason: "init was asked for 3" });
+    await init(); // asks for nothing, and changes nothing
+    expect(info()).toMatchObject({ threads: 3 });
+    await dispose();
+    expect(info()).toMatchObject({ threads: 1, threadsReason: "dispose() ended the pool" });
+    await init({ threads: "auto" });
+    expect(info().threads).toBeGreaterThan(0);
+    expect(info().threadsReason).toMatch(/^"auto": the engine reports \d+ processors$/);
+  });
+
+  it.each([
+    [0, RangeError, /^threads: expected an integer from 1 to 64, or "auto", got 0$/],
+    [65, RangeError, /got 65$/],
+    [1.5, RangeError, /got 1.5$/],
+    ["2", TypeError, /^threads: expected a number or "auto", got "2"$/],
+  ])("threads: %j is refused", async (threads, kind, message) => {
+    const before = info();
+    const asked = init({ threads: threads as number });
+    await expect(asked).rejects.toThrow(kind);
+    await expect(asked).rejects.toThrow(message);
+    expect(info()).toEqual(before);
+  });
+
+  it("leave tensors that are there in their memory, on one thread", async () => {
+    await init({ threads: 1 });
+    const x = tensor([40_000, 4], normal(1, 160_000));
+    const bn = new BatchNorm(4);
+    const before = bn.forward(x).data.slice();
+    await init({ threads: 2 });
+    expect(bn.forward(x).data).toEqual(before);
+    expect(tensor([1]).heap).not.toBe(x.heap);
+  });
+
+  it("tensors of a pool stay usable when it has gone", async () => {
+    await init({ threads: 2 });
+    const x = tensor([40_000, 4], normal(1, 160_000));
+    const before = new BatchNorm(4).forward(x).data.slice();
+    await dispose();
+    expect(new BatchNorm(4).forward(x).data).toEqual(before);
+  });
+
+  it("a module for memory of one thread is refused for several", async () => {
+    const module = new WebAssembly.Module(readFileSync(new URL("../../build/simd.wasm", import.meta.url)));
+    const before = info();
+    await expect(init({ module, threads: 2 })).rejects.toThrow(/^module: expected a build that imports shared memory/);
+    expect(info()).toEqual(before);
+  });
+});
+
+/** (module (import "env" "memory" (memory 1 1 shared)) (func (export "work") …)) */
+const moduleOf = (...code: number[]) =>
+  new WebAssembly.Module(
+    Uint8Array.of(
+      ...[0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0],
+      ...[2, 16, 1, 3, 101, 110, 118, 6, 109, 101, 109, 111, 114, 121, 2, 3, 1, 1],
+      ...[3, 2, 1, 0, 7, 8, 1, 4, 119, 111, 114, 107, 0, 0],
+      ...[10, code.length + 4, 1, code.length + 2, 0, ...code, 11],
+    ),
+  );
+const FOREVER = moduleOf(3, 64, 12, 0, 11);
+const TRAP = moduleOf(0);
+
+/** A pool of two whose worker runs `module`, and whose owner takes 50 ms for a call, so that the worker gets one. */
+const poolOf = (module: WebAssembly.Module, stalledMs?: number) => {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+  const work = () => {
+    for (const start = performance.now(); performance.now() - start < 50; );
+  };
+  return Pool.start([module], memory, [{ work }], 2, stalledMs);
+};
+
+const caught = (call: () => unknown): unknown => {
+  try {
+    call();
+  } catch (error) {
+    return error;
+  }
+  return undefined;
+};
+
+describe("a worker that dies is an error that names it", () => {
+  test("where it never finishes", async () => {
+    const pool = await poolOf(FOREVER, 200);
+    const call = () => pool.run("core", "work", [[1], [2], [3]]);
+    const error = caught(call);
+    expect(error).toBeInstanceOf(BatchNormError);
+    expect(error).toMatchObject({
+      code: "thread",
+      message: expect.stringMatching(/^thread 1 of the pool: .*did not finish within 200 ms of the others; .* init\(/),
+    });
+    expect(caught(call)).toBe(error);
+    await pool.dispose();
+  });
+
+  test("where its kernel traps", async () => {
+    const pool = await poolOf(TRAP);
+    expect(caught(() => pool.run("core", "work", [[1], [2], [3]]))).toMatchObject({
+      code: "thread",
+      message: expect.stringMatching(/^thread 1 of the pool: .*its kernel failed/),
+    });
+    await pool.dispose();
+  });
+
+  test("where it does not start", async () => {
+    const other = new WebAssembly.Memory({ initial: 1 }); // not shared: it cannot be sent
+    await expect(Pool.start([TRAP], other, [{}], 2)).rejects.toThrow();
+  });
+});
+
+const dist = fileURLToPath(new URL("../../dist/index.js", import.meta.url));
+const run = (code: string) =>
+  spawnSync(process.execPath, ["--input-type=module", "-e", `import * as bn from ${JSON.stringify(dist)};${code}`], {
+    encoding: "utf8",
+    timeout: 60_000,
+  });
+
+describe("the built package", () => {
+  test.each([
+    ["after dispose()", "await bn.init({ threads: 3 }); await bn.dispose(); console.log(bn.info().threads)", "1"],
+    ["without dispose()", "await bn.init({ threads: 3 }); console.log(bn.info().threads)", "3"],
+  ])("lets the process exit %s", (_, code, printed) => {
+    const { status, stdout, stderr } = run(code);
+    expect({ status, stdout: stdout.trim(), stderr }).toEqual({ status: 0, stdout: printed, stderr: "" });
+  });
+
+  test.skipIf(!existsSync("/proc/self/task"))("ten pools leave no thread behind (counted in /proc, Linux only)", () => {
+    const { stdout, stderr } = run(`
+      const { readdirSync } = await import("node:fs");
+      const { setTimeout } = await import("node:timers/promises");
+      const count = () => readdirSync("/proc/self/task").length;
+      const cycle = async () => {
+        await bn.init({ threads: 4 });
+        const during = count();
+        bn.batchNormForward(bn.tensor([50000, 4], Float32Array.from({ length: 200000 }, Math.sin)));
+        await bn.dispose();
+        return during;
+      };
+      await cycle();
+      const before = count();
+      for (let i = 0; i < 10; i++) if ((await cycle()) < before + 3) throw new Error("no threads were started");
+      for (let i = 0; i < 50 && count() > before; i++) await setTimeout(20);
+      console.log(count() - before);`);
+    expect({ stdout: stdout.trim(), stderr }).toEqual({ stdout: "0", stderr: "" });
+  });
+});
