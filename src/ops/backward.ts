@@ -9,8 +9,8 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { bitsOf, computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import { fusion, type Saved } from "./forward.ts";
-import { copy, type GradientSums } from "./primitives.ts";
-import { backwardSubBatch, fusesSubBatch, zeros } from "./sub-batches.ts";
+import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
+import { backwardSubBatch, fusesSubBatch } from "./sub-batches.ts";
 
 /** Which gradients to compute in batchnorm-wasm/core; every one by default. */
 export interface CoreNeeds {
@@ -63,15 +63,6 @@ export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = F
   dResidual?: T;
 }
 
-/** Adds or writes float64 to a gradient; the rows of all samples to a gradient of one row. */
-export function putGradient(out: Vector, values: Float64Array, accumulate: boolean): void {
-  for (let c = 0; c < out.length; c++) {
-    let sum = 0;
-    for (let i = c; i < values.length; i += out.length) sum += values[i] as number;
-    out[c] = accumulate ? (out[c] as number) + sum : sum;
-  }
-}
-
 export const BACKWARD_OPTIONS = [
   "dxOut",
   "needs",
@@ -83,13 +74,35 @@ export const BACKWARD_OPTIONS = [
 ] as const;
 const NEEDS = ["dx", "dGamma", "dBeta", "dResidual"];
 
-function checkSums(sums: GradientSums | undefined, { subBatches, geometry }: Saved): GradientSums | undefined {
+// ---- prepare --------------------------------------------------------------------------------------------------------
+
+/** A backward that nothing but the values of its tensors can make fail. */
+interface PreparedBackward<T extends AnyTensor> {
+  readonly heap: Heap;
+  readonly dy: T;
+  readonly saved: Saved;
+  /** Whether to compute dx, and where to write it: a new tensor or array by default. */
+  readonly dx: boolean;
+  readonly dxOut: T | undefined;
+  readonly dResidual: boolean;
+  readonly dResidualOut: T | undefined;
+  /** Where to write the gradients of the parameters; undefined for those that are not needed. */
+  readonly dGamma: Vector | undefined;
+  readonly dBeta: Vector | undefined;
+  readonly accumulate: boolean;
+  /** Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. */
+  readonly sums: GradientSums | undefined;
+  /** The sums of a larger batch, which dx takes instead of its own. */
+  readonly joint: GradientSums | undefined;
+}
+
+function checkJointSums(sums: GradientSums | undefined, { subBatches, geometry }: Saved): GradientSums | undefined {
   if (sums === undefined) return undefined;
   if (typeof sums !== "object" || sums === null) throw wrongKind("sums", "{ dGamma, dBeta }", sums);
   for (const name of ["dGamma", "dBeta"] as const)
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
-  const [first, ...more] = subBatches;
-  if (more.length || first?.conditional || first?.r)
+  const [first, ...others] = subBatches;
+  if (others.length || first?.conditional || first?.r)
     throw wrongValue(
       "sums",
       "a forward without ghost batches, renorm, and scale and shift per sample",
@@ -98,7 +111,7 @@ function checkSums(sums: GradientSums | undefined, { subBatches, geometry }: Sav
   return sums;
 }
 
-/** Checks dy, and what forward saved, which may be gone. Returns the heap to work in. */
+/** Checks dy, and the tensors that forward saved, which may be disposed of by now. Returns the heap to work in. */
 function checkUpstream(dy: AnyTensor, { x, residual, dtype, shape }: Saved, ...outs: (AnyTensor | undefined)[]): Heap {
   checkOperand("dy", dy, dtype);
   if (!sameShape(dy.shape, shape)) throw wrongShape("dy", shape, dy.shape);
@@ -109,43 +122,94 @@ function checkUpstream(dy: AnyTensor, { x, residual, dtype, shape }: Saved, ...o
   return heap;
 }
 
-interface Outs<T> {
-  readonly dx: boolean;
-  readonly dxOut: T | undefined;
-  readonly dResidual: boolean;
-  readonly dResidualOut: T | undefined;
+/** Refuses destinations of another shape or in the memory of an input or of each other; dy itself is allowed. */
+function checkOuts<T extends AnyTensor>(dy: T, saved: Saved, { dxOut, dResidualOut }: BackwardOptions<T>, heap: Heap) {
+  const { x, residual, dtype, shape } = saved;
+  checkOut("dxOut", dxOut, shape, heap, dtype);
+  checkOut("dResidualOut", dResidualOut, shape, heap, dtype);
+  if (dResidualOut && !saved.hasResidual)
+    throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
+  const mode = saved.batch ? "train" : "frozen";
+  for (const [name, out] of [["dxOut", dxOut] as const, ["dResidualOut", dResidualOut] as const]) {
+    overwrites(name, out, "x", x, mode);
+    overwrites(name, out, "residual", residual, mode);
+    overwrites(name, out, "dy", dy);
+  }
+  checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
 }
 
-/** dx and dResidual as asked for; dGamma and dBeta into `into`, if given. */
-function compute<T extends AnyTensor>(
-  heap: Heap,
+/** Where to write a parameter's gradient: the caller's vector, or a new one of the parameter's shape. */
+function parameterGradient(
+  parameter: "gamma" | "beta",
+  { geometry, dtype, subBatches }: Saved,
+  exists: boolean,
+  needed: unknown,
+  out: Vector | undefined,
+): Vector | undefined {
+  const name = parameter === "gamma" ? "dGamma" : "dBeta";
+  const { channels, samples } = geometry;
+  const precision = computeDtype(dtype);
+  const shape = subBatches[0]?.conditional?.perSample[parameter] ? [samples, channels] : [channels];
+  if (out !== undefined) checkVector(`${name}Out`, out, channels, precision, shape);
+  if (!flag(`needs.${name}`, needed, true) || !exists) return undefined;
+  return out ?? newVector(precision, shape.length > 1 ? samples * channels : channels);
+}
+
+/** Zeros to add sums to: the buffers of the backward before, if they are as long. */
+function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
+  if (length !== geometry.channels) return emptyGradientSums(length);
+  scratch.sums ??= emptyGradientSums(length);
+  scratch.sums.dGamma.fill(0);
+  scratch.sums.dBeta.fill(0);
+  return scratch.sums;
+}
+
+/** Checks everything that backward takes. `exists` tells which parameters the forward had. */
+function prepareBackward<T extends AnyTensor>(
   dy: T,
   saved: Saved,
-  into: GradientSums | undefined,
-  outs: Outs<T>,
-  joint: GradientSums | undefined,
-): { dx?: T; dResidual?: T } {
+  exists: { gamma: boolean; beta: boolean },
+  options: BackwardOptions<T>,
+): PreparedBackward<T> {
+  checkKeys("backward options", options, BACKWARD_OPTIONS);
+  const { needs = {}, dxOut, dResidualOut } = options;
+  checkKeys("needs", needs, NEEDS);
+  const heap = checkUpstream(dy, saved, dxOut, dResidualOut);
+  checkOuts(dy, saved, options, heap);
+  const accumulate = flag("accumulate", options.accumulate, false);
+  const dGamma = parameterGradient("gamma", saved, exists.gamma, needs.dGamma, options.dGammaOut);
+  const dBeta = parameterGradient("beta", saved, exists.beta, needs.dBeta, options.dBetaOut);
+  const dx = flag("needs.dx", needs.dx, true);
+  const dResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
+  const joint = checkJointSums(options.sums, saved);
+  const { channels, samples } = saved.geometry;
+  const length = saved.subBatches[0]?.conditional ? samples * channels : channels;
+  const sums = dGamma || dBeta ? sumsFor(saved, length) : undefined;
+  return { heap, dy, saved, dx, dxOut, dResidual, dResidualOut, dGamma, dBeta, accumulate, sums, joint };
+}
+
+// ---- run ------------------------------------------------------------------------------------------------------------
+
+/** dx and dResidual where they are asked for; the sums of gradients are added to `sums`, if there are any. */
+function runBackward<T extends AnyTensor>({
+  heap,
+  dy,
+  saved,
+  sums,
+  joint,
+  ...wanted
+}: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">): { dx?: T; dResidual?: T } {
   const { x, residual, dtype, subBatches, activation } = saved;
-  const { dxOut, dResidualOut } = outs;
+  const { dxOut, dResidualOut } = wanted;
   const call = new CallScope(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
   const result: { dx?: T; dResidual?: T } = {};
   try {
-    const dx = outs.dx ? call.allocateResult(dxOut, dy) : undefined;
-    const dResidual = outs.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
-    const fused =
-      activation.code !== 0 && subBatches.every((subBatch) => fusesSubBatch(dtype, residual, activation, subBatch));
-    let dz: AnyTensor = dy;
-    if (activation.code && !fused) {
-      // 16-bit storage would round dz on its way to dx
-      dz = is16Bit(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
-      fusion.get("activation").activationGradient(call, x, residual, dy, dz, subBatches);
-      if (dResidual && dz !== dResidual) call.withOperands([dz, dResidual], saved.geometry, 0, copy);
-    } else if (dResidual) {
-      const source = call.value(dy); // before dResidual is looked at, which growth would empty
-      (bitsOf(dResidual.data) as Float32Array).set(bitsOf(source.data) as Float32Array);
-    }
-    const wanted = { dx, sums: into !== undefined, fused, alone: subBatches.length === 1, joint };
-    for (const subBatch of subBatches) backwardSubBatch(call, x, dz, subBatch, wanted, into);
+    const dx = wanted.dx ? call.allocateResult(dxOut, dy) : undefined;
+    const dResidual = wanted.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
+    const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));
+    const dz = fused ? dy : upstreamOfActivation(call, saved, dy, dx, dResidual);
+    const request = { dx, sums: sums !== undefined, fused, alone: subBatches.length === 1, joint };
+    for (const subBatch of subBatches) backwardSubBatch(call, x, dz, subBatch, request, sums);
     if (dx) result.dx = call.result(dx, dxOut, dy) as T;
     if (dResidual) result.dResidual = call.result(dResidual, dResidualOut, dy) as T;
   } finally {
@@ -154,72 +218,69 @@ function compute<T extends AnyTensor>(
   return result;
 }
 
-/** Zeros to add sums to: those of the backward before, where they are as long. */
-function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
-  if (length !== geometry.channels) return zeros(length);
-  scratch.sums ??= zeros(length);
-  scratch.sums.dGamma.fill(0);
-  scratch.sums.dBeta.fill(0);
-  return scratch.sums;
+/** dz = dy·f′(z), which is dResidual, too; dy itself without an activation. */
+function upstreamOfActivation(
+  call: CallScope,
+  { x, residual, dtype, geometry, subBatches, activation }: Saved,
+  dy: AnyTensor,
+  dx: AnyTensor | undefined,
+  dResidual: AnyTensor | undefined,
+): AnyTensor {
+  if (!activation.code) {
+    if (dResidual) {
+      const source = call.value(dy); // before dResidual is looked at, since growth would empty its view
+      (bitsOf(dResidual.data) as Float32Array).set(bitsOf(source.data) as Float32Array);
+    }
+    return dy;
+  }
+  // 16-bit storage would round dz on its way to dx
+  const dz = is16Bit(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
+  fusion.get("activation").activationGradient(call, x, residual, dy, dz, subBatches);
+  if (dResidual && dz !== dResidual) call.withOperands([dz, dResidual], geometry, 0, copy);
+  return dz;
 }
 
-/** Checks everything that backward takes, then computes what is needed. `has` tells which parameters exist. */
+// ---- commit ---------------------------------------------------------------------------------------------------------
+
+/** Writes or adds sums to a gradient; the sums of all samples to a gradient that all samples share. */
+function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean): void {
+  for (let c = 0; c < gradient.length; c++) {
+    let sum = 0;
+    for (let i = c; i < sums.length; i += gradient.length) sum += sums[i] as number;
+    gradient[c] = accumulate ? (gradient[c] as number) + sum : sum;
+  }
+}
+
+/** Writes sums to the gradients that are needed, and returns those by name. */
+export function writeGradients(
+  { dGamma, dBeta, accumulate }: Pick<PreparedBackward<AnyTensor>, "dGamma" | "dBeta" | "accumulate">,
+  sums: GradientSums | undefined,
+): { dGamma?: Vector; dBeta?: Vector } {
+  const written: { dGamma?: Vector; dBeta?: Vector } = {};
+  if (dGamma && sums) {
+    writeGradient(dGamma, sums.dGamma, accumulate);
+    written.dGamma = dGamma;
+  }
+  if (dBeta && sums) {
+    writeGradient(dBeta, sums.dBeta, accumulate);
+    written.dBeta = dBeta;
+  }
+  return written;
+}
+
+/** Gradients of a forward that was saved. `exists` tells which parameters it had. */
 export function backward<T extends AnyTensor>(
   dy: T,
   saved: Saved,
-  has: { gamma: boolean; beta: boolean },
+  exists: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
 ): Gradients<T, Vector> {
-  checkKeys("backward options", options, BACKWARD_OPTIONS);
-  const { needs = {}, dxOut, dResidualOut } = options;
-  checkKeys("needs", needs, NEEDS);
-  const { x, residual, dtype, geometry, subBatches } = saved;
-  const heap = checkUpstream(dy, saved, dxOut, dResidualOut);
-  checkOut("dxOut", dxOut, saved.shape, heap, dtype);
-  checkOut("dResidualOut", dResidualOut, saved.shape, heap, dtype);
-  if (dResidualOut && !saved.hasResidual)
-    throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
-  const mode = saved.batch ? "train" : "frozen";
-  for (const [name, out] of [
-    ["dxOut", dxOut],
-    ["dResidualOut", dResidualOut],
-  ] as const) {
-    overwrites(name, out, "x", x, mode);
-    overwrites(name, out, "residual", residual, mode);
-    overwrites(name, out, "dy", dy);
-  }
-  checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
-  const accumulate = flag("accumulate", options.accumulate, false);
-  const { channels, samples } = geometry;
-  const conditional = subBatches[0]?.conditional;
-  const precision = computeDtype(dtype);
-  const vector = (parameter: "gamma" | "beta", name: "dGamma" | "dBeta") => {
-    const [out, rows] = [options[`${name}Out`], conditional?.perSample[parameter] ? [samples] : []];
-    if (out !== undefined) checkVector(`${name}Out`, out, channels, precision, [...rows, channels]);
-    const length = (rows[0] ?? 1) * channels;
-    return flag(`needs.${name}`, needs[name], true) && has[parameter]
-      ? (out ?? newVector(precision, length))
-      : undefined;
-  };
-  const [dGamma, dBeta] = [vector("gamma", "dGamma"), vector("beta", "dBeta")];
-  const wanted = flag("needs.dx", needs.dx, true);
-  const wantsResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
-  const joint = checkSums(options.sums, saved);
-
-  const length = conditional ? samples * channels : channels;
-  const into = dGamma || dBeta ? sumsFor(saved, length) : undefined;
-  const outs = { dx: wanted, dxOut, dResidual: wantsResidual, dResidualOut };
-  const result: Gradients<T, Vector> = compute(heap, dy, saved, into, outs, joint);
-  if (dGamma && into) {
-    putGradient(dGamma, into.dGamma, accumulate);
-    result.dGamma = dGamma;
-  }
-  if (dBeta && into) {
-    putGradient(dBeta, into.dBeta, accumulate);
-    result.dBeta = dBeta;
-  }
-  return result;
+  const prepared = prepareBackward(dy, saved, exists, options);
+  const result: Gradients<T, Vector> = runBackward(prepared);
+  return Object.assign(result, writeGradients(prepared, prepared.sums));
 }
+
+// ---- public ---------------------------------------------------------------------------------------------------------
 
 /**
  * Gradients of a forward call (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward). dy: the
@@ -252,7 +313,8 @@ export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums
   if (saved.subBatches[0]?.conditional)
     throw wrongValue("gamma", "one value per channel in two phases", "one per sample");
   const heap = checkUpstream(dy, saved);
-  const into = zeros(saved.geometry.channels);
-  compute(heap, dy, saved, into, { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined }, undefined);
-  return into;
+  const sums = emptyGradientSums(saved.geometry.channels);
+  const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };
+  runBackward({ heap, dy, saved, sums, ...nothing });
+  return sums;
 }

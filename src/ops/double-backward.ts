@@ -5,6 +5,7 @@
 import { wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkTensor, checkVector } from "../memory/guards.ts";
+import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf, type KernelOperand } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { computeDtype, newVector, type Vector } from "../tensor/dtype.ts";
@@ -13,39 +14,45 @@ import { fusesBackward, NONE } from "./activation.ts";
 import { checkSaved } from "./backward.ts";
 import type { Saved } from "./forward.ts";
 import { activationGradient } from "./per-sample.ts";
-import { type Coefficients, combine, type GradientSums, gradientSums } from "./primitives.ts";
+import {
+  type Coefficients,
+  combine,
+  emptyGradientSums,
+  type GradientSums,
+  gradientSums,
+  type Terms,
+} from "./primitives.ts";
 import type { SubBatchForward } from "./sub-batches.ts";
 
-/** Gradients of a loss with respect to what batchNormBackward returned; one that is missing counts as zeros. */
+/** Gradients of a loss with respect to the results of batchNormBackward. An absent one counts as zeros. */
 export interface GradientsOfGradients<T extends AnyTensor = AnyTensor> {
-  /** Of dx, in its shape. */
+  /** The gradient of dx, in its shape. */
   ddx?: T;
-  /** Of dGamma, [C]. */
+  /** The gradient of dGamma, [C]. */
   ddGamma?: Vector;
-  /** Of dBeta, [C]. */
+  /** The gradient of dBeta, [C]. */
   ddBeta?: Vector;
-  /** Of dResidual, in its shape; only where forward had a residual. */
+  /** The gradient of dResidual, in its shape. Only a forward with a residual has it. */
   ddResidual?: T;
 }
 
+/** Options of batchNormDoubleBackward. */
 export interface DoubleBackwardOptions {
-  /** Which gradients to compute; every one by default. */
+  /** Which gradients to compute; all by default. */
   needs?: { dx?: boolean; dGamma?: boolean; ddy?: boolean };
 }
 
-/** A gradient that was not needed is absent. */
+/** The results of batchNormDoubleBackward. A gradient that is not needed is absent. */
 export interface DoubleGradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array> {
-  /** Of x, in its shape. */
+  /** The gradient of x, in its shape. */
   dx?: T;
-  /** Of gamma, [C]. */
+  /** The gradient of gamma, [C]. */
   dGamma?: V;
-  /** Of dy, in its shape. */
+  /** The gradient of dy, in its shape. */
   ddy?: T;
 }
 
-const zeros = (length: number) => new Float64Array(length);
-
-/** Refuses what the derivation does not cover. */
+/** Refuses forwards that the derivation does not cover. */
 function checkCovered({ subBatches, activation }: Saved): void {
   const refuse = (what: string) => {
     throw wrongValue("saved", "a forward whose double backward is known", what);
@@ -60,7 +67,7 @@ function checkCovered({ subBatches, activation }: Saved): void {
   }
 }
 
-/** Operands of a sub-batch; sources that are missing count as zeros. */
+/** The operands of a sub-batch. An absent source counts as zeros. */
 interface Operands {
   readonly x: KernelOperand;
   readonly dz: KernelOperand;
@@ -70,63 +77,163 @@ interface Operands {
   readonly ddz: KernelOperand | undefined;
 }
 
-/** dx and ddz of a sub-batch; its dGamma is added to `dGamma`. */
+/** Channel sums of a sub-batch: of dz, of ddx, and of both. */
+interface DoubleSums {
+  /** B and G (B1 and B3). */
+  readonly dz: GradientSums;
+  /** D1 and D2. */
+  readonly ddx: GradientSums;
+  /** D3. */
+  readonly product: Float64Array;
+}
+
+function sumTwice({ x, dz, ddx }: Operands, { geometry, total }: SubBatchForward, terms: Terms): DoubleSums {
+  const { channels, count } = geometry;
+  const sums = {
+    dz: emptyGradientSums(channels),
+    ddx: emptyGradientSums(channels),
+    product: new Float64Array(channels),
+  };
+  gradientSums(x, dz, terms, false, sums.dz);
+  if (!ddx) return sums;
+  gradientSums(x, ddx, terms, false, sums.ddx);
+  // sums about the mean of ddx do not cancel; in units of its size, kernels see values that do not underflow
+  const size = new Float64Array(channels).fill(1);
+  for (let c = 0; c < channels; c++) {
+    const average = (Math.abs(sums.ddx.dBeta[c] as number) + Math.abs(sums.ddx.dGamma[c] as number)) / count;
+    if (average > 0 && average < Infinity) size[c] = average;
+  }
+  const perM = total ? 1 / total : 0;
+  const mean = sums.ddx.dBeta.map((sum) => sum * perM);
+  const scaled = emptyGradientSums(channels);
+  gradientSums(ddx, dz, { ...terms, mean, invStd: size.map((s) => 1 / s) }, false, scaled);
+  for (let c = 0; c < channels; c++) sums.product[c] = (scaled.dGamma[c] as number) * (size[c] as number);
+  return sums;
+}
+
+const emptyCoefficients = (channels: number): Coefficients => ({
+  xHat: new Float64Array(channels),
+  b: new Float64Array(channels),
+  c: new Float64Array(channels),
+  shift: new Float64Array(channels),
+});
+
+/** Gradients of the parameters' gradients, as the caller has given them. */
+type ParameterGradients = Pick<GradientsOfGradients, "ddGamma" | "ddBeta">;
+
+/** Computes dx and ddz of a sub-batch, and adds its dGamma to `dGamma`. */
 function differentiateTwice(
-  o: Operands,
-  n: SubBatchForward,
-  ddGamma: Vector | undefined,
-  ddBeta: Vector | undefined,
+  operands: Operands,
+  subBatch: SubBatchForward,
+  { ddGamma, ddBeta }: ParameterGradients,
   dGamma: Float64Array,
 ): void {
-  const { channels, count } = n.geometry;
-  const { mean, invStd, gamma } = n.terms;
+  const { x, dz, ddx, ddResidual } = operands;
+  const { channels } = subBatch.geometry;
+  const { mean, invStd, gamma } = subBatch.terms;
   const terms = { mean, invStd, gamma: null, beta: null, activation: NONE };
-  // constants depend on nothing, and all that is divided by m is gone
-  const perM = n.total ? 1 / n.total : 0;
-  const sums = (): GradientSums => ({ dGamma: zeros(channels), dBeta: zeros(channels) });
-  const [first, second, product] = [sums(), sums(), sums()]; // of dz, ddx, and of both
-  gradientSums(o.x, o.dz, terms, false, first);
-  const size = zeros(channels).fill(1);
-  if (o.ddx) {
-    gradientSums(o.x, o.ddx, terms, false, second); // D1, D2
-    // by sums about ddx's mean, which do not cancel; in units of its size, so that kernels see what could underflow
-    for (let c = 0; c < channels; c++) {
-      const some = (Math.abs(second.dBeta[c] as number) + Math.abs(second.dGamma[c] as number)) / count;
-      if (some > 0 && some < Infinity) size[c] = some;
-    }
-    const about = { ...terms, mean: second.dBeta.map((sum) => sum * perM), invStd: size.map((s) => 1 / s) };
-    gradientSums(o.ddx, o.dz, about, false, product);
-  }
-  const of = (): Coefficients => ({
-    xHat: zeros(channels),
-    b: zeros(channels),
-    c: zeros(channels),
-    shift: zeros(channels),
-  });
-  const [forDx, forDdz] = [of(), of()];
+  const sums = sumTwice(operands, subBatch, terms);
+  // constants do not depend on x, and every term that is divided by m is 0
+  const perM = subBatch.total ? 1 / subBatch.total : 0;
+  const [forDx, forDdz] = [emptyCoefficients(channels), emptyCoefficients(channels)];
   for (let c = 0; c < channels; c++) {
-    const at = (v: Vector | null | undefined, missing = 0) => (v ? (v[c] as number) : missing);
+    const at = (v: Vector | null | undefined, absent = 0) => (v ? (v[c] as number) : absent);
     const s = at(invStd);
-    const [G, B, U, W] = [at(first.dGamma), at(first.dBeta), at(second.dBeta), at(second.dGamma)]; // B3, B1, D1, D2
+    const [G, B, D1, D2] = [at(sums.dz.dGamma), at(sums.dz.dBeta), at(sums.ddx.dBeta), at(sums.ddx.dGamma)];
     const k = at(gamma, 1) * s;
-    const D3 = at(product.dGamma) * at(size);
-    const D4 = D3 - W * G * perM;
+    const D4 = at(sums.product) - D2 * G * perM;
     dGamma[c] = at(dGamma) + s * D4; // D5
-    const D6 = at(ddGamma) - k * W * perM;
+    const D6 = at(ddGamma) - k * D2 * perM;
     forDdz.xHat[c] = D6; // D7
-    forDdz.b[c] = o.ddx ? k : 0;
-    forDdz.c[c] = o.ddResidual ? 1 : 0;
-    forDdz.shift[c] = at(ddBeta) - k * U * perM;
+    forDdz.b[c] = ddx ? k : 0;
+    forDdz.c[c] = ddResidual ? 1 : 0;
+    forDdz.shift[c] = at(ddBeta) - k * D1 * perM;
     const D8 = -k * s * G * perM;
     const D9 = s * D6;
-    forDx.xHat[c] = -(k * s * D4 + D8 * W + D9 * G) * perM; // D10
-    forDx.b[c] = o.ddx ? D8 : 0;
+    forDx.xHat[c] = -(k * s * D4 + D8 * D2 + D9 * G) * perM; // D10
+    forDx.b[c] = ddx ? D8 : 0;
     forDx.c[c] = D9;
-    forDx.shift[c] = -(D8 * U + D9 * B) * perM;
+    forDx.shift[c] = -(D8 * D1 + D9 * B) * perM;
   }
-  // what is missing is multiplied by 0, and x stands in for it
-  if (o.ddz) combine(o.x, o.ddx ?? o.x, o.ddResidual ?? o.x, o.ddz, terms, forDdz);
-  if (o.dx) combine(o.x, o.ddx ?? o.x, o.dz, o.dx, terms, forDx);
+  // an absent source has coefficient 0, and x stands in for it
+  if (operands.ddz) combine(x, ddx ?? x, ddResidual ?? x, operands.ddz, terms, forDdz);
+  if (operands.dx) combine(x, ddx ?? x, dz, operands.dx, terms, forDx);
+}
+
+/** A double backward whose arguments have been checked. */
+interface PreparedDoubleBackward<T extends AnyTensor> {
+  readonly heap: Heap;
+  readonly dy: T;
+  readonly saved: Saved;
+  readonly gradients: GradientsOfGradients<T>;
+  readonly needs: { readonly dx: boolean; readonly dGamma: boolean; readonly ddy: boolean };
+}
+
+function prepareDoubleBackward<T extends AnyTensor>(
+  dy: T,
+  saved: Saved,
+  gradients: GradientsOfGradients<T>,
+  options: DoubleBackwardOptions,
+): PreparedDoubleBackward<T> {
+  checkSaved(saved);
+  checkKeys("gradients", gradients, ["ddx", "ddGamma", "ddBeta", "ddResidual"]);
+  checkKeys("options", options, ["needs"]);
+  const { needs = {} } = options;
+  checkKeys("needs", needs, ["dx", "dGamma", "ddy"]);
+  checkCovered(saved);
+  const { x, residual, dtype, geometry, shape } = saved;
+  const { ddx, ddGamma, ddBeta, ddResidual } = gradients;
+  if (ddResidual && !saved.hasResidual) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
+  const heap = heapOf(x, dy, ddx, residual, ddResidual);
+  for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual })) {
+    if (value === undefined) continue;
+    checkOperand(name, value, dtype);
+    if (!sameShape(value.shape, shape)) throw wrongShape(name, shape, value.shape);
+    if (value instanceof Tensor) checkTensor(name, value, heap);
+  }
+  const precision = computeDtype(dtype);
+  if (ddGamma) checkVector("ddGamma", ddGamma, geometry.channels, precision);
+  if (ddBeta) checkVector("ddBeta", ddBeta, geometry.channels, precision);
+  const isNeeded = (name: "dx" | "dGamma" | "ddy") => flag(`needs.${name}`, needs[name], true);
+  const checked = { dx: isNeeded("dx"), dGamma: isNeeded("dGamma"), ddy: isNeeded("ddy") };
+  return { heap, dy, saved, gradients, needs: checked };
+}
+
+/** Computes dx and ddy where they are needed, and adds dGamma of all sub-batches to `dGamma`. */
+function runDoubleBackward<T extends AnyTensor>(
+  { heap, dy, saved, gradients, needs }: PreparedDoubleBackward<T>,
+  dGamma: Float64Array,
+): { dx?: T; ddy?: T } {
+  const { x, residual, dtype, subBatches, activation } = saved;
+  const { ddx, ddResidual } = gradients;
+  const call = new CallScope(heap, dtype, [x, dy, ddx, residual, ddResidual]);
+  const result: { dx?: T; ddy?: T } = {};
+  try {
+    const dx = needs.dx ? call.allocateResult(undefined, dy) : undefined;
+    const ddy = needs.ddy ? call.allocateResult(undefined, dy) : undefined;
+    const dz = activation.code ? call.allocateResult(undefined, dy) : dy;
+    if (activation.code) activationGradient(call, x, residual, dy, dz, subBatches);
+    for (const subBatch of subBatches) {
+      const { geometry, offset } = subBatch;
+      call.withOperands(
+        [x, dz, ddx as AnyTensor | undefined, ddResidual as AnyTensor | undefined],
+        geometry,
+        offset,
+        (...sources) =>
+          call.withOperands([dx, ddy], geometry, offset, (toDx, toDdz) => {
+            const [source, upstream, second, secondResidual] = sources;
+            const operands = { x: source, dz: upstream, ddx: second, ddResidual: secondResidual, dx: toDx, ddz: toDdz };
+            differentiateTwice(operands, subBatch, gradients, dGamma);
+          }),
+      );
+    }
+    if (ddy && activation.code) activationGradient(call, x, residual, ddy, ddy, subBatches);
+    if (dx) result.dx = call.result(dx, undefined, dy) as T;
+    if (ddy) result.ddy = call.result(ddy, undefined, dy) as T;
+  } finally {
+    call.dispose();
+  }
+  return result;
 }
 
 /**
@@ -147,63 +254,13 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
   gradients: GradientsOfGradients<T>,
   options: DoubleBackwardOptions = {},
 ): DoubleGradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
-  checkSaved(saved);
-  checkKeys("gradients", gradients, ["ddx", "ddGamma", "ddBeta", "ddResidual"]);
-  checkKeys("options", options, ["needs"]);
-  const { needs = {} } = options;
-  checkKeys("needs", needs, ["dx", "dGamma", "ddy"]);
-  const { x, residual, dtype, geometry, subBatches, activation, shape } = saved;
-  const { ddx, ddGamma, ddBeta, ddResidual } = gradients;
-  checkCovered(saved);
-  if (ddResidual && !saved.hasResidual) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
-  const heap = heapOf(x, dy, ddx, residual, ddResidual);
-  for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual })) {
-    if (value === undefined) continue;
-    checkOperand(name, value, dtype);
-    if (!sameShape(value.shape, shape)) throw wrongShape(name, shape, value.shape);
-    if (value instanceof Tensor) checkTensor(name, value, heap);
-  }
-  const precision = computeDtype(dtype);
-  if (ddGamma) checkVector("ddGamma", ddGamma, geometry.channels, precision);
-  if (ddBeta) checkVector("ddBeta", ddBeta, geometry.channels, precision);
-  const wanted = (name: "dx" | "dGamma" | "ddy") => flag(`needs.${name}`, needs[name], true);
-  const [wantsDx, wantsGamma, wantsDdy] = [wanted("dx"), wanted("dGamma"), wanted("ddy")];
-
-  const sum = zeros(geometry.channels);
-  const result: DoubleGradients<T, Vector> = {};
-  const call = new CallScope(heap, dtype, [x, dy, ddx, residual, ddResidual]);
-  try {
-    const dx = wantsDx ? call.allocateResult(undefined, dy) : undefined;
-    const ddy = wantsDdy ? call.allocateResult(undefined, dy) : undefined;
-    let dz: AnyTensor = dy;
-    if (activation.code) {
-      dz = call.allocateResult(undefined, dy);
-      activationGradient(call, x, residual, dy, dz, subBatches);
-    }
-    // said as a type, since absent ones are told apart by theirs
-    const values: readonly [AnyTensor, AnyTensor, AnyTensor | undefined, AnyTensor | undefined] = [
-      x,
-      dz,
-      ddx,
-      ddResidual,
-    ];
-    for (const n of subBatches)
-      call.withOperands(values, n.geometry, n.offset, (...sources) =>
-        call.withOperands([dx, ddy], n.geometry, n.offset, (toX, toDz) => {
-          const [first, second, b, c] = sources;
-          const operands = { x: first, dz: second, ddx: b, ddResidual: c, dx: toX, ddz: toDz };
-          differentiateTwice(operands, n, ddGamma, ddBeta, sum);
-        }),
-      );
-    if (ddy && activation.code) activationGradient(call, x, residual, ddy, ddy, subBatches);
-    if (dx) result.dx = call.result(dx, undefined, dy) as T;
-    if (ddy) result.ddy = call.result(ddy, undefined, dy) as T;
-  } finally {
-    call.dispose();
-  }
-  if (wantsGamma) {
-    result.dGamma = newVector(precision, geometry.channels);
-    result.dGamma.set(sum);
+  const prepared = prepareDoubleBackward(dy, saved, gradients, options);
+  const { channels } = saved.geometry;
+  const sums = new Float64Array(channels);
+  const result: DoubleGradients<T, Vector> = runDoubleBackward(prepared, sums);
+  if (prepared.needs.dGamma) {
+    result.dGamma = newVector(computeDtype(saved.dtype), channels);
+    result.dGamma.set(sums);
   }
   return result as DoubleGradients<T, never>;
 }

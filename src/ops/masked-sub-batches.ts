@@ -1,4 +1,4 @@
-// Statistics and gradients of sub-batches with a mask: those of the packed batch (mask.ts).
+// Statistics and gradients of sub-batches with a mask, computed on the packed positions (mask.ts).
 
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -6,15 +6,17 @@ import type { Vector } from "../tensor/dtype.ts";
 import { PackedPositions, type Place, type Selection } from "./mask.ts";
 import {
   batchStatistics,
+  emptyGradientSums,
   type GradientSums,
   gradientMap,
   gradientSums,
   invStdOf,
   type Statistics,
+  type Terms,
 } from "./primitives.ts";
-import { add, plainTerms, type SubBatchForward, type Wanted, zeros } from "./sub-batches.ts";
+import { addTo, type BackwardRequest, type SubBatchForward, withoutActivation } from "./sub-batches.ts";
 
-/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a packed batch, w being a position's share of all weights. */
+/** Σ w·(x − pivot) and Σ w·(x − pivot)² of a packed batch, in which w is a position's share of all weights. */
 function weightedSums(
   { operand, tensor }: PackedPositions,
   shares: Float64Array,
@@ -22,7 +24,7 @@ function weightedSums(
 ): [Float64Array, Float64Array] {
   const { outer, channels, inner } = operand.g;
   const { data } = tensor;
-  const [first, second] = [new Float64Array(channels), new Float64Array(channels)];
+  const [sums, squares] = [new Float64Array(channels), new Float64Array(channels)];
   let i = 0;
   for (let o = 0; o < outer; o++)
     for (let c = 0; c < channels; c++) {
@@ -34,13 +36,13 @@ function weightedSums(
         sum += term;
         square += term * d;
       }
-      first[c] = (first[c] as number) + sum;
-      second[c] = (second[c] as number) + square;
+      sums[c] = (sums[c] as number) + sum;
+      squares[c] = (squares[c] as number) + square;
     }
-  return [first, second];
+  return [sums, squares];
 }
 
-/** Weighted mean and variance of a packed batch, in plain loops: weights other than 0 and 1 have no kernels. */
+/** Computes the weighted mean and variance of a packed batch in plain loops, since weights but 0 and 1 have no kernels. */
 function weightedStatistics(
   x: PackedPositions,
   weights: Float64Array,
@@ -61,12 +63,12 @@ function weightedStatistics(
   }
 }
 
-/** Batch statistics of a sub-batch with a mask; zeros where all is masked. */
+/** Computes the batch statistics of what a mask selects of a sub-batch; zeros if it selects nothing. */
 export function maskedStatistics(
   call: CallScope,
   x: AnyTensor,
   place: Place,
-  { kept, whole, weights, count }: Selection,
+  { selected, wholeSamples, weights, count }: Selection,
   epsilon: number,
   into: Statistics,
 ): void {
@@ -74,7 +76,7 @@ export function maskedStatistics(
     for (const vector of [into.mean, into.variance, into.invStd]) vector.fill(0);
     return;
   }
-  const packed = new PackedPositions(call.heap, call.value(x), place, kept, whole, call.dtype);
+  const packed = new PackedPositions(call.heap, call.value(x), place, selected, wholeSamples, call.dtype);
   try {
     if (weights) {
       weightedStatistics(packed, weights, count, into);
@@ -86,56 +88,69 @@ export function maskedStatistics(
 }
 
 /**
- * A masked sub-batch: `into` gets the sums over what is kept and over masked positions whose y depends on the statistics, if
- * `needed`. Masked positions have no part in the statistics: their dx is gamma·invStd·dz.
+ * Computes dx of a masked sub-batch if it is wanted, and adds its sums of gradients to `into` if they are needed. The sums
+ * are over selected positions and over masked ones, whose y depends on the statistics, too. Masked positions have no part in
+ * the statistics: their dx is gamma·invStd·dz.
  */
 export function maskedGradient(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
-  n: SubBatchForward,
-  wanted: Wanted,
+  subBatch: SubBatchForward,
+  { dx, joint }: BackwardRequest,
   needed: boolean,
   into: GradientSums,
 ): void {
-  const { kept, dropped, whole, weights } = n.selection as Selection;
-  const terms = plainTerms(n.terms);
-  const made: PackedPositions[] = [];
-  const take = (value: AnyTensor, runs: Selection["kept"]) => {
-    const packed = new PackedPositions(call.heap, call.value(value), n, runs, whole, call.dtype);
-    made.push(packed);
+  const { selected, masked, wholeSamples } = subBatch.selection as Selection;
+  const terms = withoutActivation(subBatch.terms);
+  const allPacked: PackedPositions[] = [];
+  const pack = (value: AnyTensor, runs: Selection["selected"]) => {
+    const packed = new PackedPositions(call.heap, call.value(value), subBatch, runs, wholeSamples, call.dtype);
+    allPacked.push(packed);
     return packed;
   };
-  const sum = (a: PackedPositions, b: PackedPositions) => {
-    const some = zeros(into.dBeta.length);
-    gradientSums(a.operand, b.operand, terms, false, some);
-    add(into.dGamma, 0, some.dGamma);
-    add(into.dBeta, 0, some.dBeta);
-  };
-  const map = (a: PackedPositions, b: PackedPositions, count: number) =>
-    gradientMap(a.operand, b.operand, b.operand, terms, wanted.joint ?? into, { count, separate: false, fused: false });
   try {
-    const [xKept, dzKept] = [take(x, kept), take(dz, kept)];
-    const dzDropped = take(dz, dropped);
+    const [xSelected, dzSelected, dzMasked] = [pack(x, selected), pack(dz, selected), pack(dz, masked)];
     if (needed) {
-      sum(xKept, dzKept);
-      // often there is no gradient at all
-      if (!allZero(dzDropped.tensor.data)) {
-        const [xClean, dzClean] = [take(x, dropped), take(dz, dropped)];
-        scrub(xClean.tensor.data, dzClean.tensor.data);
-        sum(xClean, dzClean);
+      addPackedSums(xSelected, dzSelected, terms, into);
+      // often no gradient reaches a masked position, and packing x there can be saved
+      if (!allZero(dzMasked.tensor.data)) {
+        const [xFinite, dzFinite] = [pack(x, masked), pack(dz, masked)];
+        zeroNonFinite(xFinite.tensor.data, dzFinite.tensor.data);
+        addPackedSums(xFinite, dzFinite, terms, into);
       }
     }
-    if (!wanted.dx) return;
-    const weighted = weights && n.total > 0;
-    map(xKept, dzKept, weighted ? 0 : n.total);
-    if (weighted) weightedTerm(xKept, dzKept, weights, n, wanted.joint ?? into);
-    dzKept.scatter(wanted.dx);
-    map(dzDropped, dzDropped, 0);
-    dzDropped.scatter(wanted.dx);
+    if (!dx) return;
+    packedGradientMap(xSelected, dzSelected, subBatch, terms, joint ?? into);
+    dzSelected.scatter(dx);
+    const constants = { count: 0, separate: false, fused: false };
+    gradientMap(dzMasked.operand, dzMasked.operand, dzMasked.operand, terms, joint ?? into, constants);
+    dzMasked.scatter(dx);
   } finally {
-    for (const packed of made) packed.dispose();
+    for (const packed of allPacked) packed.dispose();
   }
+}
+
+function addPackedSums(x: PackedPositions, dz: PackedPositions, terms: Terms, into: GradientSums): void {
+  const sums = emptyGradientSums(into.dBeta.length);
+  gradientSums(x.operand, dz.operand, terms, false, sums);
+  addTo(into.dGamma, 0, sums.dGamma);
+  addTo(into.dBeta, 0, sums.dBeta);
+}
+
+/** Replaces dz of selected positions by dx. */
+function packedGradientMap(
+  x: PackedPositions,
+  dz: PackedPositions,
+  subBatch: SubBatchForward,
+  terms: Terms,
+  sums: GradientSums,
+): void {
+  const { weights } = subBatch.selection as Selection;
+  const weighted = weights !== undefined && subBatch.total > 0;
+  const count = weighted ? 0 : subBatch.total;
+  gradientMap(x.operand, dz.operand, dz.operand, terms, sums, { count, separate: false, fused: false });
+  if (weighted) subtractWeightedTerm(x, dz, weights, subBatch, sums);
 }
 
 function allZero(values: Vector): boolean {
@@ -143,8 +158,8 @@ function allZero(values: Vector): boolean {
   return true;
 }
 
-/** Zeros, in both x and dz, what is not finite in either. */
-function scrub(x: Vector, dz: Vector): void {
+/** Replaces a position by 0 in both x and dz if it is not finite in either: a masked NaN must not reach the sums. */
+function zeroNonFinite(x: Vector, dz: Vector): void {
   for (let i = 0; i < x.length; i++)
     if (!Number.isFinite(x[i]) || !Number.isFinite(dz[i])) {
       x[i] = 0;
@@ -152,12 +167,12 @@ function scrub(x: Vector, dz: Vector): void {
     }
 }
 
-/** The statistics' part of dx where positions have weights: −gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
-function weightedTerm(
+/** Subtracts what the statistics contribute to dx if positions have weights: gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
+function subtractWeightedTerm(
   x: PackedPositions,
   dx: PackedPositions,
   weights: Float64Array,
-  n: SubBatchForward,
+  { terms, total }: SubBatchForward,
   sums: GradientSums,
 ): void {
   const { outer, channels, inner } = x.operand.g;
@@ -165,13 +180,13 @@ function weightedTerm(
   let i = 0;
   for (let o = 0; o < outer; o++)
     for (let c = 0; c < channels; c++) {
-      const mean = n.terms.mean[c] as number;
-      const invStd = n.terms.invStd[c] as number;
-      const scale = (n.terms.gamma ? (n.terms.gamma[c] as number) : 1) * invStd;
-      const shift = (sums.dBeta[c] as number) / n.total;
-      const slope = ((sums.dGamma[c] as number) / n.total) * invStd;
+      const mean = terms.mean[c] as number;
+      const invStd = terms.invStd[c] as number;
+      const scale = (terms.gamma ? (terms.gamma[c] as number) : 1) * invStd;
+      const shift = (sums.dBeta[c] as number) / total;
+      const xCoefficient = ((sums.dGamma[c] as number) / total) * invStd;
       for (let k = o * inner; k < (o + 1) * inner; k++, i++) {
-        const term = shift + ((values[i] as number) - mean) * slope;
+        const term = shift + ((values[i] as number) - mean) * xCoefficient;
         data[i] = (data[i] as number) - (weights[k] as number) * term * scale;
       }
     }

@@ -11,7 +11,7 @@
 //               be read as a plane, or is a group
 //   two maps    x to x̂ over groups, x̂ to y over channels, which are columns there: for what is left, layer norm above all
 //
-// Work goes block by block through the cache. No bit of a group depends on what else is in its block.
+// Work goes block by block through the cache. No bit of a group depends on the other groups of its block.
 
 import { noForward, oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
@@ -24,11 +24,12 @@ import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } fro
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
-import { type BackwardOptions, type Gradients, type Needs, putGradient } from "./backward.ts";
+import { type BackwardOptions, type Gradients, type Needs, writeGradients } from "./backward.ts";
 import type { ForwardOptions, Parameters } from "./forward.ts";
 import { epsilonOption } from "./options.ts";
 import {
   batchStatistics,
+  emptyGradientSums,
   type GradientSums,
   gradientMap,
   gradientSums,
@@ -39,81 +40,84 @@ import {
 
 // ---- geometry -------------------------------------------------------------------------------------------------------
 
-/** x as [samples, channels, inner], or with `last` as [samples, inner, channels]. */
-interface View {
+/** x as [samples, channels, inner], or as [samples, inner, channels] if `channelsLast`. */
+interface NormGeometry {
   readonly samples: number;
   readonly channels: number;
   readonly inner: number;
   /** Groups of a sample. */
   readonly groups: number;
-  readonly last: boolean;
+  readonly channelsLast: boolean;
 }
 
-/** Groups that are worked on in one go. */
+/** Groups that are worked on together. */
 interface Block {
+  /** The first element of the block in x. */
   readonly offset: number;
   readonly length: number;
-  /** First of them, of all groups of all samples. */
+  /** The first group of the block, counted over all samples. */
   readonly first: number;
-  /** Its channels are the groups. */
+  /** The geometry whose channels are the groups. */
   readonly groups: Geometry;
-  /** Its channels are the channels: where there is one map, those of every sample by themselves. */
+  /** The geometry whose channels are x's; with one map, every channel of every sample is one of its own. */
   readonly channels: Geometry;
 }
 
-interface Plan extends View {
+interface NormPlan extends NormGeometry {
   readonly blocks: readonly Block[];
   readonly twoMaps: boolean;
-  /** Channels of a group. */
-  readonly each: number;
+  readonly groupChannels: number;
   /** Values of a group. */
   readonly count: number;
 }
 
-/** Channels that lie one behind the other; a single one is summed as one of several would be. */
+/** Channels that lie one behind the other. A single one is summed as one of several would be. */
 const planes = (channels: number, inner: number): Geometry => ({ ...dimensions(1, channels, inner), planes: true });
 
-/** Channels of a sample from this length on are mapped as planes, and groups of this length have blocks of full size. */
+/**
+ * Channels of a sample from this length on are mapped as planes, and groups of this length have blocks of full size. It is
+ * the length from which a plane is walked as such (assembly/plan.ts, PLANAR_FROM).
+ */
 const LONG = 32;
 
-/** Elements of a block at least. */
+/** Elements of a block at least. docs/family.md has the measurement: between 65,536 and 262,144 there is no difference. */
 const BLOCK = 131_072;
 
-/** The same where groups are so short that their statistics and coefficients take more memory than they do. */
+/** Elements of a block of short groups at least. Their statistics and coefficients take more memory than they do. */
 const BLOCK_SHORT = 16_384;
 
-/** Samples of a block of two maps at least: computing their coefficients takes as long as mapping a sample. */
+/** Samples of a block of two maps at least. Computing their coefficients takes as long as mapping a sample. */
 const BLOCK_SAMPLES = 32;
 
-function planOf(view: View): Plan {
-  const { samples, channels, inner, groups, last } = view;
-  const each = channels / groups;
-  const count = each * inner;
-  const twoMaps = !last && each > 1 && inner < LONG;
-  // blocks have whole numbers of units: groups, or samples
-  const unit = last || twoMaps ? groups : 1;
+function planOf(geometry: NormGeometry): NormPlan {
+  const { samples, channels, inner, groups, channelsLast } = geometry;
+  const groupChannels = channels / groups;
+  const count = groupChannels * inner;
+  const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;
+  // a block has whole groups, or whole samples
+  const unit = channelsLast || twoMaps ? groups : 1;
   const size = unit * count;
   const units = size && (samples * groups) / unit;
   const least = count < LONG ? BLOCK_SHORT : BLOCK;
-  const step = last ? 1 : Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : 1);
+  const step = channelsLast ? 1 : Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : 1);
   const blocks: Block[] = [];
   for (let begin = 0; begin < units; begin += step) {
     const n = Math.min(step, units - begin);
-    const columns = last ? dimensions(inner, channels, 1) : dimensions(n, channels, inner);
+    const columns = channelsLast ? dimensions(inner, channels, 1) : dimensions(n, channels, inner);
     blocks.push({
       offset: begin * size,
       length: n * size,
       first: begin * unit,
-      groups: last && groups > 1 ? dimensions(inner, groups, each) : planes(n * unit, count),
-      channels: last || twoMaps ? columns : planes(n * each, inner),
+      groups: channelsLast && groups > 1 ? dimensions(inner, groups, groupChannels) : planes(n * unit, count),
+      channels: channelsLast || twoMaps ? columns : planes(n * groupChannels, inner),
     });
   }
-  return { ...view, blocks, twoMaps, each, count };
+  return { ...geometry, blocks, twoMaps, groupChannels, count };
 }
 
 /**
- * An operand block by block, in the type that is computed in: tensors of float32 and float64 in place, everything else in a
- * tile. (An KernelOperand has tiles too, but rounds to 16 bits after every map.)
+ * An operand block by block, in the type of the arithmetic. Tensors of float32 and float64 are used in place, and everything
+ * else passes through room for one block. (A KernelOperand has tiles for that, but rounds to 16 bits after every map.)
  */
 class Blocks {
   readonly #heap: Heap;
@@ -123,15 +127,15 @@ class Blocks {
   readonly #inPlace: boolean;
   #room: Room | undefined;
 
-  /** Without `value`: scratch of one block. */
-  constructor(heap: Heap, dtype: Dtype, { blocks }: Plan, value?: AnyTensor) {
+  /** Without `value` this is scratch of one block. */
+  constructor(heap: Heap, dtype: Dtype, { blocks }: NormPlan, value?: AnyTensor) {
     this.#heap = heap;
     this.#dtype = dtype;
     this.#size = blocks[0]?.length ?? 0;
     this.#inPlace = value instanceof Tensor && !is16Bit(dtype);
-    // a view of wasm memory would be emptied by growth, which the tile may bring about
-    const copied = value && !(value instanceof Tensor) && inWasmMemory(value.data);
-    this.#value = copied ? { ...value, data: value.data.slice() } : value;
+    // making room may grow the memory, which would empty a view of it
+    const isView = value && !(value instanceof Tensor) && inWasmMemory(value.data);
+    this.#value = isView ? { ...value, data: value.data.slice() } : value;
   }
 
   get #roomOfBlock(): Room {
@@ -149,12 +153,12 @@ class Blocks {
       this.#roomOfBlock.store(bitsOf(this.#value.data), this.#dtype, length, oneRun(offset, length));
   }
 
-  /** A block as the kernels see it. */
-  at({ offset }: Block, g: Geometry): KernelOperand {
+  /** A block as the kernels see it, in one of the block's two geometries. */
+  at({ offset }: Block, geometry: Geometry): KernelOperand {
     const dtype = computeDtype(this.#dtype);
-    if (this.#inPlace) return new KernelOperand(this.#heap, this.#value as AnyTensor, g, dtype, offset);
-    const tile = new Tensor(this.#heap, [this.#size], this.#size, dtype, this.#roomOfBlock.pointer);
-    return new KernelOperand(this.#heap, tile, g, dtype);
+    if (this.#inPlace) return new KernelOperand(this.#heap, this.#value as AnyTensor, geometry, dtype, offset);
+    const room = new Tensor(this.#heap, [this.#size], this.#size, dtype, this.#roomOfBlock.pointer);
+    return new KernelOperand(this.#heap, room, geometry, dtype);
   }
 
   dispose(): void {
@@ -164,33 +168,42 @@ class Blocks {
 
 // ---- a block --------------------------------------------------------------------------------------------------------
 
-/** What normalises x. */
-interface Norm extends Plan {
+/** A plan with the vectors of its maps. */
+interface Norm extends NormPlan {
   readonly gamma: Vector | null;
   readonly beta: Vector | null;
-  /** Of every group. */
+  /** The mean of every group, over all samples. */
   readonly mean: Float64Array;
   readonly invStd: Float64Array;
-  /** Whether the mean is subtracted; otherwise it is 0, and statistics are of squares. */
+  /** Whether the mean is subtracted. Otherwise the mean is 0, and invStd is that of the mean square. */
   readonly centred: boolean;
 }
 
-/** Every value `each` times. */
-function repeat(values: Float64Array, each: number): Float64Array {
-  const repeated = new Float64Array(values.length * each);
-  for (let i = 0; i < values.length; i++) repeated.fill(values[i] as number, i * each, (i + 1) * each);
+/** Every value `times` times. */
+function repeat(values: Float64Array, times: number): Float64Array {
+  const repeated = new Float64Array(values.length * times);
+  for (let i = 0; i < values.length; i++) repeated.fill(values[i] as number, i * times, (i + 1) * times);
   return repeated;
 }
 
-/** `length` values of a ring, from its `begin`-th on. */
-function turn(ring: Vector, begin: number, length: number): Float64Array {
+/** `length` values of a vector that repeats without end, from index `begin` on. */
+function readRing(ring: Vector, begin: number, length: number): Float64Array {
   const values = new Float64Array(length);
   for (let at = -(begin % ring.length); at < length; at += ring.length)
     values.set(ring.subarray(Math.max(-at, 0), length - at), Math.max(at, 0));
   return values;
 }
 
-/** x̂ of a block's groups. */
+/** Adds values to a vector that repeats without end, from index `begin` on. */
+function addToRing(ring: Float64Array, begin: number, values: Float64Array): void {
+  let at = begin % ring.length;
+  for (let i = 0; i < values.length; i++) {
+    ring[at] = (ring[at] as number) + (values[i] as number);
+    if (++at === ring.length) at = 0;
+  }
+}
+
+/** The terms of x̂ over a block's groups. */
 const groupTerms = ({ mean, invStd }: Norm, { first, groups }: Block): Terms => ({
   mean: mean.subarray(first, first + groups.channels),
   invStd: invStd.subarray(first, first + groups.channels),
@@ -199,142 +212,147 @@ const groupTerms = ({ mean, invStd }: Norm, { first, groups }: Block): Terms => 
   activation: NONE,
 });
 
-/** y of a block's channels: of x, or where there are two maps of x̂. */
-function channelTerms(n: Norm, block: Block): Terms {
-  const { gamma, beta, channels, each } = n;
-  if (n.twoMaps) {
+/** The terms of y over a block's channels: of x with one map, of x̂ with two. */
+function channelTerms(norm: Norm, block: Block): Terms {
+  const { gamma, beta, channels, groupChannels } = norm;
+  if (norm.twoMaps) {
     const [mean, invStd] = [new Float64Array(channels), new Float64Array(channels).fill(1)];
     return { mean, invStd, gamma, beta, activation: NONE };
   }
-  const t = groupTerms(n, block);
-  const [mean, invStd] = [repeat(t.mean, each), repeat(t.invStd, each)];
-  const own = (v: Vector | null) => v && turn(v, block.first * each, mean.length);
-  return { mean, invStd, gamma: own(gamma), beta: own(beta), activation: NONE };
+  const terms = groupTerms(norm, block);
+  const [mean, invStd] = [repeat(terms.mean, groupChannels), repeat(terms.invStd, groupChannels)];
+  const ofBlock = (v: Vector | null) => v && readRing(v, block.first * groupChannels, mean.length);
+  return { mean, invStd, gamma: ofBlock(gamma), beta: ofBlock(beta), activation: NONE };
 }
 
-/** mean and invStd of a block's groups. */
-function takeStatistics(x: KernelOperand, epsilon: number, n: Norm, block: Block): void {
-  const { mean, invStd } = groupTerms(n, block);
+/** Computes mean and invStd of a block's groups. */
+function blockStatistics(x: KernelOperand, epsilon: number, norm: Norm, block: Block): void {
+  const { mean, invStd } = groupTerms(norm, block);
   const variance = new Float64Array(mean.length);
   for (const tiles of x.independentTiles) batchStatistics(x, epsilon, { mean, variance, invStd }, tiles);
-  if (n.centred) return;
+  if (norm.centred) return;
   // the mean square is variance + mean²: two positive terms, so nothing cancels
   const squares = variance.map((v, i) => v + (mean[i] as number) ** 2);
   invStdOf(squares, epsilon, invStd);
   mean.fill(0);
 }
 
-/** y of a block. */
-function forwardBlock(x: Blocks, y: Blocks, epsilon: number, n: Norm, b: Block): void {
-  takeStatistics(x.at(b, b.groups), epsilon, n, b);
-  if (!n.twoMaps) {
-    normalize(x.at(b, b.channels), undefined, y.at(b, b.channels), channelTerms(n, b));
+/** Computes y of a block. */
+function forwardBlock(x: Blocks, y: Blocks, epsilon: number, norm: Norm, block: Block): void {
+  const { groups, channels } = block;
+  blockStatistics(x.at(block, groups), epsilon, norm, block);
+  if (!norm.twoMaps) {
+    normalize(x.at(block, channels), undefined, y.at(block, channels), channelTerms(norm, block));
     return;
   }
-  normalize(x.at(b, b.groups), undefined, y.at(b, b.groups), groupTerms(n, b));
-  if (!n.gamma && !n.beta) return;
-  const xHat = y.at(b, b.channels);
-  normalize(xHat, undefined, xHat, channelTerms(n, b));
+  normalize(x.at(block, groups), undefined, y.at(block, groups), groupTerms(norm, block));
+  if (!norm.gamma && !norm.beta) return;
+  const xHat = y.at(block, channels);
+  normalize(xHat, undefined, xHat, channelTerms(norm, block));
 }
 
 const NAMES = ["dGamma", "dBeta"] as const;
 
-const zeros = (length: number): GradientSums => ({ dGamma: new Float64Array(length), dBeta: new Float64Array(length) });
-
-/** Adds values to a ring, from its `begin`-th on. */
-function addAround(ring: Float64Array, begin: number, values: Float64Array): void {
-  let at = begin % ring.length;
-  for (let i = 0; i < values.length; i++) {
-    ring[at] = (ring[at] as number) + (values[i] as number);
-    if (++at === ring.length) at = 0;
-  }
-}
-
-/** Replaces every value by the sum over its group of values weighted with gamma. */
-function sumGroups(values: Float64Array, gamma: Vector | null, each: number): void {
-  for (let begin = 0; begin < values.length; begin += each) {
+/** Replaces every value of a group's channels by their sum, weighted with gamma. */
+function sumGroups(values: Float64Array, gamma: Vector | null, groupChannels: number): void {
+  for (let begin = 0; begin < values.length; begin += groupChannels) {
     let sum = 0;
-    for (let i = begin; i < begin + each; i++) sum += (values[i] as number) * (gamma ? (gamma[i] as number) : 1);
-    values.fill(sum, begin, begin + each);
+    for (let i = begin; i < begin + groupChannels; i++)
+      sum += (values[i] as number) * (gamma ? (gamma[i] as number) : 1);
+    values.fill(sum, begin, begin + groupChannels);
   }
 }
 
-/** What backward reads and writes. */
-interface Flow {
+/** The operands of a backward, block by block. */
+interface BackwardBlocks {
   readonly x: Blocks;
   readonly dy: Blocks;
   readonly dx: Blocks | undefined;
+  /** Scratch of one block. */
   readonly spare: Blocks;
-  /** Sums of all blocks. */
-  readonly into: GradientSums | undefined;
+  /** Sums of gradients, to which every block adds its own; undefined if they are not needed. */
+  readonly sums: GradientSums | undefined;
 }
 
 /**
- * dx of a block, and its dGamma and dBeta added to those of the others: one map. With g = gamma·dy, A = Σ g·x̂ and B = Σ g
+ * Computes dx of a block, and adds its dGamma and dBeta to the sums, with one map. With g = gamma·dy, A = Σ g·x̂ and B = Σ g
  * over a group of m values, dx = invStd·(g − B/m − x̂·A/m), without B where no mean is subtracted.
  */
-function backwardChannels({ x, dy, dx, into }: Flow, n: Norm, b: Block): void {
-  const [source, upstream, terms] = [x.at(b, b.channels), dy.at(b, b.channels), channelTerms(n, b)];
-  const sums = zeros(b.channels.channels);
+function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, block: Block): void {
+  const terms = channelTerms(norm, block);
+  const [source, upstream] = [x.at(block, block.channels), dy.at(block, block.channels)];
+  const sums = emptyGradientSums(block.channels.channels);
   gradientSums(source, upstream, terms, false, sums);
-  if (into) for (const name of NAMES) addAround(into[name], b.first * n.each, sums[name]);
+  if (total) for (const name of NAMES) addToRing(total[name], block.first * norm.groupChannels, sums[name]);
   if (!dx) return;
-  // A and B of one channel are gamma·dGamma and gamma·dBeta, as in batch norm; several have no gamma in common
-  const separate = n.each > 1;
-  if (separate) for (const name of NAMES) sumGroups(sums[name], terms.gamma, n.each);
-  if (!n.centred) sums.dBeta.fill(0);
-  gradientMap(source, upstream, dx.at(b, b.channels), terms, sums, { count: n.count, separate, fused: false });
+  // A and B of a group of one channel are gamma·dGamma and gamma·dBeta, as in batch norm; channels of a larger group have
+  // no gamma in common
+  const separate = norm.groupChannels > 1;
+  if (separate) for (const name of NAMES) sumGroups(sums[name], terms.gamma, norm.groupChannels);
+  if (!norm.centred) sums.dBeta.fill(0);
+  gradientMap(source, upstream, dx.at(block, block.channels), terms, sums, {
+    count: norm.count,
+    separate,
+    fused: false,
+  });
 }
 
-/** The same where there are two maps. */
-function backwardRows({ x, dy, dx, spare, into }: Flow, n: Norm, b: Block): void {
-  const [rows, columns] = [groupTerms(n, b), channelTerms(n, b)];
-  if (into) {
-    const sums = zeros(n.channels);
-    normalize(x.at(b, b.groups), undefined, spare.at(b, b.groups), rows);
-    gradientSums(spare.at(b, b.channels), dy.at(b, b.channels), columns, false, sums);
-    for (const name of NAMES) addAround(into[name], 0, sums[name]);
+/** Computes what backwardOneMap does, with two maps: dGamma and dBeta from x̂, and dx from g = gamma·dy. */
+function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm: Norm, block: Block): void {
+  const { groups, channels } = block;
+  const [rows, columns] = [groupTerms(norm, block), channelTerms(norm, block)];
+  if (total) {
+    const sums = emptyGradientSums(norm.channels);
+    normalize(x.at(block, groups), undefined, spare.at(block, groups), rows);
+    gradientSums(spare.at(block, channels), dy.at(block, channels), columns, false, sums);
+    for (const name of NAMES) addToRing(total[name], 0, sums[name]);
   }
   if (!dx) return;
-  if (n.gamma) normalize(dy.at(b, b.channels), undefined, spare.at(b, b.channels), { ...columns, beta: null });
-  const [source, g] = [x.at(b, b.groups), (n.gamma ? spare : dy).at(b, b.groups)];
-  const sums = zeros(b.groups.channels);
+  if (norm.gamma) normalize(dy.at(block, channels), undefined, spare.at(block, channels), { ...columns, beta: null });
+  const [source, g] = [x.at(block, groups), (norm.gamma ? spare : dy).at(block, groups)];
+  const sums = emptyGradientSums(groups.channels);
   gradientSums(source, g, rows, false, sums);
-  if (!n.centred) sums.dBeta.fill(0);
-  gradientMap(source, g, dx.at(b, b.groups), rows, sums, { count: n.count, separate: false, fused: false });
+  if (!norm.centred) sums.dBeta.fill(0);
+  gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, separate: false, fused: false });
 }
 
-// ---- calls ----------------------------------------------------------------------------------------------------------
+// ---- forward --------------------------------------------------------------------------------------------------------
 
-/** What a forward keeps for normBackward. Opaque: pass it on. It refers to x, which must not change until then. */
+/** The record of a forward, for normBackward alone to read. It refers to x, which must not change until then. */
 export interface SavedNorm {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
-  /** Shape of gamma and beta. */
+  /** The shape of gamma and beta. */
   readonly vector: readonly number[];
   readonly x: AnyTensor;
   readonly norm: Norm;
 }
 
-/** y, and mean and invStd of every group in memory order, Float64Array. */
+/** The result of a forward of the norms that normalise each sample by itself. */
 export interface NormForwardResult<T extends AnyTensor = AnyTensor> {
+  /** The result, in x's kind and shape. */
   y: T;
+  /** What normBackward needs. */
   saved: SavedNorm;
+  /** The mean of every group in memory order; zeros for RMS norm. */
   mean: Float64Array;
+  /** 1/√(variance + epsilon) of every group in memory order; RMS norm has the mean square instead of the variance. */
   invStd: Float64Array;
 }
 
+/** Options of instanceNormForward, groupNormForward, layerNormForward and rmsNormForward. */
 export type NormOptions<T extends AnyTensor = AnyTensor> = Pick<ForwardOptions<T>, "layout" | "epsilon" | "out">;
 
+/** Options of normBackward. */
 export type NormBackwardOptions<T extends AnyTensor = AnyTensor> = Pick<
   BackwardOptions<T>,
   "dxOut" | "dGammaOut" | "dBetaOut" | "accumulate"
 > & { needs?: Pick<Needs, "dx" | "dGamma" | "dBeta"> };
 
-/** Runs `use` on every block of values. */
+/** Calls `use` for every block of a plan, with the operands of the values. */
 function eachBlock<const V extends readonly (AnyTensor | undefined)[]>(
   call: CallScope,
-  plan: Plan,
+  plan: NormPlan,
   values: V,
   use: (blocks: { [K in keyof V]: Blocks }, block: Block) => void,
 ): void {
@@ -342,32 +360,54 @@ function eachBlock<const V extends readonly (AnyTensor | undefined)[]>(
   for (const block of plan.blocks) use(made as { [K in keyof V]: Blocks }, block);
 }
 
-/** Checks what all forward functions take, and runs one. `shape` is that of gamma and beta. */
+/** What tells one norm from another. */
+interface NormKind {
+  readonly geometry: NormGeometry;
+  /** The shape of gamma and beta. */
+  readonly vector: readonly number[];
+  readonly centred: boolean;
+}
+
+/** PyTorch's default of epsilon: 1e-5, and for RMS norm the last place of 1 in the type of the arithmetic. */
+function defaultEpsilon(dtype: Dtype, centred: boolean): number {
+  if (centred) return 1e-5;
+  return dtype === "float64" ? 2 ** -52 : 2 ** -23;
+}
+
+/** Checks what all forward functions take, and runs one. */
 function forward<T extends AnyTensor>(
   x: T,
   dtype: Dtype,
-  view: View,
-  shape: readonly number[],
+  { geometry, vector, centred }: NormKind,
   parameters: Parameters,
   options: NormOptions<T>,
-  centred: boolean,
 ): NormForwardResult<T> {
   const { out } = options;
-  const precision = computeDtype(dtype);
-  const vector = (name: keyof Parameters) => {
+  const parameter = (name: keyof Parameters) => {
     const v = parameters[name];
-    return v ? checkVector(name, v, view.channels, precision, shape).slice() : null;
+    return v ? checkVector(name, v, geometry.channels, computeDtype(dtype), vector).slice() : null;
   };
-  const [gamma, beta] = [vector("gamma"), vector("beta")];
-  // PyTorch's: 1e-5, and for RMS norm the last place of 1
-  const epsilon = epsilonOption(options.epsilon, centred ? 1e-5 : precision === "float64" ? 2 ** -52 : 2 ** -23);
+  const [gamma, beta] = [parameter("gamma"), parameter("beta")];
+  const epsilon = epsilonOption(options.epsilon, defaultEpsilon(dtype, centred));
   const heap = heapOf(x, out);
   if (x instanceof Tensor) checkTensor("x", x, heap);
   checkOut("out", out, x.shape, heap, dtype);
   overwrites("out", out, "x", x, "train");
-  const groups = view.samples * view.groups;
+  const groups = geometry.samples * geometry.groups;
   const [mean, invStd] = [new Float64Array(groups), new Float64Array(groups)];
-  const norm: Norm = { ...planOf(view), gamma, beta, mean, invStd, centred };
+  const norm: Norm = { ...planOf(geometry), gamma, beta, mean, invStd, centred };
+  const y = runForward(heap, dtype, x, out, epsilon, norm);
+  return { y, saved: { dtype, shape: [...x.shape], vector, x, norm }, mean, invStd };
+}
+
+function runForward<T extends AnyTensor>(
+  heap: Heap,
+  dtype: Dtype,
+  x: T,
+  out: T | undefined,
+  epsilon: number,
+  norm: Norm,
+): T {
   const call = new CallScope(heap, dtype, []);
   try {
     const y = call.allocateResult(out, x);
@@ -376,15 +416,14 @@ function forward<T extends AnyTensor>(
       forwardBlock(from, to, epsilon, norm, block);
       to.store(block);
     });
-    const saved = { dtype, shape: [...x.shape], vector: shape, x, norm };
-    return { y: call.result(y, out, x) as T, saved, mean, invStd };
+    return call.result(y, out, x) as T;
   } finally {
     call.dispose();
   }
 }
 
-/** [N, C, …] or [N, …, C], in groups of channels; undefined: every channel is one. */
-function grouped<T extends AnyTensor>(
+/** Instance and group norm of [N, C, …] or [N, …, C]. Without `groups`, every channel is a group. */
+function forwardGroups<T extends AnyTensor>(
   x: T,
   groups: number | undefined,
   parameters: Parameters,
@@ -401,16 +440,17 @@ function grouped<T extends AnyTensor>(
   if (channels === 0) throw wrongValue("x.shape", "at least one channel", shape);
   const spatial = layout === "channels-last" ? shape.slice(1, -1) : shape.slice(2);
   const inner = spatial.reduce((a, b) => a * b, 1);
-  const G = groups ?? channels;
-  if (!(Number.isInteger(G) && G > 0 && channels % G === 0))
-    throw wrongValue("groups", `a divisor of the ${channels} channels`, G);
-  if (samples > 0 && (channels / G) * inner === 1) throw oneValuePerGroup(groups === undefined, shape);
-  const last = layout === "channels-last" && inner > 1;
-  return forward(x, dtype, { samples, channels, inner, groups: G, last }, [channels], parameters, options, true);
+  const count = groups ?? channels;
+  if (!(Number.isInteger(count) && count > 0 && channels % count === 0))
+    throw wrongValue("groups", `a divisor of the ${channels} channels`, count);
+  if (samples > 0 && (channels / count) * inner === 1) throw oneValuePerGroup(groups === undefined, shape);
+  const channelsLast = layout === "channels-last" && inner > 1;
+  const geometry = { samples, channels, inner, groups: count, channelsLast };
+  return forward(x, dtype, { geometry, vector: [channels], centred: true }, parameters, options);
 }
 
-/** […, ...normalizedShape], every row a group. */
-function rows<T extends AnyTensor>(
+/** Layer and RMS norm of […, ...normalizedShape], in which every row is a group. */
+function forwardRows<T extends AnyTensor>(
   x: T,
   normalizedShape: number | readonly number[],
   parameters: Parameters,
@@ -420,15 +460,16 @@ function rows<T extends AnyTensor>(
   checkKeys("options", options, ["epsilon", "out"]);
   checkKeys("parameters", parameters, centred ? ["gamma", "beta"] : ["gamma"]);
   const dtype = checkOperand("x", x);
-  const own = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
-  if (!Array.isArray(own)) throw wrongKind("normalizedShape", "a number or an array of dimensions", normalizedShape);
+  const vector = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
+  if (!Array.isArray(vector)) throw wrongKind("normalizedShape", "a number or an array of dimensions", normalizedShape);
   const { shape } = x;
-  const begin = shape.length - own.length;
-  if (own.length === 0 || begin < 0 || !sameShape(shape.slice(begin), own))
+  const begin = shape.length - vector.length;
+  if (vector.length === 0 || begin < 0 || !sameShape(shape.slice(begin), vector))
     throw wrongValue("normalizedShape", `the last axes of x.shape, ${JSON.stringify(shape)}`, normalizedShape);
   const product = (list: readonly number[]) => list.reduce((a, b) => a * b, 1);
-  const [samples, channels] = [product(shape.slice(0, begin)), product(own)];
-  return forward(x, dtype, { samples, channels, inner: 1, groups: 1, last: false }, own, parameters, options, centred);
+  const [samples, channels] = [product(shape.slice(0, begin)), product(vector)];
+  const geometry = { samples, channels, inner: 1, groups: 1, channelsLast: false };
+  return forward(x, dtype, { geometry, vector, centred }, parameters, options);
 }
 
 /**
@@ -442,7 +483,7 @@ export const instanceNormForward = <T extends AnyTensor>(
   x: T,
   parameters: Parameters = {},
   options: NormOptions<T> = {},
-): NormForwardResult<T> => grouped(x, undefined, parameters, options);
+): NormForwardResult<T> => forwardGroups(x, undefined, parameters, options);
 
 /**
  * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample by
@@ -457,7 +498,7 @@ export function groupNormForward<T extends AnyTensor>(
   options: NormOptions<T> = {},
 ): NormForwardResult<T> {
   if (typeof groups !== "number") throw wrongKind("groups", "a number", groups);
-  return grouped(x, groups, parameters, options);
+  return forwardGroups(x, groups, parameters, options);
 }
 
 /**
@@ -471,7 +512,7 @@ export const layerNormForward = <T extends AnyTensor>(
   normalizedShape: number | readonly number[],
   parameters: Parameters = {},
   options: Omit<NormOptions<T>, "layout"> = {},
-): NormForwardResult<T> => rows(x, normalizedShape, parameters, options, true);
+): NormForwardResult<T> => forwardRows(x, normalizedShape, parameters, options, true);
 
 /**
  * RMS normalization (torch.nn.functional.rms_norm; Zhang & Sennrich 2019): y = gamma·x/√(mean of x² + epsilon). As
@@ -483,21 +524,30 @@ export const rmsNormForward = <T extends AnyTensor>(
   normalizedShape: number | readonly number[],
   parameters: Pick<Parameters, "gamma"> = {},
   options: Omit<NormOptions<T>, "layout"> = {},
-): NormForwardResult<T> => rows(x, normalizedShape, parameters, options, false);
+): NormForwardResult<T> => forwardRows(x, normalizedShape, parameters, options, false);
 
-/**
- * Gradients of instanceNormForward, groupNormForward, layerNormForward or rmsNormForward. dy: the shape of x. dx is in
- * dy's kind; dGamma and dBeta are there if gamma and beta were, and of their shape.
- *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError where x was disposed since.
- */
-export function normBackward<T extends AnyTensor>(
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+/** A backward whose arguments have been checked. */
+interface PreparedBackward<T extends AnyTensor> {
+  readonly heap: Heap;
+  readonly dy: T;
+  readonly saved: SavedNorm;
+  readonly dx: boolean;
+  readonly dxOut: T | undefined;
+  /** Where to write the gradients of the parameters; undefined for those that are not needed. */
+  readonly dGamma: Vector | undefined;
+  readonly dBeta: Vector | undefined;
+  readonly accumulate: boolean;
+  /** Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. */
+  readonly sums: GradientSums | undefined;
+}
+
+function prepareBackward<T extends AnyTensor>(
   dy: T,
   saved: SavedNorm,
-  options: NormBackwardOptions<T> = {},
-): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
-  if (typeof saved !== "object" || saved === null || !("norm" in saved))
-    throw noForward("no result of instanceNormForward and the like as `saved`");
+  options: NormBackwardOptions<T>,
+): PreparedBackward<T> {
   checkKeys("backward options", options, ["dxOut", "needs", "dGammaOut", "dBetaOut", "accumulate"]);
   const { needs = {}, dxOut } = options;
   checkKeys("needs", needs, ["dx", ...NAMES]);
@@ -512,37 +562,51 @@ export function normBackward<T extends AnyTensor>(
   overwrites("dxOut", dxOut, "dy", dy);
   const accumulate = flag("accumulate", options.accumulate, false);
   const precision = computeDtype(dtype);
-  const vector = (name: (typeof NAMES)[number], parameter: Vector | null) => {
+  const gradient = (name: (typeof NAMES)[number], parameter: Vector | null) => {
     const out = options[`${name}Out`];
     if (out !== undefined) checkVector(`${name}Out`, out, norm.channels, precision, saved.vector);
     const needed = flag(`needs.${name}`, needs[name], true) && parameter;
     return needed ? (out ?? newVector(precision, norm.channels)) : undefined;
   };
-  const [dGamma, dBeta] = [vector("dGamma", norm.gamma), vector("dBeta", norm.beta)];
-  const wantsDx = flag("needs.dx", needs.dx, true);
-  const into = dGamma || dBeta ? zeros(norm.channels) : undefined;
-  const result: Gradients<T, Vector> = {};
+  const [dGamma, dBeta] = [gradient("dGamma", norm.gamma), gradient("dBeta", norm.beta)];
+  const dx = flag("needs.dx", needs.dx, true);
+  const sums = dGamma || dBeta ? emptyGradientSums(norm.channels) : undefined;
+  return { heap, dy, saved, dx, dxOut, dGamma, dBeta, accumulate, sums };
+}
+
+/** dx where it is asked for. The sums of gradients are added to `sums`, if there are any. */
+function runBackward<T extends AnyTensor>({ heap, dy, saved, dx, dxOut, sums }: PreparedBackward<T>): { dx?: T } {
+  const { x, dtype, norm } = saved;
   const call = new CallScope(heap, dtype, []);
   try {
-    const target = wantsDx ? call.allocateResult(dxOut, dy) : undefined;
+    const target = dx ? call.allocateResult(dxOut, dy) : undefined;
     eachBlock(call, norm, [x, dy, target, undefined], ([from, upstream, to, spare], block) => {
       from.load(block);
       upstream.load(block);
-      const flow = { x: from, dy: upstream, dx: target && to, spare, into };
-      (norm.twoMaps ? backwardRows : backwardChannels)(flow, norm, block);
+      const operands = { x: from, dy: upstream, dx: target && to, spare, sums };
+      (norm.twoMaps ? backwardTwoMaps : backwardOneMap)(operands, norm, block);
       to.store(block);
     });
-    if (target) result.dx = call.result(target, dxOut, dy) as T;
+    return target ? { dx: call.result(target, dxOut, dy) as T } : {};
   } finally {
     call.dispose();
   }
-  if (dGamma && into) {
-    putGradient(dGamma, into.dGamma, accumulate);
-    result.dGamma = dGamma;
-  }
-  if (dBeta && into) {
-    putGradient(dBeta, into.dBeta, accumulate);
-    result.dBeta = dBeta;
-  }
-  return result as Gradients<T, never>;
+}
+
+/**
+ * Gradients of instanceNormForward, groupNormForward, layerNormForward or rmsNormForward. dy: the shape of x. dx is in
+ * dy's kind; dGamma and dBeta are there if gamma and beta were, and of their shape.
+ *
+ * Throws TypeError and RangeError for wrong arguments, BatchNormError where x was disposed since.
+ */
+export function normBackward<T extends AnyTensor>(
+  dy: T,
+  saved: SavedNorm,
+  options: NormBackwardOptions<T> = {},
+): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
+  if (typeof saved !== "object" || saved === null || !("norm" in saved))
+    throw noForward("no result of instanceNormForward and the like as `saved`");
+  const prepared = prepareBackward(dy, saved, options);
+  const result: Gradients<T, Vector> = runBackward(prepared);
+  return Object.assign(result, writeGradients(prepared, prepared.sums)) as Gradients<T, never>;
 }

@@ -51,6 +51,12 @@ export interface GradientSums {
   readonly dBeta: Float64Array;
 }
 
+/** Sums of gradients that are zeros: [C], or [N·C] for scale and shift per sample. */
+export const emptyGradientSums = (length: number): GradientSums => ({
+  dGamma: new Float64Array(length),
+  dBeta: new Float64Array(length),
+});
+
 /** Runs of channels that the latest statistics marked as unreliable, so that neighbours are summed again together. */
 function* unreliableRuns(heap: Heap, plan: Plan, all: Range): Generator<Range> {
   const at = plan.unreliable;

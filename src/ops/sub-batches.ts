@@ -1,5 +1,6 @@
-// Splits a call into sub-batches, which are normalised independently. A plain call is one sub-batch; ghost batches are many. In a sub-batch,
-// positions may be masked, and samples may have their own scale and shift. Here all of this becomes calls of primitives.ts.
+// Splits a call into sub-batches, which are normalised independently. A plain call is one sub-batch, and ghost batches are
+// many. Positions of a sub-batch may be masked, and its samples may have their own scale and shift. This file turns all of
+// it into calls of primitives.ts.
 
 import { oneValuePerChannel } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
@@ -13,6 +14,7 @@ import type { Mask, Place, Selection } from "./mask.ts";
 import {
   batchStatistics,
   differentiate,
+  emptyGradientSums,
   fuses,
   type GradientSums,
   gradientMap,
@@ -22,13 +24,13 @@ import {
   type Terms,
 } from "./primitives.ts";
 
-/** A batch of its own. */
+/** Samples that are normalised by statistics of their own. */
 export interface SubBatch extends Place {
-  /** First sample. */
+  /** The first sample. */
   readonly first: number;
-  /** What a mask leaves of it; undefined where that is everything. */
+  /** What a mask selects of it; undefined if that is everything. */
   readonly selection: Selection | undefined;
-  /** Values per channel that count. */
+  /** Values per channel that count: the sum of their weights. */
   readonly count: number;
 }
 
@@ -36,20 +38,21 @@ export interface SubBatch extends Place {
 export interface Conditional {
   readonly gamma: Vector | null;
   readonly beta: Vector | null;
-  /** Which of the two is per sample. The other is one vector, repeated, and its gradient is a vector, too. */
+  /** Which of the two is per sample. The other is one vector repeated, and its gradient is one vector, too. */
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
 }
 
-/** A sub-batch with everything that its map needs. */
+/** A sub-batch with everything that its map and its backward need. */
 export interface SubBatchForward extends SubBatch {
   readonly terms: Terms;
-  /** Values per channel behind the statistics; 0 where they are constants. */
+  /** Values per channel behind the statistics; 0 if the statistics are constants. */
   readonly total: number;
-  /** Whether nothing counts, so that there are no statistics: everything is masked. */
+  /** Whether a mask leaves nothing, so that there are no statistics. */
   readonly empty: boolean;
   readonly conditional: Conditional | undefined;
-  /** Batch Renormalization: x̂·r + d is scaled and shifted (Ioffe 2017); float64, [C]. */
+  /** The factor of Batch Renormalization, which scales and shifts x̂·r + d (Ioffe 2017); float64, [C]. */
   readonly r: Float64Array | undefined;
+  /** The summand of Batch Renormalization; float64, [C]. */
   readonly d: Float64Array | undefined;
 }
 
@@ -84,13 +87,16 @@ export const subBatchForward = (
   d: undefined,
 });
 
-/** What calls need of masks; mask.ts and masked-sub-batches.ts implement it. */
+/** What a call with a mask needs. mask.ts and masked-sub-batches.ts implement it. */
 export interface Masks {
-  /** The weights of all positions of a batch, [N, …]. Throws for a wrong mask. */
+  /** The weights of all positions of a batch, [N, …]. Throws TypeError and RangeError for a wrong mask. */
   weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array;
-  /** Positions [from, to) of a batch whose samples have `inner` positions; undefined where the mask changes nothing there. */
+  /**
+   * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it selects
+   * all of them.
+   */
   selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
-  /** Batch statistics of what a mask leaves of a sub-batch. */
+  /** Computes the batch statistics of what a mask selects of a sub-batch. */
   maskedStatistics(
     call: CallScope,
     x: AnyTensor,
@@ -99,13 +105,13 @@ export interface Masks {
     epsilon: number,
     into: Statistics,
   ): void;
-  /** dx of a sub-batch with a mask where it is wanted, and its sums of gradients where they are needed. */
+  /** Computes dx of a sub-batch with a mask if it is wanted, and its sums of gradients if they are needed. */
   maskedGradient(
     call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
-    n: SubBatchForward,
-    wanted: Wanted,
+    subBatch: SubBatchForward,
+    request: BackwardRequest,
     needed: boolean,
     into: GradientSums,
   ): void;
@@ -113,68 +119,75 @@ export interface Masks {
 
 export const masks = /* @__PURE__ */ new Slot<Masks>();
 
-/** What calls need where a scale or shift is given for every sample; per-sample.ts implements it. */
+/** What a call with scale or shift per sample needs. per-sample.ts implements it. */
 export interface PerSample {
-  /** Scale and shift per sample, where one of them may be a vector for all. */
+  /** Scale and shift per sample, of which one may be a vector that all samples share. */
   conditionalOf(
     gamma: Vector | null,
     beta: Vector | null,
     perSample: Conditional["perSample"],
     samples: number,
   ): Conditional;
-  /** Maps a sub-batch to y, sample by sample. */
-  normalize(call: CallScope, x: AnyTensor, residual: AnyTensor | undefined, y: AnyTensor, n: SubBatchForward): void;
-  /** dx of a sub-batch where it is wanted, and each sample's sums of gradients to `put` where they are needed. */
+  /** Computes y of a sub-batch, sample by sample. */
+  normalize(
+    call: CallScope,
+    x: AnyTensor,
+    residual: AnyTensor | undefined,
+    y: AnyTensor,
+    subBatch: SubBatchForward,
+  ): void;
+  /** Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed. */
   differentiate(
     call: CallScope,
     x: AnyTensor,
     dz: AnyTensor,
-    n: SubBatchForward,
-    wanted: Wanted,
+    subBatch: SubBatchForward,
+    request: BackwardRequest,
     needed: boolean,
-    put: (gradient: GradientSums, sample: number) => void,
+    add: (sums: GradientSums, sample: number) => void,
   ): void;
 }
 
 export const perSample = /* @__PURE__ */ new Slot<PerSample>();
 
-/** How an error calls it. */
+/** The name of scale and shift per sample in errors. */
 export const PER_SAMPLE = "gamma or beta of every sample";
 
-/** A batch in sub-batches of `size` samples; `weights` are a mask's. */
+/** Splits a batch into sub-batches of at most `maximum` samples, the last of which may be smaller. `weights` are those of a mask. */
 export function subBatchesOf(
   geometry: Geometry,
   shape: readonly number[],
   layout: Layout,
-  size: number | null,
+  maximum: number | null,
   weights: Float64Array | undefined,
 ): SubBatch[] {
   const { channels, samples, length } = geometry;
-  const step = Math.min(size ?? samples, samples);
+  const step = Math.min(maximum ?? samples, samples);
   const inner = samples && length / channels / samples;
   const subBatches: SubBatch[] = [];
   for (let first = 0; first < samples || first === 0; first += step) {
-    const n = Math.min(step, samples - first);
-    const g = n === samples ? geometry : samplesOf(geometry, shape, layout, n);
-    const selection = weights && masks.get("mask").selectionOf(weights, first * inner, (first + n) * inner, inner);
-    const count = selection ? selection.count : g.count;
-    subBatches.push({ geometry: g, shape, layout, offset: first * inner * channels, first, selection, count });
+    const size = Math.min(step, samples - first);
+    const part = size === samples ? geometry : samplesOf(geometry, shape, layout, size);
+    const end = first + size;
+    const selection = weights && masks.get("mask").selectionOf(weights, first * inner, end * inner, inner);
+    const count = selection ? selection.count : part.count;
+    subBatches.push({ geometry: part, shape, layout, offset: first * inner * channels, first, selection, count });
     if (step === 0) break;
   }
   return subBatches;
 }
 
-/** Throws where the statistics of a sub-batch would be of one value. */
+/** Throws BatchNormError if the statistics of a sub-batch would be those of one value. */
 export function checkEnough(subBatches: readonly SubBatch[], mode: string, shape: readonly number[]): void {
   for (const { geometry, first, selection } of subBatches) {
     if ((selection ? selection.positions : geometry.count) !== 1) continue;
-    const own = shape.length === 1 ? shape : [geometry.samples, ...shape.slice(1)];
+    const subShape = shape.length === 1 ? shape : [geometry.samples, ...shape.slice(1)];
     const ghost = subBatches.length > 1 ? `, a ghost batch from sample ${first} on` : "";
-    throw oneValuePerChannel(mode, own, ghost + (selection ? ", all but one masked" : ""));
+    throw oneValuePerChannel(mode, subShape, ghost + (selection ? ", all but one masked" : ""));
   }
 }
 
-/** The geometry of some of a batch's samples. */
+/** The geometry of `samples` samples of a batch. */
 export const samplesOf = (
   { channels }: Geometry,
   shape: readonly number[],
@@ -225,84 +238,96 @@ export function forwardSubBatch(
 
 // ---- backward -------------------------------------------------------------------------------------------------------
 
-/** Sums of gradients: [C], and [N, C] with conditional scale. */
-export const zeros = (length: number): GradientSums => ({
-  dGamma: new Float64Array(length),
-  dBeta: new Float64Array(length),
-});
+/** Adds values, each times its factor, to `into` from index `at` on. */
+export function addTo(
+  into: Float64Array,
+  at: number,
+  values: ArrayLike<number>,
+  factor?: ArrayLike<number> | null,
+): void {
+  for (let c = 0; c < values.length; c++)
+    into[at + c] = (into[at + c] as number) + (values[c] as number) * (factor ? (factor[c] as number) : 1);
+}
 
-export const add = (into: Float64Array, at: number, from: ArrayLike<number>, factor?: ArrayLike<number> | null) => {
-  for (let c = 0; c < from.length; c++)
-    into[at + c] = (into[at + c] as number) + (from[c] as number) * (factor ? (factor[c] as number) : 1);
-};
-
-/** Whether a sub-batch's backward takes dy as it is, with the activation's derivative on the way. */
+/** Whether the kernels of a sub-batch's backward take the activation's derivative themselves, so that dy serves as dz. */
 export const fusesSubBatch = (
   operandDtype: string,
   residual: unknown,
   activation: Activation,
-  s: SubBatchForward,
-): boolean =>
-  operandDtype !== "float64" && !s.conditional && !s.selection && s.total > 0 && fuses(residual, activation);
+  { conditional, selection, total }: SubBatchForward,
+): boolean => operandDtype !== "float64" && !conditional && !selection && total > 0 && fuses(residual, activation);
 
-/** What the caller wants of a backward. */
-export interface Wanted {
+/** What the caller of a backward asks for. */
+export interface BackwardRequest {
+  /** Where to write dx; undefined if it is not wanted. */
   readonly dx: AnyTensor | undefined;
+  /** Whether the sums of gradients are wanted. */
   readonly sums: boolean;
-  /** The activation's derivative is taken on the way. */
+  /** Whether the kernels take the activation's derivative. */
   readonly fused: boolean;
-  /** The sub-batch is the only one, so that its sums need no adding up. */
+  /** Whether the sub-batch is the only one, so that its sums need no adding up. */
   readonly alone: boolean;
-  /** Sums of several calls together, where this is one of them: what dx takes instead of its own. */
+  /** The sums of a larger batch, which dx takes instead of the sub-batch's own. */
   readonly joint: GradientSums | undefined;
 }
 
-/** dx of a sub-batch, and its sums of gradients added to `into`. */
+/** Computes dx of a sub-batch, and adds its sums of gradients to `into`. */
 export function backwardSubBatch(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
-  n: SubBatchForward,
-  wanted: Wanted,
+  subBatch: SubBatchForward,
+  request: BackwardRequest,
   into: GradientSums | undefined,
 ): void {
-  const { geometry, terms, offset, conditional, total, r, d } = n;
-  const { channels } = geometry;
-  const needed = wanted.sums || (wanted.dx !== undefined && total > 0 && !wanted.joint);
-  const put = (gradient: GradientSums, sample: number) => {
-    if (!into) return;
-    const at = conditional ? sample * channels : 0;
-    add(into.dGamma, at, gradient.dGamma, r);
-    if (d) add(into.dGamma, at, gradient.dBeta, d);
-    add(into.dBeta, at, gradient.dBeta);
-  };
+  const { geometry, offset, conditional, selection, total } = subBatch;
+  const { dx, joint } = request;
+  const needed = request.sums || (dx !== undefined && total > 0 && !joint);
   if (geometry.length === 0) return;
-  if (n.empty) {
-    if (wanted.dx) bitsOf(wanted.dx.data).fill(0, offset, offset + geometry.length);
-    return;
-  }
-  if (conditional) {
-    perSample.get(PER_SAMPLE).differentiate(call, x, dz, n, wanted, needed, put);
-    return;
-  }
-  if (n.selection) {
-    const sums = zeros(channels);
-    masks.get("mask").maskedGradient(call, x, dz, n, wanted, needed, sums);
-    if (needed) put(sums, 0);
-    return;
-  }
-  const raw = wanted.alone && !r ? into : zeros(channels);
-  const flow = { count: total, separate: false, fused: wanted.fused };
-  const used = wanted.fused ? terms : plainTerms(terms);
-  call.withOperands([x, dz, wanted.dx], geometry, offset, (a, b, dx) => {
-    if (dx && needed && !wanted.joint) differentiate(a, b, dx, used, flow, raw);
-    else {
-      if (needed) gradientSums(a, b, used, wanted.fused, raw);
-      if (dx) gradientMap(a, b, dx, used, wanted.joint ?? raw, flow);
-    }
-  });
-  if (raw && raw !== into) put(raw, 0);
+  if (subBatch.empty) {
+    if (dx) bitsOf(dx.data).fill(0, offset, offset + geometry.length);
+  } else if (conditional) {
+    const add = (sums: GradientSums, sample: number) => addSums(into, sample * geometry.channels, sums, subBatch);
+    perSample.get(PER_SAMPLE).differentiate(call, x, dz, subBatch, request, needed, add);
+  } else if (selection) {
+    const sums = emptyGradientSums(geometry.channels);
+    masks.get("mask").maskedGradient(call, x, dz, subBatch, request, needed, sums);
+    if (needed) addSums(into, 0, sums, subBatch);
+  } else backwardWhole(call, x, dz, subBatch, request, needed, into);
 }
 
-export const plainTerms = (t: Terms): Terms =>
-  t.activation.code ? { ...t, activation: { ...t.activation, code: 0 } } : t;
+/** Adds a sub-batch's sums of gradients to those of the call. Batch Renormalization scales and shifts x̂·r + d, not x̂. */
+function addSums(into: GradientSums | undefined, at: number, sums: GradientSums, { r, d }: SubBatchForward): void {
+  if (!into) return;
+  addTo(into.dGamma, at, sums.dGamma, r);
+  if (d) addTo(into.dGamma, at, sums.dBeta, d);
+  addTo(into.dBeta, at, sums.dBeta);
+}
+
+/** backwardSubBatch of a sub-batch without a mask whose samples share scale and shift. */
+function backwardWhole(
+  call: CallScope,
+  x: AnyTensor,
+  dz: AnyTensor,
+  subBatch: SubBatchForward,
+  { dx, fused, alone, joint }: BackwardRequest,
+  needed: boolean,
+  into: GradientSums | undefined,
+): void {
+  const { geometry, offset, total } = subBatch;
+  const sums = alone && !subBatch.r ? into : emptyGradientSums(geometry.channels);
+  const terms = fused ? subBatch.terms : withoutActivation(subBatch.terms);
+  const flow = { count: total, separate: false, fused };
+  call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) => {
+    if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums);
+    else {
+      if (needed) gradientSums(source, upstream, terms, fused, sums);
+      if (target) gradientMap(source, upstream, target, terms, joint ?? sums, flow);
+    }
+  });
+  if (sums && sums !== into) addSums(into, 0, sums, subBatch);
+}
+
+/** The terms of the map before its activation. */
+export const withoutActivation = (terms: Terms): Terms =>
+  terms.activation.code ? { ...terms, activation: { ...terms.activation, code: 0 } } : terms;
