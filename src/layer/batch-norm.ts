@@ -1,5 +1,5 @@
-// class BatchNorm: parameters, modes, forward, backward. The operations are in ops/, and what
-// it remembers about the population is in running-statistics.ts.
+// class BatchNorm: parameters, modes, forward and backward. The operations are in ops/, and the population's statistics are
+// in running-statistics.ts.
 
 import {
   absentParameter,
@@ -67,45 +67,45 @@ import {
   stateDicts,
 } from "./slots.ts";
 
-/** What one forward of a layer in batchnorm-wasm/core takes beside x. */
+/** Options of a layer's forward in batchnorm-wasm/core. */
 export interface CoreLayerForwardOptions<T> {
+  /** The mode of this call. Default: the layer's mode. */
   mode?: Mode;
-  /** Where to write y. */
+  /** Where to write y; by default it is new. */
   out?: T;
-  /** Statistics of more than x, of which x is a part (mergeStatistics). The running ones are not updated: see track. */
+  /** The statistics of a joint batch of which x is a part (mergeStatistics). Only `track` takes them into the running ones. */
   statistics?: BatchStatistics;
 }
 
-/** What one forward of a layer takes beside x. */
+/** Options of a layer's forward. */
 export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends CoreLayerForwardOptions<T> {
-  /** Added before the activation; of x's shape and type. */
+  /** A tensor of x's shape and type that is added before the activation. */
   residual?: T;
-  /** Which positions count in the batch's statistics; see `Mask`. */
+  /** The positions that count in the batch's statistics; all by default. */
   mask?: Mask;
-  /**
-   * Scale and shift of every sample's own, [N, C], instead of the layer's (de Vries et al. 2017). Their gradients are
-   * of that shape, too.
-   */
+  /** The scale of every sample, [N, C], instead of the layer's gamma (de Vries et al. 2017). dGamma has that shape, too. */
   gamma?: Vector;
+  /** The shift of every sample, [N, C], instead of the layer's beta. dBeta has that shape, too. */
   beta?: Vector;
 }
 
 const FORWARD_OPTIONS = ["mode", "out", "residual", "mask", "gamma", "beta", "statistics"];
 
-/** A running collection of statistics, which its owner ends by keeping the new statistics or by releasing them. */
+/** A recalibration of a layer, during which it collects new running statistics. */
 export interface RecalibrationSession {
-  /** Batches collected so far. */
+  /** The number of batches so far. */
   readonly batches: number;
-  keep(): void;
-  /** The layer is as it was, but for statistics that were kept. */
+  /** Replaces the layer's running statistics by the new ones. */
+  commit(): void;
+  /** Restores mode, limits of renorm and the pending backward, and the old running statistics unless `commit` was called. */
   end(): void;
 }
 
 /**
- * Batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
+ * A layer of batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
  *
- * In mode "train" it normalises by the batch's statistics and updates the running ones, in "batch" it leaves those
- * alone, in "eval" and "frozen" it normalises by them. `backward` differentiates the latest `forward`.
+ * In mode "train" it normalises by the batch's statistics and updates the running ones; in "batch" it does not update them.
+ * In "eval" and "frozen" it normalises by the running statistics. `backward` differentiates the latest `forward`.
  */
 export class BatchNorm<D extends Dtype = "float32"> {
   readonly channels: number;
@@ -124,11 +124,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #dGamma: Vector | undefined;
   #dBeta: Vector | undefined;
   #disposed = false;
-  #collecting = false;
+  #isRecalibrating = false;
 
-  /**
-   * Throws TypeError or RangeError for a wrong number of channels or a wrong option.
-   */
+  /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
   constructor(channels: number, options: Options<D> = {}) {
     this.channels = checkChannels(channels);
     this.options = resolveOptions(options);
@@ -145,7 +143,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
 
   // ---- state --------------------------------------------------------------------------------------------------------
 
-  /** gamma, [C], or null with scale: false. An assigned array becomes the layer's own. */
+  /** The scale gamma, [C] (PyTorch: weight), or null with scale: false. The layer uses an assigned array without a copy. */
   get gamma(): VectorOf<D> | null {
     return this.#gamma;
   }
@@ -155,7 +153,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#gamma = checkVector("gamma", values, this.channels, this.options.dtype);
   }
 
-  /** beta, [C], or null with shift: false. An assigned array becomes the layer's own. */
+  /** The shift beta, [C] (PyTorch: bias), or null with shift: false. The layer uses an assigned array without a copy. */
   get beta(): VectorOf<D> | null {
     return this.#beta;
   }
@@ -165,7 +163,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#beta = checkVector("beta", values, this.channels, this.options.dtype);
   }
 
-  /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  /** The running mean, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy. */
   get runningMean(): VectorOf<D> | null {
     return this.#running ? this.#running.mean : null;
   }
@@ -175,7 +173,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#running.mean = values;
   }
 
-  /** [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  /** The running variance, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy. */
   get runningVariance(): VectorOf<D> | null {
     return this.#running ? this.#running.variance : null;
   }
@@ -185,39 +183,39 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#running.variance = values;
   }
 
-  /** Batches in the running statistics (PyTorch: num_batches_tracked). */
+  /** The number of batches in the running statistics (PyTorch: num_batches_tracked). */
   get batchesTracked(): number {
     return this.#running?.batches ?? 0;
   }
 
-  /** Gradient of gamma from the latest backward that computed it. */
+  /** The gradient of gamma from the latest backward that computed it. */
   get dGamma(): VectorOf<D> | undefined {
     return this.#dGamma as VectorOf<D> | undefined;
   }
 
-  /** Gradient of beta from the latest backward that computed it. */
+  /** The gradient of beta from the latest backward that computed it. */
   get dBeta(): VectorOf<D> | undefined {
     return this.#dBeta as VectorOf<D> | undefined;
   }
 
-  /** The mode of a forward that names none. */
+  /** The mode of a forward without option `mode`. */
   get mode(): Mode {
     return this.#mode;
   }
 
-  /** From here on forward means "train". */
+  /** Sets the layer's mode to "train". */
   train(): this {
     this.#mode = "train";
     return this;
   }
 
-  /** From here on forward means "eval". */
+  /** Sets the layer's mode to "eval". */
   eval(): this {
     this.#mode = "eval";
     return this;
   }
 
-  /** Limits of Batch Renormalization, which training widens step by step (Ioffe 2017); null is none. */
+  /** The limits of Batch Renormalization, which training widens step by step (Ioffe 2017). null turns it off. */
   get renorm(): Readonly<Renorm> | null {
     return this.#renorm;
   }
@@ -229,14 +227,14 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#renorm = renorm;
   }
 
-  /** Running mean 0, running variance 1, no batches. */
+  /** Resets the running statistics: mean 0, variance 1, no batches. */
   resetRunningStats(): void {
     this.#running?.reset();
   }
 
   /**
-   * Copies of the layer's parameters and running statistics under PyTorch's names, or those of `format`, each behind
-   * `prefix`. Throws TypeError or RangeError for a wrong option.
+   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of the framework `format`, each
+   * behind `prefix`. Throws TypeError or RangeError for a wrong option.
    */
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
@@ -245,12 +243,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Loads what stateDict or a framework saved: `format` says under whose names, `prefix` behind which of them; entries
-   * elsewhere are not looked at. Where the format has no count of batches, it becomes 0. With estimator "population",
-   * num_values_tracked may be missing: then the next train batch begins a new population.
+   * Loads a state that stateDict or a framework saved. `format` says whose names it has, and only entries behind `prefix` are
+   * read. The count of batches becomes 0 if the format has none. With estimator "population" num_values_tracked may be
+   * missing; then the next train batch begins a new population.
    *
-   * Throws one BatchNormError "state-dict" that lists every missing and unexpected name and every wrong value, and loads
-   * nothing then; with strict: false, names are only reported.
+   * Throws BatchNormError "state-dict", which lists every missing and unexpected name and every wrong value, and loads nothing
+   * in that case. With strict: false the names are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
     return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
@@ -263,8 +261,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Mode "eval" as y = scale·x + shift, [C] each, with a warning for every channel where that loses digits. Throws
-   * BatchNormError "no-running-statistics" with trackRunningStats: false. foldIntoConv and foldIntoLinear go further.
+   * Returns mode "eval" as y = scale·x + shift, [C] each, with a warning for every channel in which that loses digits.
+   * foldIntoConv and foldIntoLinear put it into a layer's weight. Throws BatchNormError "no-running-statistics" with
+   * trackRunningStats: false.
    */
   toAffine(): Affine<VectorOf<D>> {
     return folding.get("toAffine").toAffine(this) as Affine<VectorOf<D>>;
@@ -273,12 +272,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
   // ---- computation --------------------------------------------------------------------------------------------------
 
   /**
-   * y = f(gamma·x̂ + beta + residual) for x of shape [N, C, …] or, channels last, [N, …, C], f being the activation. y is
-   * of x's kind and shape, written to `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
+   * Computes y = f(gamma·x̂ + beta + residual), where f is the activation, for x of shape [N, C, …] or, with layout
+   * "channels-last", [N, …, C]. y has x's kind and shape. In mode "eval" `out` may be x. A call that throws changes nothing.
    *
-   * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
-   * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer,
-   * and exhausted memory.
+   * Throws TypeError and RangeError for wrong arguments. Throws BatchNormError for one value per channel ("train", "batch"),
+   * a batch that is not finite ("train"; see onNonFinite), missing running statistics ("frozen"), a tensor or layer that has
+   * been disposed of, and exhausted memory.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
     this.#alive();
@@ -375,22 +374,25 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, this.#used.scratch) : undefined;
   }
 
-  /** Takes statistics of a batch, such as mergeStatistics's, into the running ones. */
+  /**
+   * Updates the running statistics by those of a batch, such as a joint batch of mergeStatistics. Throws TypeError and RangeError
+   * for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
+   */
   track(statistics: BatchStatistics): void {
     this.#alive();
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
-    const given = checkStatistics(statistics, this.channels, this.options.epsilon);
-    if (given.count > 0 && given.count <= 1)
-      throw wrongValue("statistics.count", "more than 1 value per channel", given.count);
-    if (given.count > 0 && this.#checkFinite(given)) this.#running.update(given.mean, given.variance, given.count);
+    const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
+    if (batch.count > 0 && batch.count <= 1)
+      throw wrongValue("statistics.count", "more than 1 value per channel", batch.count);
+    if (batch.count > 0 && this.#checkFinite(batch)) this.#running.update(batch.mean, batch.variance, batch.count);
   }
 
   /**
-   * Gradients of the latest forward, for dy of its shape: dx in dy's kind, written to `dxOut` if given (dy itself will
-   * do), dGamma and dBeta as Float32Array [C]. `needs` switches each off. `accumulate` adds to dGammaOut and dBetaOut,
-   * or, without those, to the arrays of the backward before. After "eval" or "frozen", dx = gamma·invStd·dy.
+   * Computes the gradients of the latest forward from dy, the gradient of y, in x's shape: dx in dy's kind, dGamma and dBeta as
+   * vectors. `accumulate` adds to dGammaOut and dBetaOut, or without those to the arrays of the backward before. After "eval"
+   * or "frozen" the statistics are constants, and dx = gamma·invStd·dy.
    *
-   * Throws BatchNormError without a forward, RangeError for another shape.
+   * Throws BatchNormError without a forward, TypeError and RangeError for wrong arguments.
    */
   backward<T extends TensorLike<D>>(dy: T, options: BackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
     this.#alive();
@@ -401,18 +403,16 @@ export class BatchNorm<D extends Dtype = "float32"> {
       if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
       if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
     }
-    const own = this.#saved.subBatches[0]?.conditional;
-    const has = own
-      ? { gamma: own.gamma !== null, beta: own.beta !== null }
-      : { gamma: this.#gamma !== null, beta: this.#beta !== null };
-    const result = backward(dy, this.#saved, has, complete);
+    const parameters = this.#saved.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };
+    const exists = { gamma: parameters.gamma !== null, beta: parameters.beta !== null };
+    const result = backward(dy, this.#saved, exists, complete);
     this.#dGamma = result.dGamma ?? this.#dGamma;
     this.#dBeta = result.dBeta ?? this.#dBeta;
     return result as Gradients<T, VectorOf<D>>;
   }
 
   /**
-   * For SyncBatchNorm: the latest forward's own sums of gradients, float64.
+   * The sums of gradients of the latest forward, float64, for SyncBatchNorm.
    *
    * @internal
    */
@@ -422,7 +422,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return batchNormGradientSums(dy, this.#saved);
   }
 
-  /** Lets go of the latest x. Parameters and statistics stay readable; forward and backward throw. */
+  /** Releases the latest x. Parameters and statistics stay readable; forward and backward throw from then on. */
   dispose(): void {
     this.#saved = undefined;
     this.#disposed = true;
@@ -433,15 +433,15 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * For recalibrate. From here on train forwards update statistics of their own, by another estimator; the mode is
-   * "train", and no running statistics correct.
+   * Begins a recalibration: until its end the mode is "train", forwards update new running statistics by `estimator`, and Batch
+   * Renormalization is off.
    *
    * @internal
    */
-  collect(estimator: Estimator): RecalibrationSession {
+  beginRecalibration(estimator: Estimator): RecalibrationSession {
     this.#alive();
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
-    if (this.#collecting) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
+    if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
     const fresh = old.anew(estimator);
     const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
@@ -452,12 +452,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#running = fresh;
     this.#mode = "train";
     this.#renorm = null;
-    this.#collecting = true;
+    this.#isRecalibrating = true;
     return {
       get batches() {
         return fresh.batches;
       },
-      keep: () => old.become(fresh),
+      commit: () => old.become(fresh),
       end: () => {
         this.#running = old;
         this.#mode = mode;
@@ -465,7 +465,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
         this.#spare = draft;
         this.#used = committed;
         this.#renorm = renorm;
-        this.#collecting = false;
+        this.#isRecalibrating = false;
       },
     };
   }
@@ -495,7 +495,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return { gamma: null, beta: null, conditional, activation };
   }
 
-  /** Vectors were checked when they were assigned, but a transfer to another thread empties them. */
+  /** Checks the vectors' lengths again, since a transfer to another thread empties an array. */
   #checkVectors(): void {
     const { channels } = this;
     const { dtype } = this.options;
@@ -513,7 +513,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return into;
   }
 
-  /** Whether the running statistics shall take in the batch's, as onNonFinite says; throws where it says so. */
+  /** Whether the running statistics are to be updated by a batch. Throws if it is not finite and onNonFinite is "throw". */
   #checkFinite({ mean, variance }: Pick<Statistics, "mean" | "variance">): boolean {
     if (this.options.onNonFinite === "allow") return true;
     const bad = nonFiniteChannel(mean, variance);
@@ -530,7 +530,7 @@ function checkTracked(subBatches: readonly SubBatchForward[]): void {
       throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
 }
 
-/** The vectors of a forward and its backward. They are used again, since making them costs a small call half its time. */
+/** The vectors of a forward and its backward. They are used again, since new ones cost a small call half its time. */
 class ForwardBuffers {
   readonly #channels: number;
   readonly #statistics: Statistics[] = [];
@@ -543,13 +543,13 @@ class ForwardBuffers {
     this.#channels = channels;
   }
 
-  /** Statistics buffers of the i-th sub-batch, uninitialised. */
+  /** The statistics buffers of sub-batch i, uninitialised. */
   statistics(i: number): Statistics {
     this.#statistics[i] ??= emptyStatistics(this.#channels);
     return this.#statistics[i];
   }
 
-  /** A copy, or null of null. */
+  /** A copy of gamma, or null if it is null. */
   gamma(values: Vector | null): Vector | null {
     if (!values) return null;
     if (this.#gamma) this.#gamma.set(values);
@@ -557,6 +557,7 @@ class ForwardBuffers {
     return this.#gamma;
   }
 
+  /** A copy of beta, or null if it is null. */
   beta(values: Vector | null): Vector | null {
     if (!values) return null;
     if (this.#beta) this.#beta.set(values);

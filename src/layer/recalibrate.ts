@@ -53,15 +53,15 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
       const y = (only as BatchNorm<D>).forward(batch as TensorLike<D>);
       if (y instanceof Tensor) y.dispose();
     });
-  const collections: RecalibrationSession[] = [];
+  const sessions: RecalibrationSession[] = [];
   try {
-    for (const layer of all) collections.push((layer as BatchNorm<D>).collect(estimator));
+    for (const layer of all) sessions.push((layer as BatchNorm<D>).beginRecalibration(estimator));
     for await (const batch of batches) await run(batch);
-    if (collections.some((c) => c.batches === 0))
+    if (sessions.some(({ batches: count }) => count === 0))
       throw wrongValue("batches", 'at least one that passes through every layer in mode "train"', "none");
-    for (const c of collections) c.keep();
+    for (const session of sessions) session.commit();
   } finally {
-    for (const c of collections) c.end();
+    for (const session of sessions) session.end();
   }
 }
 

@@ -1,5 +1,5 @@
-// One batch over many ranks: a BatchNorm that normalises by the statistics of all shards, by one exchange in forward and one
-// in backward (torch.nn.SyncBatchNorm). What a rank is, a process group decides (distributed/process-group.ts).
+// A BatchNorm that normalises by the statistics of all ranks' shards, with one exchange in forward and one in backward
+// (torch.nn.SyncBatchNorm). A process group connects the ranks (distributed/process-group.ts).
 //
 //   forward    every rank: (count, mean, M2) of its shard   → all of them, merged in the order of the ranks → y
 //   backward   every rank: Σ dy, Σ dy·x̂ of its shard        → their sums                                     → dx
@@ -17,13 +17,15 @@ import type { Dtype, VectorOf } from "../tensor/dtype.ts";
 import { BatchNorm, type LayerForwardOptions } from "./batch-norm.ts";
 import { type Mode, modeOption, type Options } from "./options.ts";
 
-/** A count that tells the others that a rank has thrown. */
+/** The count that a rank sends to tell the others that it has thrown. */
 const FAILED = -1;
 
-/** What a rank does between its exchanges: yields each as a call of the group, and goes on when it is done. */
+/** The work of a rank between its exchanges. It yields each exchange as a call of the group, and resumes when that is done. */
 type Steps<T> = Generator<() => Promise<void> | void, T, undefined>;
 
+/** Options of SyncBatchNorm. */
 export interface SyncOptions<D extends Dtype> extends Omit<Options<D>, "ghostBatchSize" | "renorm"> {
+  /** The ranks that normalise together. */
   group: AllReduce;
 }
 
@@ -31,23 +33,23 @@ type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<
 type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>, "sums">;
 
 /**
- * Batch normalization over the batch of a whole group, of which every rank has a shard, of any size, none included
- * (torch.nn.SyncBatchNorm, on the processor). Options, state and modes are BatchNorm's. All ranks call forward and
- * backward in the same order, in the same mode; results are those of one BatchNorm on all shards together, and after every
- * step the running statistics have the same bits on every rank.
+ * A layer of batch normalization over the batch of a process group (torch.nn.SyncBatchNorm, on the processor). Every rank has
+ * a shard of the batch, which may be empty. Options, state and modes are BatchNorm's. All ranks call forward and backward in
+ * the same order and mode. Results are those of one BatchNorm on all shards together, and after every step the running
+ * statistics have the same bits on every rank.
  *
- * dx takes the gradients of all shards into account; dGamma and dBeta are the shard's own, as everywhere in data-parallel
+ * dx depends on the gradients of all shards. dGamma and dBeta are those of the rank's shard, as is usual in data-parallel
  * training: sum them over the group with the other gradients.
  *
- * A rank that throws before it has sent anything makes the others throw, too, before any state has changed: BatchNormError
- * "group". For one value in the whole group, and for statistics that are not finite, all throw the same error.
+ * If a rank throws before it has sent anything, the others throw BatchNormError "group" before any state has changed. For one
+ * value in the whole group, and for statistics that are not finite, all ranks throw the same error.
  */
 export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   readonly group: AllReduce;
-  /** Whether the latest forward took the group's statistics, so that backward takes the group's sums. */
+  /** Whether the latest forward used the statistics of the group, so that backward uses its sums. */
   #joint = false;
 
-  /** Throws as BatchNorm does, and TypeError for a group that is none. */
+  /** Throws as BatchNorm does, and TypeError if `group` is not a process group. */
   constructor(channels: number, { group, ...options }: SyncOptions<D>) {
     super(channels, options as Options<D>);
     if (typeof group !== "object" || group === null || typeof group.sum !== "function")
@@ -56,22 +58,22 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     for (const name of ["ghostBatchSize", "renorm"] as const) if (this.options[name]) throw exclusiveStatistics(name);
   }
 
-  /** As BatchNorm's, for a group that sums at once; see forwardAsync. Throws TypeError for another. */
+  /** BatchNorm.forward over a synchronous group. Throws TypeError if the group is asynchronous (see forwardAsync). */
   override forward<T extends TensorLike<D>>(x: T, options: SyncForwardOptions<T> = {}): T {
     return this.#now(this.#forward(x, options));
   }
 
-  /** As BatchNorm's, for a group that sums at once; see backwardAsync. Throws TypeError for another. */
+  /** BatchNorm.backward over a synchronous group. Throws TypeError if the group is asynchronous (see backwardAsync). */
   override backward<T extends TensorLike<D>>(dy: T, options: SyncBackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
     return this.#now(this.#backward(dy, options));
   }
 
-  /** forward, for every group. */
+  /** BatchNorm.forward over any group. */
   forwardAsync<T extends TensorLike<D>>(x: T, options: SyncForwardOptions<T> = {}): Promise<T> {
     return this.#later(this.#forward(x, options));
   }
 
-  /** backward, for every group. */
+  /** BatchNorm.backward over any group. */
   backwardAsync<T extends TensorLike<D>>(
     dy: T,
     options: SyncBackwardOptions<T> = {},
@@ -86,11 +88,13 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     if (!batch) return super.forward(x, options);
     // whatever forward throws for its arguments, it has to throw before the other ranks go on
     const shard = attempt(() => runStatistics(this.checkForward(x, options, mode)));
-    const own = shard.value ? packStatistics(shard.value) : new Float64Array(2 * this.channels + 1).fill(FAILED, 0, 1);
-    const all = new Float64Array(this.group.size * own.length);
-    yield () => this.#gather(own, all);
+    const packed = shard.value
+      ? packStatistics(shard.value)
+      : new Float64Array(2 * this.channels + 1).fill(FAILED, 0, 1);
+    const all = new Float64Array(this.group.size * packed.length);
+    yield () => this.#gather(packed, all);
     if (!shard.value) throw shard.error;
-    const statistics = this.#merge(all, own.length, x.shape, mode);
+    const statistics = this.#merge(all, packed.length, x.shape, mode);
     const y = super.forward(x, { ...options, mode, statistics });
     if (mode === "train" && this.runningMean) this.track(statistics);
     this.#joint = true;
@@ -127,12 +131,14 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     return super.backward(dy, { ...options, sums });
   }
 
-  #gather(own: Float64Array, all: Float64Array): Promise<void> | void {
-    if (this.group.gather) return this.group.gather(own, all);
-    all.set(own, this.group.rank * own.length);
+  /** Gathers the values of all ranks in `all`. A group without `gather` sums them, each at a place of its own. */
+  #gather(values: Float64Array, all: Float64Array): Promise<void> | void {
+    if (this.group.gather) return this.group.gather(values, all);
+    all.set(values, this.group.rank * values.length);
     return this.group.sum(all);
   }
 
+  /** Runs all steps at once. Throws TypeError if an exchange is asynchronous. */
   #now<T>(steps: Steps<T>): T {
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
@@ -141,6 +147,7 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     }
   }
 
+  /** Runs all steps, and waits for each exchange. */
   async #later<T>(steps: Steps<T>): Promise<T> {
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
@@ -149,7 +156,7 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   }
 }
 
-/** What a call returned, or what it threw. */
+/** The result of a call, or the error that it throws. */
 function attempt<T>(call: () => T): { value: T; error?: never } | { value?: never; error: unknown } {
   try {
     return { value: call() };

@@ -2,22 +2,23 @@
 
 import { Slot } from "../common/slot.ts";
 
-/** Applied to the normalised value, after the residual. As torch.nn.ReLU, LeakyReLU, ReLU6 and SiLU. */
+/** The name of an activation, which is applied after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. */
 export type ActivationName = "none" | "relu" | "leaky_relu" | "relu6" | "silu";
 
-/** f(z) = min(max(z, slope·z, floor), ceiling), or z·σ(z). */
+/** An activation f(z) = min(max(z, slope·z, floor), ceiling), or z·σ(z). */
 export interface Activation {
   readonly name: ActivationName;
-  /** What kernels call it (assembly/phases.ts). */
+  /** The number of the activation in the kernels (assembly/phases.ts). */
   readonly code: 0 | 1 | 2 | 3;
   readonly slope: number;
   readonly floor: number;
   readonly ceiling: number;
 }
 
+/** The activation f(z) = z. */
 export const NONE: Activation = { name: "none", code: 0, slope: 1, floor: -Infinity, ceiling: Infinity };
 
-/** What calls need of activations; activation-functions.ts implements it. */
+/** The activations but "none". activation-functions.ts implements them. */
 export interface Activations {
   /** The activation of a name. Throws TypeError and RangeError for a wrong name or slope. */
   activationOf(value: unknown, negativeSlope: unknown): Activation;
@@ -25,12 +26,15 @@ export interface Activations {
 
 export const activations = /* @__PURE__ */ new Slot<Activations>();
 
-/** An activation as options say it. Throws TypeError in batchnorm-wasm/core, unless there is none. */
+/**
+ * The activation of the options `activation` and `negativeSlope`. Throws TypeError and RangeError for wrong ones, and TypeError
+ * for all but "none" in batchnorm-wasm/core.
+ */
 export function activationOption(value: unknown, negativeSlope: unknown): Activation {
   const none = value === undefined || value === "none";
   if (none && (negativeSlope === undefined || negativeSlope === null)) return NONE;
   return activations.get(none ? "negativeSlope" : "activation").activationOf(value, negativeSlope);
 }
 
-/** Whether sums and dx are fused with the derivative: z·σ(z) is evaluated once instead, and its derivative kept. */
+/** Whether the kernels of sums and dx take the derivative. That of z·σ(z) is too slow to be evaluated by both. */
 export const fusesBackward = ({ code }: Activation): boolean => code === 1 || code === 2;

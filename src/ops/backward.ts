@@ -12,54 +12,61 @@ import { fusion, type Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
 import { backwardSubBatch, fusesSubBatch } from "./sub-batches.ts";
 
-/** Which gradients to compute in batchnorm-wasm/core; every one by default. */
+/** Which gradients backward computes in batchnorm-wasm/core; all by default. */
 export interface CoreNeeds {
   dx?: boolean;
   dGamma?: boolean;
   dBeta?: boolean;
 }
 
-/** Which gradients to compute; every one by default. */
+/** Which gradients backward computes; all by default. */
 export interface Needs extends CoreNeeds {
   dResidual?: boolean;
 }
 
 /** Options of backward in batchnorm-wasm/core. */
 export interface CoreBackwardOptions<T> {
-  /** Where to write dx; may be dy itself. */
+  /** Where to write dx. It may be dy itself, and by default it is new. */
   dxOut?: T;
+  /** Which gradients to compute; all by default. */
   needs?: CoreNeeds;
-  /** Where to write dGamma, [C]. */
+  /** Where to write dGamma, [C]; a new array by default. */
   dGammaOut?: Float32Array;
-  /** Where to write dBeta, [C]. */
+  /** Where to write dBeta, [C]; a new array by default. */
   dBetaOut?: Float32Array;
-  /** Add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
+  /** Whether to add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
   accumulate?: boolean;
-  /** Sums over all parts of a batch that normalised together (batchNormGradientSums, merged): dx takes them. */
+  /** The sums of gradients of all parts of a joint batch, from which dx follows: batchNormGradientSums of each part, added. */
   sums?: GradientSums;
 }
 
+/** Options of backward. */
 export interface BackwardOptions<T extends AnyTensor = AnyTensor>
   extends Omit<CoreBackwardOptions<T>, "needs" | "dGammaOut" | "dBetaOut"> {
+  /** Which gradients to compute; all by default. */
   needs?: Needs;
-  /** Where to write dGamma, of the shape of gamma: [C] or [N, C]. */
+  /** Where to write dGamma, in the shape of gamma: [C] or [N, C]. */
   dGammaOut?: Vector;
-  /** Where to write dBeta, of the shape of beta: [C] or [N, C]. */
+  /** Where to write dBeta, in the shape of beta: [C] or [N, C]. */
   dBetaOut?: Vector;
-  /** Where to write dResidual. */
+  /** Where to write dResidual; by default it is new. */
   dResidualOut?: T;
 }
 
-/** Gradients in batchnorm-wasm/core. One that was not needed, or whose parameter does not exist, is absent. */
+/** The gradients in batchnorm-wasm/core. One that is not needed, or whose parameter does not exist, is absent. */
 export interface CoreGradients<T, V extends Vector = Float32Array> {
+  /** The gradient of x, in dy's kind and shape. */
   dx?: T;
+  /** The gradient of gamma, in its shape. */
   dGamma?: V;
+  /** The gradient of beta, in its shape. */
   dBeta?: V;
 }
 
-/** A gradient that was not needed, or whose parameter does not exist, is absent. */
+/** The gradients of a backward. One that is not needed, or whose parameter does not exist, is absent. */
 export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array>
   extends CoreGradients<T, V> {
+  /** The gradient of the residual, in dy's kind and shape. */
   dResidual?: T;
 }
 
@@ -283,11 +290,11 @@ export function backward<T extends AnyTensor>(
 // ---- public ---------------------------------------------------------------------------------------------------------
 
 /**
- * Gradients of a forward call (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward). dy: the
- * shape of x. dx and dResidual are in dy's kind; dGamma and dBeta are vectors as gamma and beta are. Saved by
- * batchNormInference, the statistics are constants: dx = gamma·invStd·dy.
+ * Computes the gradients of a forward (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward) from dy,
+ * the gradient of y, in x's shape. dx and dResidual are in dy's kind, dGamma and dBeta in the shape of gamma and beta. After
+ * batchNormInference the statistics are constants, and dx = gamma·invStd·dy.
  *
- * Throws RangeError for another shape, BatchNormError where x was disposed since.
+ * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
 export function batchNormBackward<T extends AnyTensor>(
   dy: T,
@@ -298,6 +305,7 @@ export function batchNormBackward<T extends AnyTensor>(
   return backward(dy, saved, { gamma: true, beta: true }, options) as Gradients<T, never>;
 }
 
+/** Throws BatchNormError "no-forward" unless `saved` is the record of a forward that left its input intact. */
 export function checkSaved(saved: Saved): void {
   if (typeof saved !== "object" || saved === null || !Array.isArray(saved.subBatches))
     throw noForward("no result of batchNormForward as `saved`");
@@ -305,8 +313,10 @@ export function checkSaved(saved: Saved): void {
 }
 
 /**
- * A part's own dGamma and dBeta, float64 (torch.batch_norm_backward_reduce). Their sums over all parts are
- * batchNormBackward's `sums`.
+ * Computes dGamma and dBeta of one part of a joint batch, float64 [C] (torch.batch_norm_backward_reduce). Their sums over all
+ * parts are the option `sums` of batchNormBackward.
+ *
+ * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
 export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums {
   checkSaved(saved);

@@ -77,13 +77,13 @@ function checkScaleAndShift(
 }
 
 /**
- * Batch normalization by the statistics of x (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015,
- * Alg. 1). x: [N, C, …] or, with layout "channels-last", [N, …, C]; gamma, beta: [C], or [N, C].
+ * Normalises x by its own statistics: y = f(gamma·x̂ + beta + residual), where f is the activation
+ * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x has shape [N, C, …], or [N, …, C] with
+ * layout "channels-last"; gamma and beta have shape [C] or [N, C].
  *
- * y = f(gamma·x̂ + beta + residual), f being the activation. Returns y in x's kind and shape, mean and variance (biased)
- * of the first or only sub-batch as Float64Array [C], and `saved` for batchNormBackward, which keeps a reference to x and,
- * with an activation, to the residual. An empty batch gives an empty y and zeros; so does one that is masked altogether,
- * whose y is beta.
+ * Returns y in x's kind and shape, mean and biased variance of the first or only ghost batch as Float64Array [C], and `saved`
+ * for batchNormBackward. `saved` refers to x and, with an activation, to the residual. An empty batch gives an empty y and
+ * statistics of zeros. A batch that is masked as a whole gives zeros, too, and its y is beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
  */
@@ -115,9 +115,14 @@ export function batchNormForward<T extends AnyTensor>(
 }
 
 /**
- * Batch normalization by given statistics (training=False). As batchNormForward, with mean and variance, Float32Array or
- * Float64Array [C], among the parameters; `out` may be x or the residual. `saved` is for the backward of frozen statistics,
- * dx = gamma·invStd·dy, unless `out` took the place of x, or of a residual under an activation.
+ * Normalises x by the mean and variance among the parameters, Float32Array or Float64Array [C]: y = f(gamma·x̂ + beta +
+ * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x or the
+ * residual.
+ *
+ * Returns y in x's kind and shape, and `saved` for batchNormBackward, in which the statistics are constants: dx =
+ * gamma·invStd·dy. There is no backward if `out` is x, or if it is the residual and there is an activation.
+ *
+ * Throws TypeError and RangeError for wrong arguments.
  */
 export function batchNormInference<T extends AnyTensor>(
   x: T,
@@ -134,15 +139,15 @@ export function batchNormInference<T extends AnyTensor>(
   for (const name of ["statistics", "ghostBatchSize"] as const)
     if (options[name] !== undefined) throw exclusiveStatistics(name);
   const { channels } = geometry;
-  const given = (name: "mean" | "variance") => {
+  const statistic = (name: "mean" | "variance") => {
     const v = parameters[name];
     return v instanceof Float64Array && v.length === channels
       ? v.slice()
       : Float64Array.from(checkVector(name, v, channels, computeDtype(dtype)));
   };
-  const mean = given("mean");
+  const mean = statistic("mean");
   const invStd = new Float64Array(channels);
-  invStdOf(given("variance"), epsilon, invStd);
+  invStdOf(statistic("variance"), epsilon, invStd);
   const source = { kind: "constant", statistics: { mean, invStd } } as const;
   const prepared = prepareForward(inputs, scaleAndShift, source, "frozen");
   const { y, subBatches } = runForward(prepared);
@@ -150,8 +155,10 @@ export function batchNormInference<T extends AnyTensor>(
 }
 
 /**
- * Statistics of one part of a batch, to be merged with those of the others (torch.batch_norm_stats): with
- * `mergeStatistics` and batchNormForward's `statistics`, micro-batches normalise as one batch.
+ * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges those of all parts,
+ * and with the result as option `statistics` batchNormForward normalises each part as the joint batch would be.
+ *
+ * Throws TypeError and RangeError for wrong arguments.
  */
 export function batchNormStatistics(
   x: AnyTensor,

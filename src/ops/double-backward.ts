@@ -237,13 +237,12 @@ function runDoubleBackward<T extends AnyTensor>(
 }
 
 /**
- * The gradient of batchNormBackward (torch's batchnorm_double_backward): for a loss that depends on dx, dGamma and dBeta,
- * the gradients of x, gamma and dy. Gradient penalties need it (Gulrajani et al. 2017).
+ * Computes the gradient of batchNormBackward (torch's batchnorm_double_backward): the gradients of x, gamma and dy for a loss
+ * that depends on dx, dGamma and dBeta. Gradient penalties need it (Gulrajani et al. 2017).
  *
- * dy and saved are what batchNormBackward took. ddx, ddGamma and ddBeta are the gradients of the loss with respect to
- * what it returned: ddx in x's shape, ddGamma and ddBeta [C], as gamma is. Returns dx and ddy in dy's kind and shape, and
- * dGamma [C]; beta has no gradient. Named as everywhere: d of anything is the loss's gradient with respect to it, so ddy
- * is that of dy. Batch and frozen statistics, ghost batches, a residual, activations of straight pieces.
+ * dy and saved are the arguments of batchNormBackward. ddx, ddGamma and ddBeta are the gradients of the loss with respect to
+ * its results: ddx in x's shape, ddGamma and ddBeta [C]. Returns dx and ddy in dy's kind and shape, and dGamma [C]. beta has
+ * no gradient. It covers batch and constant statistics, ghost batches, a residual, and activations of straight pieces.
  *
  * Throws TypeError and RangeError for wrong arguments; RangeError for a forward with activation "silu", a mask, gamma and
  * beta of every sample's own, or statistics of more than x.

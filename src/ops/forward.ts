@@ -26,38 +26,35 @@ import {
 } from "./sub-batches.ts";
 
 /**
- * What forward keeps for backward. Opaque: pass it on. It refers to x, and with an activation to the residual, which must
- * not change until then.
+ * The record of a forward, for backward alone to read. It refers to x, and with an activation to the residual. They must not
+ * change before backward.
  */
 export interface Saved {
-  /** false where running statistics normalised, through which no gradient flows. */
+  /** false if the statistics are constants, through which no gradient flows. */
   readonly batch: boolean;
   readonly dtype: Dtype;
   readonly geometry: Geometry;
   readonly shape: readonly number[];
   readonly x: AnyTensor;
-  /** Whether there was a residual. */
+  /** Whether forward added a residual. */
   readonly hasResidual: boolean;
-  /** The residual, where an activation makes backward read it. */
+  /** The residual; undefined without an activation, since backward does not read it then. */
   readonly residual: AnyTensor | undefined;
   /** false if y was written over x, or over the residual that backward needs. */
   readonly inputIntact: boolean;
   readonly activation: Activation;
   readonly subBatches: readonly SubBatchForward[];
-  /** Buffers that repeated backward calls use again. */
+  /** Buffers that the next backward uses again. */
   readonly scratch: { sums?: GradientSums };
-  /** savedMean of the first sub-batch, float64, [C] */
+  /** The mean that normalised the first sub-batch, float64, [C]. */
   readonly mean: Float64Array;
-  /** savedInvStd of the first sub-batch, float64, [C] */
+  /** The invStd that normalised the first sub-batch, float64, [C]. */
   readonly invStd: Float64Array;
 }
 
-/**
- * What calls need where backward does not fuse the derivative of an activation, or forward adds a residual; per-sample.ts
- * implements it.
- */
+/** What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts implements it. */
 export interface Fusion {
-  /** dz = dy·f′(z) of all sub-batches, to `dz`, which may be dy. */
+  /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
   activationGradient(
     call: CallScope,
     x: AnyTensor,
@@ -71,33 +68,39 @@ export interface Fusion {
 export const fusion = /* @__PURE__ */ new Slot<Fusion>();
 
 /**
- * gamma and beta, [C], or [N, C] for a scale and shift of every sample's own (conditional batch normalization, de Vries
- * et al. 2017); Float64Array where x is float64, else Float32Array; null or absent counts as ones and zeros.
+ * The parameters of a forward: Float64Array if x is float64, else Float32Array. They have shape [C], or [N, C] for scale and
+ * shift per sample (conditional batch normalization, de Vries et al. 2017).
  */
 export interface Parameters {
+  /** The scale; ones if it is null or absent. */
   gamma?: Vector | null;
+  /** The shift; zeros if it is null or absent. */
   beta?: Vector | null;
 }
 
 /** Options of batchNormForward and batchNormInference in batchnorm-wasm/core. */
 export interface CoreForwardOptions<T> {
+  /** Which axis the channels are on. Default "channels-first". */
   layout?: Layout;
-  /** Default 1e-5. */
+  /** The number added to the variance inside the root, finite and ≥ 0. Default 1e-5. */
   epsilon?: number;
-  /** Where to write y. */
+  /** Where to write y; by default it is new. */
   out?: T;
-  /** Normalise every so many samples by their own statistics. */
+  /** The samples of a ghost batch, which is normalised by its own statistics. Default: the call is one batch. */
   ghostBatchSize?: number;
-  /** Statistics of more than x, of which x is a part: mergeStatistics. */
+  /** The statistics of a joint batch of which x is a part (mergeStatistics). */
   statistics?: BatchStatistics;
 }
 
+/** Options of batchNormForward and batchNormInference. */
 export interface ForwardOptions<T extends AnyTensor = AnyTensor> extends CoreForwardOptions<T> {
+  /** The activation, applied after the residual. Default "none". */
   activation?: ActivationName;
+  /** The slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
   negativeSlope?: number;
-  /** Added before the activation; of x's shape and type. */
+  /** A tensor of x's shape and type that is added before the activation. */
   residual?: T;
-  /** Which positions count; see `Mask`. */
+  /** The positions that count in the statistics; all by default. */
   mask?: Mask;
 }
 

@@ -123,7 +123,7 @@ export function maskedGradient(
     if (!dx) return;
     packedGradientMap(xSelected, dzSelected, subBatch, terms, joint ?? into);
     dzSelected.scatter(dx);
-    const constants = { count: 0, separate: false, fused: false };
+    const constants = { count: 0, gammaVaries: false, fused: false };
     gradientMap(dzMasked.operand, dzMasked.operand, dzMasked.operand, terms, joint ?? into, constants);
     dzMasked.scatter(dx);
   } finally {
@@ -149,7 +149,7 @@ function packedGradientMap(
   const { weights } = subBatch.selection as Selection;
   const weighted = weights !== undefined && subBatch.total > 0;
   const count = weighted ? 0 : subBatch.total;
-  gradientMap(x.operand, dz.operand, dz.operand, terms, sums, { count, separate: false, fused: false });
+  gradientMap(x.operand, dz.operand, dz.operand, terms, sums, { count, gammaVaries: false, fused: false });
   if (weighted) subtractWeightedTerm(x, dz, weights, subBatch, sums);
 }
 

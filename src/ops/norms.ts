@@ -287,12 +287,12 @@ function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, 
   if (!dx) return;
   // A and B of a group of one channel are gamma·dGamma and gamma·dBeta, as in batch norm; channels of a larger group have
   // no gamma in common
-  const separate = norm.groupChannels > 1;
-  if (separate) for (const name of NAMES) sumGroups(sums[name], terms.gamma, norm.groupChannels);
+  const gammaVaries = norm.groupChannels > 1;
+  if (gammaVaries) for (const name of NAMES) sumGroups(sums[name], terms.gamma, norm.groupChannels);
   if (!norm.centred) sums.dBeta.fill(0);
   gradientMap(source, upstream, dx.at(block, block.channels), terms, sums, {
     count: norm.count,
-    separate,
+    gammaVaries,
     fused: false,
   });
 }
@@ -313,7 +313,7 @@ function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm
   const sums = emptyGradientSums(groups.channels);
   gradientSums(source, g, rows, false, sums);
   if (!norm.centred) sums.dBeta.fill(0);
-  gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, separate: false, fused: false });
+  gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, gammaVaries: false, fused: false });
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------

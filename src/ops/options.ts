@@ -3,13 +3,13 @@
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 
-/** Limits of Batch Renormalization's corrections: r in [1/rMax, rMax], d in [−dMax, dMax] (Ioffe 2017). */
+/** The limits of Batch Renormalization's corrections: r in [1/rMax, rMax] and d in [−dMax, dMax] (Ioffe 2017). */
 export interface Renorm {
   rMax: number;
   dMax: number;
 }
 
-/** epsilon: finite and ≥ 0. */
+/** The option `epsilon`. Throws TypeError or RangeError unless it is finite and ≥ 0. */
 export function epsilonOption(value: unknown, fallback = 1e-5): number {
   if (value === undefined) return fallback;
   if (typeof value !== "number") throw wrongKind("epsilon", "a number", value);
@@ -17,7 +17,7 @@ export function epsilonOption(value: unknown, fallback = 1e-5): number {
   return value;
 }
 
-/** Samples of a ghost batch: a positive integer; null is none. */
+/** The option `ghostBatchSize`, in samples; null is one batch. Throws unless it is a positive integer. */
 export function ghostBatchOption(value: unknown): number | null {
   if (value === undefined || value === null) return null;
   if (typeof value !== "number") throw wrongKind("ghostBatchSize", "a number", value);
@@ -25,7 +25,7 @@ export function ghostBatchOption(value: unknown): number | null {
   return value;
 }
 
-/** Limits of Batch Renormalization: rMax ≥ 1, dMax ≥ 0; Infinity is none. */
+/** The option `renorm`. Throws unless rMax ≥ 1 and dMax ≥ 0. Infinity is no limit. */
 export function renormOption(value: unknown): Readonly<Renorm> | null {
   if (value === undefined || value === null) return null;
   checkKeys("renorm", value, ["rMax", "dMax"]);

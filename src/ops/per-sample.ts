@@ -151,7 +151,7 @@ export function differentiateSamples(
   };
   if (needed) forEachSample(subBatch, sum);
   if (!dx) return;
-  const flow = { count: total, separate: total > 0, fused: false };
+  const flow = { count: total, gammaVaries: total > 0, fused: false };
   forEachSample(subBatch, (geometry, offset, terms) =>
     call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) =>
       gradientMap(source, upstream, target, withoutActivation(terms), joint, flow),

@@ -22,21 +22,23 @@ import {
 } from "../wasm/kernels.ts";
 import { type Activation, fusesBackward } from "./activation.ts";
 
-/** Statistics of one batch, float64, [C]. */
+/** The statistics of a batch, float64, [C] each. */
 export interface Statistics {
   readonly mean: Float64Array;
-  /** Biased: divided by the count. */
+  /** The biased variance, a sum divided by the count. */
   readonly variance: Float64Array;
+  /** 1/√(variance + epsilon), and 0 where both are 0. */
   readonly invStd: Float64Array;
 }
 
+/** Statistics that are zeros. */
 export const emptyStatistics = (channels: number): Statistics => ({
   mean: new Float64Array(channels),
   variance: new Float64Array(channels),
   invStd: new Float64Array(channels),
 });
 
-/** What a map needs: y = f(gamma·(x − mean)·invStd + beta + residual). */
+/** The vectors and the activation of the map y = f(gamma·(x − mean)·invStd + beta + residual), [C] each. */
 export interface Terms {
   readonly mean: Float64Array;
   readonly invStd: Float64Array;
@@ -45,7 +47,7 @@ export interface Terms {
   readonly activation: Activation;
 }
 
-/** dGamma = Σ dz·x̂ and dBeta = Σ dz, float64, [C]. */
+/** dGamma = Σ dz·x̂ and dBeta = Σ dz of a batch, float64, [C] each. */
 export interface GradientSums {
   readonly dGamma: Float64Array;
   readonly dBeta: Float64Array;
@@ -57,20 +59,20 @@ export const emptyGradientSums = (length: number): GradientSums => ({
   dBeta: new Float64Array(length),
 });
 
-/** Runs of channels that the latest statistics marked as unreliable, so that neighbours are summed again together. */
-function* unreliableRuns(heap: Heap, plan: Plan, all: Range): Generator<Range> {
-  const at = plan.unreliable;
-  for (let { begin } = all; begin < all.end; begin++) {
-    if (!heap.u8[at + begin]) continue;
+/** Runs of neighbouring channels that the latest statistics marked as unreliable, so that a run is summed again at once. */
+function* unreliableRuns(heap: Heap, plan: Plan, channels: Range): Generator<Range> {
+  const isUnreliable = (channel: number) => heap.u8[plan.unreliable + channel] !== 0;
+  for (let { begin } = channels; begin < channels.end; begin++) {
+    if (!isUnreliable(begin)) continue;
     let end = begin + 1;
-    while (end < all.end && heap.u8[at + end]) end++;
+    while (end < channels.end && isUnreliable(end)) end++;
     yield { begin, end };
     begin = end;
   }
 }
 
 /**
- * Takes sums of all channels of some tiles, and turns them into statistics in the plan's vectors:
+ * Computes the sums of all channels of some tiles, and from them the statistics in the plan's vectors:
  *
  *   1  sums, in the precision of the plan
  *   2  statistics, which mark channels whose sums are unreliable
@@ -95,7 +97,7 @@ function sumWithRetry(
   }
 }
 
-/** mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles that have values. */
+/** Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles, which have values. */
 export function batchStatistics(x: KernelOperand, epsilon: number, into: Statistics, tiles: readonly Range[]): void {
   const { heap, kernels, plan } = x;
   const channels = channelsOf(plan, tiles);
@@ -110,7 +112,7 @@ export function batchStatistics(x: KernelOperand, epsilon: number, into: Statist
   into.invStd.set(f64(plan.invStd), begin);
 }
 
-/** invStd of given variances (docs/batchnorm.md, F5). */
+/** Computes invStd from variances (docs/batchnorm.md, F5). */
 export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Float64Array): void {
   for (let c = 0; c < into.length; c++) {
     const v = (variance[c] as number) + epsilon;
@@ -118,72 +120,73 @@ export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Flo
   }
 }
 
-/** A plan, with the addresses of gamma and beta in its vectors, 0 for none. */
-interface Prepared {
+/** A plan, and the addresses of gamma and beta in its vectors. An address is 0 if there is no such vector. */
+interface UploadedTerms {
   readonly plan: Plan;
   readonly gamma: number;
   readonly beta: number;
 }
 
-/** Copies mean, invStd, gamma, beta and the activation's parameters to the vectors of the plan. */
-function uploadTerms(x: KernelOperand, t: Terms): Prepared {
+/** Copies mean, invStd, gamma, beta and the parameters of the activation to the vectors of the plan. */
+function uploadTerms(x: KernelOperand, terms: Terms): UploadedTerms {
   const { heap, kernels, plan } = x;
-  heap.f64.set(t.mean, plan.mean / 8);
-  heap.f64.set(t.invStd, plan.invStd / 8);
-  if (t.gamma) kernels.write(heap, plan.gamma, t.gamma);
-  if (t.beta) kernels.write(heap, plan.beta, t.beta);
-  const { code, slope, floor, ceiling } = t.activation;
+  heap.f64.set(terms.mean, plan.mean / 8);
+  heap.f64.set(terms.invStd, plan.invStd / 8);
+  if (terms.gamma) kernels.write(heap, plan.gamma, terms.gamma);
+  if (terms.beta) kernels.write(heap, plan.beta, terms.beta);
+  const { code, slope, floor, ceiling } = terms.activation;
   if (code) kernels.write(heap, plan.parameters, [slope, floor, ceiling]);
-  return { plan, gamma: t.gamma ? plan.gamma : 0, beta: t.beta ? plan.beta : 0 };
+  return { plan, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
 }
 
-/** Computes the coefficients of an affine map (F6) of some channels. */
-function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: Prepared, channels: Range): void {
+/** Computes the coefficients of the affine map (F6) of some channels. */
+function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: UploadedTerms, channels: Range): void {
   kernels.coefficients(plan, AFFINE, false, gamma, beta, 0, channels);
 }
 
 /**
- * y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7). Operands of one kind; y may be x, and the residual may be y.
+ * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7) of some tiles, or of all. All operands are tensors or
+ * all are arrays. y may be x or the residual.
  */
 export function normalize(
   x: KernelOperand,
   residual: KernelOperand | undefined,
   y: KernelOperand,
-  t: Terms,
+  terms: Terms,
   tiles?: readonly Range[],
 ): void {
   if (x.g.length === 0) return;
-  const prepared = uploadTerms(x, t);
+  const uploaded = uploadTerms(x, terms);
   const all = tiles ?? x.tiles;
-  affineCoefficients(x, prepared, channelsOf(prepared.plan, all));
+  affineCoefficients(x, uploaded, channelsOf(uploaded.plan, all));
   for (const tile of all) {
     const source = x.load(tile);
     const operands = { x: source, b: residual ? residual.load(tile) : 0, y: y.target(source) };
-    x.kernels.map(prepared.plan, AFFINE, t.activation.code, operands, tile);
+    x.kernels.map(uploaded.plan, AFFINE, terms.activation.code, operands, tile);
     x.unload(y, tile);
   }
 }
 
-/** dz = dy·f′(z), z being forward's value before its activation; to an operand of dy's kind, which may be dy. */
+/** Computes dz = dy·f′(z), where z is forward's value before its activation. dz may be dy. */
 export function differentiateActivation(
   x: KernelOperand,
   residual: KernelOperand | undefined,
   dy: KernelOperand,
   dz: KernelOperand,
-  t: Terms,
+  terms: Terms,
 ): void {
   if (x.g.length === 0) return;
-  const prepared = uploadTerms(x, t);
-  affineCoefficients(x, prepared, channelsOf(prepared.plan, x.tiles));
+  const uploaded = uploadTerms(x, terms);
+  affineCoefficients(x, uploaded, channelsOf(uploaded.plan, x.tiles));
   for (const tile of x.tiles) {
     const source = dy.load(tile);
     const operands = { x: x.load(tile), b: source, c: residual ? residual.load(tile) : 0, y: dz.target(source) };
-    x.kernels.map(prepared.plan, DERIVATIVE, t.activation.code, operands, tile);
+    x.kernels.map(uploaded.plan, DERIVATIVE, terms.activation.code, operands, tile);
     dy.unload(dz, tile);
   }
 }
 
-/** Rounds or copies elements that pass through tiles. */
+/** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
 export function copy(source: KernelOperand, target: KernelOperand): void {
   if (source.g.length === 0) return;
   for (const tile of source.tiles) {
@@ -192,24 +195,24 @@ export function copy(source: KernelOperand, target: KernelOperand): void {
   }
 }
 
-/** Whether sums and dx take the activation's derivative on the way, so that no dz is written. */
+/** Whether the kernels of sums and dx take the activation's derivative themselves, so that no dz is written. */
 export const fuses = (residual: unknown, activation: Activation): boolean => !residual && fusesBackward(activation);
 
 /**
- * dBeta and dGamma (B1 to B3) of the channels of some tiles, into the plan's vectors. `dy` is dz, or dy itself where the
- * activation is `fused`.
+ * Computes dBeta and dGamma (B1 to B3) of the channels of some tiles in the plan's vectors. `dy` is dz, unless the kernels
+ * take the activation's derivative (`fused`).
  */
 function sumGradients(
   x: KernelOperand,
   dy: KernelOperand,
-  t: Terms,
+  terms: Terms,
   fused: boolean,
   tiles: readonly Range[],
-  prepared: Prepared,
+  uploaded: UploadedTerms,
 ): void {
-  const { plan } = prepared;
-  const activation = fused ? t.activation.code : 0;
-  affineCoefficients(x, prepared, channelsOf(plan, tiles));
+  const { plan } = uploaded;
+  const activation = fused ? terms.activation.code : 0;
+  affineCoefficients(x, uploaded, channelsOf(plan, tiles));
   sumWithRetry(x, plan, GRADIENTS, 0, tiles, (operation, tile, units) =>
     x.kernels.sums(plan, operation, activation, x.load(tile), dy.load(tile), units),
   );
@@ -217,35 +220,37 @@ function sumGradients(
 
 /** How dx follows from dy. */
 interface GradientFlow {
-  /** Values per channel that the statistics are of; 0 where they are constants, so that dx = gamma·invStd·dy. */
+  /** Values per channel behind the statistics; 0 if they are constants, so that dx = gamma·invStd·dy. */
   readonly count: number;
-  /** Whether gamma differs within the values of one statistic, as with conditional scale and in group norm. */
-  readonly separate: boolean;
+  /** Whether gamma varies within the values of one statistic, as with scale per sample and in group norm. */
+  readonly gammaVaries: boolean;
+  /** Whether the kernels take the activation's derivative. */
   readonly fused: boolean;
 }
 
-/** dx of some tiles, from the sums in the plan's vectors (B4 to B6). dx may be dy. */
+/** Computes dx of some tiles from the sums in the plan's vectors (B4 to B6). dx may be dy. */
 function mapGradients(
   x: KernelOperand,
   dy: KernelOperand,
   dx: KernelOperand,
-  t: Terms,
-  { count, separate, fused }: GradientFlow,
+  terms: Terms,
+  { count, gammaVaries, fused }: GradientFlow,
   tiles: readonly Range[],
-  { plan, gamma, beta }: Prepared,
+  { plan, gamma, beta }: UploadedTerms,
 ): void {
   const { kernels } = x;
-  const map = count === 0 ? CONSTANT_GRADIENT : separate ? SCALED_GRADIENT : GRADIENT;
+  const map = count === 0 ? CONSTANT_GRADIENT : gammaVaries ? SCALED_GRADIENT : GRADIENT;
   kernels.coefficients(plan, map, fused, gamma, beta, count, channelsOf(plan, tiles));
   for (const tile of tiles) {
     const source = dy.load(tile);
     const y = dx.target(source);
     if (count === 0) kernels.map(plan, map, 0, { x: source, y }, tile);
-    else kernels.map(plan, map, fused ? t.activation.code : 0, { x: x.load(tile), b: source, y }, tile);
+    else kernels.map(plan, map, fused ? terms.activation.code : 0, { x: x.load(tile), b: source, y }, tile);
     dy.unload(dx, tile);
   }
 }
 
+/** Copies the sums of gradients from the plan's vectors. */
 function readSums({ f64 }: Heap, plan: Plan, into: GradientSums | undefined): void {
   if (!into) return;
   const { length } = into.dGamma;
@@ -253,57 +258,57 @@ function readSums({ f64 }: Heap, plan: Plan, into: GradientSums | undefined): vo
   into.dBeta.set(f64.subarray(plan.dBeta / 8, plan.dBeta / 8 + length));
 }
 
-/** dGamma and dBeta of a batch. */
+/** Computes dGamma and dBeta of a batch. */
 export function gradientSums(
   x: KernelOperand,
   dy: KernelOperand,
-  t: Terms,
+  terms: Terms,
   fused: boolean,
   into: GradientSums | undefined,
 ): void {
   if (x.g.length === 0) return;
-  const prepared = uploadTerms(x, t);
-  for (const tiles of x.independentTiles) sumGradients(x, dy, t, fused, tiles, prepared);
-  readSums(x.heap, prepared.plan, into);
+  const uploaded = uploadTerms(x, terms);
+  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded);
+  readSums(x.heap, uploaded.plan, into);
 }
 
-/** dx from given sums; none where statistics are constants. */
+/** Computes dx from sums, which are not needed if the statistics are constants. */
 export function gradientMap(
   x: KernelOperand,
   dy: KernelOperand,
   dx: KernelOperand,
-  t: Terms,
+  terms: Terms,
   sums: GradientSums | undefined,
   flow: GradientFlow,
 ): void {
   if (x.g.length === 0) return;
-  const prepared = uploadTerms(x, t);
+  const uploaded = uploadTerms(x, terms);
   if (sums) {
-    x.heap.f64.set(sums.dGamma, prepared.plan.dGamma / 8);
-    x.heap.f64.set(sums.dBeta, prepared.plan.dBeta / 8);
+    x.heap.f64.set(sums.dGamma, uploaded.plan.dGamma / 8);
+    x.heap.f64.set(sums.dBeta, uploaded.plan.dBeta / 8);
   }
-  mapGradients(x, dy, dx, t, flow, x.tiles, prepared);
+  mapGradients(x, dy, dx, terms, flow, x.tiles, uploaded);
 }
 
-/** dGamma, dBeta and dx, tile by tile where channels allow it, so that arrays pass through memory once. */
+/** Computes dGamma, dBeta and dx, for a few channels at a time where the layout allows it, so that arrays pass through once. */
 export function differentiate(
   x: KernelOperand,
   dy: KernelOperand,
   dx: KernelOperand,
-  t: Terms,
+  terms: Terms,
   flow: GradientFlow,
   into: GradientSums | undefined,
 ): void {
   if (x.g.length === 0) return;
-  const prepared = uploadTerms(x, t);
+  const uploaded = uploadTerms(x, terms);
   for (const tiles of x.independentTiles) {
-    sumGradients(x, dy, t, flow.fused, tiles, prepared);
-    mapGradients(x, dy, dx, t, flow, tiles, prepared);
+    sumGradients(x, dy, terms, flow.fused, tiles, uploaded);
+    mapGradients(x, dy, dx, terms, flow, tiles, uploaded);
   }
-  readSums(x.heap, prepared.plan, into);
+  readSums(x.heap, uploaded.plan, into);
 }
 
-/** What `combine` multiplies its sources with, float64, [C]. */
+/** The factors of `combine`, float64, [C] each. */
 export interface Coefficients {
   readonly xHat: Float64Array;
   readonly b: Float64Array;
@@ -311,13 +316,15 @@ export interface Coefficients {
   readonly shift: Float64Array;
 }
 
-/** float32's smallest normal number, and what is too large for it. */
+/** The smallest normal number of float32. */
 const SMALLEST = 2 ** -126;
+/** The smallest power of two that float32 cannot hold. */
 const TOO_LARGE = 2 ** 128;
 
 /**
- * Divides the coefficients of every channel in which one leaves float32's range by a power of two near its result's
- * size, x̂ being near 1; returns the powers, if there are any but 1. Coefficients of x̂ hold invStd up to three times.
+ * Divides the coefficients of a channel by a power of two if one of them leaves the range of float32. The power is near the
+ * size of the result, since x̂ is near 1. Returns the powers, or undefined if all are 1. Coefficients of x̂ contain invStd
+ * up to three times.
  */
 function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Array): Float64Array | undefined {
   let powers: Float64Array | undefined;
@@ -336,23 +343,31 @@ function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Arr
   return powers;
 }
 
-/** y = x̂·xHat + b·b + c·c + shift, with x̂ = (x − mean)·invStd. Operands of one kind, of which any may be another. */
+/**
+ * Computes y = x̂·coefficients.xHat + b·coefficients.b + c·coefficients.c + coefficients.shift, where x̂ = (x − mean)·invStd.
+ * Any operand may be another.
+ */
 export function combine(
   x: KernelOperand,
   b: KernelOperand,
   c: KernelOperand,
   y: KernelOperand,
   { mean, invStd }: Pick<Terms, "mean" | "invStd">,
-  of: Coefficients,
+  coefficients: Coefficients,
 ): void {
   const { g, heap, kernels } = x;
   if (g.length === 0) return;
   const hi = kernels.isFloat64 ? mean : mean.map(Math.fround);
-  const own = { ...of, b: of.b.slice(), c: of.c.slice(), shift: of.shift.slice() };
-  const scale = of.xHat.map((v, i) => v * (invStd[i] as number));
+  const scaled = {
+    ...coefficients,
+    b: coefficients.b.slice(),
+    c: coefficients.c.slice(),
+    shift: coefficients.shift.slice(),
+  };
+  const scale = coefficients.xHat.map((v, i) => v * (invStd[i] as number));
   for (let i = 0; i < scale.length; i++)
-    own.shift[i] = (own.shift[i] as number) - ((mean[i] as number) - (hi[i] as number)) * (scale[i] as number);
-  const powers = kernels.isFloat64 ? undefined : rescaleToFloat32(own, scale);
+    scaled.shift[i] = (scaled.shift[i] as number) - ((mean[i] as number) - (hi[i] as number)) * (scale[i] as number);
+  const powers = kernels.isFloat64 ? undefined : rescaleToFloat32(scaled, scale);
   const { plan } = x;
   const write = (rows: readonly Float64Array[]) => {
     for (const [r, row] of rows.entries())
@@ -360,7 +375,7 @@ export function combine(
     kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channelsOf(plan, x.tiles));
   };
   const none = new Float64Array(g.channels);
-  const rows = [hi, scale, own.shift, own.b, own.c];
+  const rows = [hi, scale, scaled.shift, scaled.b, scaled.c];
   if (!powers) write(rows);
   for (const tile of x.tiles) {
     if (powers) write(rows);

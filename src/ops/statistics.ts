@@ -5,13 +5,17 @@ import { checkVector } from "../memory/guards.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { invStdOf, type Statistics } from "./primitives.ts";
 
-/** Statistics of a batch or of parts of one: count is the number of values per channel, variance is biased. */
+/** The statistics of a batch, or of a part of one. */
 export interface BatchStatistics {
+  /** Values per channel; the sum of the weights where a mask has weights. */
   readonly count: number;
+  /** The mean of every channel, [C]. */
   readonly mean: Float64Array;
+  /** The biased variance of every channel, [C]. */
   readonly variance: Float64Array;
 }
 
+/** Copies statistics that a caller gives, with their invStd. Throws TypeError or RangeError for wrong ones. */
 export function checkStatistics(s: BatchStatistics, channels: number, epsilon: number): Statistics & { count: number } {
   if (typeof s !== "object" || s === null) throw wrongKind("statistics", "{ count, mean, variance }", s);
   const { count } = s;
@@ -29,15 +33,17 @@ export function checkJointCount(count: number, geometry: Geometry, mode: string,
   if (geometry.count > 0 && count <= 1) throw oneValuePerChannel(mode, shape, ` and statistics of ${count}`);
 }
 
-/** Statistics of the union of batches (Chan, Golub & LeVeque 1979), in the order given. At least one. */
+/**
+ * The statistics of several batches together (Chan, Golub & LeVeque 1979), merged in the order of the list. Throws TypeError
+ * and RangeError for wrong statistics or an empty list.
+ */
 export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistics {
   if (typeof list !== "object" || list === null || !(Symbol.iterator in list))
     throw wrongKind("statistics", "a list of { count, mean, variance }", list);
   let merged: (Statistics & { count: number }) | undefined;
   for (const part of list) {
     const one = checkStatistics(part, merged?.mean.length ?? part?.mean?.length, 0);
-    if (!merged?.count)
-      merged = one; // what is empty says nothing
+    if (!merged?.count) merged = one;
     else if (one.count) mergeInto(merged, one);
   }
   if (!merged) throw wrongValue("statistics", "at least one batch's", "none");
@@ -66,8 +72,8 @@ function mergeInto(merged: Statistics & { count: number }, { count, mean, varian
 }
 
 /**
- * Statistics as numbers to send: [count, mean…, M2…], 2C + 1 of them, M2 being Σ (x − mean)² (torch.batch_norm_stats, whose
- * invStd is left out because it says less).
+ * Statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². (torch.batch_norm_stats has invStd
+ * instead, which depends on epsilon.)
  */
 export function packStatistics({ count, mean, variance }: BatchStatistics): Float64Array {
   const packed = new Float64Array(2 * mean.length + 1);
@@ -77,7 +83,7 @@ export function packStatistics({ count, mean, variance }: BatchStatistics): Floa
   return packed;
 }
 
-/** The reverse of packStatistics. Throws TypeError and RangeError for what it does not make. */
+/** The statistics that packStatistics packed. Throws TypeError and RangeError for other numbers. */
 export function unpackStatistics(packed: Float64Array): BatchStatistics {
   if (!(packed instanceof Float64Array)) throw wrongKind("packed", "a Float64Array", packed);
   const channels = (packed.length - 1) / 2;
@@ -90,8 +96,8 @@ export function unpackStatistics(packed: Float64Array): BatchStatistics {
 }
 
 /**
- * Statistics of the union of what packStatistics made of `size` parts, which stand one after the other (Chan, Golub & LeVeque
- * 1979): mergeStatistics of those, without a copy of each, 3 ns for a part and channel where that takes 16.
+ * The statistics of `size` parts together, which packStatistics packed and which follow each other in `all`. It is
+ * mergeStatistics without a copy of each part: 3 ns for a part and channel instead of 16.
  */
 export function mergePacked(all: Float64Array, size: number): BatchStatistics {
   const width = all.length / size;
@@ -102,7 +108,7 @@ export function mergePacked(all: Float64Array, size: number): BatchStatistics {
   for (let part = 0; part < size; part++) {
     const start = part * width;
     const added = all[start] as number;
-    if (added === 0) continue; // what is empty says nothing
+    if (added === 0) continue;
     const share = added / (count + added);
     for (let c = 0; c < channels; c++) {
       const delta = (all[start + 1 + c] as number) - (mean[c] as number);
@@ -114,7 +120,7 @@ export function mergePacked(all: Float64Array, size: number): BatchStatistics {
   return { count, mean, variance: m2.map((sum) => (count > 0 ? sum / count : 0)) };
 }
 
-/** The first channel of a batch whose statistics are not finite, if there is one. */
+/** The first channel whose statistics are not finite; undefined if all are. */
 export function nonFiniteChannel(mean: Float64Array, variance: Float64Array): number | undefined {
   for (let c = 0; c < mean.length; c++) if (!Number.isFinite(mean[c]) || !Number.isFinite(variance[c])) return c;
   return undefined;

@@ -317,7 +317,7 @@ function backwardWhole(
   const { geometry, offset, total } = subBatch;
   const sums = alone && !subBatch.r ? into : emptyGradientSums(geometry.channels);
   const terms = fused ? subBatch.terms : withoutActivation(subBatch.terms);
-  const flow = { count: total, separate: false, fused };
+  const flow = { count: total, gammaVaries: false, fused };
   call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) => {
     if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums);
     else {
