@@ -1,5 +1,5 @@
-// class BatchNorm: parameters, modes, forward and backward. The operations are in ops/, and the population's statistics are
-// in running-statistics.ts.
+// class BatchNorm: parameters, modes, forward and backward. The operations are in ops/, and the population's statistics
+// are in running-statistics.ts.
 
 import {
   absentParameter,
@@ -73,7 +73,10 @@ export interface CoreLayerForwardOptions<T> {
   mode?: Mode;
   /** Where to write y; by default it is new. */
   out?: T;
-  /** The statistics of a joint batch of which x is a part (mergeStatistics). Only `track` takes them into the running ones. */
+  /**
+   * The statistics of a joint batch of which x is a part (mergeStatistics). Only `track` takes them into the running
+   * ones.
+   */
   statistics?: BatchStatistics;
 }
 
@@ -83,7 +86,9 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   residual?: T;
   /** The positions that count in the batch's statistics; all by default. */
   mask?: Mask;
-  /** The scale of every sample, [N, C], instead of the layer's gamma (de Vries et al. 2017). dGamma has that shape, too. */
+  /**
+   * The scale of every sample, [N, C], instead of the layer's gamma (de Vries et al. 2017). dGamma has that shape, too.
+   */
   gamma?: Vector;
   /** The shift of every sample, [N, C], instead of the layer's beta. dBeta has that shape, too. */
   beta?: Vector;
@@ -97,15 +102,18 @@ export interface RecalibrationSession {
   readonly batches: number;
   /** Replaces the layer's running statistics by the new ones. */
   commit(): void;
-  /** Restores mode, limits of renorm and the pending backward, and the old running statistics unless `commit` was called. */
+  /**
+   * Restores mode, limits of renorm and the pending backward, and the old running statistics unless `commit` was
+   * called.
+   */
   end(): void;
 }
 
 /**
  * A layer of batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
  *
- * In mode "train" it normalises by the batch's statistics and updates the running ones; in "batch" it does not update them.
- * In "eval" and "frozen" it normalises by the running statistics. `backward` differentiates the latest `forward`.
+ * In mode "train" it normalises by the batch's statistics and updates the running ones; in "batch" it does not update
+ * them. In "eval" and "frozen" it normalises by the running statistics. `backward` differentiates the latest `forward`.
  */
 export class BatchNorm<D extends Dtype = "float32"> {
   readonly channels: number;
@@ -143,7 +151,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
 
   // ---- state --------------------------------------------------------------------------------------------------------
 
-  /** The scale gamma, [C] (PyTorch: weight), or null with scale: false. The layer uses an assigned array without a copy. */
+  /**
+   * The scale gamma, [C] (PyTorch: weight), or null with scale: false. The layer uses an assigned array without a copy.
+   */
   get gamma(): VectorOf<D> | null {
     return this.#gamma;
   }
@@ -153,7 +163,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#gamma = checkVector("gamma", values, this.channels, this.options.dtype);
   }
 
-  /** The shift beta, [C] (PyTorch: bias), or null with shift: false. The layer uses an assigned array without a copy. */
+  /**
+   * The shift beta, [C] (PyTorch: bias), or null with shift: false. The layer uses an assigned array without a copy.
+   */
   get beta(): VectorOf<D> | null {
     return this.#beta;
   }
@@ -173,7 +185,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#running.mean = values;
   }
 
-  /** The running variance, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy. */
+  /**
+   * The running variance, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy.
+   */
   get runningVariance(): VectorOf<D> | null {
     return this.#running ? this.#running.variance : null;
   }
@@ -233,8 +247,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of the framework `format`, each
-   * behind `prefix`. Throws TypeError or RangeError for a wrong option.
+   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of the framework
+   * `format`, each behind `prefix`. Throws TypeError or RangeError for a wrong option.
    */
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
@@ -243,12 +257,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Loads a state that stateDict or a framework saved. `format` says whose names it has, and only entries behind `prefix` are
-   * read. The count of batches becomes 0 if the format has none. With estimator "population" num_values_tracked may be
-   * missing; then the next train batch begins a new population.
+   * Loads a state that stateDict or a framework saved. `format` says whose names it has, and only entries behind
+   * `prefix` are read. The count of batches becomes 0 if the format has none. With estimator "population"
+   * num_values_tracked may be missing; then the next train batch begins a new population.
    *
-   * Throws BatchNormError "state-dict", which lists every missing and unexpected name and every wrong value, and loads nothing
-   * in that case. With strict: false the names are only reported.
+   * Throws BatchNormError "state-dict", which lists every missing and unexpected name and every wrong value, and loads
+   * nothing in that case. With strict: false the names are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
     return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
@@ -273,11 +287,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
 
   /**
    * Computes y = f(gamma·x̂ + beta + residual), where f is the activation, for x of shape [N, C, …] or, with layout
-   * "channels-last", [N, …, C]. y has x's kind and shape. In mode "eval" `out` may be x. A call that throws changes nothing.
+   * "channels-last", [N, …, C]. y has x's kind and shape. In mode "eval" `out` may be x. A call that throws changes
+   * nothing.
    *
-   * Throws TypeError and RangeError for wrong arguments. Throws BatchNormError for one value per channel ("train", "batch"),
-   * a batch that is not finite ("train"; see onNonFinite), missing running statistics ("frozen"), a tensor or layer that has
-   * been disposed of, and exhausted memory.
+   * Throws TypeError and RangeError for wrong arguments. Throws BatchNormError for one value per channel ("train",
+   * "batch"), a batch that is not finite ("train"; see onNonFinite), missing running statistics ("frozen"), a tensor or
+   * layer that has been disposed of, and exhausted memory.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
     this.#alive();
@@ -359,7 +374,10 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return renormalization.get("renorm").renormalize(subBatch, into, running, epsilon, limits);
   }
 
-  /** Updates the running statistics, keeps what backward needs, and leaves the buffers of the forward before to the next. */
+  /**
+   * Updates the running statistics, keeps what backward needs, and leaves the buffers of the forward before to the
+   * next.
+   */
   #commit<T extends TensorLike<D>>(
     prepared: PreparedForward<T>,
     subBatches: readonly SubBatchForward[],
@@ -375,8 +393,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Updates the running statistics by those of a batch, such as a joint batch of mergeStatistics. Throws TypeError and RangeError
-   * for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
+   * Updates the running statistics by those of a batch, such as a joint batch of mergeStatistics. Throws TypeError and
+   * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
    */
   track(statistics: BatchStatistics): void {
     this.#alive();
@@ -388,9 +406,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Computes the gradients of the latest forward from dy, the gradient of y, in x's shape: dx in dy's kind, dGamma and dBeta as
-   * vectors. `accumulate` adds to dGammaOut and dBetaOut, or without those to the arrays of the backward before. After "eval"
-   * or "frozen" the statistics are constants, and dx = gamma·invStd·dy.
+   * Computes the gradients of the latest forward from dy, the gradient of y, in x's shape: dx in dy's kind, dGamma and
+   * dBeta as vectors. `accumulate` adds to dGammaOut and dBetaOut, or without those to the arrays of the backward
+   * before. After "eval" or "frozen" the statistics are constants, and dx = gamma·invStd·dy.
    *
    * Throws BatchNormError without a forward, TypeError and RangeError for wrong arguments.
    */
@@ -433,8 +451,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Begins a recalibration: until its end the mode is "train", forwards update new running statistics by `estimator`, and Batch
-   * Renormalization is off.
+   * Begins a recalibration: until its end the mode is "train", forwards update new running statistics by `estimator`,
+   * and Batch Renormalization is off.
    *
    * @internal
    */
@@ -513,7 +531,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return into;
   }
 
-  /** Whether the running statistics are to be updated by a batch. Throws if it is not finite and onNonFinite is "throw". */
+  /**
+   * Whether the running statistics are to be updated by a batch. Throws if it is not finite and onNonFinite is "throw".
+   */
   #checkFinite({ mean, variance }: Pick<Statistics, "mean" | "variance">): boolean {
     if (this.options.onNonFinite === "allow") return true;
     const bad = nonFiniteChannel(mean, variance);

@@ -4,8 +4,8 @@
 //   forward    every rank: (count, mean, M2) of its shard   → all of them, merged in the order of the ranks → y
 //   backward   every rank: Σ dy, Σ dy·x̂ of its shard        → their sums                                     → dx
 //
-// Forward gathers, since (count, mean, M2) do not add up, and sums about a pivot that all know would lose digits where the
-// mean is far from it. Backward sums.
+// Forward gathers, since (count, mean, M2) do not add up, and sums about a pivot that all know would lose digits where
+// the mean is far from it. Backward sums.
 
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
 import type { AllReduce } from "../distributed/process-group.ts";
@@ -20,7 +20,10 @@ import { type Mode, modeOption, type Options } from "./options.ts";
 /** The count that a rank sends to tell the others that it has thrown. */
 const FAILED = -1;
 
-/** The work of a rank between its exchanges. It yields each exchange as a call of the group, and resumes when that is done. */
+/**
+ * The work of a rank between its exchanges. It yields each exchange as a call of the group, and resumes when that is
+ * done.
+ */
 type Steps<T> = Generator<() => Promise<void> | void, T, undefined>;
 
 /** Options of SyncBatchNorm. */
@@ -33,16 +36,16 @@ type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<
 type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>, "sums">;
 
 /**
- * A layer of batch normalization over the batch of a process group (torch.nn.SyncBatchNorm, on the processor). Every rank has
- * a shard of the batch, which may be empty. Options, state and modes are BatchNorm's. All ranks call forward and backward in
- * the same order and mode. Results are those of one BatchNorm on all shards together, and after every step the running
- * statistics have the same bits on every rank.
+ * A layer of batch normalization over the batch of a process group (torch.nn.SyncBatchNorm, on the processor). Every
+ * rank has a shard of the batch, which may be empty. Options, state and modes are BatchNorm's. All ranks call forward
+ * and backward in the same order and mode. Results are those of one BatchNorm on all shards together, and after every
+ * step the running statistics have the same bits on every rank.
  *
- * dx depends on the gradients of all shards. dGamma and dBeta are those of the rank's shard, as is usual in data-parallel
- * training: sum them over the group with the other gradients.
+ * dx depends on the gradients of all shards. dGamma and dBeta are those of the rank's shard, as is usual in
+ * data-parallel training: sum them over the group with the other gradients.
  *
- * If a rank throws before it has sent anything, the others throw BatchNormError "group" before any state has changed. For one
- * value in the whole group, and for statistics that are not finite, all ranks throw the same error.
+ * If a rank throws before it has sent anything, the others throw BatchNormError "group" before any state has changed.
+ * For one value in the whole group, and for statistics that are not finite, all ranks throw the same error.
  */
 export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   readonly group: AllReduce;
@@ -101,7 +104,10 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     return y;
   }
 
-  /** The statistics of all shards. Throws BatchNormError if a rank failed, for one value, and for values that are not finite. */
+  /**
+   * The statistics of all shards. Throws BatchNormError if a rank failed, for one value, and for values that are not
+   * finite.
+   */
   #merge(all: Float64Array, width: number, shape: readonly number[], mode: Mode): BatchStatistics {
     const counts = Array.from({ length: this.group.size }, (_, rank) => all[rank * width]);
     const failed = counts.indexOf(FAILED);

@@ -1,5 +1,5 @@
-// The names of the activations, and the numbers and parameters that kernels take. assembly/kernels/activations.ts computes
-// them.
+// The names of the activations, and the numbers and parameters that kernels take. assembly/kernels/activations.ts
+// computes them.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { type Activation, type ActivationName, NONE } from "./activation.ts";
@@ -8,7 +8,10 @@ const NAMES: readonly ActivationName[] = ["none", "relu", "leaky_relu", "relu6",
 
 const SILU = 3;
 
-/** The activation of a name. Throws TypeError and RangeError for other names, and for a slope that is wrong or has no use. */
+/**
+ * The activation of a name. Throws TypeError and RangeError for other names, and for a slope that is wrong or has no
+ * use.
+ */
 export function activationOf(value: unknown, negativeSlope: unknown): Activation {
   if (value !== undefined && typeof value !== "string") throw wrongKind("activation", "a string", value);
   const name = value === undefined ? "none" : NAMES.find((n) => n === value);

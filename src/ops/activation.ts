@@ -27,8 +27,8 @@ export interface Activations {
 export const activations = /* @__PURE__ */ new Slot<Activations>();
 
 /**
- * The activation of the options `activation` and `negativeSlope`. Throws TypeError and RangeError for wrong ones, and TypeError
- * for all but "none" in batchnorm-wasm/core.
+ * The activation of the options `activation` and `negativeSlope`. Throws TypeError and RangeError for wrong ones, and
+ * TypeError for all but "none" in batchnorm-wasm/core.
  */
 export function activationOption(value: unknown, negativeSlope: unknown): Activation {
   const none = value === undefined || value === "none";

@@ -36,7 +36,10 @@ export interface CoreBackwardOptions<T> {
   dBetaOut?: Float32Array;
   /** Whether to add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
   accumulate?: boolean;
-  /** The sums of gradients of all parts of a joint batch, from which dx follows: batchNormGradientSums of each part, added. */
+  /**
+   * The sums of gradients of all parts of a joint batch, from which dx follows: batchNormGradientSums of each part,
+   * added.
+   */
   sums?: GradientSums;
 }
 
@@ -290,9 +293,9 @@ export function backward<T extends AnyTensor>(
 // ---- public ---------------------------------------------------------------------------------------------------------
 
 /**
- * Computes the gradients of a forward (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward) from dy,
- * the gradient of y, in x's shape. dx and dResidual are in dy's kind, dGamma and dBeta in the shape of gamma and beta. After
- * batchNormInference the statistics are constants, and dx = gamma·invStd·dy.
+ * Computes the gradients of a forward (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward) from
+ * dy, the gradient of y, in x's shape. dx and dResidual are in dy's kind, dGamma and dBeta in the shape of gamma and
+ * beta. After batchNormInference the statistics are constants, and dx = gamma·invStd·dy.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
@@ -313,8 +316,8 @@ export function checkSaved(saved: Saved): void {
 }
 
 /**
- * Computes dGamma and dBeta of one part of a joint batch, float64 [C] (torch.batch_norm_backward_reduce). Their sums over all
- * parts are the option `sums` of batchNormBackward.
+ * Computes dGamma and dBeta of one part of a joint batch, float64 [C] (torch.batch_norm_backward_reduce). Their sums
+ * over all parts are the option `sums` of batchNormBackward.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */

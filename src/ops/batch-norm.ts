@@ -78,12 +78,12 @@ function checkScaleAndShift(
 
 /**
  * Normalises x by its own statistics: y = f(gamma·x̂ + beta + residual), where f is the activation
- * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x has shape [N, C, …], or [N, …, C] with
- * layout "channels-last"; gamma and beta have shape [C] or [N, C].
+ * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x has shape [N, C, …], or [N, …,
+ * C] with layout "channels-last"; gamma and beta have shape [C] or [N, C].
  *
- * Returns y in x's kind and shape, mean and biased variance of the first or only ghost batch as Float64Array [C], and `saved`
- * for batchNormBackward. `saved` refers to x and, with an activation, to the residual. An empty batch gives an empty y and
- * statistics of zeros. A batch that is masked as a whole gives zeros, too, and its y is beta.
+ * Returns y in x's kind and shape, mean and biased variance of the first or only ghost batch as Float64Array [C], and
+ * `saved` for batchNormBackward. `saved` refers to x and, with an activation, to the residual. An empty batch gives an
+ * empty y and statistics of zeros. A batch that is masked as a whole gives zeros, too, and its y is beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
  */
@@ -116,8 +116,8 @@ export function batchNormForward<T extends AnyTensor>(
 
 /**
  * Normalises x by the mean and variance among the parameters, Float32Array or Float64Array [C]: y = f(gamma·x̂ + beta +
- * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x or the
- * residual.
+ * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
+ * or the residual.
  *
  * Returns y in x's kind and shape, and `saved` for batchNormBackward, in which the statistics are constants: dx =
  * gamma·invStd·dy. There is no backward if `out` is x, or if it is the residual and there is an activation.
@@ -155,8 +155,8 @@ export function batchNormInference<T extends AnyTensor>(
 }
 
 /**
- * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges those of all parts,
- * and with the result as option `statistics` batchNormForward normalises each part as the joint batch would be.
+ * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges those of all
+ * parts, and with the result as option `statistics` batchNormForward normalises each part as the joint batch would be.
  *
  * Throws TypeError and RangeError for wrong arguments.
  */

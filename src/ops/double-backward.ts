@@ -1,6 +1,6 @@
 // The gradient of the backward pass: what flows through dx, dGamma and dBeta back to x, gamma and dy, for losses that
-// contain gradients (gradient penalties). Three pairs of channel sums, then two maps of three tensors; docs/batchnorm.md
-// derives the terms D1 to D10.
+// contain gradients (gradient penalties). Three pairs of channel sums, then two maps of three tensors;
+// docs/batchnorm.md derives the terms D1 to D10.
 
 import { wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
@@ -237,15 +237,16 @@ function runDoubleBackward<T extends AnyTensor>(
 }
 
 /**
- * Computes the gradient of batchNormBackward (torch's batchnorm_double_backward): the gradients of x, gamma and dy for a loss
- * that depends on dx, dGamma and dBeta. Gradient penalties need it (Gulrajani et al. 2017).
+ * Computes the gradient of batchNormBackward (torch's batchnorm_double_backward): the gradients of x, gamma and dy for
+ * a loss that depends on dx, dGamma and dBeta. Gradient penalties need it (Gulrajani et al. 2017).
  *
- * dy and saved are the arguments of batchNormBackward. ddx, ddGamma and ddBeta are the gradients of the loss with respect to
- * its results: ddx in x's shape, ddGamma and ddBeta [C]. Returns dx and ddy in dy's kind and shape, and dGamma [C]. beta has
- * no gradient. It covers batch and constant statistics, ghost batches, a residual, and activations of straight pieces.
+ * dy and saved are the arguments of batchNormBackward. ddx, ddGamma and ddBeta are the gradients of the loss with
+ * respect to its results: ddx in x's shape, ddGamma and ddBeta [C]. Returns dx and ddy in dy's kind and shape, and
+ * dGamma [C]. beta has no gradient. It covers batch and constant statistics, ghost batches, a residual, and activations
+ * of straight pieces.
  *
- * Throws TypeError and RangeError for wrong arguments; RangeError for a forward with activation "silu", a mask, gamma and
- * beta of every sample's own, or statistics of more than x.
+ * Throws TypeError and RangeError for wrong arguments; RangeError for a forward with activation "silu", a mask, gamma
+ * and beta of every sample's own, or statistics of more than x.
  */
 export function batchNormDoubleBackward<T extends AnyTensor>(
   dy: T,

@@ -26,8 +26,8 @@ import {
 } from "./sub-batches.ts";
 
 /**
- * The record of a forward, for backward alone to read. It refers to x, and with an activation to the residual. They must not
- * change before backward.
+ * The record of a forward, for backward alone to read. It refers to x, and with an activation to the residual. They
+ * must not change before backward.
  */
 export interface Saved {
   /** false if the statistics are constants, through which no gradient flows. */
@@ -52,7 +52,10 @@ export interface Saved {
   readonly invStd: Float64Array;
 }
 
-/** What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts implements it. */
+/**
+ * What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts
+ * implements it.
+ */
 export interface Fusion {
   /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
   activationGradient(
@@ -68,8 +71,8 @@ export interface Fusion {
 export const fusion = /* @__PURE__ */ new Slot<Fusion>();
 
 /**
- * The parameters of a forward: Float64Array if x is float64, else Float32Array. They have shape [C], or [N, C] for scale and
- * shift per sample (conditional batch normalization, de Vries et al. 2017).
+ * The parameters of a forward: Float64Array if x is float64, else Float32Array. They have shape [C], or [N, C] for
+ * scale and shift per sample (conditional batch normalization, de Vries et al. 2017).
  */
 export interface Parameters {
   /** The scale; ones if it is null or absent. */
@@ -172,9 +175,9 @@ function checkResidual(residual: AnyTensor | undefined, shape: readonly number[]
 }
 
 /**
- * Checks the tensors of a forward and its mask, and splits the batch. `dtype` and `channels` are those that x must have;
- * a call without them takes them from x. Throws TypeError, RangeError, and BatchNormError for disposed tensors and for an
- * `out` that backward needs.
+ * Checks the tensors of a forward and its mask, and splits the batch. `dtype` and `channels` are those that x must
+ * have; a call without them takes them from x. Throws TypeError, RangeError, and BatchNormError for disposed tensors
+ * and for an `out` that backward needs.
  */
 export function checkForward<T extends AnyTensor>(
   args: ForwardArguments<T>,
@@ -237,7 +240,9 @@ export interface ForwardHooks {
   readonly adjust?: ((subBatch: SubBatchForward, target: StatisticsTarget) => SubBatchForward) | undefined;
   /** Is called when all statistics are known. What it throws ends the call. */
   readonly verify?: () => void;
-  /** Whether `verify` is to be called before `out` is written. Otherwise y is computed batch by batch, in fewer passes. */
+  /**
+   * Whether `verify` is to be called before `out` is written. Otherwise y is computed batch by batch, in fewer passes.
+   */
   readonly verifyFirst?: boolean;
 }
 

@@ -1,5 +1,5 @@
-// Masks: which positions of a batch count, and how much. A position is one value of every channel. The selected positions
-// are copied side by side, so that their statistics have the bits of a batch without the others:
+// Masks: which positions of a batch count, and how much. A position is one value of every channel. The selected
+// positions are copied side by side, so that their statistics have the bits of a batch without the others:
 //
 //   positions   s s - s | s - - - | s s s -        s: selected, in runs
 //   packed      s s s s s s s s                    [1, C, selected], or [selected, C] with channels last
@@ -19,8 +19,9 @@ import { type Geometry, geometryOf } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 
 /**
- * Which positions of a batch count. It is a list of booleans or of weights ≥ 0 for positions [N, …], without the channels,
- * in which false and 0 mask a position. Or it has the lengths of the N sequences of a batch [N, C, L] or [N, L, C].
+ * Which positions of a batch count. It is a list of booleans or of weights ≥ 0 for positions [N, …], without the
+ * channels, in which false and 0 mask a position. Or it has the lengths of the N sequences of a batch [N, C, L] or [N,
+ * L, C].
  */
 export type Mask = ArrayLike<boolean> | ArrayLike<number> | { lengths: ArrayLike<number> };
 
@@ -94,8 +95,8 @@ function weightsOfLengths(lengths: ArrayLike<unknown>, samples: number, maximum:
 }
 
 /**
- * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it selects all of
- * them with weight 1.
+ * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it selects
+ * all of them with weight 1.
  */
 export function selectionOf(all: Float64Array, from: number, to: number, inner: number): Selection | undefined {
   const selected: Run[] = [];

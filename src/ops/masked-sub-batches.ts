@@ -42,7 +42,9 @@ function weightedSums(
   return [sums, squares];
 }
 
-/** Computes the weighted mean and variance of a packed batch in plain loops, since weights but 0 and 1 have no kernels. */
+/**
+ * Computes the weighted mean and variance of a packed batch in plain loops, since weights but 0 and 1 have no kernels.
+ */
 function weightedStatistics(
   x: PackedPositions,
   weights: Float64Array,
@@ -88,9 +90,9 @@ export function maskedStatistics(
 }
 
 /**
- * Computes dx of a masked sub-batch if it is wanted, and adds its sums of gradients to `into` if they are needed. The sums
- * are over selected positions and over masked ones, whose y depends on the statistics, too. Masked positions have no part in
- * the statistics: their dx is gamma·invStd·dz.
+ * Computes dx of a masked sub-batch if it is wanted, and adds its sums of gradients to `into` if they are needed. The
+ * sums are over selected positions and over masked ones, whose y depends on the statistics, too. Masked positions have
+ * no part in the statistics: their dx is gamma·invStd·dz.
  */
 export function maskedGradient(
   call: CallScope,
@@ -167,7 +169,9 @@ function zeroNonFinite(x: Vector, dz: Vector): void {
     }
 }
 
-/** Subtracts what the statistics contribute to dx if positions have weights: gamma·invStd·w·(dBeta + x̂·dGamma)/count. */
+/**
+ * Subtracts what the statistics contribute to dx if positions have weights: gamma·invStd·w·(dBeta + x̂·dGamma)/count.
+ */
 function subtractWeightedTerm(
   x: PackedPositions,
   dx: PackedPositions,

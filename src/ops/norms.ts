@@ -1,8 +1,8 @@
 // Normalization by the statistics of each sample alone: instance, group, layer and RMS norm, as geometries over the two
 // primitives (primitives.ts). docs/family.md has the equations.
 //
-// Statistics are of groups, scale and shift of channels. A group is C/G neighbouring channels of one sample, and layer norm
-// is one group of each row of [rows, D], whose channels are the D elements:
+// Statistics are of groups, scale and shift of channels. A group is C/G neighbouring channels of one sample, and layer
+// norm is one group of each row of [rows, D], whose channels are the D elements:
 //
 //   channels first   | c0 … | c1 … | c2 … | c3 … |           channels last   | c0 c1 c2 c3 | c0 c1 c2 c3 | …
 //                    |   group 0   |   group 1   |                           |  0  |   1   |  0  |   1   |
@@ -75,12 +75,14 @@ interface NormPlan extends NormGeometry {
 const planes = (channels: number, inner: number): Geometry => ({ ...dimensions(1, channels, inner), planes: true });
 
 /**
- * Channels of a sample from this length on are mapped as planes, and groups of this length have blocks of full size. It is
- * the length from which a plane is walked as such (assembly/plan.ts, PLANAR_FROM).
+ * Channels of a sample from this length on are mapped as planes, and groups of this length have blocks of full size. It
+ * is the length from which a plane is walked as such (assembly/plan.ts, PLANAR_FROM).
  */
 const LONG = 32;
 
-/** Elements of a block at least. docs/family.md has the measurement: between 65,536 and 262,144 there is no difference. */
+/**
+ * Elements of a block at least. docs/family.md has the measurement: between 65,536 and 262,144 there is no difference.
+ */
 const BLOCK = 131_072;
 
 /** Elements of a block of short groups at least. Their statistics and coefficients take more memory than they do. */
@@ -116,8 +118,9 @@ function planOf(geometry: NormGeometry): NormPlan {
 }
 
 /**
- * An operand block by block, in the type of the arithmetic. Tensors of float32 and float64 are used in place, and everything
- * else passes through room for one block. (A KernelOperand has tiles for that, but rounds to 16 bits after every map.)
+ * An operand block by block, in the type of the arithmetic. Tensors of float32 and float64 are used in place, and
+ * everything else passes through room for one block. (A KernelOperand has tiles for that, but rounds to 16 bits after
+ * every map.)
  */
 class Blocks {
   readonly #heap: Heap;
@@ -275,8 +278,8 @@ interface BackwardBlocks {
 }
 
 /**
- * Computes dx of a block, and adds its dGamma and dBeta to the sums, with one map. With g = gamma·dy, A = Σ g·x̂ and B = Σ g
- * over a group of m values, dx = invStd·(g − B/m − x̂·A/m), without B where no mean is subtracted.
+ * Computes dx of a block, and adds its dGamma and dBeta to the sums, with one map. With g = gamma·dy, A = Σ g·x̂ and B =
+ * Σ g over a group of m values, dx = invStd·(g − B/m − x̂·A/m), without B where no mean is subtracted.
  */
 function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, block: Block): void {
   const terms = channelTerms(norm, block);
@@ -285,8 +288,8 @@ function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, 
   gradientSums(source, upstream, terms, false, sums);
   if (total) for (const name of NAMES) addToRing(total[name], block.first * norm.groupChannels, sums[name]);
   if (!dx) return;
-  // A and B of a group of one channel are gamma·dGamma and gamma·dBeta, as in batch norm; channels of a larger group have
-  // no gamma in common
+  // A and B of a group of one channel are gamma·dGamma and gamma·dBeta, as in batch norm; channels of a larger group
+  // have no gamma in common
   const gammaVaries = norm.groupChannels > 1;
   if (gammaVaries) for (const name of NAMES) sumGroups(sums[name], terms.gamma, norm.groupChannels);
   if (!norm.centred) sums.dBeta.fill(0);
@@ -486,8 +489,8 @@ export const instanceNormForward = <T extends AnyTensor>(
 ): NormForwardResult<T> => forwardGroups(x, undefined, parameters, options);
 
 /**
- * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample by
- * their own statistics. Otherwise as instanceNormForward; mean and invStd: [N, groups].
+ * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample
+ * by their own statistics. Otherwise as instanceNormForward; mean and invStd: [N, groups].
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per group.
  */

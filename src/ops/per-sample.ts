@@ -1,5 +1,5 @@
-// Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of Batch
-// Renormalization, and the derivative of an activation as a pass of its own.
+// Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of
+// Batch Renormalization, and the derivative of an activation as a pass of its own.
 
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -25,7 +25,9 @@ import {
   withoutActivation,
 } from "./sub-batches.ts";
 
-/** Scale and shift per sample. One of the two may be a vector that all samples share; it is repeated for each of them. */
+/**
+ * Scale and shift per sample. One of the two may be a vector that all samples share; it is repeated for each of them.
+ */
 export function conditionalOf(
   gamma: Vector | null,
   beta: Vector | null,
@@ -75,8 +77,8 @@ function renormalized(
 }
 
 /**
- * A sub-batch whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, which are constants to backward
- * (Ioffe 2017, Alg. 1).
+ * A sub-batch whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, which are constants to
+ * backward (Ioffe 2017, Alg. 1).
  */
 export function renormalize(
   subBatch: SubBatchForward,
@@ -126,7 +128,9 @@ export function normalizeSamples(
   );
 }
 
-/** Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed. */
+/**
+ * Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed.
+ */
 export function differentiateSamples(
   call: CallScope,
   x: AnyTensor,

@@ -1,5 +1,5 @@
-// The two primitives on operands: sums over the channels of a batch, and the maps that follow from them. Everything that
-// normalises is made of these; docs/batchnorm.md numbers the terms.
+// The two primitives on operands: sums over the channels of a batch, and the maps that follow from them. Everything
+// that normalises is made of these; docs/batchnorm.md numbers the terms.
 
 import type { Heap } from "../memory/heap.ts";
 import type { KernelOperand } from "../memory/operand.ts";
@@ -59,7 +59,9 @@ export const emptyGradientSums = (length: number): GradientSums => ({
   dBeta: new Float64Array(length),
 });
 
-/** Runs of neighbouring channels that the latest statistics marked as unreliable, so that a run is summed again at once. */
+/**
+ * Runs of neighbouring channels that the latest statistics marked as unreliable, so that a run is summed again at once.
+ */
 function* unreliableRuns(heap: Heap, plan: Plan, channels: Range): Generator<Range> {
   const isUnreliable = (channel: number) => heap.u8[plan.unreliable + channel] !== 0;
   for (let { begin } = channels; begin < channels.end; begin++) {
@@ -97,7 +99,10 @@ function sumWithRetry(
   }
 }
 
-/** Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles, which have values. */
+/**
+ * Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles, which have
+ * values.
+ */
 export function batchStatistics(x: KernelOperand, epsilon: number, into: Statistics, tiles: readonly Range[]): void {
   const { heap, kernels, plan } = x;
   const channels = channelsOf(plan, tiles);
@@ -145,8 +150,8 @@ function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: U
 }
 
 /**
- * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7) of some tiles, or of all. All operands are tensors or
- * all are arrays. y may be x or the residual.
+ * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7) of some tiles, or of all. All operands are tensors
+ * or all are arrays. y may be x or the residual.
  */
 export function normalize(
   x: KernelOperand,
@@ -199,8 +204,8 @@ export function copy(source: KernelOperand, target: KernelOperand): void {
 export const fuses = (residual: unknown, activation: Activation): boolean => !residual && fusesBackward(activation);
 
 /**
- * Computes dBeta and dGamma (B1 to B3) of the channels of some tiles in the plan's vectors. `dy` is dz, unless the kernels
- * take the activation's derivative (`fused`).
+ * Computes dBeta and dGamma (B1 to B3) of the channels of some tiles in the plan's vectors. `dy` is dz, unless the
+ * kernels take the activation's derivative (`fused`).
  */
 function sumGradients(
   x: KernelOperand,
@@ -290,7 +295,10 @@ export function gradientMap(
   mapGradients(x, dy, dx, terms, flow, x.tiles, uploaded);
 }
 
-/** Computes dGamma, dBeta and dx, for a few channels at a time where the layout allows it, so that arrays pass through once. */
+/**
+ * Computes dGamma, dBeta and dx, for a few channels at a time where the layout allows it, so that arrays pass through
+ * once.
+ */
 export function differentiate(
   x: KernelOperand,
   dy: KernelOperand,
@@ -322,9 +330,9 @@ const SMALLEST = 2 ** -126;
 const TOO_LARGE = 2 ** 128;
 
 /**
- * Divides the coefficients of a channel by a power of two if one of them leaves the range of float32. The power is near the
- * size of the result, since x̂ is near 1. Returns the powers, or undefined if all are 1. Coefficients of x̂ contain invStd
- * up to three times.
+ * Divides the coefficients of a channel by a power of two if one of them leaves the range of float32. The power is near
+ * the size of the result, since x̂ is near 1. Returns the powers, or undefined if all are 1. Coefficients of x̂ contain
+ * invStd up to three times.
  */
 function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Array): Float64Array | undefined {
   let powers: Float64Array | undefined;
@@ -344,8 +352,8 @@ function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Arr
 }
 
 /**
- * Computes y = x̂·coefficients.xHat + b·coefficients.b + c·coefficients.c + coefficients.shift, where x̂ = (x − mean)·invStd.
- * Any operand may be another.
+ * Computes y = x̂·coefficients.xHat + b·coefficients.b + c·coefficients.c + coefficients.shift, where x̂ = (x −
+ * mean)·invStd. Any operand may be another.
  */
 export function combine(
   x: KernelOperand,

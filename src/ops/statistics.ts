@@ -34,8 +34,8 @@ export function checkJointCount(count: number, geometry: Geometry, mode: string,
 }
 
 /**
- * The statistics of several batches together (Chan, Golub & LeVeque 1979), merged in the order of the list. Throws TypeError
- * and RangeError for wrong statistics or an empty list.
+ * The statistics of several batches together (Chan, Golub & LeVeque 1979), merged in the order of the list. Throws
+ * TypeError and RangeError for wrong statistics or an empty list.
  */
 export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistics {
   if (typeof list !== "object" || list === null || !(Symbol.iterator in list))
@@ -52,8 +52,8 @@ export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistic
 }
 
 /**
- * Σ (x − mean)² of the union of two parts: of `count` values, and of as many more as make `share` of the whole. `delta` is
- * the distance of their means (Chan, Golub & LeVeque 1979, equation 1.5b).
+ * Σ (x − mean)² of the union of two parts: of `count` values, and of as many more as make `share` of the whole. `delta`
+ * is the distance of their means (Chan, Golub & LeVeque 1979, equation 1.5b).
  */
 export const mergedM2 = (m2: number, added: number, delta: number, count: number, share: number): number =>
   m2 + added + delta * delta * (count * share);
@@ -72,8 +72,8 @@ function mergeInto(merged: Statistics & { count: number }, { count, mean, varian
 }
 
 /**
- * Statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². (torch.batch_norm_stats has invStd
- * instead, which depends on epsilon.)
+ * Statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². (torch.batch_norm_stats has
+ * invStd instead, which depends on epsilon.)
  */
 export function packStatistics({ count, mean, variance }: BatchStatistics): Float64Array {
   const packed = new Float64Array(2 * mean.length + 1);

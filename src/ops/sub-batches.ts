@@ -1,6 +1,6 @@
-// Splits a call into sub-batches, which are normalised independently. A plain call is one sub-batch, and ghost batches are
-// many. Positions of a sub-batch may be masked, and its samples may have their own scale and shift. This file turns all of
-// it into calls of primitives.ts.
+// Splits a call into sub-batches, which are normalised independently. A plain call is one sub-batch, and ghost batches
+// are many. Positions of a sub-batch may be masked, and its samples may have their own scale and shift. This file turns
+// all of it into calls of primitives.ts.
 
 import { oneValuePerChannel } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
@@ -92,8 +92,8 @@ export interface Masks {
   /** The weights of all positions of a batch, [N, …]. Throws TypeError and RangeError for a wrong mask. */
   weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array;
   /**
-   * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it selects
-   * all of them.
+   * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it
+   * selects all of them.
    */
   selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
   /** Computes the batch statistics of what a mask selects of a sub-batch. */
@@ -136,7 +136,9 @@ export interface PerSample {
     y: AnyTensor,
     subBatch: SubBatchForward,
   ): void;
-  /** Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed. */
+  /**
+   * Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed.
+   */
   differentiate(
     call: CallScope,
     x: AnyTensor,
@@ -153,7 +155,10 @@ export const perSample = /* @__PURE__ */ new Slot<PerSample>();
 /** The name of scale and shift per sample in errors. */
 export const PER_SAMPLE = "gamma or beta of every sample";
 
-/** Splits a batch into sub-batches of at most `maximum` samples, the last of which may be smaller. `weights` are those of a mask. */
+/**
+ * Splits a batch into sub-batches of at most `maximum` samples, the last of which may be smaller. `weights` are those
+ * of a mask.
+ */
 export function subBatchesOf(
   geometry: Geometry,
   shape: readonly number[],
@@ -204,8 +209,8 @@ export interface StatisticsTarget {
 }
 
 /**
- * Computes a sub-batch's y, if there is one. With `target`, its batch statistics come first, for a few channels at a time,
- * so that arrays pass through wasm memory once.
+ * Computes a sub-batch's y, if there is one. With `target`, its batch statistics come first, for a few channels at a
+ * time, so that arrays pass through wasm memory once.
  */
 export function forwardSubBatch(
   call: CallScope,
@@ -249,7 +254,9 @@ export function addTo(
     into[at + c] = (into[at + c] as number) + (values[c] as number) * (factor ? (factor[c] as number) : 1);
 }
 
-/** Whether the kernels of a sub-batch's backward take the activation's derivative themselves, so that dy serves as dz. */
+/**
+ * Whether the kernels of a sub-batch's backward take the activation's derivative themselves, so that dy serves as dz.
+ */
 export const fusesSubBatch = (
   operandDtype: string,
   residual: unknown,
@@ -296,7 +303,9 @@ export function backwardSubBatch(
   } else backwardWhole(call, x, dz, subBatch, request, needed, into);
 }
 
-/** Adds a sub-batch's sums of gradients to those of the call. Batch Renormalization scales and shifts x̂·r + d, not x̂. */
+/**
+ * Adds a sub-batch's sums of gradients to those of the call. Batch Renormalization scales and shifts x̂·r + d, not x̂.
+ */
 function addSums(into: GradientSums | undefined, at: number, sums: GradientSums, { r, d }: SubBatchForward): void {
   if (!into) return;
   addTo(into.dGamma, at, sums.dGamma, r);
