@@ -303,13 +303,14 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
     if (updates) checkTracked(prepared.subBatches);
     /** Whether the running statistics are to take in those of a sub-batch. */
-    let tracked: boolean[] = [];
+    const tracked: boolean[] = [];
     const verify = () => {
-      tracked = prepared.subBatches.map(({ count }, i) => count > 0 && this.#checkFinite(this.#spare.statistics(i)));
+      for (const { count } of prepared.subBatches)
+        tracked.push(count > 0 && this.#checkFinite(this.#spare.statistics(tracked.length)));
     };
     const { y, subBatches } = runForward(prepared, {
       adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
-      ...(updates ? { verify } : {}),
+      verify: updates ? verify : undefined,
       // a call that throws must not have written to the caller's `out`
       verifyFirst: updates && inputs.out !== undefined && this.options.onNonFinite === "throw",
     });

@@ -201,21 +201,16 @@ function prepareBackward<T extends AnyTensor>(
 // ---- run ------------------------------------------------------------------------------------------------------------
 
 /** dx and dResidual where they are asked for; the sums of gradients are added to `sums`, if there are any. */
-function runBackward<T extends AnyTensor>({
-  heap,
-  dy,
-  saved,
-  sums,
-  joint,
-  ...wanted
-}: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">): { dx?: T; dResidual?: T } {
+function runBackward<T extends AnyTensor>(
+  prepared: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">,
+): Gradients<T, Vector> {
+  const { dy, saved, dxOut, dResidualOut, sums, joint } = prepared;
   const { x, residual, dtype, subBatches, activation } = saved;
-  const { dxOut, dResidualOut } = wanted;
-  const call = new CallScope(heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
-  const result: { dx?: T; dResidual?: T } = {};
+  const call = new CallScope(prepared.heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
+  const result: Gradients<T, Vector> = {};
   try {
-    const dx = wanted.dx ? call.allocateResult(dxOut, dy) : undefined;
-    const dResidual = wanted.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
+    const dx = prepared.dx ? call.allocateResult(dxOut, dy) : undefined;
+    const dResidual = prepared.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
     const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));
     const dz = fused ? dy : upstreamOfActivation(call, saved, dy, dx, dResidual);
     const request = { dx, sums: sums !== undefined, fused, alone: subBatches.length === 1, joint };
@@ -261,21 +256,20 @@ function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean
   }
 }
 
-/** Writes sums to the gradients that are needed, and returns those by name. */
-export function writeGradients(
-  { dGamma, dBeta, accumulate }: Pick<PreparedBackward<AnyTensor>, "dGamma" | "dBeta" | "accumulate">,
-  sums: GradientSums | undefined,
-): { dGamma?: Vector; dBeta?: Vector } {
-  const written: { dGamma?: Vector; dBeta?: Vector } = {};
+/** Writes sums to the gradients that are needed, and adds those to the result. */
+export function commitGradients<G extends Gradients<AnyTensor, Vector>>(
+  result: G,
+  { dGamma, dBeta, accumulate, sums }: Pick<PreparedBackward<AnyTensor>, "dGamma" | "dBeta" | "accumulate" | "sums">,
+): G {
   if (dGamma && sums) {
     writeGradient(dGamma, sums.dGamma, accumulate);
-    written.dGamma = dGamma;
+    result.dGamma = dGamma;
   }
   if (dBeta && sums) {
     writeGradient(dBeta, sums.dBeta, accumulate);
-    written.dBeta = dBeta;
+    result.dBeta = dBeta;
   }
-  return written;
+  return result;
 }
 
 /** Gradients of a forward that was saved. `exists` tells which parameters it had. */
@@ -286,8 +280,7 @@ export function backward<T extends AnyTensor>(
   options: BackwardOptions<T>,
 ): Gradients<T, Vector> {
   const prepared = prepareBackward(dy, saved, exists, options);
-  const result: Gradients<T, Vector> = runBackward(prepared);
-  return Object.assign(result, writeGradients(prepared, prepared.sums));
+  return commitGradients(runBackward(prepared), prepared);
 }
 
 // ---- public ---------------------------------------------------------------------------------------------------------

@@ -219,17 +219,21 @@ export function prepareForward<T extends AnyTensor>(
   if (inputs.masked && scaleAndShift.conditional) throw maskWithSamples();
   if (source.kind === "joint") checkJointCount(source.count, geometry, mode, x.shape);
   if (source.kind === "batch") checkEnough(split, mode, x.shape);
-  const targets: StatisticsTarget[] = [];
-  const subBatches = split.map((subBatch, i) => {
-    if (source.kind === "constant") return subBatchForward(subBatch, source.statistics, scaleAndShift, 0);
-    if (source.kind === "joint") return subBatchForward(subBatch, source.statistics, scaleAndShift, source.count);
-    const into = source.buffer(i);
-    targets.push({ epsilon: source.epsilon, into });
-    return subBatchForward(subBatch, into, scaleAndShift);
-  });
-  const batch = source.kind !== "constant";
   const { activation } = scaleAndShift;
-  return { inputs, activation, subBatches, targets: source.kind === "batch" ? targets : undefined, batch };
+  const subBatches: SubBatchForward[] = [];
+  if (source.kind !== "batch") {
+    const batch = source.kind === "joint";
+    const total = batch ? source.count : 0;
+    for (const subBatch of split) subBatches.push(subBatchForward(subBatch, source.statistics, scaleAndShift, total));
+    return { inputs, activation, subBatches, targets: undefined, batch };
+  }
+  const targets: StatisticsTarget[] = [];
+  for (const subBatch of split) {
+    const into = source.buffer(targets.length);
+    targets.push({ epsilon: source.epsilon, into });
+    subBatches.push(subBatchForward(subBatch, into, scaleAndShift));
+  }
+  return { inputs, activation, subBatches, targets, batch: true };
 }
 
 // ---- run ------------------------------------------------------------------------------------------------------------
@@ -239,7 +243,7 @@ export interface ForwardHooks {
   /** Is called with the statistics of a sub-batch, and returns the sub-batch that y is computed of instead. */
   readonly adjust?: ((subBatch: SubBatchForward, target: StatisticsTarget) => SubBatchForward) | undefined;
   /** Is called when all statistics are known. What it throws ends the call. */
-  readonly verify?: () => void;
+  readonly verify?: (() => void) | undefined;
   /**
    * Whether `verify` is to be called before `out` is written. Otherwise y is computed batch by batch, in fewer passes.
    */
@@ -262,9 +266,9 @@ export function runForward<T extends AnyTensor>(
   try {
     const y = call.allocateResult(out, x);
     const early = verifyFirst ? undefined : y;
-    const computed = subBatches.map((subBatch, i) =>
-      runSubBatch(call, x, residual, early, subBatch, targets?.[i], adjust),
-    );
+    const computed: SubBatchForward[] = [];
+    for (const subBatch of subBatches)
+      computed.push(runSubBatch(call, x, residual, early, subBatch, targets?.[computed.length], adjust));
     verify?.();
     if (verifyFirst) for (const subBatch of computed) forwardSubBatch(call, x, residual, y, subBatch);
     return { y: call.result(y, out, x) as T, subBatches: computed };

@@ -24,7 +24,7 @@ import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } fro
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
-import { type BackwardOptions, type Gradients, type Needs, writeGradients } from "./backward.ts";
+import { type BackwardOptions, commitGradients, type Gradients, type Needs } from "./backward.ts";
 import type { ForwardOptions, Parameters } from "./forward.ts";
 import { epsilonOption } from "./options.ts";
 import {
@@ -611,5 +611,5 @@ export function normBackward<T extends AnyTensor>(
     throw noForward("no result of instanceNormForward and the like as `saved`");
   const prepared = prepareBackward(dy, saved, options);
   const result: Gradients<T, Vector> = runBackward(prepared);
-  return Object.assign(result, writeGradients(prepared, prepared.sums)) as Gradients<T, never>;
+  return commitGradients(result, prepared) as Gradients<T, never>;
 }
