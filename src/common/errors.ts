@@ -1,7 +1,10 @@
-// What goes wrong, said as name, expected, got, remedy. The only file that formats a message.
+// All errors and warnings. This is the only file that formats a message: a name, what was expected, what came, and a
+// remedy.
 //
-// TypeError for a wrong kind, RangeError for a wrong value, BatchNormError for what no single argument is to blame for.
+// A wrong kind is a TypeError, a wrong value is a RangeError. Where no single argument is at fault, the error is a
+// BatchNormError.
 
+/** The codes of BatchNormError. A code stays the same when the wording of its message changes. */
 export type BatchNormErrorCode =
   | "one-value-per-channel"
   | "non-finite-statistics"
@@ -19,8 +22,9 @@ export type BatchNormErrorCode =
   | "mpi";
 
 /**
- * An error of batch normalization itself; `code` tells which, and stays the same when the wording changes. `instanceof` knows
- * those of every copy of the package: a program may have one by import, one by require, and the ones in its sub-paths.
+ * An error of batch normalization itself. `code` tells which one, and stays the same when the wording of the message
+ * changes. `instanceof` also accepts errors of other copies of the package: a program may load one copy by import, one
+ * by require, and one for each sub-path.
  */
 export class BatchNormError extends Error {
   readonly code: BatchNormErrorCode;
@@ -38,20 +42,22 @@ export class BatchNormError extends Error {
 
 type Shape = readonly number[];
 
-/** More of a list or a string than this says nothing more. */
+/** A message shows at most this many items of a list, so that the message stays readable. */
 const ITEMS = 8;
+
+/** A message shows at most this many characters of a string, so that it stays on one line. */
 const CHARACTERS = 60;
 
-const some = (list: readonly unknown[], separator: string, item: (value: unknown) => string) =>
+const firstItems = (list: readonly unknown[], separator: string, item: (value: unknown) => string) =>
   list.slice(0, ITEMS).map(item).join(separator) + (list.length > ITEMS ? `${separator}… (${list.length} in all)` : "");
 
-const dims = (shape: Shape) => some(shape, "×", String);
+const dims = (shape: Shape) => firstItems(shape, "×", String);
 
 function show(value: unknown): string {
   if (typeof value === "string")
     return JSON.stringify(value.length > CHARACTERS ? `${value.slice(0, CHARACTERS)}…` : value);
   if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return `[${some(value, ", ", show)}]`;
+  if (Array.isArray(value)) return `[${firstItems(value, ", ", show)}]`;
   if (typeof value !== "object" || value === null) return String(value);
   const kind = value.constructor?.name ?? "Object";
   return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
@@ -98,7 +104,9 @@ export const exclusiveStatistics = (name: string) =>
 export const absentParameter = (name: string, option: string) =>
   new TypeError(`${name}: expected a layer that has it, got one made with ${option}; make it without that option`);
 
-/** `where` tells which part of the batch has no more. */
+/**
+ * Returns the error for training on one value per channel. `where` names the part of the batch, if it is not the whole.
+ */
 export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
   new BatchNormError(
     "one-value-per-channel",
@@ -106,7 +114,7 @@ export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
       'the variance of one value is 0 and says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
   );
 
-/** For the statistics of samples by themselves: instance norm, and group norm otherwise. */
+/** Returns the error for one value per statistic in instance norm, or in group norm if `instance` is false. */
 export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
   new BatchNormError(
     "one-value-per-channel",
@@ -114,7 +122,7 @@ export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
       `the variance of one value is 0 and says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
   );
 
-/** `remedy` beside looking at the input. */
+/** Returns the error for NaN or infinite statistics. `remedy` is added to the advice to look at the input. */
 export const nonFinite = (
   channel: number,
   mean: number,
@@ -150,7 +158,10 @@ export const wrongOutputs = (channels: number, got: number, shape: Shape, format
       `groups ${groups}); pass the format that names the weight's axes, and groups with "IOHW"`,
   );
 
-/** `mode` where it is the mode that needs the memory; absent where two arrays overlap only in part. */
+/**
+ * Returns the error for a destination that overlaps its source. Give `mode` if backward needs the source in this mode;
+ * without it, the two arrays overlap only in part.
+ */
 export const inPlace = (name: string, source: string, mode?: string) =>
   new BatchNormError(
     "in-place",
@@ -182,7 +193,10 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
       "dispose tensors no longer needed, or split the batch",
   );
 
-/** `prefixes` are those of other layers in the state; one of them may have been meant. */
+/**
+ * Returns the error for a state that does not fit the layer. `prefixes` are the other layers of the state, as
+ * suggestions.
+ */
 export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
   new BatchNormError(
     "state-dict",
@@ -202,7 +216,7 @@ export const noSimd = () =>
     "batchnorm-wasm: expected an engine with WebAssembly SIMD (Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer), got one without",
   );
 
-/** For what batchnorm-wasm/core leaves out, called from JavaScript; TypeScript refuses it earlier. */
+/** Returns the error for a feature that batchnorm-wasm/core leaves out. In TypeScript such a call does not compile. */
 export const notInCore = (what: string) =>
   new TypeError(
     `${what}: expected batchnorm-wasm, the complete entry, got batchnorm-wasm/core, which does not have it; import the other`,
@@ -229,7 +243,7 @@ export const threadDied = (thread: number, how: string) =>
       "Call init({ threads }) for a new pool, or dispose() to go on with one thread",
   );
 
-/** `what` tells how it was found out. */
+/** Returns the error for a rank that does not take part. `what` says what this rank has observed. */
 export const lostRank = (rank: number, size: number, what: string) =>
   new BatchNormError(
     "group",
@@ -237,7 +251,7 @@ export const lostRank = (rank: number, size: number, what: string) =>
       "the group is of no more use. Start all ranks anew, or give slow ones more time with timeoutMs",
   );
 
-/** `failed` where it is known which. */
+/** Returns the error for an exchange in which another rank has failed. `failed` is that rank, if it is known. */
 export const rankFailed = (failed: number | undefined, where: string) =>
   new BatchNormError(
     "group",
@@ -245,31 +259,32 @@ export const rankFailed = (failed: number | undefined, where: string) =>
       "which says there what it is; nothing was changed here",
   );
 
-/** `error` where there is one, which says more. */
+/** Returns the error for a part of MPI that is missing. `error` is the cause, whose message is included. */
 export const noMpi = (what: string, remedy: string, error?: unknown) =>
   new BatchNormError(
     "mpi",
     `mpiGroup: expected ${what}, got none${error === undefined ? "" : `: ${error instanceof Error ? error.message : error}`}; ${remedy}`,
   );
 
+/** The reason why a page has one thread only. */
 export const NO_SHARED_MEMORY =
   "this page is not cross-origin isolated: serve it with Cross-Origin-Opener-Policy: same-origin and " +
   "Cross-Origin-Embedder-Policy: require-corp";
 
-/** A warning, not an error: the results are the same, later. */
+/** Returns the warning that calls run on one thread. It is no error, because the results are the same. */
 export const oneThreadWarning = () => `batchnorm-wasm: one thread, because ${NO_SHARED_MEMORY}`;
 
-/** A hint, not an error: what a momentum above 0.5 most often means. */
+/** Returns the warning for a momentum above 0.5, which most often is the decay of another framework. */
 export const momentumHint = (momentum: number) =>
   `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. Keras, TF.js, ONNX and Flax weigh the old value: ` +
   `if ${momentum} comes from one of them, pass decay: ${momentum} instead.`;
 
-/** A warning that is data: what folding a channel costs. */
+/** Returns the text of a folding warning: how far y is off if this channel is folded. */
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>
   `channel ${channel}: expected an input whose mean is within reach of its spread, got a mean of ${ratio.toPrecision(2)} × ` +
   `√(variance + epsilon), so that scale·x and shift cancel and y is off by ${error.toPrecision(2)} × (|gamma| + |beta|); ${remedy}`;
 
-/** A warning that is data: what folding cannot represent. */
+/** Returns the text of a folding warning: this channel cannot be folded into finite numbers. */
 export const foldOverflows = (channel: number) =>
   `channel ${channel}: expected finite numbers, got NaN or an overflow in the folded ones; look at its statistics, gamma, ` +
   "beta and weights";

@@ -1,6 +1,6 @@
-// What batchnorm-wasm/core leaves out. A file that calls a feature declares the interface that it needs, and a slot for it.
-// The complete entry puts the implementation there (complete.ts), so that no type points upwards and a bundler can drop the
-// implementation from a page that imports the small entry.
+// Slots for the features that batchnorm-wasm/core leaves out. The file that calls a feature declares the interface that
+// it needs and a slot for it. The complete entry puts the implementation there (complete.ts). So no type points
+// upwards, and a bundler can drop the implementation from a page that imports the small entry.
 
 import { notInCore } from "./errors.ts";
 
@@ -8,15 +8,17 @@ import { notInCore } from "./errors.ts";
 export class Slot<Interface> {
   #implementation: Interface | undefined;
 
+  /** Puts the implementation into the slot. */
   install(implementation: Interface): void {
     this.#implementation = implementation;
   }
 
+  /** Whether the slot has an implementation: true in the complete entry, false in batchnorm-wasm/core. */
   get installed(): boolean {
     return this.#implementation !== undefined;
   }
 
-  /** The implementation. Throws TypeError in batchnorm-wasm/core; its message names `what` the caller has asked for. */
+  /** Returns the implementation. Throws TypeError in batchnorm-wasm/core; the message names the feature, `what`. */
   get(what: string): Interface {
     if (this.#implementation === undefined) throw notInCore(what);
     return this.#implementation;

@@ -1,21 +1,25 @@
-// Checks of arguments that know nothing of what the arguments are for.
+// Checks of arguments that do not depend on the meaning of the arguments.
 
 import { unknownOption, wrongKind, wrongValue } from "./errors.ts";
 
+/**
+ * Returns `value` if it is an integer from `least` on. Otherwise throws TypeError or RangeError with the argument's
+ * `name`.
+ */
 export function integerAtLeast(least: number, name: string, value: unknown): number {
   if (typeof value !== "number") throw wrongKind(name, "a number", value);
   if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
   return value;
 }
 
-/** Refuses what is not an options object, and names that are not among `known`. */
+/** Throws TypeError if `options` is not an object, or has a key that is not among `known`. */
 export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== "object" || options === null || Array.isArray(options))
     throw wrongKind(where, "an object", options);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(where, key, known);
 }
 
-/** One of `values`, or `fallback` where nothing is said. */
+/** Returns `value` if it is among `values`, and `fallback` for undefined. Otherwise throws TypeError or RangeError. */
 export function oneOf<const T extends string>(name: string, value: unknown, values: readonly T[], fallback: T): T {
   if (value === undefined) return fallback;
   if (typeof value !== "string") throw wrongKind(name, "a string", value);
@@ -24,6 +28,7 @@ export function oneOf<const T extends string>(name: string, value: unknown, valu
   return found;
 }
 
+/** Returns `value` if it is a boolean, and `fallback` for undefined. Otherwise throws TypeError. */
 export function flag(name: string, value: unknown, fallback: boolean): boolean {
   if (value === undefined) return fallback;
   if (typeof value !== "boolean") throw wrongKind(name, "a boolean", value);

@@ -15,13 +15,15 @@ import { sameShape, sizeOf } from "../tensor/shape.ts";
 import { type Heap, inWasmMemory } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 
-/** Refuses a tensor that is gone or lies in another memory. */
+/** Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. */
 export function checkTensor(name: string, t: Tensor<Dtype>, heap: Heap): void {
   if (t.disposed) throw disposed(name);
   if (t.heap !== heap) throw otherMemory(name);
 }
 
+/** The arrays that calls take, for messages. */
 const ARRAYS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";
+/** The arrays that hold each type, for messages. */
 const KINDS: Readonly<Record<Dtype, string>> = {
   float32: "a Float32Array",
   float64: "a Float64Array",
@@ -29,13 +31,16 @@ const KINDS: Readonly<Record<Dtype, string>> = {
   bfloat16: "bfloat16 in a Uint16Array",
 };
 
-/** The type of an operand's elements; `said` where a Uint16Array does not say its own. */
-export const operandDtype = (value: AnyTensor, said?: Dtype): Dtype | undefined =>
-  value instanceof Tensor ? value.dtype : dtypeOf(value.data, value.dtype ?? said);
+/**
+ * Returns the type of an operand's elements, or undefined if its array has no such type. `declaredDtype` is the type of
+ * a Uint16Array that comes without one.
+ */
+export const operandDtype = (value: AnyTensor, declaredDtype?: Dtype): Dtype | undefined =>
+  value instanceof Tensor ? value.dtype : dtypeOf(value.data, value.dtype ?? declaredDtype);
 
 /**
- * Refuses what is neither a live Tensor nor { data, shape } of one length, or holds other elements than `dtype`. Returns
- * the type of its elements.
+ * Returns the type of an operand's elements. Throws TypeError, RangeError or BatchNormError if the operand is neither a
+ * live Tensor nor { data, shape } of matching length, or if its elements are not of type `dtype`.
  */
 export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dtype {
   if (value instanceof Tensor) checkTensor(name, value, value.heap);
@@ -53,7 +58,10 @@ export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dty
   return found;
 }
 
-/** Refuses a destination of another shape, in another memory, or in views that growing memory would empty. */
+/**
+ * Throws if a destination is no operand of this shape and type, or lies in another heap. A view of wasm memory is
+ * refused too, because growing memory would empty it. Accepts undefined.
+ */
 export function checkOut(
   name: string,
   out: AnyTensor | undefined,
@@ -68,18 +76,21 @@ export function checkOut(
   else if (inWasmMemory(out.data)) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
 }
 
-/** The bytes of its buffer that an array takes. */
+/** Returns the range of bytes that an array takes in its buffer. */
 const extent = ({ byteOffset, byteLength }: ArrayBufferView) => [byteOffset, byteOffset + byteLength] as const;
 
-/** Whether two operands share memory, and whether they are the same memory. */
+/** Returns whether two operands share any memory, and whether they begin at the same address. */
 function overlap(a: AnyTensor, b: AnyTensor): { any: boolean; same: boolean } {
   if (a instanceof Tensor || b instanceof Tensor) return { any: a === b, same: a === b };
-  const [[begin, end], [from, to]] = [extent(a.data), extent(b.data)];
-  const any = a.data.buffer === b.data.buffer && begin < to && from < end;
-  return { any, same: any && begin === from };
+  const [[beginA, endA], [beginB, endB]] = [extent(a.data), extent(b.data)];
+  const any = a.data.buffer === b.data.buffer && beginA < endB && beginB < endA;
+  return { any, same: any && beginA === beginB };
 }
 
-/** Whether `out` is the memory of `source`; throws BatchNormError "in-place" where it is only partly so, or must not be. */
+/**
+ * Returns whether `out` is the memory of `source`. Throws BatchNormError "in-place" if the two overlap only in part, or
+ * if they overlap at all and a `mode` is given, which is a mode in which backward needs the source.
+ */
 export function overwrites(
   name: string,
   out: AnyTensor | undefined,
@@ -93,12 +104,15 @@ export function overwrites(
   return same;
 }
 
-/** Refuses two destinations in the same memory. */
+/** Throws BatchNormError "in-place" if two destinations share memory. */
 export function checkApart(name: string, a: AnyTensor | undefined, other: string, b: AnyTensor | undefined): void {
   if (a && b && overlap(a, b).any) throw sameOut(name, other);
 }
 
-/** Refuses what is no vector of `shape` in the layer's precision, or lies where growing memory would empty it. */
+/**
+ * Returns `value` if it is a vector of the layer's precision, with as many elements as `shape`. Throws TypeError or
+ * RangeError otherwise. A view of wasm memory is refused too, because growing memory would empty it.
+ */
 export function checkVector<D extends Dtype>(
   name: string,
   value: unknown,

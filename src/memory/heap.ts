@@ -1,10 +1,10 @@
-// Linear memory: where tensors and scratch lie, who owns which bytes, how it grows. The only file that touches
-// memory.buffer. Everything above asks it for views at the moment of use, because growth detaches the old ones.
+// Linear memory: the heap of tensors and workspaces, and how it grows. This is the only file that touches
+// memory.buffer. Other files ask the heap for views when they use them, because growth detaches older views.
 //
 //   0        1 KiB                                                          4 GiB
 //   | unused | tensor | free | workspace | tensor | … → grows by 64 KiB pages |
 //
-// Pointer 0 is never handed out: kernels read it as "none".
+// Pointer 0 is never handed out, because to kernels it means "none".
 
 import { outOfMemory } from "../common/errors.ts";
 import type { Geometry } from "../tensor/shape.ts";
@@ -13,40 +13,51 @@ import { type Build, type Exports, type ExtendedExports, instantiateKernels, ker
 import type { Pool } from "../wasm/threads/pool.ts";
 import { Allocator } from "./allocator.ts";
 
+/** Bytes of a page of WebAssembly memory. */
 const PAGE = 65536;
-const MAX_PAGES = 65535; // one page short of 4 GiB, so that no end of a range wraps to 0
 
-/** What the facade needs of a memory, so that another library's heap can stand in for ours. */
+/** Pages of a memory at most: one less than 4 GiB, so that the end of a range never wraps to 0. */
+const MAX_PAGES = 65535;
+
+/** A memory with kernels over it, as calls use it. Another library's heap can implement it too. */
 export interface Heap {
+  /** The phases for float32. */
   readonly kernels: Kernels;
-  /** The same for float64. */
+  /** The phases for float64. */
   readonly kernels64: Kernels;
-  /** Views of the whole memory, valid until the next allocation. */
+  /** The whole memory as float32. Like the other views, it is valid until the next allocation. */
   readonly f32: Float32Array;
+  /** The whole memory as float64. */
   readonly f64: Float64Array;
+  /** The whole memory as bytes. */
   readonly u8: Uint8Array;
+  /** The whole memory as unsigned 16-bit integers. */
   readonly u16: Uint16Array;
+  /** The whole memory as unsigned 32-bit integers. */
   readonly u32: Uint32Array;
+  /** The plan and the workspace of calls. */
   readonly workspace: Workspace;
-  /** Bytes, aligned to 64; throws BatchNormError "out-of-memory" and changes nothing. */
+  /** Returns the address of `bytes` bytes. Throws BatchNormError "out-of-memory", and then changes nothing. */
   allocate(bytes: number): number;
+  /** Frees the bytes that `allocate` has returned. */
   free(pointer: number): void;
 }
 
+/** The buffers of all heaps, older ones included. */
 const buffers = new WeakSet<ArrayBufferLike>();
 
-/** Whether a view lies in a heap's memory, so that growth would empty it. */
+/** Returns whether a view lies in a heap's memory, so that growth would empty it. */
 export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
 
-/** A memory with the kernels instantiated over it. Who owns it says how bytes are allocated in it. */
+/** A memory with the kernels instantiated over it. Subclasses decide how bytes are allocated. */
 abstract class KernelHeap implements Heap {
   readonly build: Build;
   readonly kernels: Kernels;
   readonly kernels64: Kernels;
   readonly workspace: Workspace;
-  /** For other modules that work on the same tensors. */
+  /** The memory, which other modules may import to work on the same tensors. */
   readonly memory: WebAssembly.Memory;
-  /** The first module's kernels. */
+  /** The exports of the core. */
   readonly core: Exports;
   #extended: ExtendedExports | undefined;
   #f32 = new Float32Array();
@@ -60,13 +71,13 @@ abstract class KernelHeap implements Heap {
     this.memory = memory;
     this.refresh();
     this.core = instantiateKernels<Exports>(build.module, memory);
-    const extended = () => this.extended;
-    this.kernels = new Kernels(this.core, extended);
-    this.kernels64 = new Kernels(this.core, extended, true);
+    const getExtended = () => this.extended;
+    this.kernels = new Kernels(this.core, getExtended);
+    this.kernels64 = new Kernels(this.core, getExtended, true);
     this.workspace = new Workspace(this);
   }
 
-  /** Takes views anew where the memory has grown. */
+  /** Makes new views if the memory has grown. */
   refresh(): void {
     const { buffer } = this.memory;
     if (buffer === this.#u8.buffer) return;
@@ -78,7 +89,7 @@ abstract class KernelHeap implements Heap {
     this.#u32 = new Uint32Array(buffer);
   }
 
-  /** The second module's kernels, instantiated when they are first asked for. */
+  /** The exports of the second module, which is instantiated when it is first used. */
   get extended(): ExtendedExports {
     this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.memory);
     return this.#extended;
@@ -108,37 +119,40 @@ abstract class KernelHeap implements Heap {
   abstract free(pointer: number): void;
 }
 
-/** A WebAssembly.Memory of our own. */
+/** A heap in a WebAssembly.Memory of its own, which grows as needed. */
 export class WasmHeap extends KernelHeap {
-  /** Why it has as many threads as it has. */
+  /** The reason for the number of threads, for `info`. */
   threadsReason = "init was not asked for more";
   readonly #allocator: Allocator;
 
-  /** `shared` memory is what a build for many threads wants, and only that. */
+  /**
+   * Makes the memory. A build for several threads needs `shared` memory, and other builds need memory that is not
+   * shared.
+   */
   constructor(build: Build, { maximumPages = MAX_PAGES, shared = false } = {}) {
     super(build, new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared }));
     this.#allocator = new Allocator((end) => {
-      const have = this.u8.length;
-      if (end <= have) return;
-      const pages = Math.ceil((end - have) / PAGE);
+      const capacity = this.u8.length;
+      if (end <= capacity) return;
+      const pages = Math.ceil((end - capacity) / PAGE);
       const limit = maximumPages * PAGE;
-      if (have + pages * PAGE > limit) throw outOfMemory(end - have, this.#allocator.used, limit);
+      if (capacity + pages * PAGE > limit) throw outOfMemory(end - capacity, this.#allocator.used, limit);
       try {
         this.memory.grow(pages);
       } catch {
-        throw outOfMemory(end - have, this.#allocator.used, have);
+        throw outOfMemory(end - capacity, this.#allocator.used, capacity);
       }
       this.refresh();
     });
   }
 
-  /** Has a pool take part in calls, or none. */
+  /** The pool whose threads take part in calls. Undefined: calls run on one thread. */
   set pool(pool: Pool | undefined) {
     this.kernels.pool = pool;
     this.kernels64.pool = pool;
   }
 
-  /** Bytes in use and bytes that the memory has grown to; it never shrinks. */
+  /** The bytes in use, and the bytes that the memory has grown to. It never shrinks. */
   get usage(): { used: number; capacity: number } {
     return { used: this.#allocator.used, capacity: this.u8.length };
   }
@@ -152,20 +166,22 @@ export class WasmHeap extends KernelHeap {
   }
 }
 
-/** An allocator of C: 0 where there is no more to be had, pointers that may be negative above 2 GiB. */
+/** The allocator of a library that is compiled to wasm. */
 export interface HostAllocator {
+  /** Returns a pointer, or 0 if there is no memory left. Pointers above 2 GiB may be negative. */
   malloc(bytes: number): number;
   free(pointer: number): void;
 }
 
 /**
- * Another library's memory. It may grow between two calls, behind our back: `refresh` before every call. What is allocated
- * is as that library allocates it, so that it can take a tensor over; 8 bytes of alignment are enough for the kernels.
+ * A heap in another library's memory. That library may grow it between two calls, so `refresh` has to come before every
+ * call. Tensors are allocated by that library's allocator, so that the library can own them. Kernels need an alignment
+ * of 8 bytes.
  */
 export class HostHeap extends KernelHeap {
   readonly #host: HostAllocator;
 
-  /** Throws WebAssembly.LinkError for a memory that the kernels do not fit. */
+  /** Instantiates the kernels over the memory. Throws WebAssembly.LinkError if they cannot import it. */
   constructor(memory: WebAssembly.Memory, host: HostAllocator) {
     const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
     super(kernelBuild(shared ? "shared" : "own"), memory);
@@ -184,7 +200,7 @@ export class HostHeap extends KernelHeap {
   }
 }
 
-/** The plan of a call, with its vectors and scratch: one at a time on a heap. */
+/** The workspace of a heap: memory for one plan, with its vectors and its scratch. Every call plans it anew. */
 export class Workspace {
   readonly #heap: KernelHeap;
   #pointer = 0;
@@ -198,28 +214,32 @@ export class Workspace {
     this.#heap = heap;
   }
 
-  /** Plans a tensor that is not empty, if the latest plan is another; allocates only for more room than any plan before. */
-  plan(g: Geometry, elementBytes: number, tiled: boolean): Plan {
-    const options = (tiled ? TILED : 0) + (g.planes ? PLANES : 0);
-    if (this.#plan && elementBytes === this.#elementBytes && options === this.#options && this.#isOf(g))
+  /**
+   * Returns the plan of a tensor that is not empty. The plan is written only if the latest plan differs, and memory is
+   * allocated only if the plan needs more than all earlier ones.
+   */
+  plan(geometry: Geometry, elementBytes: number, tiled: boolean): Plan {
+    const options = (tiled ? TILED : 0) + (geometry.planes ? PLANES : 0);
+    const { outer, channels, inner } = geometry;
+    if (this.#plan && elementBytes === this.#elementBytes && options === this.#options && this.#hasShape(geometry))
       return this.#plan;
     const { core } = this.#heap;
-    const bytes = core.workspace(elementBytes, g.outer, g.channels, g.inner) >>> 0;
+    const bytes = core.workspace(elementBytes, outer, channels, inner) >>> 0;
     if (bytes > this.#bytes) {
       const pointer = this.#heap.allocate(bytes);
       if (this.#pointer) this.#heap.free(this.#pointer);
       this.#pointer = pointer;
       this.#bytes = bytes;
     }
-    core.plan(this.#pointer, elementBytes, g.outer, g.channels, g.inner, options);
+    core.plan(this.#pointer, elementBytes, outer, channels, inner, options);
     this.#plan = readPlan(this.#heap.u32, this.#pointer);
-    this.#geometry = g;
+    this.#geometry = geometry;
     this.#elementBytes = elementBytes;
     this.#options = options;
     return this.#plan;
   }
 
-  #isOf({ outer, channels, inner }: Geometry): boolean {
+  #hasShape({ outer, channels, inner }: Geometry): boolean {
     const last = this.#geometry;
     return last !== undefined && last.outer === outer && last.channels === channels && last.inner === inner;
   }
@@ -227,21 +247,21 @@ export class Workspace {
 
 let current: WasmHeap | undefined;
 
-/** The heap of tensors and of calls on plain arrays; made on first use. */
+/** Returns the heap of new tensors and of calls on plain arrays. The first call makes it. */
 export function defaultHeap(): WasmHeap {
   current ??= new WasmHeap(kernelBuild());
   return current;
 }
 
-/** The default heap, if there is one already. */
+/** Returns the default heap, or undefined if nothing has used it yet. */
 export const currentHeap = (): WasmHeap | undefined => current;
 
-/** What is made from here on lies in this heap. */
+/** Makes a heap the default one. */
 export function useHeap(heap: WasmHeap): void {
   current = heap;
 }
 
-/** What calls run on: which build of the kernels, on how many threads, and why. */
+/** Returns the build of the kernels and the number of threads that calls run on, each with its reason. */
 export function info(): { build: Build["name"]; buildReason: string; threads: number; threadsReason: string } {
   const { build, kernels, threadsReason } = defaultHeap();
   return { build: build.name, buildReason: build.reason, threads: kernels.pool?.threads ?? 1, threadsReason };

@@ -1,5 +1,5 @@
-// init and dispose: compiling ahead, modules that the host gives, and the pool of threads. A page that calls neither loads
-// nothing of it.
+// init and dispose: compiling ahead, modules that the host has compiled, and the pool of threads. A bundler leaves all
+// of it out of a page that calls neither.
 
 import { processors, sharedMemory } from "../common/engine.ts";
 import { NO_SHARED_MEMORY, oneThreadWarning, wrongKind, wrongValue } from "../common/errors.ts";
@@ -10,20 +10,27 @@ import { currentHeap, useHeap, WasmHeap } from "./heap.ts";
 
 /** Options of init in batchnorm-wasm/core. */
 export interface CoreInitOptions {
-  /** A build of the kernels that the host has compiled; with `threads`, one for shared memory. */
+  /** A build of the kernels that the host has compiled. With `threads` it has to import shared memory. */
   module?: WebAssembly.Module;
-  /** Threads that calls on tensors shall use, the caller's included; "auto": as many as there are processors. Default 1. */
+  /**
+   * The number of threads for calls on tensors, the caller's included. "auto" is the number of processors. Default: 1.
+   */
   threads?: number | "auto";
 }
 
+/** Options of `init`. */
 export interface InitOptions extends CoreInitOptions {
-  /** The second module, compiled likewise: activations, residuals, conditional scale, float64 and 16-bit elements. */
+  /**
+   * The second module, if the host has compiled it: activations, residuals, conditional scale, float64 and 16-bit
+   * elements.
+   */
   extended?: WebAssembly.Module;
 }
 
+/** Whether the page has been warned that it has one thread only. */
 let warned = false;
 
-/** How many threads there shall be, and why. */
+/** Returns the number of threads to use, and the reason for it. Warns once if memory cannot be shared. */
 async function countThreads(asked: number | "auto" | undefined): Promise<{ threads: number; reason: string }> {
   if (asked === undefined) return { threads: 1, reason: "init was not asked for more" };
   if (asked === 1) return { threads: 1, reason: "init was asked for 1" };
@@ -37,6 +44,7 @@ async function countThreads(asked: number | "auto" | undefined): Promise<{ threa
   return { threads, reason: `"auto": the engine reports ${threads} processors` };
 }
 
+/** Makes a heap. Throws TypeError if a module of the host does not import this kind of memory. */
 function newHeap(build: Build, shared: boolean): WasmHeap {
   try {
     return new WasmHeap(build, { shared });
@@ -47,7 +55,7 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
   }
 }
 
-/** A pool's threads over a heap, with both modules in the complete entry. */
+/** Starts the threads of a pool over a heap. In the complete entry they get both modules. */
 function startPool(heap: WasmHeap, threads: number): Promise<Pool> {
   const { build, memory, core } = heap;
   return secondModule.installed
@@ -56,14 +64,14 @@ function startPool(heap: WasmHeap, threads: number): Promise<Pool> {
 }
 
 /**
- * Compiles the kernels ahead of first use, off the main thread, and starts a pool where `threads` asks for one. Without
- * either it is never needed: everything compiles itself on first use. With an option, what is made from then on lies in
- * a new memory, and the pool before is disposed of; tensors made earlier stay usable, on one thread.
+ * Compiles the kernels ahead of first use, off the main thread. With `threads` it also starts a pool of threads.
+ * Without `init` the kernels compile on first use, and calls run on one thread.
  *
- * Calls stay synchronous, and the caller takes a share. Results are the same bits for every number of threads. In a page
- * that is not cross-origin isolated there is one warning and one thread.
+ * With an option, new tensors lie in a new memory, and the earlier pool ends. Tensors of the earlier memory stay
+ * usable, on one thread. Calls stay synchronous, and the calling thread does a part of the work. Results are the same
+ * bits for every number of threads. A page that is not cross-origin isolated gets one warning and one thread.
  *
- * Throws TypeError and RangeError for wrong options, BatchNormError "thread" where a worker does not start.
+ * Throws TypeError or RangeError for wrong options, and BatchNormError "thread" if a worker does not start.
  */
 export async function init(options: InitOptions = {}): Promise<void> {
   checkKeys("init options", options, ["module", "extended", "threads"]);
@@ -80,7 +88,7 @@ export async function init(options: InitOptions = {}): Promise<void> {
   useHeap(heap);
 }
 
-/** Ends the pool's threads. Everything goes on with one thread; without a pool, nothing happens. */
+/** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
 export async function dispose(): Promise<void> {
   const heap = currentHeap();
   const pool = heap?.kernels.pool;
@@ -90,7 +98,10 @@ export async function dispose(): Promise<void> {
   await pool.dispose();
 }
 
-/** Threads of a pool: a positive integer, or as many as there are processors. */
+/**
+ * Returns the option `threads`. Throws TypeError or RangeError if it is no integer from 1 to `most`, "auto" or
+ * undefined.
+ */
 export function threadsOption(value: unknown, most: number): number | "auto" | undefined {
   if (value === undefined || value === "auto") return value;
   if (typeof value !== "number") throw wrongKind("threads", 'a number or "auto"', value);

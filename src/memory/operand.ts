@@ -1,13 +1,13 @@
-// Operands: what calls take and return, how it is checked, and where the kernels find it. A tensor lies in wasm memory
-// and is worked on in place. A plain array passes through wasm memory tile by tile, so that little memory is
-// needed however large it is:
+// Operands: the arguments and results of calls, as the kernels see them. Kernels work on a Tensor in place, because it
+// lies in wasm memory. A plain array passes through wasm memory tile by tile, so that a large array needs little
+// memory:
 //
 //   array   | tile 0 | tile 1 | tile 2 | …        planar: some channels of every sample; interleaved: a stripe of rows
 //                 ↓ load       ↑ unload
 //   memory  |________|                            of WebAssembly, small enough for the processor's cache
 //
-// Kernels count channels and rows from the tensor's first, so they are given the address where the tensor would begin if all
-// of it were there: base = memory − begin of the tile (mod 2³²).
+// Kernels count channels and rows from the first of the tensor. So they get the address where the tensor would begin if
+// all of it were in memory: base = address of the tile − offset of the tile in the tensor (mod 2³²).
 
 import { BYTES, bitsOf, type Data, type Dtype, is16Bit, newData } from "../tensor/dtype.ts";
 import { type Geometry, sizeOf } from "../tensor/shape.ts";
@@ -18,11 +18,11 @@ import { defaultHeap, type Heap, inWasmMemory } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 import { oneRun, Room, type Runs } from "./transfer.ts";
 
-/** The heap that a call works in: that of the first tensor among its operands, or the default one. */
+/** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export const heapOf = (...values: readonly (AnyTensor | undefined)[]): Heap =>
   values.find((value) => value instanceof Tensor)?.heap ?? defaultHeap();
 
-/** A plain array's copy in wasm memory, which the caller owns. */
+/** Returns a copy of a plain array in wasm memory, as a Tensor that the caller disposes of. */
 function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype> {
   const staged = new Tensor(heap, value.shape, value.data.length, dtype);
   (bitsOf(staged.data) as Float32Array).set(bitsOf(value.data));
@@ -30,61 +30,75 @@ function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype
 }
 
 /**
- * An operand as the kernels see it. `tiles` cover it, in units of its plan: planar channels, interleaved stripes. After
- * `load(tile)` a kernel may read and write the tile.
+ * An operand as the kernels see it. Its `tiles` cover it, in units of the plan: channels if it is planar, stripes if
+ * it is interleaved. After `load(tile)` a kernel may read and write the tile.
  *
- * Tensors of float32 and float64 are worked on where they are, as one tile. Everything else passes through memory, and 16-bit
- * elements are widened and rounded on the way. In a call on 16-bit elements some operands may be float32: what is not a
- * result is not rounded.
+ * Kernels work on Tensors of float32 and float64 in place, as one tile. All other operands pass through wasm memory,
+ * and 16-bit elements are widened and rounded on the way. In a call on 16-bit elements, operands that are not results
+ * may be float32, which is not rounded.
  */
 export class KernelOperand {
   readonly heap: Heap;
-  readonly g: Geometry;
+  readonly geometry: Geometry;
+  /** The phases for the type in which the call computes. */
   readonly kernels: Kernels;
   #tiles: readonly Range[] | undefined;
-  /** Type of its own elements. */
+  /** The type of this operand's elements. */
   readonly #dtype: Dtype;
   readonly #value: AnyTensor;
+  /** The index of the first element in the value. */
   readonly #offset: number;
-  /** Address of the tensor where it is worked on in place. */
+  /** The address of the first element if kernels work in place, else 0. */
   readonly #pointer: number;
-  /** Room for a tile, allocated for the first one. */
+  /** The room for one tile, allocated for the first tile. */
   #room: Room | undefined;
+  /** Whether the operand passes through wasm memory tile by tile. */
   readonly #tiled: boolean;
-  /** Type of the call's elements. */
+  /** The type of the call's elements. */
   readonly #callDtype: Dtype;
+  /** The tile whose elements are in the room. */
   #loaded: Range | undefined;
 
-  /** The elements of `value` from `offset` on that the geometry covers; `dtype` is the call's. */
-  constructor(heap: Heap, value: AnyTensor, g: Geometry, dtype: Dtype, offset = 0) {
+  /**
+   * Covers as many elements of `value` as the geometry has, from index `offset` on. `callDtype` is the type of the
+   * call.
+   */
+  constructor(heap: Heap, value: AnyTensor, geometry: Geometry, callDtype: Dtype, offset = 0) {
     this.heap = heap;
-    this.g = g;
-    this.kernels = dtype === "float64" ? heap.kernels64 : heap.kernels;
-    this.#dtype = is16Bit(dtype) ? (operandDtype(value, dtype) ?? dtype) : dtype;
+    this.geometry = geometry;
+    this.kernels = callDtype === "float64" ? heap.kernels64 : heap.kernels;
+    this.#dtype = is16Bit(callDtype) ? (operandDtype(value, callDtype) ?? callDtype) : callDtype;
     this.#value = value;
     this.#offset = offset;
-    this.#callDtype = dtype;
-    this.#tiled = !(value instanceof Tensor) || is16Bit(dtype);
-    this.#pointer = value instanceof Tensor && !this.#tiled ? value.pointer + offset * BYTES[dtype] : 0;
+    this.#callDtype = callDtype;
+    this.#tiled = !(value instanceof Tensor) || is16Bit(callDtype);
+    this.#pointer = value instanceof Tensor && !this.#tiled ? value.pointer + offset * BYTES[callDtype] : 0;
   }
 
-  /** The plan of its geometry, as the workspace holds it until another geometry is planned. */
+  /** The plan of this operand's geometry. It is valid until the workspace plans another geometry. */
   get plan(): Plan {
-    return this.heap.workspace.plan(this.g, this.kernels.bytes, this.#tiled);
+    return this.heap.workspace.plan(this.geometry, this.kernels.bytes, this.#tiled);
   }
 
+  /** The tiles that cover the operand. */
   get tiles(): readonly Range[] {
     this.#tiles ??= tilesOf(this.plan);
     return this.#tiles;
   }
 
-  /** Tiles by the channels that they hold: all sums of a channel are needed before its map. */
+  /**
+   * The tiles in lists that share no channel: each planar tile alone, or all interleaved tiles. A map needs the sums
+   * of all tiles of its list.
+   */
   get independentTiles(): readonly (readonly Range[])[] {
     const { tiles } = this;
     return tiles.length > 1 && this.plan.planar ? tiles.map((tile) => [tile]) : [tiles];
   }
 
-  /** Brings a tile to memory, if it is not there. Returns the address for kernels, which may lie outside of memory. */
+  /**
+   * Copies a tile to wasm memory, if it is not there yet. Returns the address for kernels, which may lie outside of
+   * memory.
+   */
   load(tile: Range): number {
     if (!this.#tiled) return this.#pointer;
     const { plan } = this;
@@ -95,12 +109,15 @@ export class KernelOperand {
     return this.#room.pointer - beginOf(plan, tile) * this.kernels.bytes;
   }
 
-  /** The address that a kernel writes this operand to: that of its source, if `unload` is to follow, else the tensor's. */
+  /**
+   * Returns the address for a kernel that writes this operand: that of its `source` if `unload` follows, else the
+   * Tensor's.
+   */
   target(source: number): number {
     return this.#tiled ? source : this.#pointer;
   }
 
-  /** Copies a tile of this operand, which a kernel has written since, to its place in `y`. */
+  /** Copies a tile that a kernel has written to this operand's room to its place in `y`. In place, it does nothing. */
   unload(y: KernelOperand, tile: Range): void {
     if (!this.#tiled) return;
     const { plan } = this;
@@ -108,10 +125,10 @@ export class KernelOperand {
     this.#loaded = undefined;
   }
 
-  /** Runs of a tile: planar, its channels in every sample. */
+  /** Returns the runs of a tile: one for each sample if it is planar, else one. */
   #runs(plan: Plan, tile: Range): Runs {
     if (!plan.planar) return oneRun(this.#offset + beginOf(plan, tile), lengthOf(plan, tile));
-    const { inner, outer, channels } = this.g;
+    const { inner, outer, channels } = this.geometry;
     const run = (tile.end - tile.begin) * inner;
     return (copy) => {
       for (let n = 0; n < outer; n++)
@@ -119,17 +136,21 @@ export class KernelOperand {
     };
   }
 
+  /** Frees the room. */
   dispose(): void {
     this.#room?.dispose();
     this.#room = undefined;
   }
 }
 
-/** Elements that a tile has at most. */
+/** Returns the largest number of elements of a tile in memory. */
 const roomOf = ({ planar, pitch, outer, inner, stripe, columns, length }: Plan): number =>
   planar ? pitch * outer * inner : Math.min(stripe * columns, length);
 
-/** A whole tensor is one tile; otherwise tiles are as many channels as the pitch says, or stripes. */
+/**
+ * Returns the tiles of a plan. Untiled, there is one. Planar tiles have `pitch` channels, and interleaved tiles are
+ * stripes.
+ */
 function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
   const end = planar ? channels : stripes;
   if (!tiled) return [{ begin: 0, end }];
@@ -140,37 +161,42 @@ function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
   }));
 }
 
-/** First element of a tile: planar, of its channels in the first sample. */
+/** Returns the index of a tile's first element in the tensor. */
 const beginOf = ({ planar, inner, stripe, columns }: Plan, { begin }: Range): number =>
   begin * (planar ? inner : stripe * columns);
 
-/** Elements of a tile in memory, from the first to the last. */
+/** Returns the number of elements of a tile in memory, from the first to the last. */
 function lengthOf(plan: Plan, tile: Range): number {
   if (!plan.planar) return Math.min(tile.end * plan.stripe * plan.columns, plan.length) - beginOf(plan, tile);
   return ((plan.outer - 1) * plan.pitch + tile.end - tile.begin) * plan.inner;
 }
 
+/** A value that a call may lack. */
 type Value = AnyTensor | undefined;
 
+/** The operand of a value, or undefined for a missing value. */
 type OperandOf<V extends Value> = V extends AnyTensor ? KernelOperand : undefined;
 
 /**
- * The operands of one call and what it has to free. All are worked on in one way: where a tensor of float32 or float64 is
- * among them, plain arrays are copied to wasm memory whole; otherwise everything passes through tiles.
+ * The operands of one call, and the memory that the call has to free. If a Tensor of float32 or float64 is among the
+ * operands, the call works in place, and plain arrays are first copied to wasm memory. Otherwise all operands pass
+ * through tiles.
  */
 export class CallScope {
   readonly heap: Heap;
   readonly dtype: Dtype;
-  readonly #direct: boolean;
-  readonly #own: { dispose(): void }[] = [];
-  /** Values that the call works on elsewhere. */
+  /** Whether the call works in place. */
+  readonly #inPlace: boolean;
+  /** The objects to dispose of at the end of the call. */
+  readonly #disposables: { dispose(): void }[] = [];
+  /** Copies of the caller's values, which the call works on instead of these values. */
   #replacements: Map<AnyTensor, AnyTensor> | undefined;
 
   constructor(heap: Heap, dtype: Dtype, values: readonly (AnyTensor | undefined)[]) {
     this.heap = heap;
     this.dtype = dtype;
-    this.#direct = !is16Bit(dtype) && values.some((value) => value instanceof Tensor);
-    // a view of wasm memory would be emptied by growth, which the call may bring about
+    this.#inPlace = !is16Bit(dtype) && values.some((value) => value instanceof Tensor);
+    // the call may grow the memory, which would empty a view of it
     for (const value of values)
       if (value && !(value instanceof Tensor) && inWasmMemory(value.data)) {
         this.#replacements ??= new Map();
@@ -178,78 +204,85 @@ export class CallScope {
       }
   }
 
-  /** Has it disposed of at the end of the call. */
-  disposeAfter<R extends { dispose(): void }>(made: R): R {
-    this.#own.push(made);
-    return made;
+  /** Returns its argument, which the call disposes of at its end. */
+  disposeAfter<R extends { dispose(): void }>(disposable: R): R {
+    this.#disposables.push(disposable);
+    return disposable;
   }
 
-  /** A value as the call works on it. */
+  /** Returns the Tensor or array that the call works on instead of `value`. It is often the value itself. */
   value(value: AnyTensor): AnyTensor {
-    const known = this.#replacements?.get(value) ?? value;
-    if (!this.#direct || known instanceof Tensor) return known;
-    const staged = this.disposeAfter(stage(known, this.heap, this.dtype));
+    const current = this.#replacements?.get(value) ?? value;
+    if (!this.#inPlace || current instanceof Tensor) return current;
+    const staged = this.disposeAfter(stage(current, this.heap, this.dtype));
     this.#replacements ??= new Map();
     this.#replacements.set(value, staged);
     return staged;
   }
 
-  /** Has `use` work on the elements of up to four values from `offset` on that a geometry covers. */
+  /**
+   * Calls `use` with the operands of up to four values: as many elements as the geometry has, from index `offset` on.
+   */
   withOperands<A extends Value, B extends Value = undefined, C extends Value = undefined, D extends Value = undefined>(
     [a, b, c, d]: readonly [a: A, b?: B, c?: C, d?: D],
-    g: Geometry,
+    geometry: Geometry,
     offset: number,
     use: (a: OperandOf<A>, b: OperandOf<B>, c: OperandOf<C>, d: OperandOf<D>) => void,
   ): void {
-    const p = this.#operand(a, g, offset);
-    const q = this.#operand(b, g, offset);
-    const r = this.#operand(c, g, offset);
-    const s = this.#operand(d, g, offset);
+    const operandA = this.#operand(a, geometry, offset);
+    const operandB = this.#operand(b, geometry, offset);
+    const operandC = this.#operand(c, geometry, offset);
+    const operandD = this.#operand(d, geometry, offset);
     try {
-      use(p as OperandOf<A>, q as OperandOf<B>, r as OperandOf<C>, s as OperandOf<D>);
+      use(operandA as OperandOf<A>, operandB as OperandOf<B>, operandC as OperandOf<C>, operandD as OperandOf<D>);
     } finally {
-      p?.dispose();
-      q?.dispose();
-      r?.dispose();
-      s?.dispose();
+      operandA?.dispose();
+      operandB?.dispose();
+      operandC?.dispose();
+      operandD?.dispose();
     }
   }
 
-  #operand(value: Value, g: Geometry, offset: number): KernelOperand | undefined {
-    return value && new KernelOperand(this.heap, this.value(value), g, this.dtype, offset);
+  #operand(value: Value, geometry: Geometry, offset: number): KernelOperand | undefined {
+    return value && new KernelOperand(this.heap, this.value(value), geometry, this.dtype, offset);
   }
 
-  /** A result before it is computed: `out`, or something new in the kind of `like`. */
+  /** Returns the uninitialised destination of a result: `out`, or a new Tensor or array of the kind of `like`. */
   allocateResult(out: AnyTensor | undefined, like: AnyTensor): AnyTensor {
     if (out instanceof Tensor) return out;
-    if (this.#direct || (!out && like instanceof Tensor)) return this.#tensor(like);
+    if (this.#inPlace || (!out && like instanceof Tensor)) return this.#tensor(like);
     return out ?? this.#array(like as PlainTensor<Data>);
   }
 
+  /** Returns a new plain array of the kind and shape of `like`. */
   #array(like: PlainTensor<Data>): PlainTensor<Data> {
-    // by its shape: a view of wasm memory may have been emptied by growth
-    const made = { data: newData(this.dtype, sizeOf("like", like.shape), like.data), shape: [...like.shape] };
-    return like.dtype ? { ...made, dtype: like.dtype } : made;
+    // growth may have emptied a view of wasm memory, so its length may be 0
+    const array = { data: newData(this.dtype, sizeOf("like", like.shape), like.data), shape: [...like.shape] };
+    return like.dtype ? { ...array, dtype: like.dtype } : array;
   }
 
-  /** What is derived from a value on the way to results, in the precision of the arithmetic. */
+  /**
+   * Returns an uninitialised value of the shape of `like` for an intermediate result, in the type of the arithmetic.
+   */
   scratch(like: AnyTensor): AnyTensor {
     if (!is16Bit(this.dtype)) return this.allocateResult(undefined, like);
     return { data: new Float32Array(like.data.length), shape: like.shape };
   }
 
-  /** Memory that lasts as long as the call, unless it becomes its result. */
+  /** Returns a new Tensor, which the call disposes of at its end unless it becomes the result. */
   #tensor(like: AnyTensor): Tensor<Dtype> {
     const { length } = like instanceof Tensor ? like : like.data;
     return this.disposeAfter(new Tensor(this.heap, like.shape, length, this.dtype));
   }
 
-  /** The computed target as the caller gets it. */
+  /**
+   * Returns the computed `target` in the form that the caller gets: in `out`, or as a Tensor or plain array of the kind
+   * of `like`.
+   */
   result(target: AnyTensor, out: AnyTensor | undefined, like: AnyTensor): AnyTensor {
     if (!(target instanceof Tensor) || target === out) return target;
-    const kind = out ?? like;
-    if (kind instanceof Tensor) {
-      this.#own.splice(this.#own.indexOf(target), 1);
+    if ((out ?? like) instanceof Tensor) {
+      this.#disposables.splice(this.#disposables.indexOf(target), 1);
       return target;
     }
     const array = out ?? this.#array(like as PlainTensor<Data>);
@@ -257,7 +290,8 @@ export class CallScope {
     return array;
   }
 
+  /** Frees the memory of the call. */
   dispose(): void {
-    for (const made of this.#own) made.dispose();
+    for (const disposable of this.#disposables) disposable.dispose();
   }
 }

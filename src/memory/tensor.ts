@@ -1,4 +1,4 @@
-// Tensors in WebAssembly memory, and the types of what calls take: such a tensor, or a plain array with its shape.
+// Tensors in WebAssembly memory, and the types of a call's operands: such a tensor, or a plain array with its shape.
 
 import { disposed, tooLarge, wrongKind, wrongLength } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
@@ -19,22 +19,28 @@ import type { PlainTensor } from "../tensor/types.ts";
 import { staggered } from "./allocator.ts";
 import { defaultHeap, type Heap, inWasmMemory } from "./heap.ts";
 
+/** Throws RangeError if a tensor has more bytes than a memory. */
 function checkBytes(shape: readonly number[], bytes: number): void {
   if (bytes > MAX_BYTES) throw tooLarge("tensor", shape, bytes, MAX_BYTES);
 }
 
-/** A tensor in wasm memory, which calls read and write without copying. Made by `tensor`, freed by `dispose`. */
+/** A tensor in wasm memory, which calls read and write without copying. `tensor` makes one, and `dispose` frees it. */
 export class Tensor<D extends Dtype = "float32"> {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   readonly shape: readonly number[];
-  /** Type of the elements. */
+  /** The type of the elements. */
   readonly dtype: D;
   readonly #heap: Heap;
   readonly #length: number;
+  /** The address of the elements, or 0 after `dispose`. */
   #pointer: number;
+  /** The latest view of the elements. */
   #data: DataOf[D] | undefined;
 
-  /** For this library's own use: leaves the elements as they are in memory, at `pointer` where the heap's owner put them. */
+  /**
+   * For internal use; call `tensor` instead. The elements are uninitialised. `pointer` is the address of memory that
+   * the owner of the heap has allocated already.
+   */
   constructor(heap: Heap, shape: readonly number[], length: number, dtype: D, pointer?: number) {
     const bytes = length * BYTES[dtype];
     checkBytes(shape, bytes);
@@ -45,28 +51,31 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#pointer = pointer ?? heap.allocate(staggered(bytes));
   }
 
+  /** The heap that the elements lie in. */
   get heap(): Heap {
     return this.#heap;
   }
 
+  /** The number of elements. */
   get length(): number {
     return this.#length;
   }
 
+  /** Whether the memory is freed. */
   get disposed(): boolean {
     return this.#pointer === 0;
   }
 
-  /** Byte offset in the heap's memory. Throws BatchNormError "disposed". */
+  /** The address of the elements, a byte offset in the heap's memory. Throws BatchNormError "disposed". */
   get pointer(): number {
     if (this.#pointer === 0) throw disposed("tensor");
     return this.#pointer;
   }
 
   /**
-   * The elements, live: what is written here is what the next call reads. Ask for it anew after calls that allocate;
-   * when memory grows, views taken earlier become empty. 16-bit elements are a Float16Array where the dtype is "float16"
-   * and the engine has it, else bits in a Uint16Array. Throws BatchNormError "disposed".
+   * A view of the elements in memory; calls read and write the same elements. Get it again after every call that
+   * allocates, because earlier views become empty when the memory grows. For "float16" it is a Float16Array if the
+   * engine has it. Otherwise 16-bit elements are bits in a Uint16Array. Throws BatchNormError "disposed".
    */
   get data(): DataOf[D] {
     const { pointer } = this;
@@ -75,7 +84,7 @@ export class Tensor<D extends Dtype = "float32"> {
     return this.#data;
   }
 
-  /** Frees the memory. Calling it again does nothing. */
+  /** Frees the memory. A second call does nothing. */
   dispose(): void {
     if (this.#pointer === 0) return;
     this.#heap.free(this.#pointer);
@@ -89,8 +98,9 @@ export class Tensor<D extends Dtype = "float32"> {
 }
 
 /**
- * A tensor in wasm memory, of `data` or zeros. Rank 0 and up; at most 4 GiB. `dtype` is that of `data`, or float32; a
- * Uint16Array needs it. Throws RangeError for a wrong shape or length, TypeError for other data, BatchNormError
+ * Returns a new tensor in wasm memory with a copy of `data`, or with zeros. The shape may have any rank, and the tensor
+ * at most 4 GiB. `dtype` is the type of `data` by default, and float32 without data or for an array of numbers; a
+ * Uint16Array needs it. Throws RangeError for a wrong shape or length, TypeError for wrong data, and BatchNormError
  * "out-of-memory".
  */
 export function tensor(
@@ -114,28 +124,34 @@ export function tensor(
   options: { dtype?: Dtype } = {},
 ): Tensor<Dtype> {
   checkKeys("tensor options", options, ["dtype"]);
-  const said = options.dtype === undefined ? undefined : dtypeOption(options.dtype);
-  const list = Array.isArray(data) && data.every((v) => typeof v === "number");
-  const found = data === undefined || list ? (said ?? "float32") : dtypeOf(data, said);
-  if (!found || (said && found !== said))
-    throw wrongKind("data", said ? `elements of dtype "${said}"` : "a Float32Array or an array of numbers", data);
-  if (list && is16Bit(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
+  const declaredDtype = options.dtype === undefined ? undefined : dtypeOption(options.dtype);
+  const isList = Array.isArray(data) && data.every((v) => typeof v === "number");
+  const found = data === undefined || isList ? (declaredDtype ?? "float32") : dtypeOf(data, declaredDtype);
+  if (!found || (declaredDtype && found !== declaredDtype))
+    throw wrongKind(
+      "data",
+      declaredDtype ? `elements of dtype "${declaredDtype}"` : "a Float32Array or an array of numbers",
+      data,
+    );
+  if (isList && is16Bit(found)) throw wrongKind("data", `elements of dtype "${found}"`, data);
   storeOf(found, `data of ${found}`);
   const length = sizeOf("tensor", shape);
   checkBytes(shape, length * BYTES[found]);
   if (data !== undefined && data.length !== length) throw wrongLength("data", shape, data.length);
   const heap = defaultHeap();
-  // a view of this very memory would be emptied by growth
-  const source = data !== undefined && !list && inWasmMemory(data as Data) ? (data as Data).slice() : data;
-  const made = new Tensor(heap, shape, length, found);
-  const elements = bitsOf(made.data) as Float32Array;
-  if (source) elements.set(list ? (source as readonly number[]) : (bitsOf(source as Data) as Float32Array));
+  // the allocation may grow the memory, which would empty a view of it
+  const source = data !== undefined && !isList && inWasmMemory(data as Data) ? (data as Data).slice() : data;
+  const result = new Tensor(heap, shape, length, found);
+  const elements = bitsOf(result.data) as Float32Array;
+  if (source) elements.set(isList ? (source as readonly number[]) : (bitsOf(source as Data) as Float32Array));
   else elements.fill(0);
-  return made;
+  return result;
 }
 
-/** What calls take, and what they return: the kind that came in. */
+/**
+ * An operand or a result of a call: a plain array with its shape, or a Tensor. A result is of the kind of the operand.
+ */
 export type TensorLike<D extends Dtype = "float32"> = PlainTensor<DataOf[D]> | Tensor<D>;
 
-/** What calls of any type of elements take and return. */
+/** An operand or a result with elements of any type. */
 export type AnyTensor = PlainTensor<Data> | Tensor<Dtype>;

@@ -22,7 +22,7 @@ function weightedSums(
   shares: Float64Array,
   pivot: Float64Array,
 ): [Float64Array, Float64Array] {
-  const { outer, channels, inner } = operand.g;
+  const { outer, channels, inner } = operand.geometry;
   const { data } = tensor;
   const [sums, squares] = [new Float64Array(channels), new Float64Array(channels)];
   let i = 0;
@@ -52,7 +52,7 @@ function weightedStatistics(
   { mean, variance }: Statistics,
 ): void {
   const shares = weights.map((w) => w / count);
-  const { inner } = x.operand.g;
+  const { inner } = x.operand.geometry;
   for (let c = 0; c < mean.length; c++) mean[c] = x.tensor.data[c * inner] as number;
   const [rough] = weightedSums(x, shares, mean);
   for (let c = 0; c < mean.length; c++) mean[c] = (mean[c] as number) + (rough[c] as number);
@@ -179,7 +179,7 @@ function subtractWeightedTerm(
   { terms, total }: SubBatchForward,
   sums: GradientSums,
 ): void {
-  const { outer, channels, inner } = x.operand.g;
+  const { outer, channels, inner } = x.operand.geometry;
   const [values, data] = [x.tensor.data, dx.tensor.data];
   let i = 0;
   for (let o = 0; o < outer; o++)

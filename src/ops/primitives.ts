@@ -160,7 +160,7 @@ export function normalize(
   terms: Terms,
   tiles?: readonly Range[],
 ): void {
-  if (x.g.length === 0) return;
+  if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   const all = tiles ?? x.tiles;
   affineCoefficients(x, uploaded, channelsOf(uploaded.plan, all));
@@ -180,7 +180,7 @@ export function differentiateActivation(
   dz: KernelOperand,
   terms: Terms,
 ): void {
-  if (x.g.length === 0) return;
+  if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   affineCoefficients(x, uploaded, channelsOf(uploaded.plan, x.tiles));
   for (const tile of x.tiles) {
@@ -193,7 +193,7 @@ export function differentiateActivation(
 
 /** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
 export function copy(source: KernelOperand, target: KernelOperand): void {
-  if (source.g.length === 0) return;
+  if (source.geometry.length === 0) return;
   for (const tile of source.tiles) {
     source.load(tile);
     source.unload(target, tile);
@@ -271,7 +271,7 @@ export function gradientSums(
   fused: boolean,
   into: GradientSums | undefined,
 ): void {
-  if (x.g.length === 0) return;
+  if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded);
   readSums(x.heap, uploaded.plan, into);
@@ -286,7 +286,7 @@ export function gradientMap(
   sums: GradientSums | undefined,
   flow: GradientFlow,
 ): void {
-  if (x.g.length === 0) return;
+  if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   if (sums) {
     x.heap.f64.set(sums.dGamma, uploaded.plan.dGamma / 8);
@@ -307,7 +307,7 @@ export function differentiate(
   flow: GradientFlow,
   into: GradientSums | undefined,
 ): void {
-  if (x.g.length === 0) return;
+  if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   for (const tiles of x.independentTiles) {
     sumGradients(x, dy, terms, flow.fused, tiles, uploaded);
@@ -363,8 +363,8 @@ export function combine(
   { mean, invStd }: Pick<Terms, "mean" | "invStd">,
   coefficients: Coefficients,
 ): void {
-  const { g, heap, kernels } = x;
-  if (g.length === 0) return;
+  const { geometry, heap, kernels } = x;
+  if (geometry.length === 0) return;
   const hi = kernels.isFloat64 ? mean : mean.map(Math.fround);
   const scaled = {
     ...coefficients,

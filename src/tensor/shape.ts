@@ -1,27 +1,33 @@
-// Shape + layout → { outer, channels, inner }. Below this file nobody knows the word NCHW. How kernels walk a geometry is
-// decided in assembly/plan.ts.
+// Turns a shape and a layout into a geometry [outer, channels, inner]. The code that works on a geometry knows no
+// layouts. assembly/plan.ts decides how kernels walk a geometry.
 
 import { wrongChannels, wrongKind, wrongValue } from "../common/errors.ts";
 import type { Layout } from "./types.ts";
 
-/** A tensor [outer, channels, inner]. */
+/** A tensor's shape, read as [outer, channels, inner]. */
 export interface Geometry {
+  /** Number of times that all channels repeat: the product of the axes before the channels. */
   readonly outer: number;
   readonly channels: number;
+  /** Elements of one channel that lie together: the product of the axes behind the channels. */
   readonly inner: number;
   /** Size of the first axis. */
   readonly samples: number;
   /** Values per channel: outer·inner. */
   readonly count: number;
+  /** Elements of the tensor: outer·channels·inner. */
   readonly length: number;
-  /** Whether a single channel stays a plane, so that it is summed as one of several would be. */
+  /** Whether a single channel is summed in planes, like one of several channels. By default it is summed in rows. */
   readonly planes?: boolean;
 }
 
-/** Bytes that a tensor may take: pointers have 32 bits, and the lowest 1 KiB stays free. */
+/** Bytes that a tensor may have at most: a memory has at most 65,535 pages of 64 KiB (MAX_PAGES in memory/heap.ts). */
 export const MAX_BYTES = 2 ** 32 - 65536;
 
-/** Checks that `shape` is one, and returns the number of elements: a product of floats, which cannot wrap. */
+/**
+ * Returns the number of elements of a shape. The product is one of floats, which does not wrap around. Throws TypeError
+ * or RangeError with `name` if `shape` is no array of non-negative integers, or has fewer than `minRank` axes.
+ */
 export function sizeOf(name: string, shape: readonly number[], minRank = 0): number {
   if (!Array.isArray(shape)) throw wrongKind(`${name}.shape`, "an array of dimensions", shape);
   let size = 1;
@@ -30,12 +36,12 @@ export function sizeOf(name: string, shape: readonly number[], minRank = 0): num
     if (!Number.isInteger(d) || d < 0) throw wrongValue(`${name}.shape`, "non-negative integers", shape);
     size *= d;
   }
-  if (shape.includes(0)) size = 0; // even where the other dimensions overflow to infinity
+  if (shape.includes(0)) size = 0; // 0 × Infinity would be NaN
   if (shape.length < minRank) throw wrongValue(`${name}.shape`, `rank ${minRank} or more`, shape);
   return size;
 }
 
-/** The axis that `layout` puts the channels on. */
+/** Returns the index of the axis that `layout` puts the channels on. */
 export const channelAxis = (shape: readonly number[], layout: Layout): number =>
   layout === "channels-last" ? shape.length - 1 : 1;
 
@@ -45,7 +51,7 @@ const product = (dims: readonly number[], begin: number, end: number): number =>
   return p;
 };
 
-/** The geometry of a shape that must have `channels` channels. */
+/** Returns the geometry of a shape. Throws RangeError with `name` if the shape does not have `channels` channels. */
 export function geometryOf(name: string, shape: readonly number[], layout: Layout, channels: number): Geometry {
   // ONNX: a tensor of rank 1 has one channel
   if (channels === 1 && Array.isArray(shape) && shape.length === 1) return geometryOf(name, [...shape, 1], layout, 1);
@@ -57,12 +63,13 @@ export function geometryOf(name: string, shape: readonly number[], layout: Layou
   return { ...dimensions(outer, channels, inner), samples: shape[0] as number };
 }
 
-/** The geometry of [outer, channels, inner], of as many samples. */
+/** Returns the geometry of [outer, channels, inner], in which every index of `outer` is a sample. */
 export function dimensions(outer: number, channels: number, inner: number): Geometry {
-  const length = outer * channels * inner || 0; // of an empty tensor 0, even where inner overflows to infinity
+  const length = outer * channels * inner || 0; // 0 × Infinity would be NaN
   return { outer, channels, inner, samples: outer, count: outer * inner, length };
 }
 
+/** Returns whether two shapes have the same dimensions. */
 export function sameShape(a: readonly number[], b: readonly number[]): boolean {
   if (a.length !== b.length) return false;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;

@@ -1,20 +1,28 @@
-// What users hand in where it is not a Tensor: a plain array with its shape, and where its channels are.
+// Types of a call's arguments that know nothing of wasm memory: plain arrays with a shape, and layouts.
 
 import { oneOf } from "../common/validate.ts";
 import type { Data, Dtype } from "./dtype.ts";
 
-/** An array in JavaScript's memory with its shape in memory order. */
+/** An array in JavaScript's memory, with its shape. */
 export interface PlainTensor<A extends Data = Float32Array> {
   data: A;
+  /** Dimensions in memory order, e.g. [N, C, H, W]. */
   shape: readonly number[];
-  /** What a Uint16Array holds: "float16" or "bfloat16". Other arrays tell by their kind. */
+  /**
+   * The type of the elements. A Uint16Array needs it: "float16" or "bfloat16". For other arrays it follows from their
+   * kind.
+   */
   dtype?: Dtype;
 }
 
-/** Where the channels are: axis 1 (PyTorch, ONNX) or the last (Keras, TF.js, Flax). Rank 2 reads the same in both. */
+/** The axis of the channels: axis 1 (PyTorch, ONNX) or the last (Keras, TF.js, Flax). For rank 2 both are the same. */
 export type Layout = "channels-first" | "channels-last";
 
 const LAYOUTS = ["channels-first", "channels-last"] as const;
 
+/**
+ * Returns the layout that an option names, or `fallback` for undefined. Throws TypeError or RangeError for other
+ * values.
+ */
 export const layoutOption = (value: unknown, fallback: Layout = "channels-first"): Layout =>
   oneOf("layout", value, LAYOUTS, fallback);

@@ -1,28 +1,30 @@
-// Runs the phases of a plan on the wasm modules, through the thread pool where there is one. The only file that knows an
-// export's name. Arguments are addresses in the caller's memory and a plan; results stand in memory. Nothing is checked here.
+// Runs the phases of a plan on the wasm modules, through the thread pool if there is one. This is the only file that
+// knows the names of exports. Arguments are a plan and addresses in its memory, and results are written to memory.
+// Nothing is checked here.
 
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Exports, ExtendedExports } from "./module.ts";
 import { MAX_CALLS } from "./threads/job-board.ts";
 import type { Pool } from "./threads/pool.ts";
 
-/** Units or channels [begin, end). */
+/** A range [begin, end) of units or channels. */
 export interface Range {
   readonly begin: number;
   readonly end: number;
 }
 
-/** Flags of a plan: tensors pass through memory tile by tile, and a single channel stays a plane. */
+/** Option of a plan: tensors pass through wasm memory tile by tile. */
 export const TILED = 1;
+/** Option of a plan: a single channel is summed in planes. By default it is summed in rows. */
 export const PLANES = 2;
 
 /**
- * Reads the plan that the kernels wrote to an address: how a tensor is walked and summed, and where its vectors are. Fields
- * are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/abi.md).
+ * Returns the plan that the kernels have written at `pointer`: how a tensor is walked and summed, and where its vectors
+ * are. The fields in memory are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/abi.md).
  */
 export function readPlan(u32: Uint32Array, pointer: number) {
-  let at = pointer / 4;
-  const next = () => u32[at++] as number;
+  let index = pointer / 4;
+  const next = () => u32[index++] as number;
   return {
     pointer,
     elementBytes: next(),
@@ -58,13 +60,15 @@ export function readPlan(u32: Uint32Array, pointer: number) {
   };
 }
 
+/** The plan of a tensor, as the kernels have written it. docs/abi.md describes the fields. */
 export type Plan = Readonly<ReturnType<typeof readPlan>>;
 
-/** Numbers of operations, maps and phases as the kernels take them (docs/abi.md). */
+/** The numbers of the operations, as the kernels take them (docs/abi.md). */
 export const MOMENTS = 0;
 export const GRADIENTS = 1;
-/** Added to an operation: take the sums again. */
+/** Added to the number of an operation, it has the sums of unreliable channels taken again. */
 export const AGAIN = 2;
+/** The numbers of the maps, as the kernels take them (docs/abi.md). */
 export const AFFINE = 0;
 export const GRADIENT = 1;
 export const CONSTANT_GRADIENT = 2;
@@ -72,22 +76,25 @@ export const SCALED_GRADIENT = 3;
 export const COMBINATION = 4;
 export const DERIVATIVE = 5;
 
-/** The precision in which sums are first taken stripe by stripe; in others they are taken column by column. */
+/**
+ * The value of `precision` with which interleaved sums are taken stripe by stripe. Otherwise they are taken by column
+ * blocks.
+ */
 const BLOCKED_64 = 0;
 
-/** The channels of neighbouring tiles. */
+/** Returns the channels of neighbouring tiles: those of planar tiles, or all channels of interleaved ones. */
 export function channelsOf({ planar, channels }: Plan, tiles: readonly Range[]): Range {
   if (!planar) return { begin: 0, end: channels };
   return { begin: tiles[0]?.begin ?? 0, end: tiles.at(-1)?.end ?? 0 };
 }
 
-/** Units of `sums` that a tile has. */
+/** Returns the units of phase `sums` in a tile. */
 export function sumUnits({ planar, precision, columnBlocks }: Plan, tile: Range): Range {
   if (planar || precision === BLOCKED_64) return tile;
   return { begin: tile.begin * columnBlocks, end: tile.end * columnBlocks };
 }
 
-/** Units of `sums` that hold a run of unreliable channels in a tile, when they are summed again. */
+/** Returns the units of phase `sums` that sum a run of unreliable channels in a tile again. */
 export function unitsAgain(plan: Plan, tile: Range, run: Range): Range[] {
   if (plan.planar) {
     const [begin, end] = [Math.max(run.begin, tile.begin), Math.min(run.end, tile.end)];
@@ -103,32 +110,38 @@ export function unitsAgain(plan: Plan, tile: Range, run: Range): Range[] {
   return units;
 }
 
-/** Units of `map` that a tile has. */
+/** Returns the units of phase `map` in a tile. */
 function mapUnits({ planar, stripe, rows }: Plan, tile: Range): Range {
   return planar ? tile : { begin: tile.begin * stripe, end: Math.min(tile.end * stripe, rows) };
 }
 
-/** What kernels need of a memory to write vectors into it. */
-interface Views {
+/** Views of a memory, to write vectors into it. */
+interface VectorViews {
   readonly f32: Float32Array;
   readonly f64: Float64Array;
 }
 
-/** Smaller tensors are not worth waking a thread for. docs/numerics.md has the measurements. */
+/**
+ * Elements from which a call runs on the pool. In smaller tensors, waking the other threads takes as long as they save
+ * (docs/numerics.md has the measurements).
+ */
 const PARALLEL_FROM = 131_072;
 
-/** Pieces per thread: with one each, all would wait for the thread that was interrupted. */
+/**
+ * Pieces of a call per thread. With one piece each, all threads would wait for a thread that is interrupted. Two let
+ * the others take its second piece.
+ */
 const PIECES = 2;
 
-/** [begin, end) in at most `pieces` pieces. */
+/** Divides a range into at most `pieces` neighbouring ranges of equal size, the last perhaps smaller. */
 function divide({ begin, end }: Range, pieces: number): Range[] {
   const size = Math.ceil((end - begin) / pieces);
   const ranges: Range[] = [];
-  for (let at = begin; at < end; at += size) ranges.push({ begin: at, end: Math.min(at + size, end) });
+  for (let start = begin; start < end; start += size) ranges.push({ begin: start, end: Math.min(start + size, end) });
   return ranges;
 }
 
-/** What `Kernels.map` reads and writes: addresses, 0 for none. */
+/** The addresses that `Kernels.map` reads (x, b, c) and writes (y). 0 means none. */
 export interface MapOperands {
   readonly x: number;
   readonly b?: number;
@@ -136,19 +149,25 @@ export interface MapOperands {
   readonly y: number;
 }
 
-/** The phases for one type of elements. Sources and results are addresses of whole tensors, wherever a tile of them is. */
+/**
+ * The phases for one type of elements. Sources and results are addresses of whole tensors. If only a tile is in memory,
+ * the address is the one that makes the kernels find the tile (memory/operand.ts).
+ */
 export class Kernels {
-  /** Whether elements are float64; they are float32 otherwise. */
+  /** Whether the elements are float64. Otherwise they are float32. */
   readonly isFloat64: boolean;
   /** Bytes of an element. */
   readonly bytes: 4 | 8;
   readonly #core: Exports;
   readonly #extended: () => ExtendedExports;
-  /** Threads that share in calls on tensors of so many elements, if there are any. */
+  /** The threads that take part in calls on large tensors. Undefined: every call runs on the caller's thread. */
   pool: Pool | undefined;
+  /** Elements from which a call runs on the pool. */
   parallelFrom = PARALLEL_FROM;
 
-  /** `extended` is asked for when the first kernel is needed that is not in `core`. */
+  /**
+   * Takes the exports of the core. It calls `extended` for those of the second module when the first of them is needed.
+   */
   constructor(core: Exports, extended: () => ExtendedExports, isFloat64 = false) {
     this.isFloat64 = isFloat64;
     this.bytes = isFloat64 ? 8 : 4;
@@ -160,44 +179,45 @@ export class Kernels {
     return extended || this.isFloat64 ? this.#extended() : this.#core;
   }
 
-  /** Shares a call out among the threads of the pool, if there is one that has the module and the units are worth it. */
+  /**
+   * Runs an export on the threads of the pool, in pieces of `units`, which follow the arguments `call`. Returns false,
+   * and does nothing, if there is no pool, too little work, or only one piece.
+   */
   #share(extended: boolean, name: "sums" | "map", plan: Plan, units: Range, call: readonly number[]): boolean {
     const { pool } = this;
-    const module = extended || this.isFloat64 ? "extended" : "core";
     const elements = plan.planar ? (units.end - units.begin) * plan.outer * plan.inner : plan.length;
-    if (!pool?.has(module) || elements < this.parallelFrom) return false;
+    if (!pool || elements < this.parallelFrom) return false;
     const pieces = divide(units, Math.min(pool.threads * PIECES, MAX_CALLS));
-    if (pieces.length > 1) {
-      const calls = pieces.map(({ begin, end }) => [...call, begin, end]);
-      pool.run(module, name, calls);
-    }
-    return pieces.length > 1;
+    if (pieces.length < 2) return false;
+    const calls = pieces.map(({ begin, end }) => [...call, begin, end]);
+    pool.run(extended || this.isFloat64 ? "extended" : "core", name, calls);
+    return true;
   }
 
-  /** Writes values as elements. */
-  write(heap: Views, pointer: number, values: ArrayLike<number>): void {
+  /** Writes numbers to memory at `pointer`, as elements of this type. */
+  write(heap: VectorViews, pointer: number, values: ArrayLike<number>): void {
     if (this.isFloat64) heap.f64.set(values, pointer / 8);
     else heap.f32.set(values, pointer / 4);
   }
 
-  /** 16-bit elements to float32. */
+  /** Converts `length` elements of 16 bits at `source` to float32 at `target`, exactly. */
   widen(dtype: Dtype, source: number, target: number, length: number): void {
     this.#extended().widen(dtype === "float16" ? 0 : 1, source, target, 0, length);
   }
 
-  /** float32 to 16-bit elements, to the nearest, ties to even. */
+  /** Rounds `length` elements of float32 at `source` to 16 bits at `target`: to the nearest, ties to even. */
   narrow(dtype: Dtype, source: number, target: number, length: number): void {
     this.#extended().narrow(dtype === "float16" ? 0 : 1, source, target, 0, length);
   }
 
-  /** Pivots of channels, from their first values; interleaved, of all channels from the first rows. */
+  /** Computes the pivots of a range of channels from their first values. Interleaved, the range is all channels. */
   pivots({ pointer }: Plan, x: number, { begin, end }: Range): void {
     this.#module(false).pivots(pointer, x, begin, end);
   }
 
   /**
-   * Sums of moments or gradients (docs/batchnorm.md, F1, F2, B1, B2), with the derivative of the activation of this number
-   * on the way.
+   * Computes the sums of moments or gradients in a range of units (docs/batchnorm.md, F1, F2, B1, B2). `activation` is
+   * the number of the activation whose derivative multiplies dy, or 0.
    */
   sums(plan: Plan, operation: number, activation: number, x: number, dy: number, units: Range): void {
     const { pointer, parameters } = plan;
@@ -207,12 +227,18 @@ export class Kernels {
     this.#module(extended).sums(pointer, operation, activation, x, dy, parameters, units.begin, units.end);
   }
 
-  /** Sums → mean, variance and invStd, or dGamma and dBeta, f64. Returns how many channels are to be summed again. */
+  /**
+   * Turns sums into the plan's mean, variance and invStd, or into its dGamma and dBeta, in f64. Returns the number of
+   * unreliable channels, which have to be summed again.
+   */
   statistics({ pointer }: Plan, operation: number, epsilon: number, { begin, end }: Range): number {
     return this.#module(false).statistics(pointer, operation, epsilon, begin, end);
   }
 
-  /** Coefficients of a map of channels; `activated` where the map has an activation. Gamma and beta may be 0 for none. */
+  /**
+   * Computes the coefficients of a map for a range of channels. `activated` says that the map has an activation.
+   * `gamma` and `beta` are addresses, or 0 for none.
+   */
   coefficients(
     { pointer }: Plan,
     map: number,
@@ -226,7 +252,7 @@ export class Kernels {
     this.#module(extended).coefficients(pointer, map, gamma, beta, count, begin, end);
   }
 
-  /** A map of a tile (docs/batchnorm.md, F7, B6). */
+  /** Maps every element of a tile (docs/batchnorm.md, F7, B6). `activation` is the number of an activation, or 0. */
   map(plan: Plan, map: number, activation: number, { x, b = 0, c = 0, y }: MapOperands, tile: Range): void {
     const extended = activation !== 0 || map > CONSTANT_GRADIENT || (map === AFFINE && b !== 0);
     const { pointer, parameters } = plan;

@@ -1,5 +1,6 @@
-// The worker pool: has several threads make the calls of one kernel, each on a range of its own, and waits for them.
-// Worker threads in Node and Deno, web workers elsewhere; what they share is the kernels' memory and a board (job-board.ts).
+// The thread pool. Its threads make the calls of one kernel, each on another range, and the caller waits for them. The
+// threads are worker threads in Node and Deno, and web workers elsewhere. They share the kernels' memory and a job
+// board (job-board.ts).
 
 import source from "../../../build/worker.txt";
 import { node, nodeModule } from "../../common/engine.ts";
@@ -19,21 +20,35 @@ import {
 
 export { MAX_CALLS, MAX_THREADS };
 
-/** Times to look at the board before the owner sleeps, where it may. */
+/**
+ * The number of times that the owner reads the board before it sleeps, about 70 µs (Node 20.20). Workers mostly finish
+ * within that time, since all threads take from the same calls. To sleep and to be woken takes 36 µs more (SPINS in
+ * shared-memory.ts).
+ */
 const SPINS = 4000;
+
+/**
+ * The owner wakes after this many milliseconds to see whether a worker has stalled. The last worker to leave wakes it
+ * at once.
+ */
 const NAP_MS = 100;
 
-/** A worker that is inside for so long after the owner has finished its own calls is taken for dead. */
+/**
+ * A worker that is inside for this many milliseconds after the owner has finished its calls counts as dead. A forward
+ * of 6.4 million elements takes 2.4 ms (docs/numerics.md), so one of 4 GiB would take about 0.4 s. Only a worker that
+ * has ended or is suspended takes as long.
+ */
 const STALLED_MS = 10_000;
 
+/** The methods that workers of Node and of the web have in common. */
 interface Thread {
   postMessage(message: unknown): void;
   terminate(): unknown;
 }
 
-type Listener = (what: unknown) => void;
+type Listener = (reason: unknown) => void;
 
-/** What we need of node:worker_threads, whose types a library for every engine cannot ask for. */
+/** The part of node:worker_threads that is used here. A library for every engine cannot require the types of Node. */
 interface WorkerThreads {
   Worker: new (
     source: string,
@@ -44,9 +59,12 @@ interface WorkerThreads {
   };
 }
 
-/** Starts a worker; `ready` is told once, `died` of its end, if that comes by itself. */
-async function start(message: object, ready: () => void, died: Listener): Promise<Thread> {
-  // Deno has web workers too, but only as modules, without unref, and none that waits in Atomics.wait is ever terminated
+/**
+ * Starts a worker and posts it a message. Calls `ready` when the worker has answered, and `died` when the worker ends
+ * although nobody has terminated it. Rejects if the host has no workers or refuses them.
+ */
+async function startWorker(message: object, ready: () => void, died: Listener): Promise<Thread> {
+  // Deno's web workers are modules without unref, and Deno cannot terminate one that waits in Atomics.wait
   if (typeof Worker === "function" && !("Deno" in globalThis)) {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const worker = new Worker(url) as Worker & { unref?(): void };
@@ -61,10 +79,10 @@ async function start(message: object, ready: () => void, died: Listener): Promis
   }
   if (!node()) throw new Error("there are no workers here");
   const { Worker: NodeWorker } = await nodeModule<WorkerThreads>("worker_threads");
-  // flags of the program itself, as --input-type, are not for this script
+  // flags of the program, such as --input-type, do not apply to this script
   const worker = new NodeWorker(source, { eval: true, execArgv: [] });
   worker.once("message", () => {
-    worker.unref(); // a pool that nobody disposed of keeps no process alive
+    worker.unref(); // so that a process can end without dispose()
     ready();
   });
   worker.once("error", died);
@@ -73,54 +91,62 @@ async function start(message: object, ready: () => void, died: Listener): Promis
   return worker;
 }
 
+/**
+ * Whether this thread may sleep in Atomics.wait. The main thread of a page may not, and an engine may lack shared
+ * memory.
+ */
 const mayWait = /* @__PURE__ */ (() => {
   try {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1);
     return true;
   } catch {
-    return false; // the main thread of a page, or no shared memory at all
+    return false;
   }
 })();
 
-/** Names of the modules, in the order in which a pool takes them. */
+/** The names of the modules, in the order in which Pool.start takes them. */
 const NAMES = ["core", "extended"] as const;
 
 type ModuleName = (typeof NAMES)[number];
 
 type Modules = readonly WebAssembly.Module[];
 
-/** Exports of modules. */
+/** The exports of each module in the caller's thread. */
 type Instances = readonly object[];
 
+/** A pool of threads that run exports of the kernels over one shared memory. */
 export class Pool {
-  /** Threads that take part, the caller's included. */
+  /** The number of threads that take part, the caller's included. */
   readonly threads: number;
-  readonly #board = new JobBoard();
+  readonly #jobBoard = new JobBoard();
+  /** The exports of all modules, in the same order in every thread. */
   readonly #kernels: readonly Kernel[];
+  /** The index of each export in #kernels, by its name "module.export". */
   readonly #index: ReadonlyMap<string, number>;
-  readonly #modules: number;
   readonly #stalledMs: number;
   #workers: Thread[] = [];
+  /** The error of every later call, once a worker has died or failed. */
   #broken: Error | undefined;
-  #closed = false;
+  /** Whether the workers end because of `dispose`. */
+  #disposed = false;
 
   private constructor(modules: Modules, instances: Instances, threads: number, stalledMs: number) {
     this.threads = threads;
     this.#stalledMs = stalledMs;
-    const all = modules.flatMap((module, m) =>
+    const kernels = modules.flatMap((module, m) =>
       WebAssembly.Module.exports(module).map(({ name }) => ({
         name: `${NAMES[m]}.${name}`,
         kernel: (instances[m] as Readonly<Record<string, unknown>>)[name] as Kernel,
       })),
     );
-    this.#kernels = all.map(({ kernel }) => kernel);
-    this.#index = new Map(all.map(({ name }, i) => [name, i]));
-    this.#modules = modules.length;
+    this.#kernels = kernels.map(({ kernel }) => kernel);
+    this.#index = new Map(kernels.map(({ name }, i) => [name, i]));
   }
 
   /**
-   * Starts threads − 1 workers over a shared memory, with the core module and perhaps the extended one, whose instances of
-   * this thread are given. Rejects with BatchNormError "thread" where a worker does not start.
+   * Starts threads − 1 workers over a shared memory. `modules` are the core and, in the complete entry, the second
+   * module; `instances` are their exports in this thread. Rejects with BatchNormError "thread" if a worker does not
+   * start.
    */
   static async start(
     modules: Modules,
@@ -130,31 +156,7 @@ export class Pool {
     stalledMs = STALLED_MS,
   ): Promise<Pool> {
     const pool = new Pool(modules, instances, threads, stalledMs);
-    const { buffer } = pool.#board;
-    const starting = Array.from({ length: threads - 1 }, async (_, i) => {
-      const thread = i + 1;
-      let settle: { ready(): void; died(error: Error): void } | undefined;
-      const ready = new Promise<void>((resolve, reject) => {
-        settle = { ready: resolve, died: reject };
-      });
-      let started = false;
-      const died = (what: unknown) => {
-        if (pool.#closed) return;
-        const how = what instanceof Error ? what.message : String(what);
-        pool.#broken ??= started ? threadDied(thread, how) : threadNotStarted(thread, how);
-        settle?.died(pool.#broken);
-      };
-      const working = () => {
-        started = true;
-        settle?.ready();
-      };
-      try {
-        pool.#workers.push(await start({ modules, memory, buffer, thread, threads }, working, died));
-      } catch (error) {
-        died(error); // a host without workers, or a policy against them
-      }
-      await ready;
-    });
+    const starting = Array.from({ length: threads - 1 }, (_, i) => pool.#startThread(modules, memory, i + 1));
     try {
       await Promise.all(starting);
     } catch (error) {
@@ -165,27 +167,49 @@ export class Pool {
     return pool;
   }
 
-  /** Whether the threads have a module: not the extended one where it came after they started. */
-  has(module: ModuleName): boolean {
-    return NAMES.indexOf(module) < this.#modules;
+  /**
+   * Starts one worker. Resolves when it is ready for jobs, and rejects with BatchNormError "thread" if it ends before.
+   */
+  async #startThread(modules: Modules, memory: WebAssembly.Memory, thread: number): Promise<void> {
+    let settle: { resolve(): void; reject(error: Error): void } | undefined;
+    const started = new Promise<void>((resolve, reject) => {
+      settle = { resolve, reject };
+    });
+    let isReady = false;
+    const ready = () => {
+      isReady = true;
+      settle?.resolve();
+    };
+    const died = (reason: unknown) => {
+      if (this.#disposed) return;
+      const how = reason instanceof Error ? reason.message : String(reason);
+      this.#broken ??= isReady ? threadDied(thread, how) : threadNotStarted(thread, how);
+      settle?.reject(this.#broken);
+    };
+    const message = { modules, memory, buffer: this.#jobBoard.buffer, thread, threads: this.threads };
+    try {
+      this.#workers.push(await startWorker(message, ready, died));
+    } catch (error) {
+      died(error); // a host without workers, or a policy against them
+    }
+    await started;
   }
 
   /**
-   * Makes the calls of a module's export on all threads and returns when all are done. At most MAX_CALLS. Throws BatchNormError
-   * "thread" where a worker has died or fails.
+   * Makes the calls of a module's export, at most MAX_CALLS, on all threads. Returns when all calls are done. Throws
+   * BatchNormError "thread" if a worker has died, fails or stalls.
    */
   run(module: ModuleName, name: string, calls: readonly (readonly number[])[]): void {
     if (this.#broken) throw this.#broken;
-    const board = this.#board;
-    const { i32 } = board;
-    board.write(this.#index.get(`${module}.${name}`) as number, calls);
+    const { i32 } = this.#jobBoard;
+    this.#jobBoard.write(this.#index.get(`${module}.${name}`) as number, calls);
     Atomics.store(i32, STATE, OPEN);
     Atomics.add(i32, GENERATION, 1);
     if (Atomics.load(i32, SLEEPERS) > 0) Atomics.notify(i32, GENERATION);
     try {
-      board.work(this.#kernels, 0, this.threads);
+      this.#jobBoard.work(this.#kernels, 0, this.threads);
     } finally {
-      this.#close();
+      this.#closeBoard();
     }
     const failed = Atomics.exchange(i32, FAILED, 0);
     if (failed > 0) {
@@ -194,9 +218,9 @@ export class Pool {
     }
   }
 
-  /** Lets nobody in any more and waits until nobody is inside. */
-  #close(): void {
-    const { i32 } = this.#board;
+  /** Closes the board and waits until no worker is inside. Throws BatchNormError "thread" if a worker stalls. */
+  #closeBoard(): void {
+    const { i32 } = this.#jobBoard;
     Atomics.and(i32, STATE, ~OPEN);
     let since: number | undefined;
     for (let spins = 0; ; spins++) {
@@ -213,9 +237,9 @@ export class Pool {
     }
   }
 
-  /** Ends the workers. */
+  /** Ends the workers. The pool cannot be used any more. */
   async dispose(): Promise<void> {
-    this.#closed = true;
+    this.#disposed = true;
     const workers = this.#workers;
     this.#workers = [];
     await Promise.all(workers.map((worker) => worker.terminate()));
