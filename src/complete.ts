@@ -1,4 +1,4 @@
-// What makes an entry complete: an implementation for every slot.
+// Makes an entry complete: it puts an implementation into every slot.
 
 import kernels from "../build/extended.wasm";
 import { toAffine } from "./interop/fold.ts";
@@ -21,8 +21,8 @@ import { allStores, otherStores } from "./tensor/dtype.ts";
 import { secondModule } from "./wasm/module.ts";
 
 /**
- * Fills every slot. A complete entry calls it where it is evaluated. It is a call, and not a module that is imported for
- * its effect, because package.json says that no module has effects, and a bundler drops such an import.
+ * Fills every slot. A complete entry calls it when it is evaluated. A module that is imported for its effect would not
+ * work, because package.json declares that no module has effects, and a bundler drops such an import.
  */
 export function complete(): void {
   secondModule.install(kernels);

@@ -1,18 +1,24 @@
-// A process group of threads or pages that do not share memory, over MessagePorts in a star around rank 0. Its calls are
-// asynchronous.
+// A process group of threads or pages that do not share memory. Every rank has a MessagePort to rank 0, which combines
+// the values of all ranks. The calls are asynchronous.
 
 import { lostRank, wrongKind } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
 import { type AllReduce, addTo, checkAll, rankOf, timeoutOf } from "./process-group.ts";
 
-/** A rank's ends of a group's ports: of all others where it is rank 0, else of rank 0's. To be posted to it, transferred. */
+/**
+ * The ports of one rank: rank 0 has a port to every other rank, and every other rank has one port to rank 0. Post it to
+ * the rank's thread, with `ports` in the list of transferred objects.
+ */
 export interface GroupPorts {
   readonly rank: number;
   readonly size: number;
   readonly ports: readonly MessagePort[];
 }
 
-/** The ports of a group of `size` ranks, one entry for each. */
+/**
+ * Returns the ports of a group of `size` ranks, one entry for each rank. Throws TypeError or RangeError for a wrong
+ * size.
+ */
 export function groupPorts(size: number): GroupPorts[] {
   integerAtLeast(1, "size", size);
   const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
@@ -20,18 +26,18 @@ export function groupPorts(size: number): GroupPorts[] {
   return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];
 }
 
-/** What came over one port, and who waits for more. */
+/** One end of a port: the messages that have arrived, and the receiver that waits for the next one. */
 class Inbox {
   readonly #arrived: Float64Array[] = [];
-  #waiting: ((values: Float64Array) => void) | undefined;
+  #receive: ((values: Float64Array) => void) | undefined;
   readonly #port: MessagePort;
 
   constructor(port: MessagePort) {
     this.#port = port;
     port.onmessage = ({ data }: MessageEvent<Float64Array>) => {
-      const waiting = this.#waiting;
-      this.#waiting = undefined;
-      if (waiting) waiting(data);
+      const receive = this.#receive;
+      this.#receive = undefined;
+      if (receive) receive(data);
       else this.#arrived.push(data);
     };
   }
@@ -40,13 +46,13 @@ class Inbox {
     this.#port.postMessage(values);
   }
 
-  /** The next message; rejects with `lost` where none comes in time. */
+  /** Resolves to the next message. Rejects with the error of `lost` if none arrives in time. */
   next(timeoutMs: number, lost: () => Error): Promise<Float64Array> {
-    const there = this.#arrived.shift();
-    if (there) return Promise.resolve(there);
+    const arrived = this.#arrived.shift();
+    if (arrived) return Promise.resolve(arrived);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => reject(lost()), timeoutMs);
-      this.#waiting = (values) => {
+      this.#receive = (values) => {
         clearTimeout(timer);
         resolve(values);
       };
@@ -58,12 +64,15 @@ class Inbox {
   }
 }
 
+/** A rank of a group over ports. */
 class PortGroup implements AllReduce<Promise<void>> {
   readonly rank: number;
   readonly size: number;
   readonly #inboxes: readonly Inbox[];
   readonly #timeoutMs: number;
-  /** Set once a rank is late: a message that arrives later would be taken for one of the next exchange. */
+  /**
+   * The error of all calls after a rank was late. Its late message would otherwise count as one of the next exchange.
+   */
   #lost: Error | undefined;
 
   constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
@@ -93,36 +102,39 @@ class PortGroup implements AllReduce<Promise<void>> {
     all.set(await this.#exchange(values, join));
   }
 
-  /** What `combine` makes of all ranks' values, which rank 0 does for all. */
+  /** Resolves to the result of `combine` on the values of all ranks. Rank 0 computes it and sends it to the others. */
   async #exchange(
     values: Float64Array,
     combine: (all: readonly Float64Array[]) => Float64Array,
   ): Promise<Float64Array> {
     if (this.#lost) throw this.#lost;
-    const from = (rank: number, inbox: Inbox) =>
+    const receiveFrom = (rank: number, inbox: Inbox) =>
       inbox.next(this.#timeoutMs, () => {
         const what = `nothing came from rank ${rank} within ${this.#timeoutMs} ms`;
         this.#lost ??= lostRank(this.rank, this.size, what);
         return this.#lost;
       });
     if (this.rank > 0) {
-      const center = this.#inboxes[0] as Inbox;
-      center.post(values.slice()); // a view would be sent with all that it is a view of
-      return from(0, center);
+      const inbox = this.#inboxes[0] as Inbox;
+      inbox.post(values.slice()); // a view would be sent with its whole buffer
+      return receiveFrom(0, inbox);
     }
-    const others = await Promise.all(this.#inboxes.map((inbox, i) => from(i + 1, inbox)));
+    const others = await Promise.all(this.#inboxes.map((inbox, i) => receiveFrom(i + 1, inbox)));
     const combined = combine([values, ...others]);
     for (const inbox of this.#inboxes) inbox.post(combined);
     return combined;
   }
 
-  /** Lets the thread end. */
+  /** Closes the ports, so that the thread can end. */
   close(): void {
     for (const inbox of this.#inboxes) inbox.close();
   }
 }
 
-/** The group that a thread is in, by its entry of groupPorts; `close` ends it. */
+/**
+ * Returns the group of a thread, from the thread's entry of `groupPorts`. `close` ends it. Throws TypeError or
+ * RangeError for wrong arguments.
+ */
 export function portGroup(
   ports: GroupPorts,
   options: { timeoutMs?: number } = {},

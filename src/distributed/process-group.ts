@@ -1,28 +1,31 @@
-// Groups: what makes the ranks of a synchronised batch norm one, by two operations over all of them: a sum, and a gathering.
-// shared-memory.ts, message-ports.ts and mpi.ts make such groups.
+// The interface of process groups. The ranks of a group normalise one batch together, by two operations: a sum over all
+// ranks, and a gather of the values of all ranks. shared-memory.ts, message-ports.ts and mpi.ts make such groups.
 //
-// Sums are taken in the order of the ranks, whoever takes them, so that every rank gets the same bits.
+// Sums are taken in the order of the ranks, so that every rank gets the same bits.
 
 import { wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys, integerAtLeast } from "../common/validate.ts";
 
 /**
- * A group of ranks as one of them sees it. `sum` replaces values by their sums over all ranks, the same bits on every one,
- * and is called by all in the same order with as many values. It returns when that is done, or a promise of it; a rank
- * that does not come is an error after some time, and not a hang.
+ * A process group as one of its ranks sees it. All ranks make the same calls, in the same order and with the same
+ * number of values. A call returns when the exchange is done, or returns a promise of that. If a rank does not take
+ * part, the call fails after a time instead of waiting forever.
  */
 export interface AllReduce<R extends undefined | Promise<void> | void = Promise<void> | void> {
-  /** 0 to size − 1. */
+  /** The number of this rank, from 0 to size − 1. */
   readonly rank: number;
+  /** The number of ranks. */
   readonly size: number;
+  /** Replaces the values by their sums over all ranks. Every rank gets the same bits. */
   sum(values: Float64Array): R;
   /**
-   * Fills `all`, size times as long as values, with those of every rank in their order; otherwise as sum. A group may have it
-   * or not: without it, what does not add up is gathered by a sum of as many numbers, which takes twice as many bytes.
+   * Fills `all`, which is `size` times as long as `values`, with the values of all ranks in the order of the ranks. It
+   * is optional: without it, SyncBatchNorm gathers by a sum over `all`, which sends twice as many bytes.
    */
   gather?(values: Float64Array, all: Float64Array): R;
 }
 
+/** Adds `values` to `sum`, element by element. */
 export function addTo(sum: Float64Array, values: Float64Array): void {
   for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (values[i] as number);
 }
@@ -32,15 +35,23 @@ export function checkAll(all: Float64Array, values: Float64Array, size: number):
   if (all.length !== size * values.length) throw wrongLength("all", [size, values.length], all.length);
 }
 
-/** A rank that does not come for so long is lost. */
+/**
+ * The default time in milliseconds after which a missing rank is lost. It is a choice, not a measurement: a rank may be
+ * seconds late, when it compiles or saves a file, and a hang should be noticed within a minute.
+ */
 const TIMEOUT_MS = 30_000;
 
+/** Returns `rank` if it is an integer from 0 to size − 1. Otherwise throws TypeError or RangeError. */
 export function rankOf(rank: unknown, size: number): number {
   const checked = integerAtLeast(0, "rank", rank);
   if (checked >= size) throw wrongValue("rank", `a rank from 0 to ${size - 1}`, rank);
   return checked;
 }
 
+/**
+ * Returns the option `timeoutMs` of a group, 30 s by default. Throws TypeError or RangeError for other options or
+ * values.
+ */
 export function timeoutOf(options: { timeoutMs?: number }): number {
   checkKeys("group options", options, ["timeoutMs"]);
   return integerAtLeast(1, "timeoutMs", options.timeoutMs ?? TIMEOUT_MS);
