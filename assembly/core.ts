@@ -1,11 +1,12 @@
-// The core: what plain batch normalization of float32 needs. A call of a layer is a plan and five phases over it:
+// The core: all that plain batch normalization of float32 needs. A call of a layer makes a plan and runs up to five
+// phases over it:
 //
 //   forward     plan   pivots         sums   statistics   coefficients   map
 //   backward    plan   coefficients   sums   statistics   coefficients   map
 //   inference   plan   statistics                         coefficients   map
 //
-// Every export works on memory of the caller. None keeps state, allocates, or checks what it is given. docs/abi.md has the
-// exports from here, and a table of the parameters that several of them share.
+// Every export works on memory of the caller. No export keeps state, allocates, or checks its arguments. docs/abi.md
+// lists these exports, and has a table of the parameters that several of them share.
 
 import { Identity } from "./kernels/activations";
 import { affineRows, constantGradientRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
@@ -14,7 +15,7 @@ import { Gradients, Moments } from "./kernels/sums";
 import { CONSTANT_GRADIENT, GRADIENT, GRADIENTS, INV_STD, mapUnits, readSums, sumUnits } from "./phases";
 import { PLANES, Plan, planAt } from "./plan";
 
-/** docs/abi.md says what a new number means. */
+/** The version of the exports' interface. docs/abi.md says which changes need a new number. */
 const VERSION: u32 = 2;
 
 /**
@@ -26,11 +27,11 @@ export function version(): u32 {
 }
 
 /**
- * Returns how much workspace a tensor [outer, channels, inner] needs, whatever the options of its plan are.
+ * Returns the size of the workspace of a tensor [outer, channels, inner]. It is enough for every plan of the tensor.
  * @returns bytes, a multiple of 64; 0 for an empty tensor
  */
 export function workspace(elementBytes: usize, outer: usize, channels: usize, inner: usize): usize {
-  // short planes of a single channel have more columns than its rows
+  // planes of a single channel can be read as more columns than its rows have
   return max(
     planAt(0, elementBytes, outer, channels, inner, 0),
     planAt(0, elementBytes, outer, channels, inner, PLANES),
@@ -38,9 +39,10 @@ export function workspace(elementBytes: usize, outer: usize, channels: usize, in
 }
 
 /**
- * Writes the plan of a tensor [outer, channels, inner] to the beginning of its workspace: how the tensor is walked and summed,
- * and where the vectors of the phases are. Of an empty tensor there is no plan, and nothing is written.
- * @param options 0, or the sum of: 1, tensors pass through memory tile by tile; 2, a single channel stays a plane.
+ * Writes the plan of a tensor [outer, channels, inner] to the beginning of its workspace. The plan says how the tensor
+ * is walked and summed, and where the vectors of the phases are. An empty tensor has no plan, and nothing is written.
+ * @param options 0, or the sum of: 1, tensors pass through memory tile by tile; 2, a single channel is summed in
+ *   planes.
  */
 export function plan(
   workspace: usize,
@@ -54,7 +56,7 @@ export function plan(
 }
 
 /**
- * Computes the pivots: what is subtracted from x before its moments are summed. A pivot is the mean of some of a channel's
+ * Computes the pivots, which `sums` subtracts from x to sum moments. The pivot of a channel is the mean of some of its
  * first values, coarsely rounded. Pivots are the first row of the plan's coefficients.
  */
 export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
@@ -62,9 +64,9 @@ export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
 }
 
 /**
- * Computes the sums of channels. Moments are Σ d and Σ d², where d = x − pivot (F1, F2). Gradients are Σ dy and Σ dy·d, where
- * d = x − hi (B1, B2) and hi is the first row of the plan's coefficients, as `coefficients` with map 0 leaves it.
- * @param operation 0: moments. 1: gradients. Plus 2: again in float64, for channels that `statistics` found unreliable.
+ * Computes the sums of channels. Moments are Σ d and Σ d², where d = x − pivot (F1, F2). Gradients are Σ dy and Σ dy·d,
+ * where d = x − hi (B1, B2) and hi is the first row of the plan's coefficients, as `coefficients` with map 0 leaves it.
+ * @param operation 0: moments. 1: gradients. 2 more, for channels that `statistics` found unreliable: f64 sums.
  * @param activation 0.
  */
 export function sums(
@@ -83,11 +85,12 @@ export function sums(
 }
 
 /**
- * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean and invStd, into the plan's
- * dGamma and dBeta (B1 to B3). Marks channels whose sums are not precise enough in the plan's `unreliable`.
+ * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean and invStd, into the
+ * plan's dGamma and dBeta (B1 to B3). Marks the unreliable channels, whose sums are not precise enough, in the plan's
+ * `unreliable`.
  * @param operation As for `sums`. 4: only invStd, from the plan's variance.
  * @param epsilon Read by operations 0, 2 and 4.
- * @returns how many channels are to be summed again, by operation 2 or 3 of `sums` and then of `statistics`
+ * @returns the number of unreliable channels, which need operation 2 or 3 of `sums` and then of `statistics`
  */
 export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usize, end: usize): usize {
   const p = changetype<Plan>(plan);
@@ -97,10 +100,10 @@ export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usi
 }
 
 /**
- * Computes the rows of a map's coefficients from the plan's vectors.
- * @param map 0: hi, scale and shift of y (F6); gradients are summed about this hi, too. 1: hi, scale, shift and xCoefficient of
- *   dx (B4, B5). 2: those of dx where statistics are constants.
- * @param count Values per channel that dGamma and dBeta are sums of. Read by map 1.
+ * Computes the rows of coefficients of a map from the plan's vectors.
+ * @param map 0: hi, scale and shift of y (F6); gradients are summed about this hi, too. 1: hi, scale, shift and
+ *   xCoefficient of dx (B4, B5). 2: the rows of dx for statistics that are constants.
+ * @param count The number of values per channel that dGamma and dBeta sum over. Read by map 1.
  */
 export function coefficients(
   plan: usize,
@@ -118,9 +121,9 @@ export function coefficients(
 }
 
 /**
- * Maps every element with its channel's coefficients.
- * @param map 0: y = (x − hi)·scale + shift (F7). 1: dx = ((x − hi)·xCoefficient + (dy + shift))·scale (B6). 2: dx from dy, where
- *   statistics are constants.
+ * Maps every element with the coefficients of its channel.
+ * @param map 0: y = (x − hi)·scale + shift (F7). 1: dx = ((x − hi)·xCoefficient + (dy + shift))·scale (B6). 2: dx =
+ *   dy·scale, for statistics that are constants.
  * @param activation 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
  * @param b `T[outer·channels·inner]`, read by map 1: dy.

@@ -1,6 +1,6 @@
-// The module for hosts in other languages: the core's plan and phases, and whole operations on float32 made of them. For the
-// whole operations a host needs an address for every tensor and a workspace, and no arithmetic of its own. The order of the
-// phases is that of the facade, so that results have the same bits.
+// The module for hosts in other languages: the core's plan and phases, and whole operations on float32 that are made of
+// them. For a whole operation, a host passes the address of every tensor and of a workspace, and computes nothing
+// itself. The order of the phases is that of the facade, so that results have the same bits.
 
 import { Identity } from "./kernels/activations";
 import { affineRows, blend, constantGradientRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
@@ -12,7 +12,9 @@ import { firstBlock, lastBlock, Plan, planAt } from "./plan";
 
 export * from "./core";
 
-/** The plan of a whole tensor, with the host's vectors; null for an empty tensor. */
+/**
+ * Writes the plan of a whole tensor, with the host's vectors for mean and variance. Returns null for an empty tensor.
+ */
 function planOf(
   workspace: usize,
   outer: usize,
@@ -28,7 +30,7 @@ function planOf(
   return p;
 }
 
-/** Takes the sums of unreliable channels again; neighbours are summed together. */
+/** Sums unreliable channels again. Neighbouring channels are summed together. */
 function sumAgain<S extends Moments>(p: Plan, operation: i32, x: usize, dy: usize, epsilon: f64): void {
   for (let begin: usize = 0; begin < p.channels; ++begin) {
     if (!load<u8>(p.unreliable + begin)) continue;
@@ -43,20 +45,21 @@ function sumAgain<S extends Moments>(p: Plan, operation: i32, x: usize, dy: usiz
   }
 }
 
-/** The sums of all channels and their statistics. */
+/** Computes the sums of all channels, and their statistics. */
 function sumAll<S extends Moments>(p: Plan, operation: i32, x: usize, dy: usize, epsilon: f64): void {
   const stripeUnits = p.byColumn ? p.columnBlocks : 1;
   sumUnits<f32, S, Identity>(p, operation, x, dy, 0, 0, p.planar ? p.channels : p.stripes * stripeUnits);
   if (readSums<f32>(p, operation, epsilon, 0, p.channels)) sumAgain<S>(p, operation | AGAIN, x, dy, epsilon);
 }
 
+/** Maps the whole tensor with map M. */
 function mapAll<M extends Affine>(p: Plan, x: usize, dy: usize, y: usize): void {
   mapUnits<f32, M, Identity>(p, x, dy, 0, y, 0, 0, p.planar ? p.channels : p.rows);
 }
 
 /**
- * Training: computes mean, variance and invStd of the batch, and y = gamma·(x − mean)·invStd + beta. An empty tensor leaves
- * everything as it is.
+ * Training: computes mean, variance and invStd of the batch, and y = gamma·(x − mean)·invStd + beta. For an empty
+ * tensor, nothing is written.
  */
 export function forward(
   x: usize,
@@ -82,12 +85,12 @@ export function forward(
 }
 
 /**
- * Blends a batch's statistics into the running ones: running ← (1 − momentum)·running + momentum·batch, the batch's variance
- * times count/(count − 1).
+ * Blends the statistics of a batch into the running statistics: running ← (1 − momentum)·running + momentum·batch. The
+ * variance of the batch is multiplied by count/(count − 1).
  * @param runningMean `f64[channels]`, read and written.
- * @param runningVariance `f64[channels]`, read and written. Unbiased.
+ * @param runningVariance `f64[channels]`, read and written. It is unbiased.
  * @param momentum The weight of the new batch.
- * @param count Values per channel in the batch; more than 1.
+ * @param count The number of values per channel in the batch, more than 1.
  */
 export function track(
   runningMean: usize,
@@ -103,8 +106,8 @@ export function track(
 }
 
 /**
- * Inference: y = gamma·(x − mean)/√(variance + epsilon) + beta, by statistics that are given. An empty tensor leaves y as it
- * is.
+ * Inference: computes y = gamma·(x − mean)/√(variance + epsilon) + beta from the host's mean and variance. For an empty
+ * tensor, nothing is written.
  */
 export function inference(
   x: usize,
@@ -129,13 +132,13 @@ export function inference(
 }
 
 /**
- * Gradients: computes dGamma, dBeta and dx, from the mean and invStd of `forward` or of `inference`. Of an empty tensor dGamma
- * and dBeta are 0.
+ * Gradients: computes dGamma, dBeta and dx, from the mean and invStd of `forward` or of `inference`. For an empty
+ * tensor, dGamma and dBeta are 0.
  * @param dx `T[outer·channels·inner]`, written. 0: only dGamma and dBeta.
  * @param dGamma `f64[channels]`, written: Σ dy·x̂.
  * @param dBeta `f64[channels]`, written: Σ dy.
- * @param constant 0, after `forward`: dx = gamma·invStd·(dy − dBeta/count − x̂·dGamma/count), count = outer·inner. 1, after
- *   `inference`, whose statistics are constants: dx = gamma·invStd·dy.
+ * @param constant 0, after `forward`: dx = gamma·invStd·(dy − dBeta/count − x̂·dGamma/count), count = outer·inner. 1,
+ *   after `inference`, whose statistics are constants: dx = gamma·invStd·dy.
  */
 export function backward(
   x: usize,
@@ -161,7 +164,7 @@ export function backward(
   p.invStd = invStd;
   p.dGamma = dGamma;
   p.dBeta = dBeta;
-  affineRows<f32>(p, 0, 0, 0, channels); // for the first row, hi
+  affineRows<f32>(p, 0, 0, 0, channels); // gradients are summed about its first row, hi
   sumAll<Gradients>(p, GRADIENTS, x, dy, 0);
   if (!dx) return;
   if (constant) {

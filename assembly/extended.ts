@@ -1,10 +1,10 @@
-// The second module, over the same memory and the same plans: what plain batch normalization of float32 does not need.
-// Activations and residuals in maps and sums, the maps of conditional and double backward, float64 (plans of 8 bytes an
-// element), and 16-bit storage.
+// The second module, over the same memory and the same plans. It has all that plain batch normalization of float32 does
+// not need: activations and residuals in maps and sums, the maps of conditional scale and of double backward, float64
+// (plans with 8 bytes per element), and 16-bit storage.
 //
-// An activation's number picks a type once per call: 0 none, 1 ReLU, 2 a rectifier with the parameters slope, floor and
-// ceiling (leaky ReLU, ReLU6), 3 SiLU. SiLU's derivative takes longer than dz's way to memory and back: map 5 writes dz once,
-// and plain sums and gradients read it.
+// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 a rectifier with the parameters slope,
+// floor and ceiling (leaky ReLU, ReLU6), 3 SiLU. The sums have no SiLU: to compute its derivative twice takes longer
+// than to write dz to memory. So map 5 writes dz once, and plain sums and gradients read it.
 
 import { Identity, Rectifier, Relu, Silu } from "./kernels/activations";
 import {
@@ -15,7 +15,7 @@ import {
   pivotsOf,
   scaledGradientRows,
 } from "./kernels/channels";
-import { Brain, Half, narrowTo, widenFrom } from "./kernels/half";
+import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
 import { Affine, AffineSum, Combination, Derivative, DerivativeSum, Gradient, ScaledGradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
@@ -36,16 +36,17 @@ import {
 } from "./phases";
 import { Plan } from "./plan";
 
-/** Computes the pivots of float64, as the core's `pivots` computes those of float32. */
+/** Computes the pivots of float64 plans, each the mean of some of a channel's first values, coarsely rounded. */
 export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
   pivotsOf<f64>(changetype<Plan>(plan), x, begin, end);
 }
 
 /**
- * Computes the sums of channels, as the core's `sums` does. Sums of float64 are compensated for rounding. Sums of float32 are
- * gradients after an activation: dz = dy·f′(d·scale + shift) takes the place of dy, with the coefficients of map 0.
- * @param operation float64: 0, moments; 1, gradients; plus 2, again about better pivots. float32: 1, gradients; 3, again in
- *   float64.
+ * Computes the sums of channels for plans of float64, or of float32 with an activation. The sums of float64 are those
+ * of the core's `sums`, compensated. The sums of float32 are Σ dz and Σ dz·d, where dz = dy·f′(d·scale + shift) has the
+ * coefficients of map 0.
+ * @param operation float64: 0, moments; 1, gradients; 2 more, to sum again about better pivots. float32: 1, gradients;
+ *   3, f64 sums of gradients.
  * @param activation float64: 0. float32: 1 or 2.
  */
 export function sums(
@@ -67,16 +68,18 @@ export function sums(
 }
 
 /**
- * Turns sums of float64 into statistics, as the core's `statistics` does with sums of float32. Where a channel is unreliable,
- * this moves its pivot to its mean.
+ * Turns sums of float64 into mean, variance and invStd, or into dGamma and dBeta, which are the same fields of the plan
+ * as in the core. Moves the pivot of an unreliable channel to its mean.
  * @param operation As for `sums`.
  * @param epsilon Read by operations 0 and 2.
- * @returns how many channels are unreliable; if there are any, all channels are to be summed again
+ * @returns the number of unreliable channels; if it is not 0, all channels need operation 2 of `sums` and then of
+ *   `statistics`
  */
 export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usize, end: usize): usize {
   return readSums<f64>(changetype<Plan>(plan), operation, epsilon, begin, end);
 }
 
+/** Computes the rows of coefficients of the map of this number, for elements of type T. */
 function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, begin: usize, end: usize): void {
   if (map == GRADIENT) gradientRows<T>(p, gamma, beta, count, Lanes.accumulatesInF64<T>(), begin, end);
   else if (map == CONSTANT_GRADIENT) constantGradientRows<T>(p, gamma, begin, end);
@@ -86,11 +89,11 @@ function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, beg
 }
 
 /**
- * Computes the rows of a map's coefficients, as the core's `coefficients` does.
- * @param map 0, 1 and 2 as in the core; map 1 of float32 is for an activation and has a fifth row, extra, the shift of z. 3:
- *   those of dx where gamma differs within the values of a statistic; extra is gamma. 4: the caller has written the five rows,
- *   each `T[channels]` at the beginning of its row, and they are repeated over their columns.
- * @param count Values per channel that dGamma and dBeta are sums of. Read by maps 1 and 3.
+ * Computes the rows of coefficients of a map from the plan's vectors, for plans of float32 or float64.
+ * @param map 0, 1 and 2 as in the core; map 1 of float32 is for an activation and has a fifth row, extra, the shift of
+ *   z. 3: the rows of dx if gamma differs among the values of one statistic; extra is gamma. 4: the caller has written
+ *   the five rows, each `T[channels]` at the beginning of its row, and they are repeated over their columns.
+ * @param count The number of values per channel that dGamma and dBeta sum over. Read by maps 1 and 3.
  */
 export function coefficients(
   plan: usize,
@@ -106,7 +109,7 @@ export function coefficients(
   else rowsOf<f32>(p, map, gamma, beta, count, begin, end);
 }
 
-/** The map M with Relu, Rectifier or, for any other activation, E. */
+/** Runs map M with the activation of this number: Relu, Rectifier, or E for any other number. */
 function mapActivated<T extends number, M extends Affine, E extends Identity>(
   p: Plan,
   activation: i32,
@@ -123,7 +126,7 @@ function mapActivated<T extends number, M extends Affine, E extends Identity>(
   else mapUnits<T, M, E>(p, x, b, c, y, parameters, begin, end);
 }
 
-/** The map of a number, for elements of type T. The plain ones of float32 are the core's. */
+/** Runs the map of this number on elements of type T. The core has the plain maps of float32. */
 function mapOf<T extends number>(
   p: Plan,
   map: i32,
@@ -147,14 +150,16 @@ function mapOf<T extends number>(
 }
 
 /**
- * Maps every element with its channel's coefficients.
+ * Maps every element with the coefficients of its channel.
  * @param map 0: y = f(z + b), z = (x − hi)·scale + shift. 1: dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz =
- *   dy·f′((x − hi)·scale + extra), of float64 dz = dy. 2: dx from dy, where statistics are constants. 3: dx =
- *   ((x − hi)·xCoefficient + (dy·extra + shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz =
- *   dy·f′(z + c).
- * @param activation Map 0: 1 to 3, or with a residual 0 to 3; of float64 0 to 3. Map 1: 1 or 2, of float64 0. Map 5: 1 to 3. Others: 0.
+ *   dy·f′((x − hi)·scale + extra); for float64 dz = dy. 2: dx = dy·scale, for statistics that are constants. 3: dx =
+ *   ((x − hi)·xCoefficient + (dy·extra + shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz
+ *   = dy·f′(z + c).
+ * @param activation Map 0: 1 to 3, or with a residual 0 to 3; for float64 0 to 3. Map 1: 1 or 2; for float64 0. Map 5:
+ *   1 to 3. Other maps: 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
- * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of map 4.
+ * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of
+ *   map 4.
  * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4.
  * @param y `T[outer·channels·inner]`, written: y, dx or dz.
  */
@@ -189,8 +194,8 @@ export function map(
  * @param end End of the elements.
  */
 export function widen(type: i32, source: usize, target: usize, begin: usize, end: usize): void {
-  if (type) widenFrom<Brain>(source, target, begin, end);
-  else widenFrom<Half>(source, target, begin, end);
+  if (type) widenFrom<BFloat16>(source, target, begin, end);
+  else widenFrom<Float16>(source, target, begin, end);
 }
 
 /**
@@ -202,6 +207,6 @@ export function widen(type: i32, source: usize, target: usize, begin: usize, end
  * @param end End of the elements.
  */
 export function narrow(type: i32, source: usize, target: usize, begin: usize, end: usize): void {
-  if (type) narrowTo<Brain>(source, target, begin, end);
-  else narrowTo<Half>(source, target, begin, end);
+  if (type) narrowTo<BFloat16>(source, target, begin, end);
+  else narrowTo<Float16>(source, target, begin, end);
 }

@@ -1,7 +1,8 @@
-// The phases over a plan, for any type of elements, operation, map and activation: core.ts and extended.ts choose the types.
-// A range [begin, end) counts units, which are independent of each other, so that several threads can take one range each:
+// The phases over a plan, for any type of elements, operation, map and activation. core.ts and extended.ts choose the
+// types. A range [begin, end) counts units, which are independent of each other, so that several threads can take one
+// range each:
 //
-//   sums   planar: channels.    interleaved: stripes, or, where the plan sums by column, blocks of columns, stripe by stripe
+//   sums   planar: channels.    interleaved: stripes, or by column: blocks of columns, stripe by stripe
 //   map    planar: channels.    interleaved: rows
 
 import { Identity } from "./kernels/activations";
@@ -11,14 +12,16 @@ import { Affine, mapPlanar, mapRows } from "./kernels/maps";
 import { Blocked4, Blocked64, InF64, Moments, sumColumns, sumPlanar, sumRows } from "./kernels/sums";
 import { BLOCKED_64, firstColumn, IN_F64, Plan } from "./plan";
 
-/** Numbers of operations. */
+/** The number of the operation that sums gradients. Moments are 0. */
 export const GRADIENTS: i32 = 1;
-/** Added to an operation: take the sums of float32 again, in float64. */
+/**
+ * Added to the number of an operation, it has sums taken again: f64 sums for float32, about better pivots for float64.
+ */
 export const AGAIN: i32 = 2;
-/** For `statistics` only: invStd of the variance that is there. */
+/** The number of an operation that only `statistics` has: it computes invStd from the plan's variance. */
 export const INV_STD: i32 = 4;
 
-/** Numbers of maps. */
+/** The numbers of the maps. */
 export const AFFINE: i32 = 0;
 export const GRADIENT: i32 = 1;
 export const CONSTANT_GRADIENT: i32 = 2;
@@ -26,12 +29,12 @@ export const SCALED_GRADIENT: i32 = 3;
 export const COMBINATION: i32 = 4;
 export const DERIVATIVE: i32 = 5;
 
-/** Numbers of activations. */
+/** The numbers of the activations. Others are SiLU. */
 export const NONE: i32 = 0;
 export const RELU: i32 = 1;
 export const RECTIFIER: i32 = 2;
 
-/** Sums of blocks of columns [begin, end), counted through all stripes, in precision P. */
+/** Sums blocks of columns [begin, end) in precision P. Blocks are counted through all stripes. */
 function sumColumnBlocks<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
   x: usize,
@@ -58,7 +61,7 @@ function sumColumnBlocks<T extends number, S extends Moments, E extends Identity
   }
 }
 
-/** Σ u and Σ u·d of units [begin, end), in the plan's precision, or with AGAIN of float32 in f64. */
+/** Computes Σ u and Σ u·d of units [begin, end), in the plan's precision. With AGAIN, sums of float32 are f64 sums. */
 export function sumUnits<T extends number, S extends Moments, E extends Identity>(
   plan: Plan,
   operation: i32,
@@ -85,7 +88,9 @@ export function sumUnits<T extends number, S extends Moments, E extends Identity
   else for (let stripe = begin; stripe < end; ++stripe) sumRows<T, S, E>(plan, x, dy, parameters, stripe);
 }
 
-/** Sums → statistics of channels [begin, end). Returns how many channels `sums` has to take again. */
+/**
+ * Turns the sums of channels [begin, end) into statistics. Returns the number of channels that have to be summed again.
+ */
 export function readSums<T>(plan: Plan, operation: i32, epsilon: f64, begin: usize, end: usize): usize {
   const inF64 = Lanes.accumulatesInF64<T>() && (operation & AGAIN || plan.precision == IN_F64);
   const byColumn = inF64 || plan.byColumn;
@@ -94,11 +99,11 @@ export function readSums<T>(plan: Plan, operation: i32, epsilon: f64, begin: usi
     operation & GRADIENTS
       ? gradientStatistics<T>(plan, columns, begin, end)
       : momentStatistics<T>(plan, columns, epsilon, begin, end);
-  // nothing is more precise than a second sum
+  // f64 sums are the most precise ones
   return operation & AGAIN || inF64 ? 0 : unreliable;
 }
 
-/** The map M with the activation E of units [begin, end). */
+/** Runs map M with activation E on units [begin, end). */
 export function mapUnits<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
   x: usize,

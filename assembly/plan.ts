@@ -1,110 +1,141 @@
-// How a tensor is walked, how its sums are taken, and where everything that is not a tensor lies: the only home of these
-// decisions. A plan stands at the beginning of a workspace, and the vectors and the scratch of its phases behind it.
+// Decides how a tensor is walked, how its sums are taken, and where the workspace has room for vectors. This is the
+// only file that makes these decisions. A plan stands at the beginning of a workspace, and the vectors and the scratch
+// of its phases follow:
 //
 //   | Plan | mean variance invStd dGamma dBeta | sum dot | coefficients | scratch | gamma beta parameters | unreliable |
 //
-// Planar: a channel's `inner` elements lie together. Interleaved: the tensor is rows of `columns` elements, the last row
-// perhaps cut short, a channel has `columnsPerChannel` neighbouring columns of each `period`, and a row holds whole periods:
+// Planar: the `inner` elements of a channel lie together. Interleaved: the tensor is rows of `columns` elements, of
+// which the last row may be cut short. A channel has `columnsPerChannel` neighbouring columns in each `period`, and a
+// row has one or more whole periods:
 //
 //   columns   c0 c0 c0 c1 c1 c1 c2 c2 c2 | c0 c0 c0 c1 …        channels = 3, columnsPerChannel = 3, period = 9
 //
-// All decisions follow from the shape alone, so that results depend on nothing else.
+// All decisions depend on the shape and the type of elements alone, so that results do not depend on the number of
+// threads.
 
 import { Lanes } from "./kernels/lanes";
 
-/** Shorter planes are too short a run for SIMD: they are read as columns. docs/numerics.md has the measurements. */
+/**
+ * The shortest plane that is walked as a plane. Shorter planes are too short for SIMD, and are read as columns instead.
+ * docs/numerics.md has the measurements.
+ */
 const PLANAR_FROM: usize = 32;
 
-/** The limit for a single sample, in which each column would have one value and coefficients of its own. */
+/**
+ * The shortest plane of a single sample that is walked as a plane. As a column, it would have one value only, with its
+ * own coefficients. docs/numerics.md has the measurements.
+ */
 const PLANAR_FROM_ALONE: usize = 4;
 
-/** A row of at least this many elements makes the cost of starting a row small. */
+/**
+ * The smallest number of elements of a row, if the tensor has as many. With that many, the cost to start a row is
+ * small.
+ */
 const ROW: usize = 64;
 
-/** Interleaved sums take four vectors of four lanes in a step, so a row should be a multiple of this. */
+/** The elements of one step of interleaved sums: four vectors of four lanes. A row should be a multiple of it. */
 const STEP: usize = 16;
 
 /**
- * Rows are summed in stripes, whoever sums them. A stripe has at least so many elements that starting it costs little, and
- * so many rows that merging its sums costs little.
+ * The smallest number of elements of a stripe. It makes the cost to start a stripe small. Threads take whole stripes,
+ * and the stripes do not depend on the number of threads.
  */
 const STRIPE: usize = 65536;
+
+/** The smallest number of rows of a stripe. It makes the cost to merge the sums of a stripe small. */
 const STRIPE_ROWS: usize = 512;
 
-/** More stripes would make merging cost more than more threads gain. */
+/**
+ * The largest number of stripes. It bounds the memory and the time of the stripes' sums, which are merged on one
+ * thread. 32 stripes serve up to 32 threads.
+ */
 const MAX_STRIPES: usize = 32;
 
-/** Sums that are taken column by column are shared out in blocks of this many columns: a cache line of float32. */
+/** The columns of a block, the unit of sums that are taken column by column: a cache line of float32. */
 const COLUMN_BLOCK: usize = 16;
 
 /**
- * From so many values per channel on, 64 values are summed in float32 before they go to float64, and from so many, four:
- * the rounding of a block averages out over the blocks. Fewer values are summed in float64, since there it would show.
- * docs/numerics.md has the errors.
+ * The values per channel from which sums are Blocked64: 64 values are summed in float32 before they go to float64. The
+ * rounding errors of the blocks average out over many blocks. docs/numerics.md has the errors.
  */
 const BLOCKED_64_FROM: usize = 1024;
+
+/**
+ * The values per channel from which planar sums are Blocked4: four vectors are summed in float32. Sums of fewer values
+ * are f64 sums, because rounding errors of a few blocks do not average out. docs/numerics.md has the errors.
+ */
 const BLOCKED_4_FROM_PLANAR: usize = 512;
+
+/** The values per channel from which interleaved sums are Blocked4: four rows are summed in float32. */
 const BLOCKED_4_FROM_INTERLEAVED: usize = 128;
 
 /**
- * First values of a channel whose mean is its pivot. Sums in float64 need only one. In blocked sums one alone can be an
- * outlier, which would have the channel summed twice; more than these cost more than they help.
+ * The number of first values whose mean is the pivot of a channel. In blocked sums a single value can be an outlier,
+ * and the channel would be summed twice. f64 sums need one value only.
  */
 const PIVOT_VALUES: usize = 16;
 
-/** Elements that pass through a tile at a time: with a gradient beside them, they fit into the second-level cache. */
+/**
+ * The largest number of elements of a planar tile, if a channel has no more: 512 KiB of float32. A tile of x and one of
+ * dy then fit into a second-level cache of 1 MiB.
+ */
 const TILE: usize = 131072;
 
 /**
- * Bytes of sources and result up to which the interleaved map takes four rows at a time: where they come from memory, one
- * stream is faster than four. docs/numerics.md has the measurements.
+ * The bytes of sources and result up to which the interleaved map takes four rows at a time. Larger tensors come from
+ * memory, where one stream is faster than four. docs/numerics.md has the measurements.
  */
 const IN_CACHE: usize = 1 << 24;
 
-/** Rows of coefficients: as many as the widest map has. */
+/** The rows of coefficients that a plan has room for: the largest number that a map has. */
 const COEFFICIENT_ROWS: usize = 5;
 
-/** Values of `Plan.precision`. */
+/** The values of `Plan.precision`. */
 export const BLOCKED_64: usize = 0;
 export const BLOCKED_4: usize = 1;
 export const IN_F64: usize = 2;
 
-/** Flags of `options`. */
+/** Option of a plan: tensors pass through memory tile by tile. */
 const TILED: i32 = 1;
+/** Option of a plan: a single channel is summed in planes. */
 export const PLANES: i32 = 2;
 
-function over(a: usize, b: usize): usize {
+/** Returns a / b, rounded up. */
+function divideUp(a: usize, b: usize): usize {
   return (a + b - 1) / b;
 }
 
-/** The shortest row of whole periods in whole steps that is at least ROW long, if the tensor has as many rows. */
+/**
+ * Returns the columns of a row: the smallest number of at least ROW that is a multiple of the period and of STEP. If
+ * the tensor has fewer periods than that, a row is one period.
+ */
 function columnsOf(outer: usize, period: usize): usize {
-  let even: usize = 1;
-  while ((period * even) % STEP != 0) even *= 2;
-  const repeat = even * over(ROW, even * period);
-  return repeat <= outer ? repeat * period : period;
+  let periods: usize = 1;
+  while ((period * periods) % STEP != 0) periods *= 2;
+  periods *= divideUp(ROW, periods * period);
+  return periods <= outer ? periods * period : period;
 }
 
 /**
- * Hosts read the fields as unsigned 32-bit numbers, in this order: docs/abi.md has them from here. A field without a comment
- * belongs to the one before it.
+ * The plan of a tensor. Hosts read the fields as unsigned 32-bit numbers, in this order. docs/abi.md lists them: there,
+ * a field without a comment belongs to the field before it.
  */
 @final
 @unmanaged
 export class Plan {
   /** Bytes of an element: 4 for float32, 8 for float64. */
   elementBytes: usize = 0;
-  /** The shape as the tensor is walked: a single channel has become (outer·inner, 1, 1). */
+  /** The shape as the tensor is walked. The shape of a single channel is (outer·inner, 1, 1). */
   outer: usize = 0;
   channels: usize = 0;
   inner: usize = 0;
   /** Elements of the tensor: outer·channels·inner. */
   length: usize = 0;
-  /** 1 where the walk is planar, 0 where it is interleaved. */
+  /** 1 if the walk is planar, 0 if it is interleaved. */
   planar: usize = 0;
   /** Neighbouring columns that belong to one channel; planar: 1. */
   columnsPerChannel: usize = 0;
-  /** Columns after which the channels repeat; planar: channels. */
+  /** Columns from which on the channels repeat; planar: channels. */
   period: usize = 0;
   /** Elements of a row; planar: channels. */
   columns: usize = 0;
@@ -114,15 +145,21 @@ export class Plan {
   stripe: usize = 0;
   /** Stripes of the tensor; planar: 1. */
   stripes: usize = 0;
-  /** How sums are first taken: 0 in blocks of 64 values, 1 in blocks of 4, 2 in float64. float64 has 0 only. */
+  /**
+   * The way in which sums are first taken: 0 in blocks of 64 values, 1 in blocks of 4, 2 in float64. float64 has 0
+   * only.
+   */
   precision: usize = 0;
-  /** Columns of a block: interleaved sums that are not blocks of 64 values are shared out in blocks of columns. */
+  /** Columns of a block. A block is the unit of interleaved sums, unless they are in blocks of 64 values. */
   columnBlock: usize = 0;
   /** Blocks of columns in a period, the last perhaps narrower. */
   columnBlocks: usize = 0;
-  /** Channels that lie in memory from one sample to the next: all of them, or those of a tile. */
+  /** Channels of a sample in memory: all channels, or those of a tile. */
   pitch: usize = 0;
-  /** 1 where tensors pass through memory tile by tile, else 0. A tile is `pitch` channels, interleaved a stripe. */
+  /**
+   * 1 if tensors pass through memory tile by tile, else 0. A planar tile is `pitch` channels, an interleaved one is a
+   * stripe.
+   */
   tiled: usize = 0;
   /** Addresses of `f64[channels]`. A host may write the addresses of its own vectors here. */
   mean: usize = 0;
@@ -135,43 +172,45 @@ export class Plan {
   dot: usize = 0;
   /** Address of five rows of `T[columns]`. While moments are summed, the first row holds the pivots. */
   coefficients: usize = 0;
-  /** Address of room for running sums: `f32[2·columns]` or `f64[4·columns]` for each stripe. */
+  /** Address of the scratch for running sums: `f32[2·columns]` or `f64[4·columns]` for each stripe. */
   scratch: usize = 0;
-  /** Addresses of room for `T[channels]`, where a host may put gamma and beta. No export reads these fields. */
+  /** Addresses of two `T[channels]`, where a host may put gamma and beta. No export reads these fields. */
   gamma: usize = 0;
   beta: usize = 0;
-  /** Address of room for the `T[3]` of an activation. */
+  /** Address of `T[3]`, where a host may put the parameters of an activation. No export reads this field. */
   parameters: usize = 0;
-  /** Address of `u8[channels]`: 1 where a channel's sums are to be taken again. */
+  /** Address of `u8[channels]`: 1 for unreliable channels, whose sums have to be taken again. */
   unreliable: usize = 0;
 
-  /** Values per channel. */
+  /** The number of values per channel. */
   get count(): usize {
     return this.outer * this.inner;
   }
 
-  /** Whether sums are first taken column by column; otherwise stripe by stripe. Interleaved only. */
+  /** Whether interleaved sums are first taken column by column. Otherwise they are taken stripe by stripe. */
   get byColumn(): bool {
     return this.precision != BLOCKED_64;
   }
 
-  /** First values of a channel whose mean is its pivot, at most. */
+  /** The largest number of first values whose mean is the pivot of a channel. */
   get pivotValues(): usize {
     return this.precision == IN_F64 ? 1 : PIVOT_VALUES;
   }
 
-  /** Rows that an interleaved map of so many sources takes at a time. */
+  /** Returns the number of rows that an interleaved map with this number of sources takes at a time: 4 or 1. */
   rowsAtOnce(sources: usize): usize {
     return this.tiled || this.length <= IN_CACHE / this.elementBytes / (sources + 1) ? 4 : 1;
   }
 }
 
-/** Room behind `at` for `bytes`, in whole cache lines. */
-function behind(at: usize, bytes: usize): usize {
-  return at + ((bytes + 63) & ~63);
+/** Returns the address behind `bytes` bytes at `address`, rounded up to a whole cache line of 64 bytes. */
+function behind(address: usize, bytes: usize): usize {
+  return address + ((bytes + 63) & ~63);
 }
 
-/** Writes the plan and lays out the workspace, or for workspace 0 only measures it. Returns the workspace's bytes. */
+/**
+ * Writes the plan of a tensor to the workspace. Returns the bytes of the workspace. Nothing is written to workspace 0.
+ */
 export function planAt(
   workspace: usize,
   elementBytes: usize,
@@ -180,7 +219,7 @@ export function planAt(
   inner: usize,
   options: i32,
 ): usize {
-  // one channel is one run: as rows it can be cut into stripes
+  // a single channel is one run of values, and rows of it can be divided into stripes
   if (channels == 1 && !(options & PLANES)) {
     outer *= inner;
     inner = 1;
@@ -190,10 +229,10 @@ export function planAt(
   const planar = inner >= (outer == 1 ? PLANAR_FROM_ALONE : PLANAR_FROM);
   const period = planar ? channels : channels * inner;
   const columns = planar ? channels : columnsOf(outer, period);
-  const rows = over(length, columns);
-  const most = max(min(min(MAX_STRIPES, length / STRIPE), rows / STRIPE_ROWS), 1);
-  const stripe = planar ? rows : over(rows, most);
-  const stripes: usize = planar ? 1 : over(rows, stripe);
+  const rows = divideUp(length, columns);
+  const maxStripes = max(min(min(MAX_STRIPES, length / STRIPE), rows / STRIPE_ROWS), 1);
+  const stripe = planar ? rows : divideUp(rows, maxStripes);
+  const stripes: usize = planar ? 1 : divideUp(rows, stripe);
   const sums = columns * stripes;
 
   const mean = behind(workspace, offsetof<Plan>());
@@ -226,7 +265,7 @@ export function planAt(
   p.rows = rows;
   p.stripe = stripe;
   p.stripes = stripes;
-  // float64 has one way to sum, which keeps what rounding takes
+  // float64 has one way to sum, which is compensated
   p.precision =
     elementBytes == 8 || count >= BLOCKED_64_FROM
       ? BLOCKED_64
@@ -234,7 +273,7 @@ export function planAt(
         ? BLOCKED_4
         : IN_F64;
   p.columnBlock = COLUMN_BLOCK;
-  p.columnBlocks = over(period, COLUMN_BLOCK);
+  p.columnBlocks = divideUp(period, COLUMN_BLOCK);
   p.tiled = usize((options & TILED) != 0);
   p.pitch = planar && p.tiled ? min(channels, max(TILE / count, 1)) : channels;
   p.mean = mean;
@@ -253,17 +292,17 @@ export function planAt(
   return bytes;
 }
 
-/** First column of a block of columns, at most the end of the period. */
+/** Returns the first column of a block of columns, or the end of the period for later blocks. */
 export function firstColumn(p: Plan, block: usize): usize {
   return min(block * COLUMN_BLOCK, p.period);
 }
 
-/** The block that the first column of a channel lies in. */
+/** Returns the block of columns that has the first column of a channel. */
 export function firstBlock(p: Plan, channel: usize): usize {
   return (channel * p.columnsPerChannel) / COLUMN_BLOCK;
 }
 
-/** End of the blocks that the columns of channels up to `end` lie in. */
+/** Returns the end of the blocks that have columns of channels before `end`. */
 export function lastBlock(p: Plan, end: usize): usize {
-  return over(end * p.columnsPerChannel, COLUMN_BLOCK);
+  return divideUp(end * p.columnsPerChannel, COLUMN_BLOCK);
 }

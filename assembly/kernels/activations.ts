@@ -1,46 +1,50 @@
-// Activations: f for a value on its way to memory, and f′ for a gradient on its way back. A class here is a type argument of
-// the maps in maps.ts and the sums in sums.ts and vanishes at compile time.
+// Activations: f maps a value, and f′ multiplies its gradient. A class here is a type argument of the maps in maps.ts
+// and of the sums in sums.ts. It vanishes at compile time.
 //
-//   apply    y = f(z)            z: the normalised value, the residual added
+//   apply    y = f(z)            z: the normalised value plus the residual
 //   derive   dz = dy·f′(z)
 //   gate     dz = dy·f′(d·scale + shift), given prepareShift(shift)
 //
-// NaN stays NaN. `parameters` points at three T that only Rectifier reads: slope, floor, ceiling.
+// NaN stays NaN. `parameters` points at three T, which only Rectifier reads: slope, floor, ceiling.
 
 import { Lanes } from "./lanes";
 
-/** f(z) = z */
+/** The activation f(z) = z. */
 @final
 @unmanaged
 export class Identity {
-  /** Whether derive needs z. */
+  /** Whether `derive` and `gate` need z. */
   @inline get needsInput(): bool {
     return false;
   }
 
-  /** Whether arithmetic takes longer than memory, so that unrolled loops gain nothing. */
+  /** Whether arithmetic takes longer than memory access, so that unrolled loops gain nothing. */
   @inline get heavy(): bool {
     return false;
   }
 
+  /** Returns f(z). */
   @inline apply<T>(z: v128, _parameters: usize): v128 {
     return z;
   }
 
+  /** Returns dz = dy·f′(z). */
   @inline derive<T>(dy: v128, _z: v128, _parameters: usize): v128 {
     return dy;
   }
 
+  /** Returns the shift in the form in which `gate` takes it. */
   @inline prepareShift<T>(shift: v128): v128 {
     return shift;
   }
 
+  /** Returns dz = dy·f′(d·scale + shift), with the shift that `prepareShift` has returned. */
   @inline gate<T>(dy: v128, _d: v128, _scale: v128, _shift: v128, _parameters: usize): v128 {
     return dy;
   }
 }
 
-/** f(z) = max(z, 0). By pmax, which is one instruction where wasm's max is six; f′(0) = 0, as in PyTorch. */
+/** ReLU: f(z) = max(z, 0). pmax is one instruction, but max of wasm takes six. f′(0) = 0, as in PyTorch. */
 @final
 @unmanaged
 export class Relu {
@@ -65,8 +69,9 @@ export class Relu {
   }
 
   /**
-   * z ≤ 0 if and only if d·scale ≤ −shift: a sum of two numbers never rounds across 0, nor to it. One addition less: in
-   * cache, backward took 1.47 times as long with ReLU as without, and takes 1.24 times so ([16, 64, 32, 32]).
+   * Returns 0 where d·scale ≤ −shift, else dy. This is z ≤ 0, because the rounded sum of two numbers has the sign of
+   * the exact sum, and is 0 only if that is 0. It saves an addition: in cache, backward with ReLU takes 1.24 times as
+   * long as without, instead of 1.47 times ([16, 64, 32, 32]).
    */
   @inline gate<T extends number>(dy: v128, d: v128, scale: v128, shift: v128, _parameters: usize): v128 {
     return v128.andnot(dy, v128.le<T>(v128.mul<T>(d, scale), shift));
@@ -74,8 +79,9 @@ export class Relu {
 }
 
 /**
- * f(z) = min(max(z, slope·z, floor), ceiling): leaky ReLU, ReLU6. 0 < slope < 1 and floor = −∞, or both are 0: −∞·0 is NaN,
- * which max passes over, and the floor takes −∞ away. f′ is slope up to 0, and 0 from the ceiling on.
+ * A rectifier, f(z) = min(max(z, slope·z, floor), ceiling), such as leaky ReLU and ReLU6. Either 0 < slope < 1 and
+ * floor = −∞, or both are 0. In the latter case −∞·0 is NaN, but pmax then returns z, and the floor replaces −∞. f′ is
+ * slope for z ≤ 0, and 0 for z ≥ ceiling.
  */
 @final
 @unmanaged
@@ -97,7 +103,7 @@ export class Rectifier {
   @inline derive<T extends number>(dy: v128, z: v128, parameters: usize): v128 {
     const slope = v128.load_splat<T>(parameters);
     const zero = v128.splat<T>(<T>0);
-    // 0 where slope is, whatever dy is
+    // 0 if slope is 0, even for an infinite dy or NaN
     const leak = v128.and(v128.mul<T>(dy, slope), v128.gt<T>(slope, zero));
     const open = v128.bitselect(leak, dy, v128.le<T>(z, zero));
     return v128.andnot(open, v128.ge<T>(z, v128.load_splat<T>(parameters + 2 * sizeof<T>())));
@@ -112,7 +118,7 @@ export class Rectifier {
   }
 }
 
-/** f(z) = z·σ(z), σ(z) = 1/(1 + e⁻ᶻ). */
+/** SiLU: f(z) = z·σ(z), with σ(z) = 1/(1 + e⁻ᶻ). */
 @final
 @unmanaged
 export class Silu {
@@ -124,27 +130,33 @@ export class Silu {
     return true;
   }
 
-  /** Where e⁻ᶻ nears the end of T's normal numbers, and z·σ(z) or 1 − σ(z) is below 1e-35, of f64 below 1e-304. */
-  @inline end<T>(): T {
+  /**
+   * The largest |z| for which e⁻ᶻ is computed: with it, e⁻ᶻ is near the end of the normal numbers of T. Beyond it,
+   * z·σ(z) or 1 − σ(z) is below 1e-35 for f32, and below 1e-304 for f64.
+   */
+  @inline limit<T>(): T {
     return <T>(sizeof<T>() == 4 ? 87 : 708);
   }
 
-  /** max(z, −end), so that z·σ(z) stays near 0 below, down to −∞. */
-  @inline raised<T extends number>(z: v128): v128 {
-    return v128.pmax<T>(z, v128.splat<T>(<T>-this.end<T>()));
+  /** Returns max(z, −limit). Below that, z·σ(z) stays near 0, also for −∞. */
+  @inline clampBelow<T extends number>(z: v128): v128 {
+    return v128.pmax<T>(z, v128.splat<T>(<T>-this.limit<T>()));
   }
 
-  /** min(z, end). */
-  @inline lowered<T extends number>(z: v128): v128 {
-    return v128.pmin<T>(z, v128.splat<T>(this.end<T>()));
+  /** Returns min(z, limit). */
+  @inline clampAbove<T extends number>(z: v128): v128 {
+    return v128.pmin<T>(z, v128.splat<T>(this.limit<T>()));
   }
 
-  /** e⁻ᶻ for |z| ≤ end, where 2^n is normal. */
+  /** Returns e⁻ᶻ for |z| ≤ limit, for which 2^n is a normal number. */
   @inline exponential<T extends number>(z: v128): v128 {
     return sizeof<T>() == 4 ? this.exponentialF32(z) : this.exponentialF64(z);
   }
 
-  /** e^t = 2^n·e^r with n = round(t/ln 2), |r| ≤ ln 2/2, ln 2 in two parts; e^r by Cephes's expf, 1 ulp. */
+  /**
+   * Returns e^t = 2^n·e^r for t = −z, with n = round(t/ln 2) and |r| ≤ ln 2/2. ln 2 is subtracted in two parts. e^r is
+   * a polynomial of Cephes's expf, within 1 ulp.
+   */
   @inline exponentialF32(z: v128): v128 {
     const t = f32x4.neg(z);
     const n = f32x4.nearest(f32x4.mul(t, f32x4.splat(<f32>Math.LOG2E)));
@@ -159,7 +171,10 @@ export class Silu {
     return f32x4.mul(p, power);
   }
 
-  /** The same reduction; e^r = 1 + 2·r·P(r²)/(Q(r²) − r·P(r²)) by Cephes's exp, 1 ulp. */
+  /**
+   * Returns e^t = 2^n·e^r for t = −z, with n = round(t/ln 2) and |r| ≤ ln 2/2. ln 2 is subtracted in two parts. e^r =
+   * 1 + 2·r·P(r²)/(Q(r²) − r·P(r²)) is that of Cephes's exp, within 1 ulp.
+   */
   @inline exponentialF64(z: v128): v128 {
     const t = f64x2.neg(z);
     const n = f64x2.nearest(f64x2.mul(t, f64x2.splat(Math.LOG2E)));
@@ -173,22 +188,22 @@ export class Silu {
     q = Lanes.madd<f64>(square, q, f64x2.splat(2));
     const half = f64x2.div(p, f64x2.sub(q, p));
     const e = f64x2.add(f64x2.splat(1), f64x2.add(half, half));
-    // the integer stands in the low bits of n + 1.5·2^52; its upper bits are shifted out
+    // n + 1.5·2^52 has the integer n in its low bits; the shift removes the bits above
     const shifted = f64x2.add(n, f64x2.splat(6755399441055744));
     const power = i64x2.shl(i64x2.add(shifted, i64x2.splat(1023)), 52);
     return f64x2.mul(e, power);
   }
 
   @inline apply<T extends number>(z: v128, _parameters: usize): v128 {
-    const above = this.raised<T>(z);
-    const e = this.exponential<T>(this.lowered<T>(above));
+    const above = this.clampBelow<T>(z);
+    const e = this.exponential<T>(this.clampAbove<T>(above));
     return v128.div<T>(above, v128.add<T>(e, v128.splat<T>(<T>1)));
   }
 
-  /** f′ = σ·(1 + z·(1 − σ)), 1 − σ = e⁻ᶻ·σ */
+  /** Returns dz = dy·f′(z), with f′ = σ·(1 + z·(1 − σ)) and 1 − σ = e⁻ᶻ·σ. */
   @inline derive<T extends number>(dy: v128, z: v128, _parameters: usize): v128 {
     const one = v128.splat<T>(<T>1);
-    const t = this.lowered<T>(this.raised<T>(z));
+    const t = this.clampAbove<T>(this.clampBelow<T>(z));
     const e = this.exponential<T>(t);
     const sigmoid = v128.div<T>(one, v128.add<T>(e, one));
     return v128.mul<T>(dy, v128.mul<T>(sigmoid, Lanes.madd<T>(t, v128.mul<T>(e, sigmoid), one)));

@@ -1,13 +1,13 @@
-// Arithmetic on vectors as long as there are channels, in f64: pivots, and what turns sums into statistics and statistics
-// into the coefficients of the maps. All of it costs C operations where a tensor costs C·count. Numbered terms are those of
+// Arithmetic on vectors with one value per channel, in f64: the pivots, the statistics from sums, and the coefficients
+// of the maps from statistics. It takes C operations, and the tensor takes C·count. The numbers of terms are those of
 // docs/batchnorm.md.
 
 import { Plan } from "../plan";
 import { Lanes, Single, Whole } from "./lanes";
 
 /**
- * Bounds of what blocked sums can be trusted with; outside of them the channel is summed again in f64. Squares below 2^-126
- * lose bits in f32 and products above 2^128 overflow; the bounds leave room for both. NaN is never inside bounds.
+ * Bounds outside of which a channel is unreliable, and its blocked sums are replaced by f64 sums. Squares below 2^-126
+ * lose bits in f32, and products above 2^128 overflow. The bounds leave room for both. NaN is outside of all bounds.
  */
 const SMALLEST_VARIANCE: f64 = 7.52316384526264e-37; // 2^-120
 const LARGEST_VARIANCE: f64 = 1.329227995784916e36; // 2^120
@@ -16,13 +16,13 @@ const SMALLEST_INV_STD: f64 = 8.673617379884035e-19; // 2^-60
 const LARGEST_INV_STD: f64 = 1048576; // 2^20
 
 /**
- * The bound for float64, whose sums nothing wider can correct: where its squares lose bits, a second sum would lose them too,
- * and a constant channel is right as it is. A second sum can only have a better pivot, which may also bring a variance near
- * 2^1024 back into range.
+ * The bound outside of which a channel of float64 is unreliable. A second sum can only have a better pivot, which may
+ * bring a variance near 2^1024 back into range. There is no lower bound: where squares lose bits, they would lose them
+ * in a second sum too, and the sums of a constant channel are right.
  */
 const LARGEST_VARIANCE_F64: f64 = 7.022238808055922e305; // 2^1016
 
-/** The sum of a channel's columns in all stripes; of float64 compensated for what rounding takes from it. */
+/** Returns the sum of a channel's columns in all stripes. For float64 it is compensated. */
 function merge<T>(sums: usize, channel: usize, p: Plan, columns: usize): f64 {
   const width = p.columnsPerChannel;
   let sum: f64 = 0;
@@ -39,8 +39,9 @@ function merge<T>(sums: usize, channel: usize, p: Plan, columns: usize): f64 {
 }
 
 /**
- * Rounds pivots to a few bits below the leading bit of `deviation`. With all of its 24 bits a pivot would be cut off in the
- * same way in x − pivot for all x of a binade, and the variance would be off by 0.13 u however many values there are.
+ * Returns the means, rounded to a few bits below the leading bit of `deviation`. A pivot with all of its 24 bits would
+ * cause the same rounding error in x − pivot for all x of a binade. The variance would be off by 0.13 u for any number
+ * of values.
  */
 function coarse<T extends number>(mean: v128, deviation: v128): v128 {
   const exponent = sizeof<T>() == 4 ? v128.splat<u32>(0x7f800000) : v128.splat<u64>(0x7ff0000000000000);
@@ -52,8 +53,8 @@ function coarse<T extends number>(mean: v128, deviation: v128): v128 {
 }
 
 /**
- * Means of `steps` vectors that follow each other in each of `planes` planes. `share` is 1 over their number: multiplied
- * before it is summed, no value overflows.
+ * Returns the means, lane by lane, of `steps` vectors in each of `planes` planes. `share` is 1 / number of values. It
+ * multiplies every value before the sum, so that the sum does not overflow.
  */
 function meanOf<T extends number, W extends Whole>(
   first: usize,
@@ -72,7 +73,7 @@ function meanOf<T extends number, W extends Whole>(
   return mean;
 }
 
-/** Largest distances from the means of the values that `meanOf` takes. */
+/** Returns the largest distances from the means, lane by lane, of `steps` vectors in each of `planes` planes. */
 function maxDeviationOf<T extends number, W extends Whole>(
   first: usize,
   planes: usize,
@@ -90,34 +91,38 @@ function maxDeviationOf<T extends number, W extends Whole>(
   return deviation;
 }
 
-/** The largest power of two up to n: its share is exact, and so is the mean of equal values. */
-function powerOf(n: usize): usize {
+/** Returns the largest power of two up to n. Its inverse is exact, so the mean of equal values is exact too. */
+function powerOfTwoUpTo(n: usize): usize {
   return (<usize>1) << (31 - clz<u32>(<u32>n));
 }
 
-/** Repeats the values of a row of `T[channels]` over the columns of their channels, in place. */
+/** Repeats the values of a row, `T[channels]`, over the columns of their channels, in place. */
 function broadcastToColumns<T>(row: usize, p: Plan): void {
   const width = p.columnsPerChannel;
   // from the end, so that no value is overwritten before it is read
   if (width > 1)
     for (let channel = p.channels; channel--; ) {
       const value = load<T>(row + Lanes.bytes<T>(channel));
-      const at = row + Lanes.bytes<T>(channel * width);
-      for (let i: usize = 0; i < width; ++i) store<T>(at + Lanes.bytes<T>(i), value);
+      const target = row + Lanes.bytes<T>(channel * width);
+      for (let i: usize = 0; i < width; ++i) store<T>(target + Lanes.bytes<T>(i), value);
     }
   for (let column = p.period; column < p.columns; ++column)
     store<T>(row + Lanes.bytes<T>(column), load<T>(row + Lanes.bytes<T>(column - p.period)));
 }
 
-/** Repeats the first rows of coefficients over their columns, where the walk has more columns than channels. */
+/**
+ * Repeats the values of the first rows of coefficients over the columns of their channels, if there are more columns
+ * than channels.
+ */
 export function broadcastRows<T>(rows: usize, p: Plan): void {
   if (p.columns == p.channels) return;
   for (let r: usize = 0; r < rows; ++r) broadcastToColumns<T>(p.coefficients + Lanes.bytes<T>(r * p.columns), p);
 }
 
 /**
- * The first row of coefficients = the mean of some of the first values of channels [begin, end), coarsely rounded: of as many
- * as a power of two up to the plan's `pivotValues` allows, in whole vectors where a plane has as many.
+ * Writes the pivots of channels [begin, end) to the first row of coefficients. A pivot is the mean of 2^k first values
+ * of the channel, coarsely rounded, where 2^k is at most the plan's `pivotValues`. They are read as whole vectors if a
+ * plane has as many values.
  */
 export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end: usize): void {
   const lanes = Lanes.count<T>();
@@ -125,7 +130,7 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
   const pivot = p.coefficients;
   let channel = begin;
   if (p.inner == 1) {
-    const planes = powerOf(min(p.outer, p.pivotValues));
+    const planes = powerOfTwoUpTo(min(p.outer, p.pivotValues));
     const share = v128.splat<T>(<T>(1 / <f64>planes));
     for (; channel + lanes <= end; channel += lanes) {
       const first = x + Lanes.bytes<T>(channel);
@@ -134,8 +139,8 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
       v128.store(pivot + Lanes.bytes<T>(channel), coarse<T>(mean, deviation));
     }
   }
-  const run = powerOf(min(p.inner, p.pivotValues));
-  const planes = powerOf(min(p.outer, p.pivotValues / run));
+  const run = powerOfTwoUpTo(min(p.inner, p.pivotValues));
+  const planes = powerOfTwoUpTo(min(p.outer, p.pivotValues / run));
   const steps = run / lanes;
   const share = v128.splat<T>(<T>(1 / <f64>(planes * run)));
   for (; channel < end; ++channel) {
@@ -143,9 +148,9 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
     let mean: v128;
     let deviation: v128;
     if (steps) {
-      mean = Lanes.across<T>(meanOf<T, Whole>(first, planes, plane, steps, share));
+      mean = Lanes.horizontalSum<T>(meanOf<T, Whole>(first, planes, plane, steps, share));
       deviation = maxDeviationOf<T, Whole>(first, planes, plane, steps, mean);
-      deviation = Lanes.most<T>(deviation);
+      deviation = Lanes.horizontalMax<T>(deviation);
     } else {
       mean = meanOf<T, Single>(first, planes, plane, run, share);
       deviation = maxDeviationOf<T, Single>(first, planes, plane, run, mean);
@@ -155,7 +160,7 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
   broadcastRows<T>(1, p);
 }
 
-/** invStd = 1 / √(variance + epsilon), and 0 where both are 0 (F5). */
+/** Writes invStd = 1 / √(variance + epsilon) of channels [begin, end), or 0 if variance and epsilon are 0 (F5). */
 export function invStdOf(p: Plan, epsilon: f64, begin: usize, end: usize): void {
   for (let channel = begin; channel < end; ++channel) {
     const v = load<f64>(p.variance + Lanes.bytes<f64>(channel)) + epsilon;
@@ -164,8 +169,9 @@ export function invStdOf(p: Plan, epsilon: f64, begin: usize, end: usize): void 
 }
 
 /**
- * Moments → mean, biased variance and invStd of channels [begin, end) (F3 to F5). `columns` entries have sums. Marks channels
- * whose blocked sums are not good enough, of float64 whose pivot is not, and returns how many there are.
+ * Turns the moments of channels [begin, end) into mean, biased variance and invStd (F3 to F5). There are sums in
+ * `columns` entries. Marks the unreliable channels, and returns their number: for f32 those whose blocked sums are not
+ * precise enough, for f64 those whose pivot is too far from the mean.
  */
 export function momentStatistics<T>(p: Plan, columns: usize, epsilon: f64, begin: usize, end: usize): usize {
   const count = <f64>p.count;
@@ -185,14 +191,14 @@ export function momentStatistics<T>(p: Plan, columns: usize, epsilon: f64, begin
     const good = inside && delta * delta <= v;
     store<u8>(p.unreliable + channel, u8(!good));
     unreliable += usize(!good);
-    // what a second sum of float64 is taken about
+    // a second sum of float64 needs a better pivot
     if (!Lanes.accumulatesInF64<T>() && !good) recentre<T>(p, channel, <T>mean);
   }
   invStdOf(p, epsilon, begin, end);
   return unreliable;
 }
 
-/** Sets a channel's pivot in all of its columns. */
+/** Writes the pivot of a channel to all of its columns. */
 function recentre<T>(p: Plan, channel: usize, pivot: T): void {
   const width = p.columnsPerChannel;
   for (let start = channel * width; start < p.columns; start += p.period)
@@ -200,21 +206,22 @@ function recentre<T>(p: Plan, channel: usize, pivot: T): void {
 }
 
 /**
- * Gradient sums → dGamma and dBeta of channels [begin, end) (B1 to B3), with mean and invStd. `columns` entries have sums.
- * Marks channels whose blocked sums are not good enough, and returns how many there are; of float64 none.
+ * Turns the gradient sums of channels [begin, end) into dGamma and dBeta (B1 to B3), with mean and invStd. There are
+ * sums in `columns` entries. Marks the unreliable channels, and returns their number. Channels of float64 are never
+ * unreliable.
  */
 export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end: usize): usize {
   const count = <f64>p.count;
   let unreliable: usize = 0;
   for (let channel = begin; channel < end; ++channel) {
-    const at = Lanes.bytes<f64>(channel);
-    const mean = load<f64>(p.mean + at);
-    const invStd = load<f64>(p.invStd + at);
+    const offset = Lanes.bytes<f64>(channel);
+    const mean = load<f64>(p.mean + offset);
+    const invStd = load<f64>(p.invStd + offset);
     const sum = merge<T>(p.sum, channel, p, columns); // B1
     const dot = merge<T>(p.dot, channel, p, columns); // B2
     const dGamma = (dot - (mean - <f64>(<T>mean)) * sum) * invStd; // B3
-    store<f64>(p.dBeta + at, sum);
-    store<f64>(p.dGamma + at, dGamma);
+    store<f64>(p.dBeta + offset, sum);
+    store<f64>(p.dGamma + offset, dGamma);
     const size = abs(sum) + abs(dGamma);
     const inside =
       size >= count * SMALLEST_PRODUCT && size < Infinity && invStd >= SMALLEST_INV_STD && invStd <= LARGEST_INV_STD;
@@ -225,51 +232,61 @@ export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end
   return unreliable;
 }
 
-/** running ← (1 − weight)·running + weight·batch·factor of channels [begin, end), with the roundings of the facade. */
+/**
+ * Computes running ← (1 − weight)·running + weight·batch·factor for channels [begin, end). The order of the operations
+ * is that of the facade, so that results have the same bits.
+ */
 export function blend(running: usize, batch: usize, weight: f64, factor: f64, begin: usize, end: usize): void {
   for (let channel = begin; channel < end; ++channel) {
-    const at = running + Lanes.bytes<f64>(channel);
+    const entry = running + Lanes.bytes<f64>(channel);
     const value = load<f64>(batch + Lanes.bytes<f64>(channel));
-    store<f64>(at, (1 - weight) * load<f64>(at) + weight * value * factor);
+    store<f64>(entry, (1 - weight) * load<f64>(entry) + weight * value * factor);
   }
 }
 
-/** A vector's value at a channel; a missing vector (address 0) has `missing` everywhere. */
+/** Returns the value of a vector at a channel, or `missing` if there is no vector (address 0). */
 function valueOr<T>(vector: usize, channel: usize, missing: f64): f64 {
   return vector ? <f64>load<T>(vector + Lanes.bytes<T>(channel)) : missing;
 }
 
-/** Rows hi = T(mean), scale = gamma·invStd and shift = beta − (mean − hi)·scale (F6) of channels [begin, end). */
+/**
+ * Writes the rows hi = T(mean), scale = gamma·invStd and shift = beta − (mean − hi)·scale (F6) of channels [begin,
+ * end).
+ */
 export function affineRows<T>(p: Plan, gamma: usize, beta: usize, begin: usize, end: usize): void {
   const row = Lanes.bytes<T>(p.columns);
   for (let channel = begin; channel < end; ++channel) {
-    const at = p.coefficients + Lanes.bytes<T>(channel);
+    const entry = p.coefficients + Lanes.bytes<T>(channel);
     const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
     const hi = <T>mean;
     const scale = valueOr<T>(gamma, channel, 1) * load<f64>(p.invStd + Lanes.bytes<f64>(channel));
-    store<T>(at, hi);
-    store<T>(at + row, <T>scale);
-    store<T>(at + 2 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
-  }
-  broadcastRows<T>(3, p);
-}
-
-/** Rows 0, gamma·invStd and 0 of channels [begin, end): dx = gamma·invStd·dy where statistics are constants. */
-export function constantGradientRows<T>(p: Plan, gamma: usize, begin: usize, end: usize): void {
-  const row = Lanes.bytes<T>(p.columns);
-  for (let channel = begin; channel < end; ++channel) {
-    const at = p.coefficients + Lanes.bytes<T>(channel);
-    const scale = valueOr<T>(gamma, channel, 1) * load<f64>(p.invStd + Lanes.bytes<f64>(channel));
-    store<T>(at, <T>0);
-    store<T>(at + row, <T>scale);
-    store<T>(at + 2 * row, <T>0);
+    store<T>(entry, hi);
+    store<T>(entry + row, <T>scale);
+    store<T>(entry + 2 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
   }
   broadcastRows<T>(3, p);
 }
 
 /**
- * Rows hi, scale, shift and xCoefficient of Gradient (B4 to B6) of channels [begin, end), with dGamma and dBeta over `count`
- * values. With `activated` a fifth row, the shift of z (F6), of which beta is a part.
+ * Writes the rows 0, gamma·invStd and 0 of channels [begin, end): dx = gamma·invStd·dy for statistics that are
+ * constants.
+ */
+export function constantGradientRows<T>(p: Plan, gamma: usize, begin: usize, end: usize): void {
+  const row = Lanes.bytes<T>(p.columns);
+  for (let channel = begin; channel < end; ++channel) {
+    const entry = p.coefficients + Lanes.bytes<T>(channel);
+    const scale = valueOr<T>(gamma, channel, 1) * load<f64>(p.invStd + Lanes.bytes<f64>(channel));
+    store<T>(entry, <T>0);
+    store<T>(entry + row, <T>scale);
+    store<T>(entry + 2 * row, <T>0);
+  }
+  broadcastRows<T>(3, p);
+}
+
+/**
+ * Writes the rows hi, scale, shift and xCoefficient of map Gradient (B4 to B6) of channels [begin, end). dGamma and
+ * dBeta are sums over `count` values. With `activated` it also writes a fifth row, the shift of z (F6), which depends
+ * on beta.
  */
 export function gradientRows<T>(
   p: Plan,
@@ -282,23 +299,26 @@ export function gradientRows<T>(
 ): void {
   const row = Lanes.bytes<T>(p.columns);
   for (let channel = begin; channel < end; ++channel) {
-    const at = p.coefficients + Lanes.bytes<T>(channel);
+    const entry = p.coefficients + Lanes.bytes<T>(channel);
     const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
     const hi = <T>mean;
     const invStd = load<f64>(p.invStd + Lanes.bytes<f64>(channel));
     const xCoefficient = (-invStd * load<f64>(p.dGamma + Lanes.bytes<f64>(channel))) / count; // B4
     const shift = -load<f64>(p.dBeta + Lanes.bytes<f64>(channel)) / count - (mean - <f64>hi) * xCoefficient; // B5
     const scale = valueOr<T>(gamma, channel, 1) * invStd;
-    store<T>(at, hi);
-    store<T>(at + row, <T>scale);
-    store<T>(at + 2 * row, <T>shift);
-    store<T>(at + 3 * row, <T>xCoefficient);
-    if (activated) store<T>(at + 4 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
+    store<T>(entry, hi);
+    store<T>(entry + row, <T>scale);
+    store<T>(entry + 2 * row, <T>shift);
+    store<T>(entry + 3 * row, <T>xCoefficient);
+    if (activated) store<T>(entry + 4 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
   }
   broadcastRows<T>(activated ? 5 : 4, p);
 }
 
-/** Rows of ScaledGradient: those of Gradient without gamma, and gamma, of channels [begin, end). */
+/**
+ * Writes the rows of map ScaledGradient of channels [begin, end): the rows of Gradient for gamma = 1, and a row of
+ * gamma.
+ */
 export function scaledGradientRows<T>(p: Plan, gamma: usize, count: f64, begin: usize, end: usize): void {
   gradientRows<T>(p, 0, 0, count, false, begin, end);
   const row = p.coefficients + Lanes.bytes<T>(4 * p.columns);

@@ -1,32 +1,37 @@
-// 16-bit storage: elements [begin, end) between 16 bits and f32. Not here: arithmetic in 16 bits, of which there is none;
-// the kernels work on f32 and f64.
+// 16-bit storage: converts elements [begin, end) between 16 bits and f32. There is no arithmetic in 16 bits, because
+// all other kernels work on f32 and f64.
 //
 //   float16    s eeeee mmmmmmmmmm          2^-24 … 65504, 11 bits
 //   bfloat16   s eeeeeeee mmmmmmm          the upper half of an f32, 8 bits
 //
-// Widening is exact. Narrowing rounds to nearest, ties to even; what is too large becomes infinity. NaN stays NaN, and is
-// quiet after narrowing. Source and target must not overlap.
+// Widening is exact. Narrowing rounds to nearest, ties to even, and numbers that are too large become infinity. NaN
+// stays NaN, and is quiet after narrowing. Source and target must not overlap.
 //
-// Widening takes eight values at a time, narrowing four: eight would be 5 % faster and half as long again.
+// Widening takes eight values at a time. Narrowing takes four: with eight it would be 5 % faster, and its code 1.5
+// times as long.
 
-/** Four values of float16: in the lower half of each lane, or as f32. */
+/** Conversions of four values between float16, in the lower half of each lane, and f32. */
 @final
 @unmanaged
-export class Half {
-  /** Moves exponent and mantissa into place and multiplies by the difference of the biases, which is exact. */
+export class Float16 {
+  /**
+   * Returns four values as f32. It shifts exponent and mantissa to their place, and multiplies by 2^112 for the
+   * exponent's bias.
+   */
   @inline widen(h: v128): v128 {
     const moved = i32x4.shl(v128.and(h, i32x4.splat(0x7fff)), 13);
     const finite = f32x4.mul(moved, i32x4.splat(0x77800000)); // 2^112, also for subnormals
-    const all = i32x4.ge_s(moved, i32x4.splat(0x0f800000)); // the exponent of infinity and NaN
-    const exponent = v128.and(all, i32x4.splat(0x7f800000));
+    const isSpecial = i32x4.ge_s(moved, i32x4.splat(0x0f800000)); // infinity or NaN
+    const exponent = v128.and(isSpecial, i32x4.splat(0x7f800000));
     const sign = i32x4.shl(v128.and(h, i32x4.splat(0x8000)), 16);
     return v128.or(v128.or(finite, exponent), sign);
   }
 
   /**
-   * Adds a power of two, 2^13 units in the last place of float16 above the value's own exponent, so that the addition
-   * rounds; where that exponent is below float16's, the smallest of float16 takes its place. Scaling by 2^112 and 2^-110
-   * sends to infinity what rounds beyond 65504. After Maratyszcza, FP16.
+   * Returns four values of f32 rounded to float16. It adds a power of two whose last place is 2^13 units of the last
+   * place of float16, so that the addition rounds. For values below float16's normal numbers, it takes the power of the
+   * smallest exponent. Scaling by 2^112 and 2^-110 turns numbers that round beyond 65504 into infinity. The method is
+   * that of Maratyszcza's FP16 library.
    */
   @inline narrow(f: v128): v128 {
     const magnitude = f32x4.mul(f32x4.mul(f32x4.abs(f), i32x4.splat(0x77800000)), i32x4.splat(0x08800000));
@@ -41,15 +46,19 @@ export class Half {
   }
 }
 
-/** Four values of bfloat16. */
+/** Conversions of four values between bfloat16, in the lower half of each lane, and f32. */
 @final
 @unmanaged
-export class Brain {
+export class BFloat16 {
+  /** Returns four values as f32, whose upper half they are. */
   @inline widen(h: v128): v128 {
     return i32x4.shl(h, 16);
   }
 
-  /** Adds half a unit in the last place, or one less where the bit before is even, and cuts off. */
+  /**
+   * Returns four values of f32 rounded to bfloat16. It adds 0x7fff, and 1 more if the last bit that stays is odd, and
+   * cuts off.
+   */
   @inline narrow(f: v128): v128 {
     const odd = v128.and(i32x4.shr_u(f, 16), i32x4.splat(1));
     const value = i32x4.add(f, i32x4.add(odd, i32x4.splat(0x7fff)));
@@ -58,7 +67,8 @@ export class Brain {
   }
 }
 
-export function widenFrom<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
+/** Converts elements [begin, end) of 16 bits at `source` to f32 at `target`. */
+export function widenFrom<H extends Float16>(source: usize, target: usize, begin: usize, end: usize): void {
   const half = changetype<H>(<usize>0);
   let a = source + begin * 2;
   let b = target + begin * 4;
@@ -75,7 +85,8 @@ export function widenFrom<H extends Half>(source: usize, target: usize, begin: u
   }
 }
 
-export function narrowTo<H extends Half>(source: usize, target: usize, begin: usize, end: usize): void {
+/** Rounds elements [begin, end) of f32 at `source` to 16 bits at `target`. */
+export function narrowTo<H extends Float16>(source: usize, target: usize, begin: usize, end: usize): void {
   const half = changetype<H>(<usize>0);
   let a = source + begin * 4;
   let b = target + begin * 2;

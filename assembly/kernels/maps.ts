@@ -1,5 +1,5 @@
-// Channel-affine maps: the second of the two primitives. Every element of a channel gets the same few coefficients. With
-// z = (x − hi)·scale + shift and an activation f, a type of activations.ts:
+// Channel-affine maps: the second of the two primitives. All elements of a channel have the same coefficients. With z =
+// (x − hi)·scale + shift and an activation f, which is a type of activations.ts:
 //
 //   Affine          y  = f(z)                                              (docs/batchnorm.md, F7)
 //   AffineSum       y  = f(z + b)                                          b: the residual
@@ -7,23 +7,24 @@
 //   ScaledGradient  dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale
 //   Derivative      dz = dy·f′(z)
 //   DerivativeSum   dz = dy·f′(z + c)                                      c: the residual
-//   Combination     (x − hi)·scale + b·xCoefficient + c·extra + shift      of three tensors
+//   Combination     y  = (x − hi)·scale + b·xCoefficient + c·extra + shift
 //
-// A plan's coefficients are rows of T: hi, scale, shift, xCoefficient, extra, as far as the map has them. In Gradient with an
-// activation, `extra` is the shift of z. In ScaledGradient it is gamma, when scale holds invStd alone (conditional and group
-// norm). A row has one value per channel in the planar walk and one per column in the interleaved walk:
+// The coefficients of a plan are rows of T: hi, scale, shift, xCoefficient, extra. A map has the first three, four or
+// five of them. In Gradient with an activation, `extra` is the shift of z. In ScaledGradient it is gamma, and scale is
+// invStd alone (conditional scale and group norm). A row has one value per channel in the planar walk, and one per
+// column in the interleaved walk:
 //
 //   planar                                     interleaved
 //   x:  n=0 |c0 c0 c0 …|c1 c1 c1 …|…           x:  |c0 c1 c2 …|c0 c1 c2 …|…      one row is `columns` long
 //   coefficients: one value per plane          coefficients: one value per column, read from L1 in every row
 //
-// Destination and sources may be the same memory: every element is read before it is written, and never read again.
+// Destination and sources may be the same memory, because every element is read once, before it is written.
 
 import { Plan } from "../plan";
 import { Identity } from "./activations";
 import { Lanes, Single, Whole } from "./lanes";
 
-/** y = f(z). Reads one source and three rows. */
+/** The map y = f(z). It reads one source and three rows. */
 @final
 @unmanaged
 export class Affine {
@@ -50,7 +51,7 @@ export class Affine {
   }
 }
 
-/** y = f(z + b) */
+/** The map y = f(z + b). It reads two sources and three rows. */
 @final
 @unmanaged
 export class AffineSum {
@@ -79,8 +80,8 @@ export class AffineSum {
 }
 
 /**
- * dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz = dy·f′(z). No coefficient holds invStd²: it underflows for data around
- * 1e20.
+ * The map dx = ((x − hi)·xCoefficient + (dz + shift))·scale, with dz = dy·f′(z). No coefficient has invStd² as a
+ * factor, because it underflows for data around 1e20.
  */
 @final
 @unmanaged
@@ -111,7 +112,7 @@ export class Gradient {
   }
 }
 
-/** dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale */
+/** The map dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale. It reads two sources and five rows. */
 @final
 @unmanaged
 export class ScaledGradient {
@@ -138,7 +139,7 @@ export class ScaledGradient {
   }
 }
 
-/** dz = dy·f′(z) */
+/** The map dz = dy·f′(z). It reads two sources and three rows. */
 @final
 @unmanaged
 export class Derivative {
@@ -165,7 +166,7 @@ export class Derivative {
   }
 }
 
-/** dz = dy·f′(z + c) */
+/** The map dz = dy·f′(z + c). It reads three sources and three rows. */
 @final
 @unmanaged
 export class DerivativeSum {
@@ -193,7 +194,7 @@ export class DerivativeSum {
   }
 }
 
-/** (x − hi)·scale + b·xCoefficient + c·extra + shift */
+/** The map y = (x − hi)·scale + b·xCoefficient + c·extra + shift. It reads three sources and five rows. */
 @final
 @unmanaged
 export class Combination {
@@ -220,16 +221,16 @@ export class Combination {
   }
 }
 
-/** One step of a map: sources at x, b and c, result to y. Map M, activation E and width W are types. */
+/** One step of a map, of width W: reads sources at x, b and c, and writes the result to y. */
 abstract class Step {
-  /** Whether a map has the row `extra`: Gradient does where an activation's derivative needs z. */
-  @inline static reads<M extends Affine, E extends Identity>(): bool {
+  /** Returns whether a map reads the row `extra`. Gradient does so if the derivative of its activation needs z. */
+  @inline static readsExtra<M extends Affine, E extends Identity>(): bool {
     const rows = changetype<M>(<usize>0).rows;
     return rows == 5 || (rows == 4 && changetype<E>(<usize>0).needsInput);
   }
 
-  /** With the coefficients at hand. */
-  @inline static take<T extends number, M extends Affine, E extends Identity, W extends Whole>(
+  /** Takes a step with coefficients in vectors. */
+  @inline static withVectors<T extends number, M extends Affine, E extends Identity, W extends Whole>(
     x: usize,
     b: usize,
     c: usize,
@@ -249,8 +250,8 @@ abstract class Step {
     width.store<T>(y, value);
   }
 
-  /** With the coefficients read from memory, where each has a row of its own. */
-  @inline static column<T extends number, M extends Affine, E extends Identity, W extends Whole>(
+  /** Takes a step with coefficients in memory, one per column. */
+  @inline static withRows<T extends number, M extends Affine, E extends Identity, W extends Whole>(
     x: usize,
     b: usize,
     c: usize,
@@ -263,20 +264,26 @@ abstract class Step {
     parameters: usize,
   ): void {
     const width = changetype<W>(<usize>0);
-    const h = width.load<T>(hi);
-    const g = changetype<M>(<usize>0).rows > 3 ? width.load<T>(xCoefficient) : h;
-    const m = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(extra)) : h;
-    Step.take<T, M, E, W>(x, b, c, y, h, width.load<T>(scale), width.load<T>(shift), g, m, parameters);
+    const hiVector = width.load<T>(hi);
+    const xVector = changetype<M>(<usize>0).rows > 3 ? width.load<T>(xCoefficient) : hiVector;
+    const extraVector = Step.readsExtra<M, E>()
+      ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(extra))
+      : hiVector;
+    const scaleVector = width.load<T>(scale);
+    const shiftVector = width.load<T>(shift);
+    Step.withVectors<T, M, E, W>(x, b, c, y, hiVector, scaleVector, shiftVector, xVector, extraVector, parameters);
   }
 }
 
-/** Whether a loop takes one vector at a time: where arithmetic takes longer than memory, and in rare kernels, for their size. */
-function simple<T, E extends Identity>(): bool {
+/**
+ * Returns whether a loop is not unrolled: if arithmetic takes longer than memory access, or to keep rare kernels small.
+ */
+function keepsLoopsRolled<T, E extends Identity>(): bool {
   const f = changetype<E>(<usize>0);
   return f.heavy || (f.needsInput && sizeof<T>() == 8);
 }
 
-/** Maps the planes of channels [begin, end), in memory order. */
+/** Runs map M on the planes of channels [begin, end), in memory order. */
 export function mapPlanar<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
   x: usize,
@@ -288,7 +295,7 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const heavy = simple<T, E>();
+  const rolled = keepsLoopsRolled<T, E>();
   const coefficients = plan.coefficients;
   const inner = plan.inner;
   const row = Lanes.bytes<T>(plan.columns);
@@ -300,32 +307,67 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   y += first;
   for (let outer = plan.outer; outer; --outer) {
     for (let channel = begin; channel < end; ++channel) {
-      const at = coefficients + Lanes.bytes<T>(channel);
-      const hi = v128.load_splat<T>(at);
-      const scale = v128.load_splat<T>(at + row);
-      const shift = v128.load_splat<T>(at + 2 * row);
-      const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load_splat<T>(at + 3 * row) : hi;
-      const extra = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load_splat<T>(at + 4 * row)) : hi;
+      const entry = coefficients + Lanes.bytes<T>(channel);
+      const hi = v128.load_splat<T>(entry);
+      const scale = v128.load_splat<T>(entry + row);
+      const shift = v128.load_splat<T>(entry + 2 * row);
+      const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load_splat<T>(entry + 3 * row) : hi;
+      const extra = Step.readsExtra<M, E>()
+        ? changetype<E>(<usize>0).prepareShift<T>(v128.load_splat<T>(entry + 4 * row))
+        : hi;
       let left = inner;
-      for (; !heavy && left >= 4 * lanes; left -= 4 * lanes) {
-        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(x + 16, b + 16, c + 16, y + 16, hi, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(x + 32, b + 32, c + 32, y + 32, hi, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(x + 48, b + 48, c + 48, y + 48, hi, scale, shift, xCoefficient, extra, parameters);
+      for (; !rolled && left >= 4 * lanes; left -= 4 * lanes) {
+        Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Whole>(
+          x + 16,
+          b + 16,
+          c + 16,
+          y + 16,
+          hi,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
+        Step.withVectors<T, M, E, Whole>(
+          x + 32,
+          b + 32,
+          c + 32,
+          y + 32,
+          hi,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
+        Step.withVectors<T, M, E, Whole>(
+          x + 48,
+          b + 48,
+          c + 48,
+          y + 48,
+          hi,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
         x += 64;
         b += 64;
         c += 64;
         y += 64;
       }
       for (; left >= lanes; left -= lanes) {
-        Step.take<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
         x += 16;
         b += 16;
         c += 16;
         y += 16;
       }
       for (; left; --left) {
-        Step.take<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
         x += sizeof<T>();
         b += sizeof<T>();
         c += sizeof<T>();
@@ -340,8 +382,8 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
 }
 
 /**
- * Maps rows [begin, end). Where the plan says so, four rows at a time share the loads of coefficients, which pays in cache;
- * from memory one stream is faster than four.
+ * Runs map M on rows [begin, end). If the plan says so, it takes four rows at a time, which share the loads of
+ * coefficients. That is faster in cache. From memory, one stream is faster than four.
  */
 export function mapRows<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
@@ -354,7 +396,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const heavy = simple<T, E>();
+  const rolled = keepsLoopsRolled<T, E>();
   const rowsAtOnce = plan.rowsAtOnce(changetype<M>(<usize>0).sources);
   const coefficients = plan.coefficients;
   const columns = plan.columns;
@@ -366,7 +408,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
   b += first;
   c += first;
   y += first;
-  if (!heavy && rowsAtOnce == 4 && columns % lanes == 0)
+  if (!rolled && rowsAtOnce == 4 && columns % lanes == 0)
     for (; end - begin >= 4 * columns; begin += 4 * columns) {
       let hi = coefficients;
       for (let left = columns; left; left -= lanes) {
@@ -374,13 +416,35 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         const scale = v128.load(hi + row);
         const shift = v128.load(hi + 2 * row);
         const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load(hi + 3 * row) : h;
-        const extra = Step.reads<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load(hi + 4 * row)) : h;
+        const extra = Step.readsExtra<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load(hi + 4 * row)) : h;
         const two = row * 2;
         const three = row * 3;
-        Step.take<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(x + row, b + row, c + row, y + row, h, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(x + two, b + two, c + two, y + two, h, scale, shift, xCoefficient, extra, parameters);
-        Step.take<T, M, E, Whole>(
+        Step.withVectors<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Whole>(
+          x + row,
+          b + row,
+          c + row,
+          y + row,
+          h,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
+        Step.withVectors<T, M, E, Whole>(
+          x + two,
+          b + two,
+          c + two,
+          y + two,
+          h,
+          scale,
+          shift,
+          xCoefficient,
+          extra,
+          parameters,
+        );
+        Step.withVectors<T, M, E, Whole>(
           x + three,
           b + three,
           c + three,
@@ -410,9 +474,9 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
     let xCoefficient = shift + row;
     let extra = xCoefficient + row;
     let left = min(columns, end - begin);
-    for (; !heavy && left >= 4 * lanes; left -= 4 * lanes) {
-      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
-      Step.column<T, M, E, Whole>(
+    for (; !rolled && left >= 4 * lanes; left -= 4 * lanes) {
+      Step.withRows<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+      Step.withRows<T, M, E, Whole>(
         x + 16,
         b + 16,
         c + 16,
@@ -424,7 +488,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         extra + 16,
         parameters,
       );
-      Step.column<T, M, E, Whole>(
+      Step.withRows<T, M, E, Whole>(
         x + 32,
         b + 32,
         c + 32,
@@ -436,7 +500,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         extra + 32,
         parameters,
       );
-      Step.column<T, M, E, Whole>(
+      Step.withRows<T, M, E, Whole>(
         x + 48,
         b + 48,
         c + 48,
@@ -459,7 +523,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
       extra += 64;
     }
     for (; left >= lanes; left -= lanes) {
-      Step.column<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+      Step.withRows<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
       x += 16;
       b += 16;
       c += 16;
@@ -471,7 +535,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
       extra += 16;
     }
     for (; left; --left) {
-      Step.column<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+      Step.withRows<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
       x += sizeof<T>();
       b += sizeof<T>();
       c += sizeof<T>();

@@ -3,25 +3,26 @@
 //   Moments       Σ d    Σ d·d       pivot: the mean of the channel's first values         (docs/batchnorm.md, F1, F2)
 //   Gradients     Σ dy   Σ dy·d      pivot: hi, the mean in T                              (docs/batchnorm.md, B1, B2)
 //
-// Both are Σ u and Σ u·d with u = d or u = dy. With an activation, a type of activations.ts, u = dy·f′(z) with
-// z = d·scale + shift: then `pivot` is the first of the rows hi, scale, shift of maps.ts's coefficients, and z has the bits
-// that it has in the map. Sums go to two arrays of f64, `sum` and `dot`: one entry per channel in the planar walk, one per
-// column in the interleaved walk. Entries in the range are written afresh.
+// Both are Σ u and Σ u·d, with u = d or u = dy. With an activation, which is a type of activations.ts, u = dy·f′(z)
+// with z = d·scale + shift. Then `pivot` is the first of the rows hi, scale and shift of the coefficients, and z has
+// the same bits as in the maps. Sums are written to two arrays of f64, `sum` and `dot`. They have one entry per channel
+// in the planar walk, and one per column in the interleaved walk. Old values of the entries in the range are
+// overwritten.
 //
-// Blocked summation (Higham 2002, section 4.3) in three precisions, whose errors are in docs/numerics.md:
+// The sums are blocked (Higham 2002, section 4.3), in three precisions. docs/numerics.md has their errors.
 //
 //   Blocked64   up to 64 values are summed in T, the blocks in f64
 //   Blocked4    four vectors of a plane, or four values of a column, are summed in T, those sums in f64
 //   InF64       every value goes to f64 before anything is subtracted from it or added to it
 //
-// Where T is f64, sums are Blocked64, and the rounding errors of the sum of the blocks are summed beside it and added at the
-// end (compensated summation).
+// If T is f64, sums are Blocked64 and compensated: the rounding errors of the sum of the blocks are summed separately
+// and added at the end.
 
 import { Plan } from "../plan";
 import { Identity } from "./activations";
 import { Lanes, Single, Whole } from "./lanes";
 
-/** u = d. Reads one source. */
+/** The operation with u = d. It reads one source. */
 @final
 @unmanaged
 export class Moments {
@@ -30,7 +31,7 @@ export class Moments {
   }
 }
 
-/** u = dy. */
+/** The operation with u = dy, or u = dy·f′(z). It reads two sources. */
 @final
 @unmanaged
 export class Gradients {
@@ -39,7 +40,7 @@ export class Gradients {
   }
 }
 
-/** Up to 64 values are summed in T. */
+/** The precision in which up to 64 values are summed in T, and the blocks in f64. */
 @final
 @unmanaged
 export class Blocked64 {
@@ -52,7 +53,7 @@ export class Blocked64 {
   }
 }
 
-/** Four values are summed in T. */
+/** The precision in which four values or vectors are summed in T, and the blocks in f64. */
 @final
 @unmanaged
 export class Blocked4 {
@@ -65,7 +66,7 @@ export class Blocked4 {
   }
 }
 
-/** Every value is summed in f64. */
+/** The precision in which every value is summed in f64. */
 @final
 @unmanaged
 export class InF64 {
@@ -78,7 +79,7 @@ export class InF64 {
   }
 }
 
-/** Adds the lanes of a step to the sums: all lanes belong to one channel. */
+/** Adds the lanes of a step to one entry, because all of them belong to one channel. */
 @final
 @unmanaged
 class OneChannel {
@@ -87,7 +88,7 @@ class OneChannel {
   }
 }
 
-/** Adds the lanes of a step to the sums: each lane belongs to a column of its own. */
+/** Adds each lane of a step to the entry of its column. */
 @final
 @unmanaged
 class Columns {
@@ -97,9 +98,9 @@ class Columns {
   }
 }
 
-/** The activation's part in a sum: u from dy, and the rows scale and shift that it needs for z. */
+/** The activation in a sum: it computes u from dy, and reads the rows scale and shift for z. */
 abstract class ActivationGate {
-  /** u of one step, in T: d itself, or dy·f′(z). `shift` is as E's prepareShift returns it. */
+  /** Returns u of one step, in T: d, or dy·f′(z). `shift` is the result of E's prepareShift. */
   @inline static u<T extends number, S extends Moments, E extends Identity, W extends Whole>(
     dy: usize,
     d: v128,
@@ -109,33 +110,42 @@ abstract class ActivationGate {
   ): v128 {
     const f = changetype<E>(<usize>0);
     if (changetype<S>(<usize>0).sources == 1) return d;
-    const w = changetype<W>(<usize>0).load<T>(dy);
-    return f.gate<T>(w, d, scale, shift, parameters);
+    return f.gate<T>(changetype<W>(<usize>0).load<T>(dy), d, scale, shift, parameters);
   }
 
-  /** The value at `pointer` in all lanes, if the activation needs it; else `pivot`, which nothing reads. */
+  /**
+   * Returns the value at `pointer` in all lanes if the activation needs z. Otherwise returns `pivot`, which is not
+   * read.
+   */
   @inline static splat<T, E extends Identity>(pointer: usize, pivot: v128): v128 {
     return changetype<E>(<usize>0).needsInput ? v128.load_splat<T>(pointer) : pivot;
   }
 
-  /** The values at `pointer`, one per lane, if the activation needs them; else `pivot`, which nothing reads. */
+  /**
+   * Returns the values at `pointer`, one per lane, if the activation needs z. Otherwise returns `pivot`, which is not
+   * read.
+   */
   @inline static load<T, E extends Identity, W extends Whole>(pointer: usize, pivot: v128): v128 {
     return changetype<E>(<usize>0).needsInput ? changetype<W>(<usize>0).load<T>(pointer) : pivot;
   }
 }
 
-/** Sums of four vectors: one as a tree; one as a chain, which leaves most of its additions to fused multiply-add. */
-abstract class Tree {
+/** Sums of four vectors. */
+abstract class FourVectors {
+  /** Returns a + b + c + d, as a tree of additions. */
   @inline static sum<T>(a: v128, b: v128, c: v128, d: v128): v128 {
     return v128.add<T>(v128.add<T>(a, b), v128.add<T>(c, d));
   }
 
+  /** Returns a0·b0 + a1·b1 + a2·b2 + a3·b3, as a chain, because then fused multiply-add does three of its additions. */
   @inline static dot<T>(a0: v128, b0: v128, a1: v128, b1: v128, a2: v128, b2: v128, a3: v128, b3: v128): v128 {
     return Lanes.madd<T>(a0, b0, Lanes.madd<T>(a1, b1, Lanes.madd<T>(a2, b2, v128.mul<T>(a3, b3))));
   }
 }
 
-/** Adds `steps` steps of width W, `stride` bytes apart, in f64. Lanes that W does not use are zero in the pivot, too. */
+/**
+ * Adds `steps` steps of width W, `stride` bytes apart, in f64. Lanes that W does not load must be zero in the pivot.
+ */
 function sumStepsInF64<T extends number, S extends Moments, E extends Identity, W extends Whole, O extends OneChannel>(
   x: usize,
   dy: usize,
@@ -150,31 +160,31 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
 ): void {
   const two = changetype<S>(<usize>0).sources == 2;
   const width = changetype<W>(<usize>0);
-  const pLow = Lanes.low(pivot);
-  const pHigh = Lanes.high(pivot);
-  let fLow = f64x2.splat(0);
-  let fHigh = f64x2.splat(0);
-  let sLow = f64x2.splat(0);
-  let sHigh = f64x2.splat(0);
+  const pivotLow = Lanes.low(pivot);
+  const pivotHigh = Lanes.high(pivot);
+  let sumLow = f64x2.splat(0);
+  let sumHigh = f64x2.splat(0);
+  let dotLow = f64x2.splat(0);
+  let dotHigh = f64x2.splat(0);
   for (; steps; --steps) {
     const v = width.load<T>(x);
-    const dLow = f64x2.sub(Lanes.low(v), pLow);
-    const dHigh = f64x2.sub(Lanes.high(v), pHigh);
+    const dLow = f64x2.sub(Lanes.low(v), pivotLow);
+    const dHigh = f64x2.sub(Lanes.high(v), pivotHigh);
     const w = two ? ActivationGate.u<T, S, E, W>(dy, v128.sub<T>(v, pivot), scale, shift, parameters) : v;
     const uLow = two ? Lanes.low(w) : dLow;
     const uHigh = two ? Lanes.high(w) : dHigh;
-    fLow = f64x2.add(fLow, uLow);
-    fHigh = f64x2.add(fHigh, uHigh);
-    sLow = Lanes.madd<f64>(uLow, dLow, sLow);
-    sHigh = Lanes.madd<f64>(uHigh, dHigh, sHigh);
+    sumLow = f64x2.add(sumLow, uLow);
+    sumHigh = f64x2.add(sumHigh, uHigh);
+    dotLow = Lanes.madd<f64>(uLow, dLow, dotLow);
+    dotHigh = Lanes.madd<f64>(uHigh, dHigh, dotHigh);
     x += stride;
     dy += stride;
   }
-  changetype<O>(<usize>0).add(sum, fLow, fHigh);
-  changetype<O>(<usize>0).add(dot, sLow, sHigh);
+  changetype<O>(<usize>0).add(sum, sumLow, sumHigh);
+  changetype<O>(<usize>0).add(dot, dotLow, dotHigh);
 }
 
-/** Adds `blocks` blocks of four vectors, `stride` bytes apart, each lane to a column of its own. */
+/** Adds `blocks` blocks of four vectors, `stride` bytes apart, each lane to the entry of its column. */
 function sumStepsBlocked4<T extends number, S extends Moments, E extends Identity>(
   x: usize,
   dy: usize,
@@ -187,10 +197,10 @@ function sumStepsBlocked4<T extends number, S extends Moments, E extends Identit
   stride: usize,
   blocks: usize,
 ): void {
-  let fLow = f64x2.splat(0);
-  let fHigh = f64x2.splat(0);
-  let sLow = f64x2.splat(0);
-  let sHigh = f64x2.splat(0);
+  let sumLow = f64x2.splat(0);
+  let sumHigh = f64x2.splat(0);
+  let dotLow = f64x2.splat(0);
+  let dotHigh = f64x2.splat(0);
   for (; blocks; --blocks) {
     const d0 = v128.sub<T>(v128.load(x), pivot);
     const d1 = v128.sub<T>(v128.load(x + stride), pivot);
@@ -200,63 +210,75 @@ function sumStepsBlocked4<T extends number, S extends Moments, E extends Identit
     const u1 = ActivationGate.u<T, S, E, Whole>(dy + stride, d1, scale, shift, parameters);
     const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * stride, d2, scale, shift, parameters);
     const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * stride, d3, scale, shift, parameters);
-    const u = Tree.sum<T>(u0, u1, u2, u3);
-    const ud = Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3);
-    fLow = f64x2.add(fLow, Lanes.low(u));
-    fHigh = f64x2.add(fHigh, Lanes.high(u));
-    sLow = f64x2.add(sLow, Lanes.low(ud));
-    sHigh = f64x2.add(sHigh, Lanes.high(ud));
+    const u = FourVectors.sum<T>(u0, u1, u2, u3);
+    const ud = FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3);
+    sumLow = f64x2.add(sumLow, Lanes.low(u));
+    sumHigh = f64x2.add(sumHigh, Lanes.high(u));
+    dotLow = f64x2.add(dotLow, Lanes.low(ud));
+    dotHigh = f64x2.add(dotHigh, Lanes.high(ud));
     x += 4 * stride;
     dy += 4 * stride;
   }
-  changetype<Columns>(<usize>0).add(sum, fLow, fHigh);
-  changetype<Columns>(<usize>0).add(dot, sLow, sHigh);
+  changetype<Columns>(<usize>0).add(sum, sumLow, sumHigh);
+  changetype<Columns>(<usize>0).add(dot, dotLow, dotHigh);
 }
 
-/** Sums of f64 in f64, which is not wider: their rounding errors are summed beside them and added at the end. */
+/** Compensated summation of f64: the rounding errors of the sums are summed separately, and added at the end. */
 abstract class Compensated {
-  /** Offset of the planar walk's entry for a channel: the sum, or of f64 the sum and its rounding error. */
+  /**
+   * Returns the offset of a channel's entry in the planar walk. For f64, an entry is the sum and its rounding error.
+   */
   @inline static bytes<T>(channel: usize): usize {
     return channel << (Lanes.accumulatesInF64<T>() ? 3 : 4);
   }
 
-  /** Adds the lanes of Σ u and Σ u·d, with their rounding errors, to the entries of their channel. */
+  /** Adds the lanes of Σ u and Σ u·d, and their rounding errors, to the entries of their channel. */
   @inline static add(sum: usize, dot: usize, u: v128, ud: v128, errorU: v128, errorUd: v128): void {
     const low = v128.shuffle<u64>(u, ud, 0, 2);
     const high = v128.shuffle<u64>(u, ud, 1, 3);
-    const more = f64x2.add(low, high);
+    const added = f64x2.add(low, high);
     const before = v128.shuffle<u64>(v128.load(sum), v128.load(dot), 0, 2);
-    const after = f64x2.add(before, more);
+    const after = f64x2.add(before, added);
     let error = v128.shuffle<u64>(v128.load(sum), v128.load(dot), 1, 3);
     error = f64x2.add(error, v128.shuffle<u64>(errorU, errorUd, 0, 2));
     error = f64x2.add(error, v128.shuffle<u64>(errorU, errorUd, 1, 3));
-    error = f64x2.add(error, f64x2.add(Lanes.roundingError(low, high, more), Lanes.roundingError(before, more, after)));
+    error = f64x2.add(
+      error,
+      f64x2.add(Lanes.roundingError(low, high, added), Lanes.roundingError(before, added, after)),
+    );
     v128.store(sum, v128.shuffle<u64>(after, error, 0, 2));
     v128.store(dot, v128.shuffle<u64>(after, error, 1, 3));
   }
 
-  /** Moves running sums of the interleaved walk to `sums`, whose rounding errors stand `gap` bytes behind the running sums. */
-  @inline static move<W extends Whole>(group: usize, sums: usize, gap: usize): void {
+  /**
+   * Adds the running sums of the interleaved walk to `sums`, and clears them. The rounding errors of `sums` are `gap`
+   * bytes behind the running sums.
+   */
+  @inline static move<W extends Whole>(running: usize, sums: usize, gap: usize): void {
     const width = changetype<W>(<usize>0);
-    const more = width.load<f64>(group);
+    const added = width.load<f64>(running);
     const before = width.load<f64>(sums);
-    const after = f64x2.add(before, more);
+    const after = f64x2.add(before, added);
     width.store<f64>(sums, after);
-    width.store<f64>(group + gap, f64x2.add(width.load<f64>(group + gap), Lanes.roundingError(before, more, after)));
-    width.store<f64>(group, f64x2.splat(0));
+    const error = f64x2.add(width.load<f64>(running + gap), Lanes.roundingError(before, added, after));
+    width.store<f64>(running + gap, error);
+    width.store<f64>(running, f64x2.splat(0));
   }
 }
 
-/** target[i] = sums[i] + errors[i] for i in [begin, end); the entries of both lie `stride` bytes apart. */
-function join(sums: usize, errors: usize, stride: usize, target: usize, begin: usize, end: usize): void {
+/**
+ * Writes target[i] = sums[i] + errors[i] for i in [begin, end). The entries of `sums` and of `errors` are `stride`
+ * bytes apart.
+ */
+function addErrors(sums: usize, errors: usize, stride: usize, target: usize, begin: usize, end: usize): void {
   const single = changetype<Single>(<usize>0);
   for (; begin < end; ++begin) {
-    const whole = Lanes.compensated(single.load<f64>(sums + begin * stride), single.load<f64>(errors + begin * stride));
-    single.store<f64>(target + Lanes.bytes<f64>(begin), whole);
+    const sum = Lanes.compensated(single.load<f64>(sums + begin * stride), single.load<f64>(errors + begin * stride));
+    single.store<f64>(target + Lanes.bytes<f64>(begin), sum);
   }
 }
 
-/** A loop over planes reads one plane at a time. */
+/** The streams of a loop that reads one plane at a time. */
 @final
 @unmanaged
 class OneStream {
@@ -265,7 +287,7 @@ class OneStream {
   }
 }
 
-/** A loop over planes reads two at a time, which lie `gap` bytes apart. */
+/** The streams of a loop that reads two planes at a time, `gap` bytes apart. */
 @final
 @unmanaged
 class TwoStreams {
@@ -274,10 +296,10 @@ class TwoStreams {
   }
 }
 
-/** Steps of four vectors that are summed in T before they go to f64: of f32 64 values. */
+/** Steps of four vectors that are summed in T before they go to f64. For f32 these are 64 values. */
 const BLOCK_STEPS: usize = 4;
 
-/** Adds one plane of `length` elements, or two, to the sums of their channel. */
+/** Adds one or two planes of `length` elements to the entry of their channel. */
 function sumPlaneBlocked<
   T extends number,
   S extends Moments,
@@ -297,7 +319,7 @@ function sumPlaneBlocked<
 ): void {
   const lanes = Lanes.count<T>();
   const two = changetype<N>(<usize>0).two;
-  const most: usize = changetype<P>(<usize>0).blocked4 ? 1 : two ? BLOCK_STEPS / 2 : BLOCK_STEPS;
+  const maxSteps: usize = changetype<P>(<usize>0).blocked4 ? 1 : two ? BLOCK_STEPS / 2 : BLOCK_STEPS;
   const p = v128.load_splat<T>(pivot);
   const scale = ActivationGate.splat<T, E>(pivot + row, p);
   const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.splat<T, E>(pivot + 2 * row, p));
@@ -308,7 +330,7 @@ function sumPlaneBlocked<
   while (length) {
     let u = v128.splat<T>(<T>0);
     let ud = u;
-    let steps = min(length / (4 * lanes), most);
+    let steps = min(length / (4 * lanes), maxSteps);
     length -= steps * 4 * lanes;
     if (steps) {
       for (; steps; --steps) {
@@ -320,21 +342,21 @@ function sumPlaneBlocked<
         let u1 = ActivationGate.u<T, S, E, Whole>(b + 16, d1, scale, shift, parameters);
         let u2 = ActivationGate.u<T, S, E, Whole>(b + 32, d2, scale, shift, parameters);
         let u3 = ActivationGate.u<T, S, E, Whole>(b + 48, d3, scale, shift, parameters);
-        u = v128.add<T>(u, Tree.sum<T>(u0, u1, u2, u3));
-        ud = v128.add<T>(ud, Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
+        u = v128.add<T>(u, FourVectors.sum<T>(u0, u1, u2, u3));
+        ud = v128.add<T>(ud, FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
         if (two) {
-          const e = a + gap;
-          const f = b + gap;
-          d0 = v128.sub<T>(v128.load(e), p);
-          d1 = v128.sub<T>(v128.load(e, 16), p);
-          d2 = v128.sub<T>(v128.load(e, 32), p);
-          d3 = v128.sub<T>(v128.load(e, 48), p);
-          u0 = ActivationGate.u<T, S, E, Whole>(f, d0, scale, shift, parameters);
-          u1 = ActivationGate.u<T, S, E, Whole>(f + 16, d1, scale, shift, parameters);
-          u2 = ActivationGate.u<T, S, E, Whole>(f + 32, d2, scale, shift, parameters);
-          u3 = ActivationGate.u<T, S, E, Whole>(f + 48, d3, scale, shift, parameters);
-          u = v128.add<T>(u, Tree.sum<T>(u0, u1, u2, u3));
-          ud = v128.add<T>(ud, Tree.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
+          const farA = a + gap;
+          const farB = b + gap;
+          d0 = v128.sub<T>(v128.load(farA), p);
+          d1 = v128.sub<T>(v128.load(farA, 16), p);
+          d2 = v128.sub<T>(v128.load(farA, 32), p);
+          d3 = v128.sub<T>(v128.load(farA, 48), p);
+          u0 = ActivationGate.u<T, S, E, Whole>(farB, d0, scale, shift, parameters);
+          u1 = ActivationGate.u<T, S, E, Whole>(farB + 16, d1, scale, shift, parameters);
+          u2 = ActivationGate.u<T, S, E, Whole>(farB + 32, d2, scale, shift, parameters);
+          u3 = ActivationGate.u<T, S, E, Whole>(farB + 48, d3, scale, shift, parameters);
+          u = v128.add<T>(u, FourVectors.sum<T>(u0, u1, u2, u3));
+          ud = v128.add<T>(ud, FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
         }
         a += 64;
         b += 64;
@@ -356,14 +378,14 @@ function sumPlaneBlocked<
         b += 16;
       }
       const single = changetype<Single>(<usize>0);
-      const lone = single.load<T>(pivot);
+      const firstLane = single.load<T>(pivot);
       for (; length; --length) {
-        let d = v128.sub<T>(single.load<T>(a), lone);
+        let d = v128.sub<T>(single.load<T>(a), firstLane);
         let v = ActivationGate.u<T, S, E, Single>(b, d, scale, shift, parameters);
         u = v128.add<T>(u, v);
         ud = Lanes.madd<T>(v, d, ud);
         if (two) {
-          d = v128.sub<T>(single.load<T>(a + gap), lone);
+          d = v128.sub<T>(single.load<T>(a + gap), firstLane);
           v = ActivationGate.u<T, S, E, Single>(b + gap, d, scale, shift, parameters);
           u = v128.add<T>(u, v);
           ud = Lanes.madd<T>(v, d, ud);
@@ -392,7 +414,10 @@ function sumPlaneBlocked<
   store<f64>(dot, load<f64>(dot) + Lanes.sum(sumUd));
 }
 
-/** Adds `length` elements of one channel in f64. `pivot` points at the channel's pivot. */
+/**
+ * Adds one plane of `length` elements to the entry of its channel, in f64. `pivot` is the address of the channel's
+ * pivot.
+ */
 function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
   x: usize,
   dy: usize,
@@ -404,17 +429,17 @@ function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
   length: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const whole = length / lanes;
+  const wholeVectors = length / lanes;
   const p = v128.load_splat<T>(pivot);
   const scale = ActivationGate.splat<T, E>(pivot + row, p);
   const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.splat<T, E>(pivot + 2 * row, p));
-  sumStepsInF64<T, S, E, Whole, OneChannel>(x, dy, parameters, p, scale, shift, sum, dot, 16, whole);
-  const lone = changetype<Single>(<usize>0).load<T>(pivot);
+  sumStepsInF64<T, S, E, Whole, OneChannel>(x, dy, parameters, p, scale, shift, sum, dot, 16, wholeVectors);
+  const firstLane = changetype<Single>(<usize>0).load<T>(pivot);
   sumStepsInF64<T, S, E, Single, OneChannel>(
-    x + whole * 16,
-    dy + whole * 16,
+    x + wholeVectors * 16,
+    dy + wholeVectors * 16,
     parameters,
-    lone,
+    firstLane,
     scale,
     shift,
     sum,
@@ -425,8 +450,8 @@ function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
 }
 
 /**
- * Sums of the planes of channels [begin, end), in memory order. Moments in blocks of 64 read both halves of the samples at
- * once.
+ * Sums the planes of channels [begin, end), in memory order. Moments in blocks of 64 values read two planes at once,
+ * one from each half of the samples: two far streams are faster than one (docs/numerics.md has the measurements).
  */
 function sumPlanes<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
@@ -456,18 +481,22 @@ function sumPlanes<T extends number, S extends Moments, E extends Identity, P ex
     let b = dy + offset;
     for (let channel = begin; channel < end; ++channel) {
       const p = pivot + Lanes.bytes<T>(channel);
-      const f = sum + Compensated.bytes<T>(channel);
-      const s = dot + Compensated.bytes<T>(channel);
-      if (inF64) sumPlaneInF64<T, S, E>(a, b, parameters, p, row, f, s, inner);
-      else if (n < pairs) sumPlaneBlocked<T, S, E, TwoStreams, P>(a, b, gap, parameters, p, row, f, s, inner);
-      else sumPlaneBlocked<T, S, E, OneStream, P>(a, b, 0, parameters, p, row, f, s, inner);
+      const sumEntry = sum + Compensated.bytes<T>(channel);
+      const dotEntry = dot + Compensated.bytes<T>(channel);
+      if (inF64) sumPlaneInF64<T, S, E>(a, b, parameters, p, row, sumEntry, dotEntry, inner);
+      else if (n < pairs)
+        sumPlaneBlocked<T, S, E, TwoStreams, P>(a, b, gap, parameters, p, row, sumEntry, dotEntry, inner);
+      else sumPlaneBlocked<T, S, E, OneStream, P>(a, b, 0, parameters, p, row, sumEntry, dotEntry, inner);
       a += plane;
       b += plane;
     }
   }
 }
 
-/** Sums of channels [begin, end) of the planar walk. Entries of float64 have their rounding errors in the scratch. */
+/**
+ * Sums channels [begin, end) of the planar walk. The sums of float64 and their rounding errors are first taken in the
+ * scratch.
+ */
 export function sumPlanar<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
   x: usize,
@@ -483,19 +512,19 @@ export function sumPlanar<T extends number, S extends Moments, E extends Identit
   const sums = plan.scratch;
   const dots = sums + Compensated.bytes<T>(plan.channels);
   sumPlanes<T, S, E, P>(plan, x, dy, parameters, sums, dots, begin, end);
-  join(sums, sums + 8, 16, plan.sum, begin, end);
-  join(dots, dots + 8, 16, plan.dot, begin, end);
+  addErrors(sums, sums + 8, 16, plan.sum, begin, end);
+  addErrors(dots, dots + 8, 16, plan.dot, begin, end);
 }
 
 /**
- * Rows that are summed down a column at once, a multiple of four; more would push each other out of the first-level cache
- * where a row is 2 KiB long.
+ * Rows that are summed down a column at once, a multiple of four. With more rows of 2 KiB, the lines of the rows would
+ * evict each other from the first-level cache.
  */
 const ROWS_DOWN: usize = 8;
 
 /**
- * Sums of columns [begin, end) of the period, down the rows of one stripe: blocks of four where P allows it, else in f64.
- * Entries of a stripe are as many as the period has columns.
+ * Sums columns [begin, end) of the period, down the rows of one stripe: in blocks of four rows if P is Blocked4, else
+ * in f64. A stripe has one entry for each column of the period.
  */
 export function sumColumns<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
@@ -524,26 +553,60 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
     const steps = min(rows, ROWS_DOWN);
     let column = begin;
     for (; column + lanes <= end; column += lanes) {
-      const at = Lanes.bytes<T>(column);
-      const f = sum + Lanes.bytes<f64>(column);
-      const s = dot + Lanes.bytes<f64>(column);
-      const p = v128.load(pivot + at);
-      const scale = ActivationGate.load<T, E, Whole>(pivot + at + coefficientRow, p);
-      const z = ActivationGate.load<T, E, Whole>(pivot + at + 2 * coefficientRow, p);
+      const offset = Lanes.bytes<T>(column);
+      const sumEntry = sum + Lanes.bytes<f64>(column);
+      const dotEntry = dot + Lanes.bytes<f64>(column);
+      const p = v128.load(pivot + offset);
+      const scale = ActivationGate.load<T, E, Whole>(pivot + offset + coefficientRow, p);
+      const z = ActivationGate.load<T, E, Whole>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
       if (changetype<P>(<usize>0).blocked4 && steps == ROWS_DOWN)
-        sumStepsBlocked4<T, S, E>(x + at, dy + at, parameters, p, scale, shift, f, s, row, ROWS_DOWN / 4);
-      else sumStepsInF64<T, S, E, Whole, Columns>(x + at, dy + at, parameters, p, scale, shift, f, s, row, steps);
+        sumStepsBlocked4<T, S, E>(
+          x + offset,
+          dy + offset,
+          parameters,
+          p,
+          scale,
+          shift,
+          sumEntry,
+          dotEntry,
+          row,
+          ROWS_DOWN / 4,
+        );
+      else
+        sumStepsInF64<T, S, E, Whole, Columns>(
+          x + offset,
+          dy + offset,
+          parameters,
+          p,
+          scale,
+          shift,
+          sumEntry,
+          dotEntry,
+          row,
+          steps,
+        );
     }
     for (; column < end; ++column) {
-      const at = Lanes.bytes<T>(column);
-      const f = sum + Lanes.bytes<f64>(column);
-      const s = dot + Lanes.bytes<f64>(column);
-      const p = changetype<Single>(<usize>0).load<T>(pivot + at);
-      const scale = ActivationGate.load<T, E, Single>(pivot + at + coefficientRow, p);
-      const z = ActivationGate.load<T, E, Single>(pivot + at + 2 * coefficientRow, p);
+      const offset = Lanes.bytes<T>(column);
+      const sumEntry = sum + Lanes.bytes<f64>(column);
+      const dotEntry = dot + Lanes.bytes<f64>(column);
+      const p = changetype<Single>(<usize>0).load<T>(pivot + offset);
+      const scale = ActivationGate.load<T, E, Single>(pivot + offset + coefficientRow, p);
+      const z = ActivationGate.load<T, E, Single>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
-      sumStepsInF64<T, S, E, Single, OneChannel>(x + at, dy + at, parameters, p, scale, shift, f, s, row, steps);
+      sumStepsInF64<T, S, E, Single, OneChannel>(
+        x + offset,
+        dy + offset,
+        parameters,
+        p,
+        scale,
+        shift,
+        sumEntry,
+        dotEntry,
+        row,
+        steps,
+      );
     }
     x += steps * row;
     dy += steps * row;
@@ -552,11 +615,11 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
 }
 
 /**
- * One step of width W that adds rows of the interleaved walk to two rows of running sums. `row` is the distance of two rows
- * of coefficients.
+ * One step of width W that adds rows of the interleaved walk to the running sums. `row` is the distance in bytes of two
+ * rows of coefficients.
  */
 abstract class Row {
-  /** Adds one row. */
+  /** Adds a step of one row. */
   @inline static one<T extends number, S extends Moments, E extends Identity, W extends Whole>(
     x: usize,
     dy: usize,
@@ -576,7 +639,7 @@ abstract class Row {
     width.store<T>(dot, Lanes.madd<T>(u, d, width.load<T>(dot)));
   }
 
-  /** Adds two rows that lie `gap` bytes apart. */
+  /** Adds a step of two rows that are `gap` bytes apart. */
   @inline static two<T extends number, S extends Moments, E extends Identity, W extends Whole>(
     x: usize,
     dy: usize,
@@ -602,45 +665,53 @@ abstract class Row {
 }
 
 /**
- * Moves `columns` running sums in T to f64 and clears them. The rounding errors of f64 go two rows behind the running sums.
+ * Adds `columns` running sums in T to `sums` in f64, and clears them. For f64, rounding errors are added two rows
+ * behind the running sums.
  */
-function flush<T extends number>(group: usize, sums: usize, columns: usize): void {
+function flush<T extends number>(running: usize, sums: usize, columns: usize): void {
   const lanes = Lanes.count<T>();
   if (!Lanes.accumulatesInF64<T>()) {
     const gap = Lanes.bytes<f64>(2 * columns);
     for (; columns >= lanes; columns -= lanes) {
-      Compensated.move<Whole>(group, sums, gap);
-      group += 16;
+      Compensated.move<Whole>(running, sums, gap);
+      running += 16;
       sums += 16;
     }
-    if (columns) Compensated.move<Single>(group, sums, gap);
+    if (columns) Compensated.move<Single>(running, sums, gap);
     return;
   }
   for (; columns >= lanes; columns -= lanes) {
-    changetype<Columns>(<usize>0).add(sums, Lanes.low(v128.load(group)), Lanes.high(v128.load(group)));
-    v128.store(group, v128.splat<T>(<T>0));
-    group += 16;
+    changetype<Columns>(<usize>0).add(sums, Lanes.low(v128.load(running)), Lanes.high(v128.load(running)));
+    v128.store(running, v128.splat<T>(<T>0));
+    running += 16;
     sums += 32;
   }
   for (; columns; --columns) {
-    store<f64>(sums, load<f64>(sums) + <f64>load<T>(group));
-    store<T>(group, <T>0);
-    group += sizeof<T>();
+    store<f64>(sums, load<f64>(sums) + <f64>load<T>(running));
+    store<T>(running, <T>0);
+    running += sizeof<T>();
     sums += sizeof<f64>();
   }
 }
 
-/** Two short rows of two sources are read side by side while a pair of rows fits in this many bytes. */
+/**
+ * The largest pair of rows, in bytes, that gradient sums take from neighbouring rows. docs/numerics.md has the
+ * measurements.
+ */
 const PAIR_BYTES: usize = 512;
 
-/** Rows summed in T before they go to f64. */
-const ROWS: usize = 16;
+/**
+ * Rows that are summed in T before they go to f64. With 32 rows, the variance of 2,048 values at |mean|/std = 1e4 was
+ * off by 1.5 u (docs/numerics.md).
+ */
+const BLOCK_ROWS: usize = 16;
 
 /**
- * Sums of the rows of one stripe, one entry for each column. Rows are taken in pairs, one from either half of the stripe: two
- * far streams are read 1.4 times as fast as one, and a pair shares its loads and stores of running sums. Short rows of two
- * sources are paired with their neighbours, since four streams are not faster than two (docs/numerics.md has the
- * measurements). Running sums stand in the stripe's scratch, 2·columns of T, and the rounding errors of f64 behind them.
+ * Sums the rows of one stripe, with one entry for each column. Rows are taken in pairs, one from each half of the
+ * stripe: two far streams are read 1.4 times as fast as one, and a pair shares its loads and stores of running sums.
+ * Short rows of two sources are paired with their neighbours, because four streams are not faster than two
+ * (docs/numerics.md has the measurements). Running sums are in the scratch of the stripe, 2·columns of T, and the
+ * rounding errors of f64 follow them.
  */
 export function sumRows<T extends number, S extends Moments, E extends Identity>(
   plan: Plan,
@@ -673,58 +744,58 @@ export function sumRows<T extends number, S extends Moments, E extends Identity>
   let rows: usize = 0;
   for (let pair: usize = 0; pair < pairs; ++pair) {
     let p = pivot;
-    let f = runningSum;
-    let s = runningDot;
+    let sumEntry = runningSum;
+    let dotEntry = runningDot;
     let left = columns;
     for (; left >= 4 * lanes; left -= 4 * lanes) {
-      Row.two<T, S, E, Whole>(a, b, gap, parameters, p, row, f, s);
-      Row.two<T, S, E, Whole>(a + 16, b + 16, gap, parameters, p + 16, row, f + 16, s + 16);
-      Row.two<T, S, E, Whole>(a + 32, b + 32, gap, parameters, p + 32, row, f + 32, s + 32);
-      Row.two<T, S, E, Whole>(a + 48, b + 48, gap, parameters, p + 48, row, f + 48, s + 48);
+      Row.two<T, S, E, Whole>(a, b, gap, parameters, p, row, sumEntry, dotEntry);
+      Row.two<T, S, E, Whole>(a + 16, b + 16, gap, parameters, p + 16, row, sumEntry + 16, dotEntry + 16);
+      Row.two<T, S, E, Whole>(a + 32, b + 32, gap, parameters, p + 32, row, sumEntry + 32, dotEntry + 32);
+      Row.two<T, S, E, Whole>(a + 48, b + 48, gap, parameters, p + 48, row, sumEntry + 48, dotEntry + 48);
       a += 64;
       b += 64;
       p += 64;
-      f += 64;
-      s += 64;
+      sumEntry += 64;
+      dotEntry += 64;
     }
     for (; left; --left) {
-      Row.two<T, S, E, Single>(a, b, gap, parameters, p, row, f, s);
+      Row.two<T, S, E, Single>(a, b, gap, parameters, p, row, sumEntry, dotEntry);
       a += sizeof<T>();
       b += sizeof<T>();
       p += sizeof<T>();
-      f += sizeof<T>();
-      s += sizeof<T>();
+      sumEntry += sizeof<T>();
+      dotEntry += sizeof<T>();
     }
     a += skip;
     b += skip;
     rows += 2;
-    if (rows == ROWS) {
+    if (rows == BLOCK_ROWS) {
       flush<T>(runningSum, sum, columns);
       flush<T>(runningDot, dot, columns);
       rows = 0;
     }
   }
-  // the last row of an odd number, and the one that is cut short
+  // the last row if their number is odd, and a row that is cut short
   begin += 2 * pairs * columns;
   a = x + Lanes.bytes<T>(begin);
   b = dy + Lanes.bytes<T>(begin);
   for (; begin < end; begin += columns) {
     let p = pivot;
-    let f = runningSum;
-    let s = runningDot;
+    let sumEntry = runningSum;
+    let dotEntry = runningDot;
     for (let left = min(columns, end - begin); left; --left) {
-      Row.one<T, S, E, Single>(a, b, parameters, p, row, f, s);
+      Row.one<T, S, E, Single>(a, b, parameters, p, row, sumEntry, dotEntry);
       a += sizeof<T>();
       b += sizeof<T>();
       p += sizeof<T>();
-      f += sizeof<T>();
-      s += sizeof<T>();
+      sumEntry += sizeof<T>();
+      dotEntry += sizeof<T>();
     }
   }
   flush<T>(runningSum, sum, columns);
   flush<T>(runningDot, dot, columns);
   if (!Lanes.accumulatesInF64<T>()) {
-    join(sum, runningSum + row * 2, 8, sum, 0, columns);
-    join(dot, runningDot + row * 2, 8, dot, 0, columns);
+    addErrors(sum, runningSum + row * 2, 8, sum, 0, columns);
+    addErrors(dot, runningDot + row * 2, 8, dot, 0, columns);
   }
 }
