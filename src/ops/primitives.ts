@@ -382,7 +382,7 @@ export function combine(
       kernels.write(heap, plan.coefficients + r * plan.columns * kernels.bytes, row);
     kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channelsOf(plan, x.tiles));
   };
-  const none = new Float64Array(g.channels);
+  const none = new Float64Array(geometry.channels);
   const rows = [hi, scale, scaled.shift, scaled.b, scaled.c];
   if (!powers) write(rows);
   for (const tile of x.tiles) {
