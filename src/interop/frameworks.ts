@@ -1,5 +1,6 @@
-// The configuration of another framework's layer as our options, and back: the only file that knows what the others call
-// momentum. Keras, TF.js, ONNX, Flax and Haiku weigh the old value by it, and keep a biased running variance.
+// Conversion between the configuration of another framework's layer and options of BatchNorm. No other file knows how
+// the frameworks name and define momentum: Keras, TF.js, ONNX, Flax and Haiku use it as the weight of the old value.
+// These five also keep a biased running variance.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { oneOf } from "../common/validate.ts";
@@ -9,10 +10,10 @@ import type { Dtype } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
 import { FRAMEWORKS } from "./state-dict.ts";
 
-/** What configFor returns: plain values under a framework's own names. */
+/** The configuration of a framework's layer, as configFor returns it: plain values under the framework's names. */
 export type Config = Record<string, number | boolean | string | null>;
 
-/** Keys that say something about batch normalization. All other keys are names, dtypes, initializers and the like. */
+/** Keys of a config that define the computation. All other keys (name, dtype, initializers, …) are ignored. */
 const KEYS: Readonly<Record<Framework, readonly string[]>> = {
   pytorch: ["eps", "momentum", "affine", "track_running_stats"],
   keras: ["axis", "momentum", "epsilon", "center", "scale", "renorm", "virtual_batch_size"],
@@ -22,14 +23,14 @@ const KEYS: Readonly<Record<Framework, readonly string[]>> = {
   haiku: ["create_scale", "create_offset", "decay_rate", "eps", "axis", "data_format"],
 };
 
-/** Reads a config's values and names them in errors. */
-class Reader {
+/** Reads the values of a config. Its errors name the key. */
+class ConfigReader {
   readonly #config: Readonly<Record<string, unknown>>;
 
   constructor(framework: Framework, config: object) {
     if (typeof config !== "object" || config === null || Array.isArray(config))
       throw wrongKind("config", "an object", config);
-    // `eps` in Keras's config, say, is a mistake, and would silently be Keras's default
+    // `eps` in a config of Keras is a mistake; ignored, it would silently become Keras's default
     const foreign = Object.keys(config).find(
       (key) => !KEYS[framework].includes(key) && Object.values(KEYS).some((keys) => keys.includes(key)),
     );
@@ -42,38 +43,44 @@ class Reader {
     return this.#config[key];
   }
 
-  /** Without a fallback the key is required. */
+  /** Returns a number, or the fallback if the key is absent. Throws TypeError if both are absent. */
   number(key: string, fallback?: number): number {
     const { [key]: value = fallback } = this.#config;
     if (typeof value !== "number") throw wrongKind(`config.${key}`, "a number", value);
     return value;
   }
 
+  /** Returns a boolean, or the fallback if the key is absent. Throws TypeError if both are absent. */
   flag(key: string, fallback?: boolean): boolean {
     const { [key]: value = fallback } = this.#config;
     if (typeof value !== "boolean") throw wrongKind(`config.${key}`, "a boolean", value);
     return value;
   }
 
-  /** Refuses what would be another layer. */
-  only(key: string, expected: string, ...values: unknown[]): void {
+  /**
+   * Throws RangeError if a key is present with another value than these: the config is that of another kind of layer.
+   */
+  checkValue(key: string, expected: string, ...values: unknown[]): void {
     const value = this.#config[key] ?? undefined;
     if (value !== undefined && !values.includes(value)) throw wrongValue(`config.${key}`, expected, value);
   }
 
-  /** 1 is channels first; −1 the last, and so is what Keras 2 makes of −1 when it builds the layer, such as [3]. */
+  /**
+   * Returns the layout for the key `axis`: 1 is channels first, −1 and every axis above 1 is channels last. Keras 2
+   * replaces −1 by a list of the last axis, such as [3], when it builds the layer.
+   */
   layout(): Layout {
     const { axis = -1 } = this.#config;
-    const [channel, ...more]: unknown[] = Array.isArray(axis) ? axis : [axis];
-    if (!Number.isInteger(channel) || channel === 0 || Number(channel) < -1 || more.length)
+    const [channel, ...otherAxes]: unknown[] = Array.isArray(axis) ? axis : [axis];
+    if (!Number.isInteger(channel) || channel === 0 || Number(channel) < -1 || otherAxes.length)
       throw wrongValue("config.axis", "one axis: 1 or, for the last, -1", axis);
     return channel === 1 ? "channels-first" : "channels-last";
   }
 }
 
-const keras = (config: Reader): Options => {
-  config.only("renorm", "false (batch renormalization is another layer)", false);
-  config.only("virtual_batch_size", "null (split the batch yourself)");
+const keras = (config: ConfigReader): Options => {
+  config.checkValue("renorm", "false (batch renormalization is another layer)", false);
+  config.checkValue("virtual_batch_size", "null (split the batch yourself)");
   return {
     layout: config.layout(),
     epsilon: config.number("epsilon", 1e-3),
@@ -84,7 +91,7 @@ const keras = (config: Reader): Options => {
   };
 };
 
-const READERS: Readonly<Record<Framework, (config: Reader) => Options>> = {
+const READERS: Readonly<Record<Framework, (config: ConfigReader) => Options>> = {
   pytorch(config) {
     const affine = config.flag("affine", true);
     return {
@@ -102,7 +109,7 @@ const READERS: Readonly<Record<Framework, (config: Reader) => Options>> = {
   keras,
   tfjs: keras,
   onnx(config) {
-    config.only("spatial", "1 (statistics per channel)", 1);
+    config.checkValue("spatial", "1 (statistics per channel)", 1);
     return {
       layout: "channels-first",
       epsilon: config.number("epsilon", 1e-5),
@@ -121,9 +128,9 @@ const READERS: Readonly<Record<Framework, (config: Reader) => Options>> = {
     };
   },
   haiku(config) {
-    config.only("axis", "null (all axes but the channels')");
+    config.checkValue("axis", "null (all axes but the channels')");
     const format = String(config.get("data_format") ?? "channels_last");
-    // as haiku.get_channel_index reads it
+    // the patterns that haiku.get_channel_index accepts
     const first = /^(channels_first|NC[^C]*)$/.test(format);
     if (!first && !/^(channels_last|N[^C]*C|(BT|TB)[^D]*D)$/.test(format))
       throw wrongValue("config.data_format", '"channels_first", "channels_last", "NC..." or "N...C"', format);
@@ -140,16 +147,18 @@ const READERS: Readonly<Record<Framework, (config: Reader) => Options>> = {
 };
 
 /**
- * Options of the layer that a framework's config describes: PyTorch's and Haiku's arguments, what getConfig() of Keras
- * and TF.js returns, ONNX's attributes, Flax's fields. Keys that are not there have that framework's defaults; keys that
- * say nothing about batch normalization are ignored.
+ * Returns the options with which a BatchNorm gives the same results as a framework's layer with this config. A config
+ * holds the arguments of the layer in PyTorch and Haiku, the result of get_config() in Keras and getConfig() in TF.js,
+ * the attributes in ONNX, and the fields in Flax. An absent key means the framework's default. Keys that do not affect
+ * the computation are ignored.
  *
- * Throws TypeError for a value of a wrong kind, RangeError for what no BatchNorm here does (several axes,
- * renormalization) and for another framework's key.
+ * Throws TypeError for a value of a wrong type, and for an absent key that has no default in its framework. Throws
+ * RangeError for a value that has no equivalent option (several axes, Keras's renorm) and for a key of another
+ * framework.
  */
 export function optionsFrom(framework: Framework, config: object): Options {
   const known = frameworkOf(framework);
-  return READERS[known](new Reader(known, config));
+  return READERS[known](new ConfigReader(known, config));
 }
 
 function frameworkOf(framework: Framework): Framework {
@@ -158,51 +167,66 @@ function frameworkOf(framework: Framework): Framework {
 }
 
 /**
- * The config under which a framework's layer computes what a BatchNorm of these options does (`bn.options`). PyTorch and
- * ONNX have no word for the layout: theirs is channels first.
+ * Returns the config with which a framework's layer gives the same results as a BatchNorm with these options. `options`
+ * are resolved ones, `bn.options`. Configs of PyTorch and ONNX do not contain the layout, which is always channels
+ * first there.
  *
- * Throws RangeError for an option that the framework has no word for, such as an estimator.
+ * Throws RangeError for an option that the framework does not support, such as the estimator "population", and
+ * TypeError for options that are not resolved.
  */
 export function configFor(framework: Framework, options: ResolvedOptions<Dtype>): Config {
   const known = frameworkOf(framework);
   if (typeof options?.momentum !== "number") throw wrongKind("options", "a layer's options (bn.options)", options);
-  const { layout, epsilon, momentum, scale, shift, estimator, trackRunningStats } = options;
-  const refuse = (name: string, expected: string, got: unknown) =>
+  const unsupported: Unsupported = (name, expected, got) =>
     wrongValue(`options.${name}`, `${expected}, as ${known} knows no other`, got);
-  const first = layout === "channels-first";
-  if (options.activation !== "none") throw refuse("activation", '"none"', options.activation);
+  if (options.activation !== "none") throw unsupported("activation", '"none"', options.activation);
   for (const name of ["ghostBatchSize", "renorm"] as const)
-    if (options[name] !== null) throw refuse(name, "null", options[name]);
+    if (options[name] !== null) throw unsupported(name, "null", options[name]);
+  return known === "pytorch" ? pytorchConfig(options, unsupported) : decayConfig(known, options, unsupported);
+}
 
-  if (known === "pytorch") {
-    if (estimator !== "ema" && estimator !== "cumulative")
-      throw refuse("estimator", '"ema" or "cumulative"', estimator);
-    if (scale !== shift) throw refuse("shift", `scale's ${scale}`, shift);
-    return {
-      eps: epsilon,
-      momentum: estimator === "cumulative" ? null : momentum,
-      affine: scale,
-      track_running_stats: trackRunningStats,
-    };
-  }
-  const average = known === "haiku" ? "debiased" : "ema";
-  if (estimator !== average) throw refuse("estimator", `"${average}"`, estimator);
-  if (!trackRunningStats) throw refuse("trackRunningStats", "true", false);
+/** Makes the RangeError for an option that a framework does not support. */
+type Unsupported = (name: string, expected: string, got: unknown) => Error;
+
+function pytorchConfig(options: ResolvedOptions<Dtype>, unsupported: Unsupported): Config {
+  const { epsilon, momentum, scale, shift, estimator, trackRunningStats } = options;
+  if (estimator !== "ema" && estimator !== "cumulative")
+    throw unsupported("estimator", '"ema" or "cumulative"', estimator);
+  if (scale !== shift) throw unsupported("shift", `scale's ${scale}`, shift);
+  return {
+    eps: epsilon,
+    momentum: estimator === "cumulative" ? null : momentum,
+    affine: scale,
+    track_running_stats: trackRunningStats,
+  };
+}
+
+/** Returns the config of a framework whose momentum is the weight of the old value. */
+function decayConfig(
+  framework: Exclude<Framework, "pytorch">,
+  options: ResolvedOptions<Dtype>,
+  unsupported: Unsupported,
+): Config {
+  const { layout, epsilon, momentum, scale, shift, estimator, trackRunningStats } = options;
+  const channelsFirst = layout === "channels-first";
+  const supported = framework === "haiku" ? "debiased" : "ema";
+  if (estimator !== supported) throw unsupported("estimator", `"${supported}"`, estimator);
+  if (!trackRunningStats) throw unsupported("trackRunningStats", "true", false);
   const decay = 1 - momentum;
-  if (known === "haiku")
+  if (framework === "haiku")
     return {
       create_scale: scale,
       create_offset: shift,
       decay_rate: decay,
       eps: epsilon,
-      data_format: first ? "channels_first" : "channels_last",
+      data_format: channelsFirst ? "channels_first" : "channels_last",
     };
   const common = { momentum: decay, epsilon };
-  const axis = first ? 1 : -1;
-  if (known === "flax") return { axis, ...common, use_scale: scale, use_bias: shift };
-  if (known !== "onnx") return { axis, ...common, center: shift, scale };
+  const axis = channelsFirst ? 1 : -1;
+  if (framework === "flax") return { axis, ...common, use_scale: scale, use_bias: shift };
+  if (framework !== "onnx") return { axis, ...common, center: shift, scale };
   // the inputs scale and B of ONNX's operator are not optional
-  if (!scale) throw refuse("scale", "true", scale);
-  if (!shift) throw refuse("shift", "true", shift);
+  if (!scale) throw unsupported("scale", "true", scale);
+  if (!shift) throw unsupported("shift", "true", shift);
   return common;
 }

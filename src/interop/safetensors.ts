@@ -1,15 +1,17 @@
-// The safetensors file format (github.com/huggingface/safetensors, "Format"), read and written whole.
+// Reading and writing files of the safetensors format (github.com/huggingface/safetensors, "Format").
 //
 //   | n: u64 | header: n bytes of JSON | data |
 //   header   {"__metadata__": {"key": "text"}, "name": {"dtype": "F32", "shape": [3], "data_offsets": [begin, end]}}
 //
-// Numbers are little-endian, as is every engine that runs WebAssembly today. Offsets count from the end of the header;
-// tensors lie side by side and cover the data exactly. What the reference implementation refuses is refused here, and so
-// are a header that begins with something else than "{" and a name given twice, which the description forbids.
+// Numbers are little-endian, and so are all engines that run WebAssembly today. Offsets count from the end of the
+// header. Tensors lie side by side and cover the data exactly. The reader rejects every file that the reference
+// implementation rejects. It also rejects a header whose first byte is not "{" and a name that occurs twice, which the
+// format forbids.
 
 import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { bitsOf, type Data, type Dtype } from "../tensor/dtype.ts";
 
+/** An array that can hold the elements of a tensor in a safetensors file. */
 export type TensorData =
   | Float64Array
   | Float32Array
@@ -27,7 +29,10 @@ interface ArrayType {
   readonly BYTES_PER_ELEMENT: number;
 }
 
-/** Bits of an element, and the array that holds it; in the reference's order, which is the order of files too. */
+/**
+ * Bits of an element and the array type that holds it, for every element type. The order is that of the reference
+ * implementation, which sorts tensors by it when it writes a file.
+ */
 const DTYPES = {
   BOOL: [8, Uint8Array],
   F4: [4, Uint8Array],
@@ -53,43 +58,66 @@ const DTYPES = {
   U64: [64, BigUint64Array],
 } satisfies Record<string, readonly [number, ArrayType]>;
 
-/** Element types of the format. What JavaScript has no array for (F16, BF16, F8…, F4…) stays in bits. */
+/**
+ * Element types of the safetensors format. An array of F16, BF16, F8…, F6… or F4 holds the bits, since JavaScript has
+ * no array type for these numbers.
+ */
 export type SafetensorsDtype = keyof typeof DTYPES;
 
-const ORDER = /* @__PURE__ */ Object.keys(DTYPES);
-/** The format's words for our own. */
-const OURS: Readonly<Record<Dtype, SafetensorsDtype>> = {
+const DTYPE_NAMES = /* @__PURE__ */ Object.keys(DTYPES);
+
+/** The format's names for the element types of this library. */
+const SAFETENSORS_DTYPE: Readonly<Record<Dtype, SafetensorsDtype>> = {
   float32: "F32",
   float64: "F64",
   float16: "F16",
   bfloat16: "BF16",
 };
 
-const isOurs = (dtype: unknown): dtype is Dtype => typeof dtype === "string" && Object.hasOwn(OURS, dtype);
-/** What an array holds that comes without a dtype. */
-const NATURAL: readonly SafetensorsDtype[] = ["F32", "F64", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8"];
+const isLibraryDtype = (dtype: unknown): dtype is Dtype =>
+  typeof dtype === "string" && Object.hasOwn(SAFETENSORS_DTYPE, dtype);
 
-/** A tensor as a file holds it: `data` is row-major and, for F16 and BF16, the bits of each value. */
+/** Element types of arrays that are written without a dtype: one for each array type. */
+const DEFAULT_DTYPES: readonly SafetensorsDtype[] = [
+  "F32",
+  "F64",
+  "I64",
+  "U64",
+  "I32",
+  "U32",
+  "I16",
+  "U16",
+  "I8",
+  "U8",
+];
+
+/** A tensor of a safetensors file. `data` is in row-major order and holds the bits of values that are F16 or BF16. */
 export interface SafeTensor {
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
   readonly data: TensorData;
 }
 
-/** What a file holds: both objects have no prototype, so that a name such as "__proto__" is a name like any other. */
+/**
+ * The content of a safetensors file. Both objects have no prototype, so that a name such as "__proto__" is safe to look
+ * up.
+ */
 export interface SafetensorsFile {
   readonly tensors: Record<string, SafeTensor>;
   readonly metadata: Record<string, string>;
 }
 
-/** What is written: an integer as I64 of shape [], an array as its own kind of shape [length], or a tensor. */
+/**
+ * A value that writeSafetensors writes. An integer becomes a tensor of type I64 and shape []. An array becomes a tensor
+ * of its element type and shape [length].
+ */
 export type WritableTensor =
   | number
   | bigint
   | TensorData
   | { readonly data: TensorData; readonly shape: readonly number[]; readonly dtype?: SafetensorsDtype | Dtype };
 
-/** The reference implementation's limit. */
+/** Largest header in bytes that the reference implementation reads. */
 const MAX_HEADER = 100_000_000;
 const LENGTH_BYTES = 8;
 const METADATA = "__metadata__";
@@ -107,47 +135,51 @@ const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
   shape.reduce((a, b) => a * b, DTYPES[dtype][0]) / 8;
 
 /**
- * Reads a file that is in memory. `data` shares the file's memory where its alignment allows, and is a copy elsewhere.
+ * Reads the bytes of a safetensors file and returns its tensors and metadata. A tensor's `data` is a view of `file` if
+ * the bytes are aligned for its array type, and a copy if they are not.
  *
- * Throws BatchNormError "safetensors" for a file that breaks any rule of the format, and TypeError for what is no bytes.
+ * Throws BatchNormError "safetensors" for a file that breaks a rule of the format, and TypeError if `file` is not a
+ * Uint8Array or an ArrayBuffer.
  */
 export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile {
   const bytes = file instanceof ArrayBuffer ? new Uint8Array(file) : file;
   if (!(bytes instanceof Uint8Array)) throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
   if (bytes.length < LENGTH_BYTES) throw malformedFile("file", `at least ${LENGTH_BYTES} bytes`, bytes.length);
   const length = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
-  const most = Math.min(MAX_HEADER, bytes.length - LENGTH_BYTES);
-  if (length > most) throw malformedFile("header", `at most ${most} bytes`, length);
+  const longest = Math.min(MAX_HEADER, bytes.length - LENGTH_BYTES);
+  if (length > longest) throw malformedFile("header", `at most ${longest} bytes`, length);
   const start = LENGTH_BYTES + Number(length);
 
   const tensors: Record<string, SafeTensor> = Object.create(null);
   const metadata: Record<string, string> = Object.create(null);
-  const places: Place[] = [];
+  const entries: HeaderEntry[] = [];
   for (const [name, value] of Object.entries(headerOf(bytes.subarray(LENGTH_BYTES, start))))
     if (name === METADATA) readMetadata(value, metadata);
-    else places.push(placeOf(name, value));
+    else entries.push(entryOf(name, value));
 
   let end = 0;
-  for (const place of places.sort((a, b) => a.begin - b.begin || a.end - b.end)) {
-    if (place.begin !== end) throw malformedFile(place.where, `data from byte ${end} on`, place.begin);
-    end = place.end;
+  for (const entry of entries.sort((a, b) => a.begin - b.begin || a.end - b.end)) {
+    if (entry.begin !== end) throw malformedFile(entry.label, `data from byte ${end} on`, entry.begin);
+    end = entry.end;
     if (end > bytes.length - start) break;
-    tensors[place.name] = tensorAt(bytes, start, place);
+    tensors[entry.name] = tensorOf(bytes, start, entry);
   }
   if (end !== bytes.length - start) throw malformedFile("data", `${end} bytes`, bytes.length - start);
   return { tensors, metadata };
 }
 
-interface Place {
+/** The header's description of one tensor, checked. */
+interface HeaderEntry {
   readonly name: string;
-  /** The name in a message. */
-  readonly where: string;
+  /** The tensor's name for error messages, quoted and cut to 60 characters. */
+  readonly label: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
   readonly begin: number;
   readonly end: number;
 }
 
+/** Parses the header. Throws BatchNormError "safetensors" if it is not UTF-8 or JSON, or if a name occurs twice. */
 function headerOf(bytes: Uint8Array): object {
   // a copy, because TextDecoder refuses shared memory
   const copy = new Uint8Array(bytes);
@@ -164,8 +196,8 @@ function headerOf(bytes: Uint8Array): object {
   } catch (reason) {
     throw malformedFile("header", "JSON", reason instanceof Error ? reason.message : reason);
   }
-  // JSON.parse keeps the last of equal names. Without escapes and strings, each colon that is left follows a name; the
-  // reviver has also seen the root, under the name "".
+  // JSON.parse silently keeps the last of two equal names, so count the names in the text: after removal of escapes and
+  // strings, each remaining colon follows a name. `keys` is one more, since the reviver also gets the root, named "".
   const colons =
     text
       .replace(/\\./g, "")
@@ -183,33 +215,35 @@ function readMetadata(value: unknown, into: Record<string, string>): void {
   }
 }
 
-function placeOf(name: string, value: unknown): Place {
-  const where = `tensor ${JSON.stringify(name.slice(0, 60))}`;
-  if (!isRecord(value)) throw malformedFile(where, "dtype, shape and data_offsets", value);
+function entryOf(name: string, value: unknown): HeaderEntry {
+  const label = `tensor ${JSON.stringify(name.slice(0, 60))}`;
+  if (!isRecord(value)) throw malformedFile(label, "dtype, shape and data_offsets", value);
   const { dtype, shape, data_offsets: offsets } = value;
-  if (!isDtype(dtype)) throw malformedFile(where, `a dtype among ${ORDER.join(", ")}`, dtype);
-  if (!isSizes(shape)) throw malformedFile(where, "a shape of non-negative integers", shape);
-  if (!isSizes(offsets) || offsets.length !== 2) throw malformedFile(where, "data_offsets [begin, end]", offsets);
+  if (!isDtype(dtype)) throw malformedFile(label, `a dtype among ${DTYPE_NAMES.join(", ")}`, dtype);
+  if (!isSizes(shape)) throw malformedFile(label, "a shape of non-negative integers", shape);
+  if (!isSizes(offsets) || offsets.length !== 2) throw malformedFile(label, "data_offsets [begin, end]", offsets);
   const [begin, end] = offsets as [number, number];
   const size = bytesIn(dtype, shape);
-  if (end - begin !== size) throw malformedFile(where, `${size} bytes (${dtype}, [${shape}])`, end - begin);
-  return { name, where, dtype, shape, begin, end };
+  if (end - begin !== size) throw malformedFile(label, `${size} bytes (${dtype}, [${shape}])`, end - begin);
+  return { name, label, dtype, shape, begin, end };
 }
 
-function tensorAt(bytes: Uint8Array, start: number, { dtype, shape, begin, end }: Place): SafeTensor {
+/** Returns a tensor of a file whose data begins at byte `start`. */
+function tensorOf(bytes: Uint8Array, start: number, { dtype, shape, begin, end }: HeaderEntry): SafeTensor {
   const ArrayOf: ArrayType = DTYPES[dtype][1];
   const size = ArrayOf.BYTES_PER_ELEMENT;
-  const part = bytes.subarray(start + begin, start + end);
-  const { buffer, byteOffset } = part.byteOffset % size === 0 ? part : new Uint8Array(part);
+  const content = bytes.subarray(start + begin, start + end);
+  const { buffer, byteOffset } = content.byteOffset % size === 0 ? content : new Uint8Array(content);
   return { dtype, shape, data: new ArrayOf(buffer, byteOffset, (end - begin) / size) };
 }
 
 /**
- * Writes tensors by name, and metadata, into the bytes of a file, in the reference implementation's order: the widest
- * elements first, so that all are aligned, then by name. A layer's `stateDict()` will do for `tensors`; Python's
- * libraries want metadata { format: "pt" }.
+ * Returns the bytes of a safetensors file with named tensors and metadata. Tensors are in the order of the reference
+ * implementation: those with the widest elements first, which aligns all of them, then by name. `tensors` may be a
+ * layer's `stateDict()`. Python's transformers library requires the metadata { format: "pt" }.
  *
- * Throws TypeError for a value that the format has no type for, RangeError for a shape that is not its data's.
+ * Throws TypeError for a value of a type that the format does not have, and RangeError for a shape that does not match
+ * its data, an integer beyond 64 bits, and the name "__metadata__".
  */
 export function writeSafetensors(
   tensors: Readonly<Record<string, WritableTensor>>,
@@ -222,7 +256,7 @@ export function writeSafetensors(
 
   const entries = Object.entries(tensors)
     .map(([name, value]) => ({ name, ...storable(name, value) }))
-    .sort((a, b) => ORDER.indexOf(b.dtype) - ORDER.indexOf(a.dtype) || (a.name < b.name ? -1 : 1));
+    .sort((a, b) => DTYPE_NAMES.indexOf(b.dtype) - DTYPE_NAMES.indexOf(a.dtype) || (a.name < b.name ? -1 : 1));
   const header: [string, unknown][] = Object.keys(metadata).length ? [[METADATA, metadata]] : [];
   let end = 0;
   for (const { name, dtype, shape, data } of entries) {
@@ -231,21 +265,22 @@ export function writeSafetensors(
     header.push([name, { dtype, shape, data_offsets: [begin, end] }]);
   }
   const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
-  // padded, so that the data begins on a multiple of 8
+  // spaces pad the header to a multiple of 8 bytes, so that 64-bit elements are aligned
   const start = LENGTH_BYTES + Math.ceil(text.length / 8) * 8;
   if (start - LENGTH_BYTES > MAX_HEADER) throw wrongValue("tensors", `a header of at most ${MAX_HEADER} bytes`, start);
 
   const file = new Uint8Array(start + end);
   new DataView(file.buffer).setBigUint64(0, BigInt(start - LENGTH_BYTES), true);
   file.fill(0x20, LENGTH_BYTES, start).set(text, LENGTH_BYTES);
-  let at = start;
+  let offset = start;
   for (const { data } of entries) {
-    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
-    at += data.byteLength;
+    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    offset += data.byteLength;
   }
   return file;
 }
 
+/** Checks a value to be written and returns it as a tensor. */
 function storable(name: string, value: WritableTensor): SafeTensor {
   if (name === METADATA) throw wrongValue("tensors", `names other than ${METADATA}`, name);
   if (typeof value === "number" || typeof value === "bigint") {
@@ -254,14 +289,14 @@ function storable(name: string, value: WritableTensor): SafeTensor {
     return { dtype: "I64", shape: [], data: BigInt64Array.of(BigInt(value)) };
   }
   const tensor = ArrayBuffer.isView(value) ? { data: value, shape: [value.length] } : value;
-  const { dtype: said, data: raw } = isRecord(tensor) ? tensor : { dtype: undefined, data: undefined };
-  const given = isOurs(said) && ArrayBuffer.isView(raw) ? bitsOf(raw as Data) : raw;
-  const natural = NATURAL.find((d) => given instanceof DTYPES[d][1]);
-  if (!given || !natural) throw wrongKind(name, "an integer, a typed array or { data, shape }", value);
+  const { dtype: declared, data: elements } = isRecord(tensor) ? tensor : { dtype: undefined, data: undefined };
+  const stored = isLibraryDtype(declared) && ArrayBuffer.isView(elements) ? bitsOf(elements as Data) : elements;
+  const fallback = DEFAULT_DTYPES.find((d) => stored instanceof DTYPES[d][1]);
+  if (!stored || !fallback) throw wrongKind(name, "an integer, a typed array or { data, shape }", value);
   const { shape } = tensor as SafeTensor;
-  const data = given as TensorData;
-  const dtype: unknown = isOurs(said) ? OURS[said] : (said ?? natural);
-  if (!isDtype(dtype)) throw wrongValue(`${name}.dtype`, `one of ${ORDER.join(", ")}`, dtype);
+  const data = stored as TensorData;
+  const dtype: unknown = isLibraryDtype(declared) ? SAFETENSORS_DTYPE[declared] : (declared ?? fallback);
+  if (!isDtype(dtype)) throw wrongValue(`${name}.dtype`, `one of ${DTYPE_NAMES.join(", ")}`, dtype);
   if (!(data instanceof DTYPES[dtype][1])) throw wrongKind(`${name}.data`, `a ${DTYPES[dtype][1].name}`, data);
   if (!isSizes(shape)) throw wrongValue(`${name}.shape`, "non-negative integers", shape);
   if (bytesIn(dtype, shape) !== data.byteLength)
@@ -271,17 +306,19 @@ function storable(name: string, value: WritableTensor): SafeTensor {
 
 // ---- half precision -------------------------------------------------------------------------------------------------
 
-/** The value of a tensor's elements: F16 and BF16 as float32, exactly; all others as they are. */
+/**
+ * Returns the values of a tensor: F16 and BF16 converted to float32, which is exact, and `data` itself for other types.
+ */
 export function numbersOf({ dtype, data }: { dtype?: unknown; data: ArrayLike<unknown> }): ArrayLike<unknown> {
   if (!(data instanceof Uint16Array)) return data;
   if (dtype === "F16" || dtype === "float16") return Float32Array.from(data, fromHalf);
-  // BF16 is the upper half of a float32
+  // a BF16 is the upper 16 bits of a float32
   if (dtype === "BF16" || dtype === "bfloat16")
     return new Float32Array(Uint32Array.from(data, (bits) => bits << 16).buffer);
   return data;
 }
 
-/** IEEE 754 binary16: sign, 5 bits of exponent with bias 15, 10 bits of fraction. */
+/** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
 function fromHalf(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;

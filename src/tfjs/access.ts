@@ -1,20 +1,20 @@
-// How calls reach the elements of TF.js's tensors:
+// Access to the elements of TF.js's tensors, in one of two ways:
 //
-//   in place   the kernels are instantiated over the memory of TF.js's wasm backend, and a tensor is where it is
-//   copied     every other backend: elements are read from it, and results written to it
+//   in place   the kernels run on the memory of TF.js's wasm backend and read tensors where they are
+//   copied     elements are read from any other backend into arrays, and results are written to it
 //
-// What "in place" takes (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap, makeOutput) is TF.js's own business and
-// may change, so a backend is probed when it is first met, and copied from where the probe finds anything else.
+// Access in place depends on internals of TF.js (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap,
+// makeOutput), which may change. So each backend is probed once, and its tensors are copied if the probe fails.
 
 import { engine, getBackend, type KernelBackend, type TensorInfo, util } from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Build } from "../wasm/module.ts";
 
-/** The elements of one backend's tensors, all of them float32. */
+/** Access to the elements of one backend's float32 tensors. */
 export abstract class Access {
   abstract readonly memory: "in place" | "copied";
-  /** Why it is that. */
+  /** Why tensors are accessed in place or copied. */
   abstract readonly reason: string;
   abstract readonly build: Build["name"];
   protected readonly backend: KernelBackend;
@@ -23,30 +23,30 @@ export abstract class Access {
     this.backend = backend;
   }
 
-  /** A tensor as the facade takes it, in another shape of as many elements. */
+  /** Returns a backend's tensor as an argument for src/ops, in a shape with the same number of elements. */
   abstract operand(t: TensorInfo, shape: readonly number[]): TensorLike;
 
-  /** What the facade returned, as a tensor of the backend. */
+  /** Turns a result of src/ops into a tensor of the backend. The backend then owns the memory of a result in place. */
   abstract adopt(result: TensorLike, shape: readonly number[]): TensorInfo;
 
-  /** A tensor's elements; of the cpu backend its own, which must not be written. */
+  /** Returns a tensor's elements. Do not write to them: the array of the cpu backend is the tensor's own. */
   read({ dataId }: TensorInfo): Float32Array {
     const values = this.backend.readSync(dataId) as Float32Array | Int32Array | Uint8Array;
-    // the cpu backend's cast of integers to float32 changes the name of their type alone
+    // the cpu backend casts integers to float32 by changing the dtype only; the array stays an Int32Array
     return values instanceof Float32Array ? values : Float32Array.from(values);
   }
 
-  /** A tensor of values. */
+  /** Makes a float32 tensor of the backend with these values. */
   write(values: Float32Array, shape: readonly number[]): TensorInfo {
     return { dataId: this.backend.write(values, [...shape], "float32"), shape: [...shape], dtype: "float32" };
   }
 }
 
-/** What we know of TF.js's wasm backend, as far as it is there. */
+/** The internals of TF.js's wasm backend that access in place needs. Every one may be absent. */
 interface WasmBackend {
   readonly wasm?: {
     readonly asm?: { readonly memory?: unknown };
-    /** In the build with threads, whose memory is an import. */
+    /** The memory in TF.js's build with threads, where the module imports it instead of exporting it. */
     readonly wasmMemory?: unknown;
     readonly _malloc?: unknown;
     readonly _free?: unknown;
@@ -55,7 +55,7 @@ interface WasmBackend {
   makeOutput?(shape: readonly number[], dtype: "float32", memoryOffset: number): TensorInfo;
 }
 
-/** A backend's tensors where they are. */
+/** Access to tensors in the memory of TF.js's wasm backend, without copies. */
 class InPlace extends Access {
   readonly memory = "in place";
   readonly reason = "the kernels run on the memory of TF.js's wasm backend";
@@ -73,19 +73,18 @@ class InPlace extends Access {
   }
 
   override operand(t: TensorInfo, shape: readonly number[]): Tensor {
-    // asking for it also fetches what lies with another backend
+    // get() also moves the elements to this backend if another one holds them
     const pointer = this.#internal.dataIdMap.get(t.dataId)?.memoryOffset as number;
     this.#heap.refresh();
     return new Tensor(this.#heap, shape, util.sizeFromShape(t.shape), "float32", pointer);
   }
 
-  /** TF.js takes the memory over, and frees it. */
   override adopt(result: TensorLike, shape: readonly number[]): TensorInfo {
     return this.#internal.makeOutput([...shape], "float32", (result as Tensor).pointer);
   }
 }
 
-/** A backend's tensors as arrays. */
+/** Access to tensors by copies of their elements. */
 class Copied extends Access {
   readonly memory = "copied";
   readonly reason: string;
@@ -108,13 +107,16 @@ class Copied extends Access {
   }
 }
 
+/**
+ * Elements of the tensor that a probe looks for: a sequence of three that is improbable in memory at a wrong address.
+ */
 const PROBE = [1.5, -2.25, 1e-3];
 
-/** A heap on the backend's memory, or why there is none. */
+/** Returns a heap on the backend's memory, or the reason why there is none. */
 function probe(backend: WasmBackend): HostHeap | string {
   const { wasm, dataIdMap, makeOutput } = backend;
   if (!wasm) return "the backend has no memory of WebAssembly";
-  const memory = [wasm.wasmMemory, wasm.asm?.memory].find((m) => m instanceof WebAssembly.Memory);
+  const memory = [wasm.wasmMemory, wasm.asm?.memory].find((candidate) => candidate instanceof WebAssembly.Memory);
   const { _malloc: malloc, _free: free } = wasm;
   if (!memory) return "the backend does not show its memory";
   if (typeof malloc !== "function" || typeof free !== "function") return "the backend does not show its allocator";
@@ -128,44 +130,47 @@ function probe(backend: WasmBackend): HostHeap | string {
   }
 }
 
-/** Whether a tensor that the backend writes is found in the heap. */
-function finds(heap: HostHeap, backend: KernelBackend & WasmBackend): boolean {
+/**
+ * Writes a tensor with the backend, and returns whether its elements are in the heap at the address that TF.js tells.
+ */
+function isInHeap(heap: HostHeap, backend: KernelBackend & WasmBackend): boolean {
   const dataId = backend.write(Float32Array.from(PROBE), [PROBE.length], "float32");
   const offset = backend.dataIdMap?.get(dataId)?.memoryOffset;
   heap.refresh();
-  const at = typeof offset === "number" ? offset / 4 : Number.NaN;
-  const found = PROBE.every((value, i) => heap.f32[at + i] === Math.fround(value));
+  const index = typeof offset === "number" ? offset / 4 : Number.NaN;
+  const found = PROBE.every((value, i) => heap.f32[index + i] === Math.fround(value));
   backend.disposeData(dataId);
   return found;
 }
 
-const known = new WeakMap<KernelBackend, Access>();
+const accesses = new WeakMap<KernelBackend, Access>();
 
-/** How to reach a backend's tensors; found out once. */
+/** Returns the access to a backend's tensors. The first call for a backend probes it. */
 export function accessTo(backend: KernelBackend): Access {
-  let access = known.get(backend);
+  let access = accesses.get(backend);
   if (!access) {
     const heap = probe(backend as WasmBackend);
     if (typeof heap === "string") access = new Copied(backend, heap);
-    else if (finds(heap, backend)) access = new InPlace(backend as KernelBackend & Required<WasmBackend>, heap);
+    else if (isInHeap(heap, backend)) access = new InPlace(backend as KernelBackend & Required<WasmBackend>, heap);
     else access = new Copied(backend, "the backend's tensors are not where its memory says they are");
-    known.set(backend, access);
+    accesses.set(backend, access);
   }
   return access;
 }
 
+/** How calls access the tensors of TF.js's current backend, as `info` returns it. */
 export interface Info {
   /** TF.js's name of its current backend. */
   readonly backend: string;
-  /** Whether tensors are worked on where they are, or their elements copied. */
+  /** "in place": the kernels read and write TF.js's tensors directly. "copied": elements are copied in and out. */
   readonly memory: "in place" | "copied";
-  /** Why it is that. */
+  /** Why tensors are accessed in place or copied, as a text for people. */
   readonly reason: string;
-  /** Which kernels run. */
+  /** The build of the kernels that runs: "simd", "relaxed" with relaxed SIMD, or "given" by a call of init. */
   readonly build: Build["name"];
 }
 
-/** How tensors of TF.js's current backend are reached. */
+/** Returns how calls access the tensors of TF.js's current backend, and why. */
 export function info(): Info {
   const { memory, reason, build } = accessTo(engine().backend);
   return { backend: getBackend(), memory, reason, build };

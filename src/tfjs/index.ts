@@ -1,4 +1,4 @@
-// batchnorm-wasm/tfjs: its public names, and everything installed.
+// The entry batchnorm-wasm/tfjs: its public names. It installs all features, as the complete entry does.
 
 import { complete } from "../complete.ts";
 

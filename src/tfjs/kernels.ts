@@ -1,5 +1,5 @@
-// TF.js's own kernel of batch normalization by given statistics, replaced: tf.batchNorm, its gradient and every layer that
-// calls it find ours.
+// Replacement of FusedBatchNorm, TF.js's kernel of batch normalization by given statistics. tf.batchNorm and all layers
+// that call it then run on the kernels of this library.
 
 import {
   FusedBatchNorm,
@@ -16,28 +16,34 @@ import {
 import { batchNormInference } from "../ops/batch-norm.ts";
 import { accessTo } from "./access.ts";
 
-/** Those whose tensors are in memory that we reach. */
+/** Backends whose tensors are in memory that the kernels or JavaScript can read directly. */
 const BACKENDS = ["wasm", "cpu"];
 
 interface Inputs {
   readonly x: TensorInfo;
   readonly mean: TensorInfo;
   readonly variance: TensorInfo;
-  /** beta and gamma. */
+  /** beta */
   readonly offset?: TensorInfo;
+  /** gamma */
   readonly scale?: TensorInfo;
 }
 
-/** TF.js's kernel with vectors of one value per channel taken to ours; it broadcasts other shapes itself. */
-const replaced =
+/**
+ * Returns a kernel that computes float32 with vectors of one value per channel by this library. It leaves all other
+ * types and shapes, which are broadcast, to TF.js's kernel.
+ */
+const replacementOf =
   (original: KernelFunc): KernelFunc =>
   (params) => {
     const { x, mean, variance, offset, scale } = params.inputs as unknown as Inputs;
     const { varianceEpsilon = 1e-3 } = params.attrs as unknown as FusedBatchNormAttrs;
     const channels = x.shape.at(-1) as number;
     const vectors = [mean, variance, offset, scale].filter((t) => t !== undefined);
-    const known = ({ shape, dtype }: TensorInfo) => shape.length === 1 && shape[0] === channels && dtype === "float32";
-    if (x.dtype !== "float32" || util.sizeFromShape(x.shape) === 0 || !vectors.every(known)) return original(params);
+    const isPerChannel = ({ shape, dtype }: TensorInfo) =>
+      shape.length === 1 && shape[0] === channels && dtype === "float32";
+    if (x.dtype !== "float32" || util.sizeFromShape(x.shape) === 0 || !vectors.every(isPerChannel))
+      return original(params);
     const access = accessTo(params.backend as KernelBackend);
     const { y } = batchNormInference(
       access.operand(x, x.shape),
@@ -58,10 +64,10 @@ function register(config: KernelConfig): void {
 }
 
 /**
- * Has tf.batchNorm run on this library's kernels, on TF.js's wasm and cpu backends, as far as they are imported by now.
- * Its gradient stays TF.js's. Returns a function that puts the original kernels back.
+ * Makes tf.batchNorm run on this library's kernels, in those of TF.js's backends wasm and cpu that have been imported.
+ * The gradient of tf.batchNorm remains TF.js's. Returns a function that restores TF.js's kernels.
  *
- * Throws Error where neither backend has been imported.
+ * Throws Error if neither backend has been imported.
  */
 export function registerKernels(): () => void {
   const originals = BACKENDS.map((backend) => getKernel(FusedBatchNorm, backend)).filter((config) => config);
@@ -69,7 +75,7 @@ export function registerKernels(): () => void {
     throw new Error(
       "registerKernels: expected @tensorflow/tfjs-backend-wasm or -cpu to be imported before, got neither; import one, then call it",
     );
-  for (const config of originals) register({ ...config, kernelFunc: replaced(config.kernelFunc) });
+  for (const config of originals) register({ ...config, kernelFunc: replacementOf(config.kernelFunc) });
   return () => {
     for (const config of originals) register(config);
   };

@@ -1,6 +1,6 @@
-// tf.layers.batchNormalization with our operations inside. It is TF.js's own class but for `call`: configuration, weights,
-// initialisers, constraints, regularisers, names and serialisation are inherited, so that either loads what the other
-// saves.
+// tf.layers.batchNormalization on the operations of this library. The class extends TF.js's and replaces `call` only.
+// It inherits configuration, weights, initialisers, constraints, regularisers, names and serialisation, so that each of
+// the two classes can load a model that was saved with the other.
 
 import { serialization, type Tensor, tensor1d, tidy } from "@tensorflow/tfjs-core";
 import { type LayerVariable, layers } from "@tensorflow/tfjs-layers";
@@ -10,15 +10,15 @@ import { RunningStatistics } from "../layer/running-statistics.ts";
 import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
 
-/** tf.layers.batchNormalization's configuration. */
+/** The configuration of batchNormalization: the same as that of tf.layers.batchNormalization. */
 export type BatchNormalizationConfig = NonNullable<Parameters<typeof layers.batchNormalization>[0]>;
 
 type Layer = ReturnType<typeof layers.batchNormalization>;
 
 type LayerClass = (new (config: BatchNormalizationConfig) => Layer) & { className: string };
 
-/** What TF.js declares private. */
-interface Parts {
+/** Fields of TF.js's layer that its types declare private. */
+interface LayerFields {
   readonly axis: number;
   readonly momentum: number;
   readonly epsilon: number;
@@ -29,45 +29,48 @@ interface Parts {
   readonly _trainableWeights: readonly LayerVariable[];
 }
 
-const partsOf = (layer: Layer): Parts => layer as unknown as Parts;
+const fieldsOf = (layer: Layer): LayerFields => layer as unknown as LayerFields;
 
-/** TF.js's class, which it does not export; the name keeps its counter of names as it is. */
-const original = (): LayerClass =>
+/**
+ * Returns TF.js's class, which it does not export. With an explicit name this instance does not advance TF.js's counter
+ * for the names of layers.
+ */
+const originalClass = (): LayerClass =>
   layers.batchNormalization({ name: "batch_normalization" }).constructor as unknown as LayerClass;
 
-const scaleOf = ({ gamma, beta }: Parts) => ({ gamma: gamma?.read() ?? null, beta: beta?.read() ?? null });
+const parametersOf = ({ gamma, beta }: LayerFields) => ({ gamma: gamma?.read() ?? null, beta: beta?.read() ?? null });
 
-/** A frozen layer infers, as in Keras; a model that is frozen tells only its layers' weights. */
-const isFrozen = ({ trainable }: Layer, { _trainableWeights: weights }: Parts): boolean =>
+/** Whether a layer must not train. Freezing a model sets `trainable` of the weights, not of the layer. */
+const isFrozen = ({ trainable }: Layer, { _trainableWeights: weights }: LayerFields): boolean =>
   !trainable || (weights.length > 0 && weights.every((weight) => !weight.trainable));
 
 const valuesOf = (variable: LayerVariable) => Float32Array.from((variable.read() as Tensor).dataSync());
 
 function define(): LayerClass {
-  return class BatchNormalization extends original() {
-    /** Beside the moving statistics, what they would be without rounding. */
+  return class BatchNormalization extends originalClass() {
+    /** The moving statistics in float64, so that rounding errors of many updates do not add up. */
     #running: RunningStatistics<"float32"> | undefined;
 
     override call(inputs: Tensor | Tensor[], kwargs: { training?: boolean; mask?: Tensor | Tensor[] }): Tensor {
       return tidy(() => {
-        const parts = partsOf(this);
+        const fields = fieldsOf(this);
         const x = [inputs].flat()[0] as Tensor;
-        const options = { axis: parts.axis, epsilon: parts.epsilon };
-        const scale = scaleOf(parts);
-        if (!kwargs.training || isFrozen(this, parts)) {
-          const [mean, variance] = [parts.movingMean.read(), parts.movingVariance.read()];
-          return batchNormInference(x, { ...scale, mean, variance }, options);
+        const options = { axis: fields.axis, epsilon: fields.epsilon };
+        const parameters = parametersOf(fields);
+        if (!kwargs.training || isFrozen(this, fields)) {
+          const [mean, variance] = [fields.movingMean.read(), fields.movingVariance.read()];
+          return batchNormInference(x, { ...parameters, mean, variance }, options);
         }
         const mask = [kwargs.mask].flat()[0];
-        if (mask && parts.axis !== -1 && parts.axis !== x.rank - 1)
-          throw wrongValue("mask", "a layer whose axis is the last one, −1", parts.axis);
-        const { y, statistics } = normalizeBatch(x, scale, mask ? { ...options, mask } : options);
-        if (statistics.count > 0) this.#track(parts, statistics);
+        if (mask && fields.axis !== -1 && fields.axis !== x.rank - 1)
+          throw wrongValue("mask", "a layer whose axis is the last one, −1", fields.axis);
+        const { y, statistics } = normalizeBatch(x, parameters, mask ? { ...options, mask } : options);
+        if (statistics.count > 0) this.#track(fields, statistics);
         return y;
       });
     }
 
-    #track({ momentum, movingMean, movingVariance }: Parts, { count, mean, variance }: BatchStatistics): void {
+    #track({ momentum, movingMean, movingVariance }: LayerFields, { count, mean, variance }: BatchStatistics): void {
       const bad = nonFiniteChannel(mean, variance);
       if (bad !== undefined)
         throw nonFinite(bad, mean[bad] as number, variance[bad] as number, `moving statistics of ${this.name}`, "");
@@ -90,25 +93,27 @@ function layerClass(): LayerClass {
 }
 
 /**
- * tf.layers.batchNormalization, trained and run by this library: the same configuration, weights and defaults, `momentum`
- * being the weight of the OLD value, and the moving variance biased. Beyond TF.js: right for every axis and rank, without
- * gamma or beta, and with masks, whose positions do not count; an empty batch changes nothing; where `trainable` is false
- * it infers, as in Keras.
+ * Returns a layer like tf.layers.batchNormalization that this library trains and runs. Configuration, weights and
+ * defaults are TF.js's: `momentum` is the weight of the OLD value, and the moving variance is biased.
  *
- * A call in training throws BatchNormError for one value per channel, and where the batch's statistics are not finite, and
- * leaves the moving statistics as they were.
+ * Unlike TF.js's layer it is correct for every axis and rank, and without gamma or beta. It supports masks, whose
+ * masked positions do not count. An empty batch does not change the moving statistics. With `trainable: false` the
+ * layer normalises by the moving statistics, as in Keras.
+ *
+ * A call in training throws BatchNormError if a channel has one value only or if the batch's statistics are not finite.
+ * The moving statistics do not change then.
  */
 export function batchNormalization(config: BatchNormalizationConfig = {}): Layer {
   return new (layerClass())(config);
 }
 
 /**
- * Has models that TF.js loads from now on, by tf.loadLayersModel and the like, contain this layer for every
- * "BatchNormalization". Returns a function that gives TF.js's own back its place.
+ * Registers this layer as TF.js's class "BatchNormalization". Models that TF.js loads afterwards, by tf.loadLayersModel
+ * for example, contain it instead of TF.js's layer. Returns a function that registers TF.js's class again.
  */
 export function registerLayer(): () => void {
   serialization.registerClass(layerClass() as never);
   return () => {
-    serialization.registerClass(original() as never);
+    serialization.registerClass(originalClass() as never);
   };
 }

@@ -1,10 +1,10 @@
-// Batch normalization as operations on TF.js's tensors: one kernel forward, one backward.
+// Batch normalization as operations on TF.js's tensors: one kernel for the forward, one for the backward.
 //
 //   forward  →  gradient (dx, dGamma, dBeta)  →  gradient of the gradient, for gradient penalties
 //
-// The forward is a tf.customGrad, since its statistics are float64 and stay beside TF.js's tape, in `Saved`. Gradients have
-// more than one output, which customGrad does not allow: they are kernels of TF.js, registered with a backend when they
-// are first needed there.
+// The forward is a tf.customGrad: its float64 statistics are not tensors of TF.js, and its closure holds them in
+// `Saved`. The gradients have several outputs, which customGrad does not allow. So they are kernels of TF.js, which are
+// registered with a backend on first use.
 
 import {
   cast,
@@ -36,58 +36,66 @@ import type { BatchStatistics } from "../ops/statistics.ts";
 import type { Layout } from "../tensor/types.ts";
 import { type Access, accessTo } from "./access.ts";
 
+/** The learnable parameters gamma and beta, which scale and shift the normalised x. */
 export interface Scale {
-  /** [C]; absent counts as ones. */
+  /** Factor of the normalised x, [C]. An absent gamma counts as ones. */
   gamma?: Tensor | null;
-  /** [C]; absent counts as zeros. */
+  /** Addend after the multiplication by gamma, [C]. An absent beta counts as zeros. */
   beta?: Tensor | null;
 }
 
+/** The mean and variance of every channel. */
 export interface Statistics {
-  /** [C] */
+  /** Mean of every channel, [C]. */
   mean: Tensor;
-  /** [C], biased */
+  /** Biased variance of every channel, [C]. */
   variance: Tensor;
 }
 
+/** Options of batchNorm and, except for `mask`, of batchNormInference. */
 export interface BatchNormOptions {
   /** The axis of the channels. Default −1, the last. */
   axis?: number;
-  /** Default 1e-3, as everywhere in TF.js. */
+  /** Added to the variance inside the square root. Default 1e-3, as in TF.js. */
   epsilon?: number;
   /**
-   * Which positions count, in x's shape without the axis of the channels: booleans, or weights ≥ 0. Statistics are those
-   * of the data without what is masked, and so are gradients.
+   * Weight of every position, in x's shape without the axis of the channels: booleans, or numbers ≥ 0. A position with
+   * weight 0 is masked: the statistics and the gradients are those of the data without it.
    */
   mask?: Tensor;
 }
 
 // ---- arguments ------------------------------------------------------------------------------------------------------
 
-/** x's shape as the facade reads it. */
-interface View {
+/** The shape and layout in which the functions of src/ops read a tensor of TF.js. */
+interface FacadeView {
   readonly shape: readonly number[];
   readonly layout: Layout;
   readonly channels: number;
 }
 
+/** Returns an axis counted from the first. Throws RangeError for an axis that a tensor of this rank does not have. */
 const axisOf = (rank: number, axis: number): number => {
-  const at = axis < 0 ? axis + rank : axis;
-  if (!(Number.isInteger(at) && at >= 0 && at < rank))
+  const index = axis < 0 ? axis + rank : axis;
+  if (!(Number.isInteger(index) && index >= 0 && index < rank))
     throw wrongValue("axis", `an axis of a tensor of rank ${rank}`, axis);
-  return at;
+  return index;
 };
 
-/** Channels on axis 1 or last are a layout; others become the middle of three axes. */
-function viewOf(shape: readonly number[], at: number): View {
-  const channels = shape[at] as number;
-  if (at === 1) return { shape, layout: "channels-first", channels };
-  if (at > 1 && at === shape.length - 1) return { shape, layout: "channels-last", channels };
-  const size = (part: readonly number[]) => util.sizeFromShape([...part]);
-  return { shape: [size(shape.slice(0, at)), channels, size(shape.slice(at + 1))], layout: "channels-first", channels };
+/**
+ * Returns the view of a tensor with its channels on this axis. Axis 1 and the last axis keep their shape. Any other
+ * axis becomes the middle one of [outer, channels, inner].
+ */
+function viewOf(shape: readonly number[], axis: number): FacadeView {
+  const channels = shape[axis] as number;
+  if (axis === 1) return { shape, layout: "channels-first", channels };
+  if (axis > 1 && axis === shape.length - 1) return { shape, layout: "channels-last", channels };
+  const size = (axes: readonly number[]) => util.sizeFromShape([...axes]);
+  const [outer, inner] = [size(shape.slice(0, axis)), size(shape.slice(axis + 1))];
+  return { shape: [outer, channels, inner], layout: "channels-first", channels };
 }
 
-/** Throws TypeError for anything but a tensor of numbers. */
+/** Returns the value, or throws TypeError if it is not a tensor of real numbers or booleans. */
 function checkTensor(name: string, value: unknown): Tensor {
   if (!(value instanceof Tensor)) throw wrongKind(name, "a tf.Tensor", value);
   if (value.dtype === "string" || value.dtype === "complex64")
@@ -105,19 +113,19 @@ function checkVector(name: string, value: Tensor | null | undefined, channels: n
   return asFloat(t);
 }
 
-function maskOf(value: Tensor, shape: readonly number[], at: number): ArrayLike<number> {
+function maskOf(value: Tensor, shape: readonly number[], axis: number): ArrayLike<number> {
   const mask = checkTensor("mask", value);
-  const expected = shape.filter((_, i) => i !== at);
+  const expected = shape.filter((_, i) => i !== axis);
   if (!util.arraysEqual(mask.shape, expected)) throw wrongShape("mask", expected, mask.shape);
   return mask.dataSync();
 }
 
-/** What both operations take, checked. */
+/** Checks the arguments that both operations share, and converts them to float32. */
 function prepare(input: Tensor, { gamma, beta }: Scale, options: BatchNormOptions) {
   checkKeys("options", options, ["axis", "epsilon", "mask"]);
   const x = asFloat(checkTensor("x", input));
-  const at = axisOf(x.rank, options.axis ?? -1);
-  const view = viewOf(x.shape, at);
+  const axis = axisOf(x.rank, options.axis ?? -1);
+  const view = viewOf(x.shape, axis);
   return {
     x,
     gamma: checkVector("gamma", gamma, view.channels),
@@ -126,7 +134,7 @@ function prepare(input: Tensor, { gamma, beta }: Scale, options: BatchNormOption
     settings: {
       layout: view.layout,
       epsilon: epsilonOption(options.epsilon, 1e-3),
-      ...(options.mask ? { mask: maskOf(options.mask, x.shape, at) } : {}),
+      ...(options.mask ? { mask: maskOf(options.mask, x.shape, axis) } : {}),
     },
   };
 }
@@ -135,26 +143,26 @@ type Prepared = ReturnType<typeof prepare>;
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
 
-/** What a gradient needs beside tensors. */
+/** Inputs of a gradient kernel that are not tensors. */
 interface Attributes {
   readonly saved: Saved;
-  readonly view: View;
-  /** Whether there are gamma and beta. */
-  readonly scale: boolean;
-  readonly shift: boolean;
+  readonly view: FacadeView;
+  readonly hasGamma: boolean;
+  readonly hasBeta: boolean;
 }
 
 type Named<T> = { [name: string]: T };
 
-interface Kernel {
+/** A kernel that this library registers with TF.js. */
+interface GradientKernel {
   readonly name: string;
   compute(inputs: Named<TensorInfo>, attributes: Attributes, access: Access): TensorInfo[];
 }
 
-/** Runs one of our kernels on the current backend, with which it is registered at the first time. */
-function run({ name, compute }: Kernel, inputs: Named<Tensor>, attributes: Attributes): Tensor[] {
+/** Runs a kernel on TF.js's current backend, and registers it there before its first run. */
+function run({ name, compute }: GradientKernel, inputs: Named<Tensor>, attributes: Attributes): Tensor[] {
   const { backend, backendName } = engine();
-  accessTo(backend); // so that tensors of its probe do not count as the kernel's
+  accessTo(backend); // probes a new backend now: inside the kernel, TF.js would count the probe's tensors as its
   if (!getKernel(name, backendName))
     registerKernel({
       kernelName: name,
@@ -168,50 +176,52 @@ function run({ name, compute }: Kernel, inputs: Named<Tensor>, attributes: Attri
 const vector = (access: Access, values: Float32Array | undefined) =>
   values ? [access.write(values, [values.length])] : [];
 
-/** dx, then dGamma and dBeta where there are gamma and beta. */
-const GRADIENT: Kernel = {
+/** The gradient. Its outputs are dx, then dGamma if there is a gamma, then dBeta if there is a beta. */
+const GRADIENT: GradientKernel = {
   name: "BatchNormWasmGradient",
-  compute({ dy, x }, { saved, view, scale, shift }, access) {
+  compute({ dy, x }, { saved, view, hasGamma, hasBeta }, access) {
     const upstream = access.operand(dy as TensorInfo, view.shape);
-    const kept = { ...saved, x: access.operand(x as TensorInfo, view.shape) };
-    const { dx, dGamma, dBeta } = batchNormBackward(upstream, kept, { needs: { dGamma: scale, dBeta: shift } });
+    // TF.js may have moved x since the forward, to another backend for example
+    const savedWithX = { ...saved, x: access.operand(x as TensorInfo, view.shape) };
+    const needs = { dGamma: hasGamma, dBeta: hasBeta };
+    const { dx, dGamma, dBeta } = batchNormBackward(upstream, savedWithX, { needs });
     const shape = (x as TensorInfo).shape;
     return [access.adopt(dx as TensorLike, shape), ...vector(access, dGamma), ...vector(access, dBeta)];
   },
 };
 
-/** The gradients of dy, x and gamma. */
-const GRADIENT_OF_GRADIENT: Kernel = {
+/** The gradient of the gradient. Its outputs are the gradients with respect to dy, x and gamma. */
+const GRADIENT_OF_GRADIENT: GradientKernel = {
   name: "BatchNormWasmGradientOfGradient",
   compute({ dy, x, ddx, ddGamma, ddBeta }, { saved, view }, access) {
-    const [upstream, input, outer] = [dy, x, ddx].map((t) => access.operand(t as TensorInfo, view.shape));
+    const [upstream, input, gradientOfDx] = [dy, x, ddx].map((t) => access.operand(t as TensorInfo, view.shape));
     const result = batchNormDoubleBackward(
       upstream as TensorLike,
       { ...saved, x: input as TensorLike },
       {
-        ddx: outer as TensorLike,
+        ddx: gradientOfDx as TensorLike,
         ...(ddGamma ? { ddGamma: access.read(ddGamma) } : {}),
         ...(ddBeta ? { ddBeta: access.read(ddBeta) } : {}),
       },
     );
     const { shape } = x as TensorInfo;
-    const whole = [result.ddy, result.dx].map((t) => access.adopt(t as TensorLike, shape));
-    return [...whole, ...vector(access, result.dGamma)];
+    const tensors = [result.ddy, result.dx].map((t) => access.adopt(t as TensorLike, shape));
+    return [...tensors, ...vector(access, result.dGamma)];
   },
 };
 
-/** Tells TF.js how the gradient itself is differentiated. */
+/** Registers GRADIENT_OF_GRADIENT as TF.js's gradient function of the kernel GRADIENT. */
 function registerGradientOfGradient(): void {
   if (getGradient(GRADIENT.name)) return;
   registerGradient({
     kernelName: GRADIENT.name,
     inputsToSave: ["dy", "x"],
-    gradFunc: (outer, [dy, x], attrs) => {
+    gradFunc: (upstream, [dy, x], attrs) => {
       const attributes = attrs as unknown as Attributes;
-      const { scale, shift, view } = attributes;
-      const [ddx, ...others] = [outer].flat() as Tensor[];
-      const ddGamma = scale ? others.shift() : undefined;
-      const ddBeta = shift ? others.shift() : undefined;
+      const { hasGamma, hasBeta, view } = attributes;
+      const [ddx, ...vectors] = [upstream].flat() as Tensor[];
+      const ddGamma = hasGamma ? vectors.shift() : undefined;
+      const ddBeta = hasBeta ? vectors.shift() : undefined;
       const inputs = present({ dy, x, ddx, ddGamma, ddBeta });
       const [forDy, forX, forGamma] = run(GRADIENT_OF_GRADIENT, inputs, attributes) as [Tensor, Tensor, Tensor];
       return { dy: () => forDy, x: () => forX, gamma: () => forGamma, beta: () => zeros([view.channels]) };
@@ -219,50 +229,53 @@ function registerGradientOfGradient(): void {
   });
 }
 
-const present = (all: Named<Tensor | undefined>): Named<Tensor> =>
-  Object.fromEntries(Object.entries(all).filter((entry): entry is [string, Tensor] => entry[1] !== undefined));
+/** Returns the tensors that are defined. */
+const present = (tensors: Named<Tensor | undefined>): Named<Tensor> =>
+  Object.fromEntries(Object.entries(tensors).filter((entry): entry is [string, Tensor] => entry[1] !== undefined));
 
 // ---- operations -----------------------------------------------------------------------------------------------------
 
-/** The facade's forward on what it takes. */
+/** One of the forward functions of src/ops, with its options bound. */
 type Forward = (
   x: TensorLike,
   parameters: { gamma: Float32Array | null; beta: Float32Array | null },
 ) => { y: TensorLike; saved: Saved };
 
-/** y by `forward`, differentiable by x, gamma and beta. */
+/** Computes y by `forward`, as a tensor that TF.js can differentiate twice with respect to x, gamma and beta. */
 function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): Tensor {
   registerGradientOfGradient();
   const inputs = [x, gamma, beta].filter((t) => t !== undefined);
-  const operation = customGrad((...all: unknown[]) => {
-    const save = all.pop() as GradSaveFunc;
-    const [input] = all as [Tensor];
+  const operation = customGrad((...args: unknown[]) => {
+    const save = args.pop() as GradSaveFunc;
+    const [input] = args as [Tensor];
     const access = accessTo(engine().backend);
-    const read = (t: Tensor | undefined) => (t ? access.read(t) : null); // forward keeps copies
+    const read = (t: Tensor | undefined) => (t ? access.read(t) : null); // `forward` copies them for `saved`
     const parameters = { gamma: read(gamma), beta: read(beta) };
     const { y, saved } = forward(access.operand(input, view.shape), parameters);
-    save(all as Tensor[]);
+    save(args as Tensor[]);
     return {
       value: engine().makeTensorFromTensorInfo(access.adopt(y, input.shape)),
-      gradFunc: (dy: Tensor, [x, ...others]: Tensor[]) => {
-        const kept = { x, gamma: gamma && others.shift(), beta: beta && others.shift() };
-        return run(GRADIENT, present({ dy, ...kept }), { saved, view, scale: !!gamma, shift: !!beta });
+      gradFunc: (dy: Tensor, [x, ...vectors]: Tensor[]) => {
+        const inputs = present({ dy, x, gamma: gamma && vectors.shift(), beta: beta && vectors.shift() });
+        return run(GRADIENT, inputs, { saved, view, hasGamma: !!gamma, hasBeta: !!beta });
       },
     };
   });
   return operation(...inputs);
 }
 
-/** y by the statistics of x, and the statistics. */
+/**
+ * Normalises x by its own statistics, and returns y and these statistics, float64. Its count is 0 for an empty batch.
+ */
 export function normalizeBatch(
   x: Tensor,
-  scale: Scale,
+  parameters: Scale,
   options: BatchNormOptions,
 ): { y: Tensor; statistics: BatchStatistics } {
-  const prepared = prepare(x, scale, options);
+  const prepared = prepare(x, parameters, options);
   let statistics: BatchStatistics = { count: 0, mean: new Float64Array(), variance: new Float64Array() };
-  const y = differentiable(prepared, (input, parameters) => {
-    const { mean, variance, ...result } = batchNormForward(input, parameters, prepared.settings);
+  const y = differentiable(prepared, (input, vectors) => {
+    const { mean, variance, ...result } = batchNormForward(input, vectors, prepared.settings);
     statistics = { count: result.saved.subBatches[0]?.count ?? 0, mean, variance };
     return result;
   });
@@ -270,13 +283,14 @@ export function normalizeBatch(
 }
 
 /**
- * Batch normalization by the statistics of x (Ioffe & Szegedy 2015, Alg. 1; what tf.layers.batchNormalization computes in
- * training, by tf.moments and tf.batchNorm). x: any rank, channels on any axis; gamma, beta: [C].
+ * Normalises x by its own statistics (Ioffe & Szegedy 2015, Alg. 1). tf.layers.batchNormalization computes the same in
+ * training, with tf.moments and tf.batchNorm. x has any rank and its channels on any axis; gamma and beta are [C].
  *
- * Returns y in x's shape, and mean and variance (biased), [C], which are constants to gradients; y is differentiable
- * by x, gamma and beta, twice. In float32; other types of numbers are cast to it. An empty batch gives an empty y and zeros.
+ * Returns y in x's shape, and the mean and biased variance, [C] each. y can be differentiated twice with respect to x,
+ * gamma and beta; mean and variance are constants in gradients. The computation is in float32, and tensors of other
+ * types are cast. An empty batch gives an empty y and statistics of zeros.
  *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
+ * Throws TypeError or RangeError for wrong arguments, and BatchNormError if a channel has one value only.
  */
 export function batchNorm(x: Tensor, scale: Scale = {}, options: BatchNormOptions = {}): { y: Tensor } & Statistics {
   checkKeys("scale", scale, ["gamma", "beta"]);
@@ -290,8 +304,12 @@ export function batchNorm(x: Tensor, scale: Scale = {}, options: BatchNormOption
 }
 
 /**
- * Batch normalization by given statistics (tf.batchNorm). As batchNorm, with mean and variance, [C], among the parameters;
- * they are constants to gradients, so that dx = gamma·invStd·dy.
+ * Normalises x by given statistics and returns y in x's shape (tf.batchNorm). x has any rank and its channels on any
+ * axis; gamma, beta, mean and variance are [C]. y can be differentiated with respect to x, gamma and beta; mean and
+ * variance are constants in gradients, so that dx = gamma·invStd·dy. The computation is in float32, and tensors of
+ * other types are cast.
+ *
+ * Throws TypeError or RangeError for wrong arguments.
  */
 export function batchNormInference(
   x: Tensor,
@@ -301,14 +319,16 @@ export function batchNormInference(
   checkKeys("parameters", parameters, ["gamma", "beta", "mean", "variance"]);
   checkKeys("options", options, ["axis", "epsilon"]);
   return tidy(() => {
-    const { mean, variance, ...scale } = parameters;
-    const prepared = prepare(x, scale, options);
-    const given = (name: string, value: Tensor) => {
+    const { mean, variance, ...affine } = parameters;
+    const prepared = prepare(x, affine, options);
+    const readVector = (name: string, value: Tensor) => {
       const t = checkVector(name, value, prepared.view.channels);
       if (!t) throw wrongKind(name, "a tf.Tensor", value);
       return t.dataSync() as Float32Array;
     };
-    const statistics = { mean: given("mean", mean), variance: given("variance", variance) };
-    return differentiable(prepared, (input, own) => inference(input, { ...own, ...statistics }, prepared.settings));
+    const statistics = { mean: readVector("mean", mean), variance: readVector("variance", variance) };
+    return differentiable(prepared, (input, vectors) =>
+      inference(input, { ...vectors, ...statistics }, prepared.settings),
+    );
   });
 }
