@@ -1,5 +1,5 @@
-// The small entry, batchnorm-wasm/core: plain batch normalization of float32. It is the code of the complete entry with
-// nothing installed (complete.ts), under types that do not have what is missing.
+// The small entry, batchnorm-wasm/core: plain batch normalization of float32. It runs the code of the complete entry,
+// but installs no features (complete.ts). Its types omit these features.
 
 import {
   type CoreLayerForwardOptions as LayerForwardOptions,
@@ -39,123 +39,161 @@ export type {
   ResolvedOptions,
 };
 
-/** What calls take and return: an array with its shape in memory order, or a Tensor. */
+/** An argument or a result of a call: an array with its shape in memory order, or a Tensor. */
 export interface TensorLike {
+  /** The elements in memory order. */
   data: Float32Array;
+  /** Dimensions in memory order, e.g. [N, C, H, W]. */
   shape: readonly number[];
 }
 
-/** A tensor in wasm memory, which calls read and write without copying. Made by `tensor`, freed by `dispose`. */
+/**
+ * A tensor in wasm memory, which calls read and write without copying. `tensor` makes it, and its method `dispose`
+ * frees it.
+ */
 export interface Tensor {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   readonly shape: readonly number[];
   /** The number of elements. */
   readonly length: number;
+  /** Whether the memory has been freed. */
   readonly disposed: boolean;
   /**
-   * The elements, live: what is written here is what the next call reads. Ask for it anew after calls that allocate; when
-   * memory grows, views taken earlier become empty. Throws BatchNormError "disposed".
+   * A view of the elements in wasm memory, so that the next call reads what a program writes here. Read this property
+   * again after a call that allocates: when memory grows, earlier views become empty. Throws BatchNormError "disposed"
+   * after dispose().
    */
   readonly data: Float32Array;
-  /** Frees the memory. Calling it again does nothing. */
+  /** Frees the memory. Further calls have no effect. */
   dispose(): void;
   [Symbol.dispose](): void;
 }
 
 /**
- * Batch normalization over [N, C, …] or [N, …, C] of float32 (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
+ * A layer of batch normalization over [N, C, …] or [N, …, C] of float32 (torch.nn.BatchNorm1d, 2d and 3d; Ioffe &
+ * Szegedy 2015).
  *
- * In mode "train" it normalises by the batch's statistics and updates the running ones, in "batch" it leaves those alone,
- * in "eval" and "frozen" it normalises by them. `backward` differentiates the latest `forward`.
+ * Mode "train" normalises by the batch's statistics and updates the running ones. Mode "batch" normalises by the
+ * batch's statistics and does not update. Modes "eval" and "frozen" normalise by the running statistics. `backward`
+ * differentiates the latest `forward`.
  */
 export interface BatchNorm {
+  /** The number of channels, C. */
   readonly channels: number;
+  /** The layer's options with every default filled in. */
   readonly options: ResolvedOptions;
-  /** gamma, [C], or null with scale: false. An assigned array becomes the layer's own. */
+  /** gamma (PyTorch: weight), [C], or null with scale: false. The layer uses an assigned array without copying it. */
   get gamma(): Float32Array | null;
   set gamma(values: Float32Array);
-  /** beta, [C], or null with shift: false. An assigned array becomes the layer's own. */
+  /** beta (PyTorch: bias), [C], or null with shift: false. The layer uses an assigned array without copying it. */
   get beta(): Float32Array | null;
   set beta(values: Float32Array);
-  /** The running mean, [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  /**
+   * The running mean, [C], or null with trackRunningStats: false. The layer uses an assigned array without copying it.
+   */
   get runningMean(): Float32Array | null;
   set runningMean(values: Float32Array);
-  /** The running variance, [C], or null with trackRunningStats: false. An assigned array becomes the layer's own. */
+  /**
+   * The running variance, [C], or null with trackRunningStats: false. The layer uses an assigned array without copying
+   * it.
+   */
   get runningVariance(): Float32Array | null;
   set runningVariance(values: Float32Array);
-  /** Batches in the running statistics (PyTorch: num_batches_tracked). */
+  /** The number of batches in the running statistics (PyTorch: num_batches_tracked). */
   readonly batchesTracked: number;
-  /** Gradient of gamma from the latest backward that computed it. */
+  /** The gradient of gamma, [C], from the latest backward that computed it. */
   readonly dGamma: Float32Array | undefined;
-  /** Gradient of beta from the latest backward that computed it. */
+  /** The gradient of beta, [C], from the latest backward that computed it. */
   readonly dBeta: Float32Array | undefined;
-  /** The mode of a forward that names none. */
+  /** The mode of a forward whose options do not name one. Initially "train". */
   readonly mode: Mode;
-  /** From here on forward means "train". */
+  /** Sets `mode` to "train" and returns the layer. */
   train(): this;
-  /** From here on forward means "eval". */
+  /** Sets `mode` to "eval" and returns the layer. */
   eval(): this;
   /** Sets the running mean to 0, the running variance to 1 and the number of batches to 0. */
   resetRunningStats(): void;
   /**
-   * Returns y = gamma·x̂ + beta for x of shape [N, C, …] or, channels last, [N, …, C]. y is of x's kind and shape, written
-   * to `out` if given; in mode "eval" `out` may be x. A call that throws changes nothing.
+   * Returns y = gamma·x̂ + beta for x of shape [N, C, …] or, channels last, [N, …, C]. y has x's shape and is an array
+   * or a Tensor, as x is. The option `out` receives y; in mode "eval" it may be x. A call that throws changes nothing.
    *
-   * Throws TypeError and RangeError for wrong arguments; BatchNormError for one value per channel ("train", "batch"), a
-   * non-finite batch ("train"; see onNonFinite), missing running statistics ("frozen"), a disposed tensor or layer, and
-   * exhausted memory.
+   * Throws TypeError or RangeError for wrong arguments. Throws BatchNormError for one value per channel (modes "train"
+   * and "batch"), for statistics that are not finite (mode "train" with onNonFinite: "throw"), for a layer without
+   * running statistics (mode "frozen"), for a disposed tensor or layer, and for exhausted memory.
    */
   forward<T extends TensorLike>(x: T, options?: LayerForwardOptions<T>): T;
-  /** Takes statistics of a batch, such as mergeStatistics's, into the running ones. */
+  /**
+   * Updates the running statistics by the statistics of a batch, for example those of mergeStatistics. Throws TypeError
+   * or RangeError for wrong statistics.
+   */
   track(statistics: BatchStatistics): void;
   /**
-   * Returns the gradients of the latest forward, for dy of its shape: dx in dy's kind, written to `dxOut` if given, which
-   * may be dy itself; dGamma and dBeta, [C]. `needs` switches each off. `accumulate` adds to dGammaOut and dBetaOut, or,
-   * without those, to the arrays of the backward before. After "eval" or "frozen", dx = gamma·invStd·dy.
+   * Returns the gradients of the latest forward for dy, which has the shape of y: dx, dGamma and dBeta. dx has dy's
+   * shape and is an array or a Tensor, as dy is; dGamma and dBeta are [C]. After mode "eval" or "frozen", dx =
+   * gamma·invStd·dy.
    *
-   * Throws BatchNormError without a forward, RangeError for another shape.
+   * The option `needs` switches gradients off. `dxOut` receives dx and may be dy. `accumulate` adds to dGammaOut and
+   * dBetaOut, or without these to the layer's dGamma and dBeta.
+   *
+   * Throws BatchNormError without a forward, and RangeError for another shape.
    */
   backward<T extends TensorLike>(dy: T, options?: BackwardOptions<T>): Gradients<T>;
-  /** Releases the latest x. Parameters and statistics stay readable; forward and backward throw. */
+  /** Releases the latest x. Parameters and statistics remain readable, but forward and backward throw. */
   dispose(): void;
   [Symbol.dispose](): void;
 }
 
-/** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
+/**
+ * Makes a layer of batch normalization with `channels` channels. Throws TypeError or RangeError for a wrong number of
+ * channels or a wrong option.
+ */
 export const BatchNorm: new (channels: number, options?: Options) => BatchNorm = LayerOfAnyType<"float32">;
 
-/** gamma and beta, [C]; null or absent counts as ones and zeros. */
+/** The learnable parameters of batch normalization. */
 export interface Parameters {
+  /** Factor of the normalised x, [C]. null or an absent gamma counts as ones. */
   gamma?: Float32Array | null;
+  /** Addend after the multiplication by gamma, [C]. null or an absent beta counts as zeros. */
   beta?: Float32Array | null;
 }
 
-/** What a forward keeps for backward. Opaque: pass it on. It refers to x, which must not change until then. */
+/**
+ * Values of a forward that its backward needs. Programs pass it to batchNormBackward without reading it. It refers to
+ * x, so x must not change before the backward.
+ */
 export interface Saved {
-  /** false where given statistics normalised, through which no gradient flows. */
+  /**
+   * true if x was normalised by its own statistics. false if the statistics are constants, through which no gradient
+   * flows.
+   */
   readonly batch: boolean;
-  /** false if y was written over x, so that there is no backward. */
+  /** false if y was written over x, so that no backward is possible. */
   readonly inputIntact: boolean;
-  /** The mean of the first or only ghost batch, [C]. */
+  /** The mean of the first or only sub-batch, [C]. */
   readonly mean: Float64Array;
-  /** 1/√(variance + epsilon) of the first or only ghost batch, [C]. */
+  /** 1/√(variance + epsilon) of the first or only sub-batch, [C]. */
   readonly invStd: Float64Array;
+  /** The sub-batches (ghost batches), in order. */
   readonly subBatches: readonly unknown[];
 }
 
-/** What batchNormForward returns: mean and variance (biased) are of the first or only ghost batch, [C]. */
+/** The result of batchNormForward. */
 export interface Forward<T extends TensorLike> {
+  /** The normalised x, in x's shape: an array or a Tensor, as x is. */
   y: T;
+  /** Values for batchNormBackward. */
   saved: Saved;
+  /** The mean of the first or only sub-batch, [C]. */
   mean: Float64Array;
+  /** The biased variance of the first or only sub-batch, [C]. */
   variance: Float64Array;
 }
 
 /**
- * Batch normalization by the statistics of x (torch.nn.forward.batch_norm with training=True; Ioffe & Szegedy 2015,
- * Alg. 1). x is [N, C, …] or, with layout "channels-last", [N, …, C]. y is in x's kind and shape.
+ * Normalises x by its own statistics (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1).
+ * x is [N, C, …] or, with layout "channels-last", [N, …, C]. y has x's shape and is an array or a Tensor, as x is.
  *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
+ * Throws TypeError or RangeError for wrong arguments, and BatchNormError for one value per channel.
  */
 export const batchNormForward: <T extends TensorLike>(
   x: T,
@@ -164,8 +202,11 @@ export const batchNormForward: <T extends TensorLike>(
 ) => Forward<T> = forward.batchNormForward;
 
 /**
- * Batch normalization by given statistics (training=False), [C]; `out` may be x. `saved` is for the backward of frozen
- * statistics, dx = gamma·invStd·dy, unless `out` was x.
+ * Normalises x by given statistics (torch.nn.functional.batch_norm with training=False): `mean` and the biased
+ * `variance`, [C] each. The option `out` may be x. `saved` is for a backward with constant statistics, dx =
+ * gamma·invStd·dy, which is not possible if `out` was x.
+ *
+ * Throws TypeError or RangeError for wrong arguments.
  */
 export const batchNormInference: <T extends TensorLike>(
   x: T,
@@ -174,10 +215,11 @@ export const batchNormInference: <T extends TensorLike>(
 ) => Pick<Forward<T>, "y" | "saved"> = forward.batchNormInference;
 
 /**
- * Gradients of a forward call (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward), for dy of x's
- * shape; dx is in dy's kind. Saved by batchNormInference, the statistics are constants: dx = gamma·invStd·dy.
+ * Returns the gradients of a forward for dy, which has the shape of x (Ioffe & Szegedy 2015, section 3;
+ * torch.ops.aten.native_batch_norm_backward). dx is an array or a Tensor, as dy is; dGamma and dBeta are [C]. For
+ * `saved` of batchNormInference the statistics are constants, so that dx = gamma·invStd·dy.
  *
- * Throws RangeError for another shape, BatchNormError where x was disposed since.
+ * Throws RangeError for another shape, and BatchNormError if x has been disposed of.
  */
 export const batchNormBackward = backward.batchNormBackward as <T extends TensorLike>(
   dy: T,
@@ -186,40 +228,45 @@ export const batchNormBackward = backward.batchNormBackward as <T extends Tensor
 ) => Gradients<T>;
 
 /**
- * Statistics of one part of a batch, to be merged with those of the others (torch.batch_norm_stats): with
- * `mergeStatistics` and batchNormForward's `statistics`, micro-batches normalise as one batch.
+ * Returns the statistics of one part of a batch (torch.batch_norm_stats). mergeStatistics merges those of all parts.
+ * With the merged statistics as batchNormForward's option `statistics`, the parts are normalised as one batch.
  */
 export const batchNormStatistics: (x: TensorLike, options?: { layout?: Layout }) => BatchStatistics =
   forward.batchNormStatistics;
 
 /**
- * A part's own dGamma and dBeta, float64 (torch.batch_norm_backward_reduce). Their sums over all parts are
- * batchNormBackward's `sums`.
+ * Returns dGamma and dBeta, float64, of one part of a batch (torch.batch_norm_backward_reduce). Their sums over all
+ * parts are batchNormBackward's option `sums`.
  */
 export const batchNormGradientSums = backward.batchNormGradientSums as (dy: TensorLike, saved: Saved) => GradientSums;
 
 /**
- * A tensor in wasm memory, of `data` or zeros. Rank 0 and up; at most 4 GiB. Throws RangeError for a wrong shape or length,
- * TypeError for other data, BatchNormError "out-of-memory".
+ * Makes a tensor in wasm memory with a copy of `data`, or with zeros. It has any rank and at most 4 GiB. Throws
+ * RangeError for a wrong shape or length, TypeError for data of a wrong type, and BatchNormError "out-of-memory".
  */
 export const tensor: (shape: readonly number[], data?: Float32Array | readonly number[]) => Tensor = tensorOfAny;
 
 /**
- * Compiles the kernels ahead of first use, off the main thread, and starts a pool where `threads` asks for one. Without
- * either it is never needed: everything compiles itself on first use. With an option, what is made from then on lies in
- * a new memory, and the pool before is disposed of; tensors made earlier stay usable, on one thread.
+ * Compiles the kernels before their first use, off the main thread, and starts a pool of threads if the option
+ * `threads` asks for one. Programs that need neither do not have to call it, since the first use compiles the kernels.
+ * With any option, new tensors are in a new memory and the earlier pool is disposed of. Earlier tensors remain usable,
+ * on one thread.
  *
- * Throws TypeError and RangeError for wrong options, BatchNormError "thread" where a worker does not start.
+ * Rejects with TypeError or RangeError for wrong options, and with BatchNormError "thread" if a worker does not start.
  */
 export const init: (options?: InitOptions) => Promise<void> = initAny;
 
-/** What calls run on: which build of the kernels, on how many threads, and why. */
+/** The build of the kernels that calls use, and the number of threads. */
 export interface Info {
+  /** "simd", "relaxed" with relaxed SIMD, or "given" by init's option `module`. */
   build: "simd" | "relaxed" | "given";
+  /** Why this build runs, as a text for people. */
   buildReason: string;
+  /** The number of threads that calls on tensors use, including the caller's. */
   threads: number;
+  /** Why this number of threads runs, as a text for people. */
   threadsReason: string;
 }
 
-/** Tells what calls run on. */
+/** Returns which build of the kernels calls use, on how many threads, and why. */
 export const info: () => Info = infoOfAny;

@@ -1,4 +1,4 @@
-// The complete entry: every public name, and everything installed.
+// The complete entry, batchnorm-wasm: its public names. It installs all features.
 
 import { complete } from "./complete.ts";
 

@@ -462,9 +462,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
-    const fresh = old.anew(estimator);
+    const fresh = old.fresh(estimator);
     const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
-    const [draft, committed] = [this.#spare, this.#used];
+    const [spare, used] = [this.#spare, this.#used];
     // the old buffers belong to the pending backward
     this.#spare = new ForwardBuffers(this.channels);
     this.#used = new ForwardBuffers(this.channels);
@@ -476,13 +476,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
       get batches() {
         return fresh.batches;
       },
-      commit: () => old.become(fresh),
+      commit: () => old.copyFrom(fresh),
       end: () => {
         this.#running = old;
         this.#mode = mode;
         this.#saved = saved;
-        this.#spare = draft;
-        this.#used = committed;
+        this.#spare = spare;
+        this.#used = used;
         this.#renorm = renorm;
         this.#isRecalibrating = false;
       },

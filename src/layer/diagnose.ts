@@ -1,6 +1,6 @@
-// What a batch says about a layer: how far the running statistics are from the batch's, which channels no gradient
-// passes, which gamma has given up, and by how much the layer scales gradients. Nothing of the layer changes.
-// docs/population.md has the definitions with their reasons.
+// Comparison of a layer with a batch of its inputs: how far the running statistics are from the batch's, which channels
+// pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
+// docs/population.md explains the definitions.
 
 import { absentParameter, oneValuePerChannel, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
@@ -16,121 +16,134 @@ import { type Dtype, newData, type Vector } from "../tensor/dtype.ts";
 import { geometryOf } from "../tensor/shape.ts";
 import type { BatchNorm } from "./batch-norm.ts";
 
-/** From where on a drift is large, in running standard deviations and as a ratio of variances. */
+/**
+ * Mean drift that counts as large, in running standard deviations. It is a chosen value, not a measured one: y at
+ * inference is then off by half of |gamma|.
+ */
 const MEAN_DRIFT = 0.5;
+/**
+ * Ratio of variances that counts as large, either way. It is a chosen value: the scale of y is then off by a factor √2.
+ */
 const VARIANCE_RATIO = 2;
-/** So many standard errors are no accident. */
+/**
+ * Standard errors beyond which a drift is not noise. With 4, and batches of 2 to 16 normal values, 2 of 10,000 healthy
+ * channels are listed (docs/population.md).
+ */
 const SIGNIFICANT = 4;
-/** x̂ with a smaller standard deviation is that of a constant channel. */
+/** Standard deviation of x̂ below which a channel counts as constant: its variance is below epsilon/99. */
 const CONSTANT = 0.1;
-/** Shares of the median |gamma| that are near zero. */
+/**
+ * Fraction of the median |gamma| up to which a gamma counts as near zero. It is a chosen value: channels with a small
+ * |gamma| are candidates for pruning (Liu et al. 2017).
+ */
 const WEAK = 0.01;
 
+/** Options of diagnose. */
 export interface DiagnoseOptions<T extends AnyTensor = AnyTensor> {
-  /** The activation behind the layer, where it is not the layer's own. */
+  /** The activation after the layer. Default: the activation in the layer's options. */
   activation?: ActivationName;
-  /** What is added before the activation; of x's shape and type. */
+  /** A tensor that is added before the activation, of x's shape and type. */
   residual?: T;
 }
 
-/** What `diagnose` finds. Arrays are per channel, float64, [C]; lists are of channels, ascending. */
+/**
+ * The result of `diagnose`. Each array has one float64 per channel, [C]. The lists `drifted`, `dead` and `weak` contain
+ * channels in ascending order.
+ */
 export class Diagnosis {
   readonly channels: number;
   /** Values per channel in the batch. */
   readonly count: number;
-  /** (batch mean − running mean) / running standard deviation, with epsilon. */
+  /** (batch mean − running mean)/√(running variance + epsilon), [C]. Times gamma, it is the error of y at inference. */
   readonly meanDrift: Float64Array;
-  /** The same in standard errors of a batch mean, were the running statistics right. */
+  /** meanDrift in standard errors of a batch mean, if the running statistics were correct, [C]. */
   readonly meanDriftErrors: Float64Array;
-  /** (batch variance + epsilon) / (running variance + epsilon). */
+  /** (batch variance + epsilon)/(running variance + epsilon), [C]. Its root is the factor by which y's scale is off. */
   readonly varianceRatio: Float64Array;
-  /** How far the ratio is from 1, in standard errors in the same sense. */
+  /** Distance of varianceRatio from 1 in standard errors, if the running statistics were correct, [C]. */
   readonly varianceRatioErrors: Float64Array;
-  /** Standard deviation of x̂: 1, less epsilon's share. */
+  /**
+   * Standard deviation of x̂, √(variance/(variance + epsilon)), [C]: near 1 if the variance is much larger than
+   * epsilon.
+   */
   readonly spread: Float64Array;
-  /** Fraction of the batch's values whose gradient passes the activation. */
+  /** Fraction of the batch's values at which the activation's derivative is not 0, [C]. */
   readonly active: Float64Array;
-  /** gamma, or ones. */
+  /** The layer's gamma, or ones for a layer without gamma, [C]. */
   readonly gamma: Float64Array;
-  /** gamma·invStd by the batch's statistics: the factor between dy and dx. */
+  /** gamma·invStd by the batch's statistics, [C]: the factor between dy and dx. */
   readonly scale: Float64Array;
-  /** ‖gamma·invStd‖ */
+  /** The Euclidean norm ‖gamma·invStd‖ of `scale`. */
   readonly scaleNorm: number;
-  /** Channels whose running statistics are not the batch's. */
+  /** Channels whose running statistics differ from the batch's, by a large and significant amount. */
   readonly drifted: readonly number[];
-  /** Channels that pass nothing on: the input is constant, or no gradient passes the activation. */
+  /** Channels that carry no information: their input is constant, or the activation passes none of their gradient. */
   readonly dead: readonly number[];
-  /** Channels whose |gamma| is near zero beside the median. */
+  /** Channels whose |gamma| is at most a hundredth of the median |gamma|. */
   readonly weak: readonly number[];
-  /** What is wrong with every channel, and how far it is from what the batch says. */
+  /** Findings of every channel, in words for the table. */
   readonly #notes: readonly (readonly string[])[];
-  readonly #distance: Float64Array;
 
-  /** For this library's own use. */
-  constructor({ batch, running, gamma, active, epsilon, unbiased }: Measured) {
-    const { count, mean } = batch;
-    const { length } = mean;
-    const vector = () => new Float64Array(length);
-    const invStd = vector();
+  /** This constructor is internal: `diagnose` makes a Diagnosis. */
+  constructor(measured: Measured) {
+    const { batch, gamma, active, epsilon } = measured;
+    const { length } = batch.mean;
+    const invStd = new Float64Array(length);
     invStdOf(batch.variance, epsilon, invStd);
-    const [drift, errors, ratios, ratioErrors] = [vector(), vector(), vector(), vector()];
-    const [spread, scale, distance] = [vector(), vector(), vector()];
-    const gammas = gamma ? Float64Array.from(gamma) : vector().fill(1);
-    const weakest = gamma ? WEAK * median(gammas.map(Math.abs)) : -1;
-    // the cube root of a ratio of variances is nearly normal (Wilson & Hilferty 1931)
-    const lost = 2 / (9 * (count - 1));
-    const notes: string[][] = [];
-    const [drifted, dead, weak] = [[], [], []] as [number[], number[], number[]];
-    for (let c = 0; c < length; c++) {
-      const at = (v: Vector) => v[c] as number;
-      const sample = (at(batch.variance) * count) / (count - 1);
-      const difference = at(mean) - at(running.mean);
-      drift[c] = quotient(difference, Math.sqrt(at(running.variance) + epsilon));
-      errors[c] = at(drift) * Math.sqrt(count);
-      const [now, before] = [(unbiased ? sample : at(batch.variance)) + epsilon, at(running.variance) + epsilon];
-      ratios[c] = now === before ? 1 : now / before;
-      ratioErrors[c] = (Math.cbrt(at(ratios)) - 1 + lost) / Math.sqrt(lost);
-      spread[c] = Math.sqrt(at(batch.variance)) * at(invStd);
-      scale[c] = at(gammas) * at(invStd);
-      const shift = Math.abs(at(drift)) / MEAN_DRIFT;
-      const stretch = Math.abs(Math.log(at(ratios)) / Math.log(VARIANCE_RATIO));
-      distance[c] = Math.max(shift, stretch);
-      // NaN is no small drift
-      const moved = !(shift <= 1) && !(Math.abs(at(errors)) <= SIGNIFICANT);
-      const stretched = !(stretch <= 1) && !(Math.abs(at(ratioErrors)) <= SIGNIFICANT);
-      const [constant, silent] = [at(spread) < CONSTANT, at(active) === 0];
-      const small = Math.abs(at(gammas)) <= weakest;
-      if (moved || stretched) drifted.push(c);
-      if (constant || silent) dead.push(c);
-      if (small) weak.push(c);
-      const words = { constant, "never active": silent, "mean drifted": moved, "variance drifted": stretched };
-      const all = Object.entries({ ...words, "gamma near 0": small });
-      notes.push(all.flatMap(([word, holds]) => (holds ? [word] : [])));
-    }
+    const drift = driftOf(measured);
     this.channels = length;
-    this.count = count;
-    this.meanDrift = drift;
-    this.meanDriftErrors = errors;
-    this.varianceRatio = ratios;
-    this.varianceRatioErrors = ratioErrors;
-    this.spread = spread;
+    this.count = batch.count;
+    this.meanDrift = drift.mean;
+    this.meanDriftErrors = drift.meanErrors;
+    this.varianceRatio = drift.ratio;
+    this.varianceRatioErrors = drift.ratioErrors;
+    this.spread = batch.variance.map((v, c) => Math.sqrt(v) * (invStd[c] as number));
     this.active = active;
-    this.gamma = gammas;
-    this.scale = scale;
-    this.scaleNorm = Math.sqrt(scale.reduce((sum, v) => sum + v * v, 0));
-    this.drifted = drifted;
-    this.dead = dead;
-    this.weak = weak;
-    this.#notes = notes;
-    this.#distance = distance;
+    this.gamma = gamma ? Float64Array.from(gamma) : new Float64Array(length).fill(1);
+    this.scale = this.gamma.map((g, c) => g * (invStd[c] as number));
+    this.scaleNorm = Math.sqrt(this.scale.reduce((sum, v) => sum + v * v, 0));
+    const weakest = gamma ? WEAK * median(this.gamma.map(Math.abs)) : -1;
+    const findings = Array.from({ length }, (_, c) => this.#findingsOf(c, weakest));
+    const channelsWith = (...names: (keyof Findings)[]) =>
+      findings.flatMap((found, c) => (names.some((name) => found[name]) ? [c] : []));
+    this.drifted = channelsWith("mean drifted", "variance drifted");
+    this.dead = channelsWith("constant", "never active");
+    this.weak = channelsWith("gamma near 0");
+    this.#notes = findings.map((found) => Object.entries(found).flatMap(([name, holds]) => (holds ? [name] : [])));
   }
 
-  /** A summary and a table of the worst channels, at most `rows` of them: first the dead, then what is listed. */
+  #findingsOf(c: number, weakest: number): Findings {
+    const [mean, variance] = this.#relativeDrift(c);
+    const isSignificant = (errors: Float64Array) => !(Math.abs(errors[c] as number) <= SIGNIFICANT);
+    return {
+      constant: (this.spread[c] as number) < CONSTANT,
+      "never active": this.active[c] === 0,
+      // negated comparisons, so that a drift of NaN counts as large
+      "mean drifted": !(mean <= 1) && isSignificant(this.meanDriftErrors),
+      "variance drifted": !(variance <= 1) && isSignificant(this.varianceRatioErrors),
+      "gamma near 0": Math.abs(this.gamma[c] as number) <= weakest,
+    };
+  }
+
+  /** Returns a channel's drift of mean and variance relative to the thresholds: a drift above 1 is large. */
+  #relativeDrift(c: number): [mean: number, variance: number] {
+    const mean = Math.abs(this.meanDrift[c] as number) / MEAN_DRIFT;
+    const variance = Math.abs(Math.log(this.varianceRatio[c] as number) / Math.log(VARIANCE_RATIO));
+    return [mean, variance];
+  }
+
+  /**
+   * Returns a summary and a table of at most `rows` channels as text. Dead channels come first, then other channels
+   * with findings, each group by decreasing drift. Throws RangeError if `rows` is not a non-negative integer.
+   */
   table(rows = 10): string {
     if (!(Number.isInteger(rows) && rows >= 0)) throw wrongValue("rows", "a non-negative integer", rows);
     const dead = new Set(this.dead);
     const rank = (c: number) => (dead.has(c) ? 2 : (this.#notes[c] as string[]).length ? 1 : 0);
-    const distance = (c: number) => (Number.isNaN(this.#distance[c]) ? Infinity : (this.#distance[c] as number));
+    const distance = (c: number) => {
+      const drift = Math.max(...this.#relativeDrift(c));
+      return Number.isNaN(drift) ? Infinity : drift;
+    };
     const order = Array.from({ length: this.channels }, (_, c) => c);
     order.sort((a, b) => rank(b) - rank(a) || distance(b) - distance(a) || a - b);
     const columns: [string, (c: number) => string][] = [
@@ -145,7 +158,7 @@ export class Diagnosis {
       ["gamma·invStd", (c) => short(this.scale[c])],
     ];
     const shown = order.slice(0, rows);
-    const lines = [columns.map(([title]) => title), ...shown.map((c) => columns.map(([, of]) => of(c)))];
+    const lines = [columns.map(([title]) => title), ...shown.map((c) => columns.map(([, cell]) => cell(c)))];
     const widths = columns.map((_, i) => Math.max(...lines.map((line) => [...(line[i] as string)].length)));
     const text = lines.map((line, i) => {
       const cells = line.map((cell, k) => cell.padStart(widths[k] as number));
@@ -155,6 +168,7 @@ export class Diagnosis {
     return [this.#summary(), ...text, ...(left ? [`… and ${left} more`] : [])].join("\n");
   }
 
+  /** Returns the same text as `table()`. */
   toString(): string {
     return this.table();
   }
@@ -166,31 +180,65 @@ export class Diagnosis {
   }
 }
 
-/** What a diagnosis is made of. */
+/** Which findings hold for a channel, under their names in the table. */
+interface Findings {
+  readonly constant: boolean;
+  readonly "never active": boolean;
+  readonly "mean drifted": boolean;
+  readonly "variance drifted": boolean;
+  readonly "gamma near 0": boolean;
+}
+
+/** Measurements from which a Diagnosis is computed. */
 interface Measured {
   readonly batch: BatchStatistics;
   readonly running: { readonly mean: Vector; readonly variance: Vector };
   readonly gamma: Vector | null;
   readonly active: Float64Array;
   readonly epsilon: number;
-  /** Whether the running variance is. */
+  /** Whether the running variance is unbiased. */
   readonly unbiased: boolean;
 }
 
-/** a/b, and 0 for 0/0. */
+/** Compares the statistics of the batch with the running ones, for every channel. */
+function driftOf({ batch, running, epsilon, unbiased }: Measured) {
+  const { count, mean, variance } = batch;
+  const vector = () => new Float64Array(mean.length);
+  const drift = { mean: vector(), meanErrors: vector(), ratio: vector(), ratioErrors: vector() };
+  // The cube root of a ratio of variances is nearly normal for n = count − 1 degrees of freedom, with the mean 1 −
+  // 2/(9n) and the variance 2/(9n) (Wilson & Hilferty 1931).
+  const cubeRootVariance = 2 / (9 * (count - 1));
+  for (let c = 0; c < mean.length; c++) {
+    const at = (v: Vector) => v[c] as number;
+    const difference = at(mean) - at(running.mean);
+    drift.mean[c] = quotient(difference, Math.sqrt(at(running.variance) + epsilon));
+    drift.meanErrors[c] = at(drift.mean) * Math.sqrt(count);
+    const batchVariance = unbiased ? (at(variance) * count) / (count - 1) : at(variance);
+    const [now, before] = [batchVariance + epsilon, at(running.variance) + epsilon];
+    drift.ratio[c] = now === before ? 1 : now / before;
+    drift.ratioErrors[c] = (Math.cbrt(at(drift.ratio)) - 1 + cubeRootVariance) / Math.sqrt(cubeRootVariance);
+  }
+  return drift;
+}
+
+/** Returns a/b, and 0 for 0/0. */
 const quotient = (a: number, b: number) => (a === 0 ? 0 : a / b);
 
 const short = (value: number | undefined) => String(Number((value as number).toPrecision(3)));
 
+/** Returns the median, and sorts `values` in place. */
 function median(values: Float64Array): number {
   values.sort();
   return ((values[(values.length - 1) >> 1] as number) + (values[values.length >> 1] as number)) / 2;
 }
 
-/** 1 as an element, where elements are bits. */
+/** The number 1 as an element: its bits for the 16-bit types. */
 const ONE = { float16: 0x3c00, bfloat16: 0x3f80, float32: 1, float64: 1 } as const;
 
-/** The fraction of every channel's values whose gradient passes an activation with slopes 0 and 1: dBeta of ones. */
+/**
+ * Returns, for every channel, the fraction of values at which the activation's derivative is not 0. The activation must
+ * be one whose derivative is 0 or 1. For a dy of ones dBeta is then the number of these values.
+ */
 function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOptions, dtype: Dtype): Float64Array {
   const { y, saved } = batchNormForward(x, parameters, options);
   if (y instanceof Tensor) y.dispose();
@@ -201,12 +249,12 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
 }
 
 /**
- * Compares a layer with a batch of its inputs, x: how far its running statistics drifted, which channels are dead or have
- * a gamma near zero, and how the layer scales gradients. The result is data; its `table()` is text. Nothing of the layer
- * changes, what backward needs included.
+ * Compares a layer with a batch x of its inputs. The result tells how far the running statistics have drifted, which
+ * channels are dead or have a gamma near zero, and by how much the layer scales gradients. Its `table()` is a text for
+ * people. The layer does not change, and a pending backward stays possible.
  *
- * Throws TypeError and RangeError for wrong arguments, TypeError for a layer without running statistics, BatchNormError
- * for less than two values per channel.
+ * Throws TypeError or RangeError for wrong arguments, TypeError for a layer without running statistics, and
+ * BatchNormError for a batch with fewer than two values per channel.
  */
 export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   bn: BatchNorm<D>,
@@ -221,15 +269,17 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   const { count } = geometryOf("x", x.shape, layout, channels);
   if (count < 2) throw oneValuePerChannel("train", x.shape);
   const { activation = bn.options.activation } = options;
-  const given = activationOption(
+  const resolved = activationOption(
     activation,
     activation === bn.options.activation ? bn.options.negativeSlope : undefined,
   );
   const { residual } = options;
 
-  const stops = given.code !== 0 && given.slope === 0;
-  const forward = { layout, epsilon, activation: given.name, ...(residual ? { residual } : {}) };
-  const active = stops ? activeFraction(x, { gamma, beta }, forward, dtype) : new Float64Array(channels).fill(1);
+  const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;
+  const forward = { layout, epsilon, activation: resolved.name, ...(residual ? { residual } : {}) };
+  const active = hasZeroGradients
+    ? activeFraction(x, { gamma, beta }, forward, dtype)
+    : new Float64Array(channels).fill(1);
   const batch = batchNormStatistics(x, { layout });
   const unbiased = runningVariance === "unbiased";
   return new Diagnosis({ batch, running: { mean, variance }, gamma, active, epsilon, unbiased });

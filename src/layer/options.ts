@@ -1,4 +1,4 @@
-// Options, their defaults and their validation. What leaves this file is complete and consistent.
+// Options of a layer, their defaults and their validation. Resolved options are complete and consistent.
 
 import { exclusiveOptions, momentumHint, wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag, oneOf } from "../common/validate.ts";
@@ -7,26 +7,38 @@ import { epsilonOption, ghostBatchOption, type Renorm, renormOption } from "../o
 import { type Dtype, dtypeOption } from "../tensor/dtype.ts";
 import { type Layout, layoutOption } from "../tensor/types.ts";
 
-/** Which statistics normalise, and what happens to the running ones; the README has the table. */
+/**
+ * The mode of a forward.
+ *
+ * - "train" normalises by the batch's statistics and updates the running ones.
+ * - "batch" normalises by the batch's statistics and does not update the running ones.
+ * - "eval" normalises by the running statistics, and its option `out` may be x. Without running statistics it
+ *   normalises by the batch's.
+ * - "frozen" normalises by the running statistics, and `out` must not be x, so that backward is always possible.
+ *   Without running statistics it throws.
+ */
 export type Mode = "train" | "batch" | "eval" | "frozen";
 
-/** Whose conventions an option that is not given follows. */
+/** The framework or paper from which absent options take their defaults. */
 export type Preset = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "paper";
 
 /** Options of a layer in batchnorm-wasm/core. */
 export interface CoreOptions {
   /**
-   * Defaults of layout, epsilon, momentum, runningVariance and estimator as another framework has them; options beside it
-   * win. Default "pytorch".
+   * Framework whose defaults hold for layout, epsilon, momentum, runningVariance and estimator. Explicit options
+   * override it. Default "pytorch".
    */
   preset?: Preset;
   /** Axis of the channels. Default "channels-first". */
   layout?: Layout;
-  /** Added to the variance inside the root; finite and ≥ 0. Default 1e-5. */
+  /** Added to the variance inside the square root; finite and ≥ 0. Default 1e-5. */
   epsilon?: number;
   /** Weight of the NEW batch in the running statistics, in [0, 1] (PyTorch's momentum). Default 0.1. */
   momentum?: number;
-  /** Weight of the OLD value (Keras's, TF.js's and ONNX's momentum); momentum = 1 − decay. Not together with momentum. */
+  /**
+   * Weight of the OLD value in the running statistics, in [0, 1] (momentum in Keras, TF.js, ONNX and Flax). It sets
+   * momentum = 1 − decay, and excludes the option momentum.
+   */
   decay?: number;
   /** Learn gamma (PyTorch: weight). Default true. */
   scale?: boolean;
@@ -34,82 +46,120 @@ export interface CoreOptions {
   shift?: boolean;
   /** false turns off both scale and shift (PyTorch's affine). */
   affine?: boolean;
-  /** Keep running statistics; without them, eval uses the batch's. Default true. */
-  trackRunningStats?: boolean;
-  /** What the running variance estimates: m/(m−1) of the batch's variance, or the batch's itself. Default "unbiased". */
-  runningVariance?: "unbiased" | "biased";
   /**
-   * "ema": exponential moving average. "debiased": the same without its initial value, divided by 1 − decay^k after k
-   * batches (TensorFlow's zero_debias). "cumulative": plain mean over batches (Ioffe & Szegedy 2015, Alg. 2; PyTorch's
-   * momentum=None). "population": exact statistics of all values seen. Default "ema".
+   * Keep running statistics (PyTorch: track_running_stats). Without them, mode "eval" uses the batch's statistics.
+   * Default true.
    */
+  trackRunningStats?: boolean;
+  /**
+   * Variance of a batch that updates the running variance: "biased", or "unbiased", which is m/(m − 1) times the biased
+   * one for m values per channel. Default "unbiased".
+   */
+  runningVariance?: "unbiased" | "biased";
+  /** Rule by which batches update the running statistics. Default "ema". */
   estimator?: Estimator;
-  /** When a train batch has a non-finite mean or variance: throw, skip the update, or let it in. Default "throw". */
+  /**
+   * Behaviour for a batch in mode "train" whose mean or variance is not finite: "throw" an error, "skip" the update of
+   * the running statistics, or "allow" it. Default "throw".
+   */
   onNonFinite?: "throw" | "skip" | "allow";
   /**
-   * Normalise every so many samples by their own statistics (Hoffer, Hubara & Soudry 2017). The last may be fewer. Each
-   * updates the running statistics, in order.
+   * Number of samples in a sub-batch (ghost batch), which is normalised by its own statistics (Hoffer, Hubara & Soudry
+   * 2017). The last sub-batch may be smaller. The sub-batches update the running statistics in order. Default null: no
+   * sub-batches.
    */
   ghostBatchSize?: number | null;
 }
 
 /** Options of a layer. */
 export interface Options<D extends Dtype = "float32"> extends CoreOptions {
-  /** Type of the elements. Parameters and statistics are float64 with "float64", else float32. Default "float32". */
+  /**
+   * Element type of x and y. Parameters and running statistics are Float64Arrays with "float64", and Float32Arrays with
+   * every other type. Default "float32".
+   */
   dtype?: D;
-  /** Applied to y, after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
+  /** Activation that is applied after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
   activation?: ActivationName;
   /** Slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
   negativeSlope?: number | null;
-  /** Batch Renormalization (Ioffe 2017): bring batch statistics near the running ones, within limits. */
+  /**
+   * Limits of Batch Renormalization (Ioffe 2017), which corrects x̂ in training towards the running statistics. Default
+   * null: no correction.
+   */
   renorm?: Renorm | null;
 }
 
+/**
+ * A rule by which batches update the running statistics.
+ *
+ * - "ema": exponential moving average with the weight `momentum` for the new batch
+ * - "debiased": "ema" without the initial value, divided by 1 − decay^k after k batches (TensorFlow's zero_debias)
+ * - "cumulative": plain mean over batches (Ioffe & Szegedy 2015, Alg. 2; PyTorch's momentum=None)
+ * - "population": mean and variance of all values of all batches
+ */
 export type Estimator = "ema" | "debiased" | "cumulative" | "population";
 
 /** Options of a layer in batchnorm-wasm/core with every default filled in. */
 export interface CoreResolvedOptions {
+  /** Axis of the channels. */
   readonly layout: Layout;
+  /** Added to the variance inside the square root. */
   readonly epsilon: number;
+  /** Weight of the NEW batch in the running statistics. */
   readonly momentum: number;
+  /** Whether the layer has a gamma. */
   readonly scale: boolean;
+  /** Whether the layer has a beta. */
   readonly shift: boolean;
+  /** Whether the layer has running statistics. */
   readonly trackRunningStats: boolean;
+  /** Variance of a batch that updates the running variance. */
   readonly runningVariance: "unbiased" | "biased";
+  /** Rule by which batches update the running statistics. */
   readonly estimator: Estimator;
+  /** Behaviour for a batch in mode "train" whose mean or variance is not finite. */
   readonly onNonFinite: "throw" | "skip" | "allow";
+  /** Number of samples in a sub-batch, or null for none. */
   readonly ghostBatchSize: number | null;
 }
 
-/** Options with every default filled in. */
+/** Options of a layer with every default filled in. */
 export interface ResolvedOptions<D extends Dtype = "float32"> extends CoreResolvedOptions {
+  /** Element type of x and y. */
   readonly dtype: D;
+  /** Activation that is applied after the residual. */
   readonly activation: ActivationName;
-  /** null without "leaky_relu". */
+  /** Slope of "leaky_relu" below 0, or null for other activations. */
   readonly negativeSlope: number | null;
+  /** Initial limits of Batch Renormalization, or null. */
   readonly renorm: Readonly<Renorm> | null;
 }
+
 const MODES = ["train", "batch", "eval", "frozen"] as const;
 const VARIANCES = ["unbiased", "biased"] as const;
 export const ESTIMATORS = ["ema", "debiased", "cumulative", "population"] as const;
 const POLICIES = ["throw", "skip", "allow"] as const;
 
-const FIRST = { layout: "channels-first", runningVariance: "unbiased", estimator: "ema" } as const;
-const LAST = { layout: "channels-last", runningVariance: "biased", estimator: "ema" } as const;
+const CHANNELS_FIRST = { layout: "channels-first", runningVariance: "unbiased", estimator: "ema" } as const;
+const CHANNELS_LAST = { layout: "channels-last", runningVariance: "biased", estimator: "ema" } as const;
 
-/** momentum is the weight of the new batch here, too. */
+/**
+ * Defaults of each preset. `momentum` is the weight of the NEW batch, also for frameworks that define it as the old
+ * one's.
+ */
 const PRESETS = {
   // torch.nn.BatchNorm2d
-  pytorch: { ...FIRST, epsilon: 1e-5, momentum: 0.1 },
-  // keras.layers.BatchNormalization (Keras 3), tf.layers.batchNormalization
-  keras: { ...LAST, epsilon: 1e-3, momentum: 0.01 },
-  tfjs: { ...LAST, epsilon: 1e-3, momentum: 0.01 },
-  // BatchNormalization-15
-  onnx: { ...FIRST, runningVariance: "biased", epsilon: 1e-5, momentum: 0.1 },
+  pytorch: { ...CHANNELS_FIRST, epsilon: 1e-5, momentum: 0.1 },
+  // keras.layers.BatchNormalization of Keras 3
+  keras: { ...CHANNELS_LAST, epsilon: 1e-3, momentum: 0.01 },
+  // tf.layers.batchNormalization
+  tfjs: { ...CHANNELS_LAST, epsilon: 1e-3, momentum: 0.01 },
+  // the operator BatchNormalization of opset 15
+  onnx: { ...CHANNELS_FIRST, runningVariance: "biased", epsilon: 1e-5, momentum: 0.1 },
   // flax.linen.BatchNorm
-  flax: { ...LAST, epsilon: 1e-5, momentum: 0.01 },
-  // Ioffe & Szegedy 2015, Alg. 2; the paper gives no epsilon
-  paper: { ...FIRST, estimator: "cumulative", epsilon: 1e-5, momentum: 0.1 },
+  flax: { ...CHANNELS_LAST, epsilon: 1e-5, momentum: 0.01 },
+  // Ioffe & Szegedy 2015, Alg. 2; the paper names no epsilon, so it is PyTorch's
+  paper: { ...CHANNELS_FIRST, estimator: "cumulative", epsilon: 1e-5, momentum: 0.1 },
 } as const;
 
 const PRESET_NAMES = /* @__PURE__ */ Object.keys(PRESETS) as Preset[];
@@ -133,34 +183,39 @@ const OPTIONS: readonly (keyof Options<Dtype>)[] = [
   "ghostBatchSize",
   "renorm",
 ];
+
 export const estimatorOption = (value: unknown, fallback: Estimator): Estimator =>
   oneOf("estimator", value, ESTIMATORS, fallback);
 export const modeOption = (value: unknown, fallback: Mode): Mode => oneOf("mode", value, MODES, fallback);
 
-function weight(name: string, value: unknown): number {
+function checkWeight(name: string, value: unknown): number {
   if (typeof value !== "number") throw wrongKind(name, "a number", value);
   if (!(value >= 0 && value <= 1)) throw wrongValue(name, "a number in [0, 1]", value);
   return value;
 }
 
-let hinted = false;
+let hasHinted = false;
 
+/**
+ * Returns the weight of the new batch, from either option. A momentum above 0.5 gives one warning per program, since it
+ * is probably a weight of the old value.
+ */
 function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
   if (momentum !== undefined && decay !== undefined) throw exclusiveOptions("momentum", "decay");
-  if (decay !== undefined) return 1 - weight("decay", decay);
+  if (decay !== undefined) return 1 - checkWeight("decay", decay);
   if (momentum === undefined) return fallback;
-  const checked = weight("momentum", momentum);
-  if (checked > 0.5 && !hinted) {
-    hinted = true;
+  const checked = checkWeight("momentum", momentum);
+  if (checked > 0.5 && !hasHinted) {
+    hasHinted = true;
     console.warn(momentumHint(checked));
   }
   return checked;
 }
 
-/** Float32 values that WebAssembly's memory has room for. */
+/** Number of float32 values in the largest memory of the heap: 65,535 pages of 64 KiB (src/memory/heap.ts). */
 const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
 
-/** A number of channels: a positive integer. */
+/** Returns a number of channels, or throws TypeError or RangeError if it is not a positive integer in range. */
 export function checkChannels(channels: unknown): number {
   if (typeof channels !== "number") throw wrongKind("channels", "a number", channels);
   if (!(Number.isSafeInteger(channels) && channels > 0)) throw wrongValue("channels", "a positive integer", channels);
@@ -168,7 +223,7 @@ export function checkChannels(channels: unknown): number {
   return channels;
 }
 
-/** Checks every option and fills in the defaults (docs of `Options`). */
+/** Checks every option and fills in the defaults. Throws TypeError or RangeError for a wrong option. */
 export function resolveOptions<D extends Dtype = "float32">(options: Options<D> = {}): ResolvedOptions<D> {
   checkKeys("options", options, OPTIONS);
   const preset = PRESETS[oneOf("preset", options.preset, PRESET_NAMES, "pytorch")];

@@ -1,5 +1,6 @@
-// Population statistics afterwards: the running statistics anew, from batches that pass through layers whose parameters
-// stay as they are (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/population.md says when and why.
+// New running statistics after training: batches pass through layers with fixed parameters, and their statistics
+// replace the running ones (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/population.md explains when this
+// is needed.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
@@ -8,28 +9,33 @@ import type { Dtype } from "../tensor/dtype.ts";
 import { BatchNorm, type RecalibrationSession } from "./batch-norm.ts";
 import { type Estimator, estimatorOption } from "./options.ts";
 
+/** Options of recalibrate. */
 export interface RecalibrateOptions<B> {
   /**
-   * How batches become statistics. "population" (default): all values weigh the same, whatever the sizes of their batches,
-   * as in PreciseBN; "cumulative": all batches weigh the same, as in update_bn; or any other of a layer's estimators.
+   * How statistics of batches are combined. "population", the default, gives all values the same weight, as PreciseBN
+   * does. "cumulative" gives all batches the same weight, as update_bn does. The other estimators of a layer are
+   * allowed too.
    */
   estimator?: Estimator;
-  /** Runs the network that the layers are part of on a batch; may return a promise. Default: the layer itself. */
+  /**
+   * Runs the network that contains the layers on a batch. It may return a promise. By default the batch is the input of
+   * the one layer; with several layers this option is required.
+   */
   forward?: (batch: B) => unknown;
 }
 
 /**
- * Estimates the running statistics of layers anew from batches: inputs of the one layer or, with `forward`, whatever
- * that takes. Layers collect what passes through them in mode "train", which is their default mode meanwhile. `batches` is
- * iterable or async iterable, and is gone through once; what it yields it may dispose of when it is asked for the next.
+ * Replaces the running statistics of layers by statistics of these batches (torch.optim.swa_utils.update_bn, fvcore's
+ * PreciseBN). A batch is an input of the one layer or, with the option `forward`, an argument of that function. Layers
+ * collect the statistics of batches that pass through them in mode "train", which is their default mode during the
+ * call. `batches` is iterated once. It may dispose of a batch as soon as it is asked for the next one.
  *
- * The promise resolves when the statistics are in place, in the arrays that runningMean and runningVariance are;
- * batchesTracked is then the number of batches. Parameters, mode and what backward needs are as before. Where anything
- * throws, the promise is rejected and all layers keep the statistics that they had. Until it is settled, layers must not
- * be used otherwise.
+ * When the promise resolves, the layers' arrays runningMean and runningVariance hold the new statistics, and
+ * batchesTracked is the number of batches. Parameters, mode and the pending backward have not changed. When the promise
+ * is rejected, all layers have their old statistics. Do not use the layers in other ways before the promise is settled.
  *
- * Rejects with TypeError for wrong arguments and layers without running statistics, with RangeError where a layer saw no
- * batch, and with whatever batches and forward throw.
+ * Rejects with TypeError for wrong arguments and for layers without running statistics, with RangeError if no batch
+ * passed through a layer, and with any error that `batches` or `forward` throws.
  */
 export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   layers: BatchNorm<D> | readonly BatchNorm<D>[],
@@ -38,26 +44,26 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
 ): Promise<void> {
   checkKeys("recalibrate options", options, ["estimator", "forward"]);
   const estimator = estimatorOption(options.estimator, "population");
-  const all = new Set<unknown>(Array.isArray(layers) ? layers : [layers]);
-  const [only] = all;
-  if (all.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
-  for (const layer of all) if (!(layer instanceof BatchNorm)) throw wrongKind("layers", "BatchNorm", layer);
+  const distinct = new Set<unknown>(Array.isArray(layers) ? layers : [layers]);
+  const [first] = distinct;
+  if (distinct.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
+  for (const layer of distinct) if (!(layer instanceof BatchNorm)) throw wrongKind("layers", "BatchNorm", layer);
   if (!isIterable(batches)) throw wrongKind("batches", "an iterable or async iterable of batches", batches);
   const { forward } = options;
   if (forward !== undefined && typeof forward !== "function") throw wrongKind("forward", "a function", forward);
-  if (!forward && all.size > 1) throw wrongKind("forward", "a function, since there are several layers", forward);
+  if (!forward && distinct.size > 1) throw wrongKind("forward", "a function, since there are several layers", forward);
 
   const run =
     forward ??
     ((batch: B) => {
-      const y = (only as BatchNorm<D>).forward(batch as TensorLike<D>);
+      const y = (first as BatchNorm<D>).forward(batch as TensorLike<D>);
       if (y instanceof Tensor) y.dispose();
     });
   const sessions: RecalibrationSession[] = [];
   try {
-    for (const layer of all) sessions.push((layer as BatchNorm<D>).beginRecalibration(estimator));
+    for (const layer of distinct) sessions.push((layer as BatchNorm<D>).beginRecalibration(estimator));
     for await (const batch of batches) await run(batch);
-    if (sessions.some(({ batches: count }) => count === 0))
+    if (sessions.some((session) => session.batches === 0))
       throw wrongValue("batches", 'at least one that passes through every layer in mode "train"', "none");
     for (const session of sessions) session.commit();
   } finally {

@@ -1,70 +1,73 @@
-// Running statistics: the population's mean and variance as estimated from batches. The only file that knows what
-// momentum means.
+// Running statistics: estimates of the population's mean and variance from batches. No other file applies momentum.
 //
 //   ema          running ← (1 − momentum)·running + momentum·batch
-//   debiased     ema with its initial value divided out: weight momentum/(1 − (1 − momentum)^k) at the k-th batch
-//   cumulative   the same with momentum = 1/k at the k-th batch: the plain mean over batches (Ioffe & Szegedy 2015, Alg. 2)
-//   population   (count, mean, M2) of everything so far, merged with the batch's by Chan's formula: exact
+//   debiased     ema without its initial value: the k-th batch has the weight momentum/(1 − (1 − momentum)^k)
+//   cumulative   ema with the weight 1/k for the k-th batch: the plain mean over batches (Ioffe & Szegedy 2015, Alg. 2)
+//   population   (count, mean, M2) of all values so far, merged with those of the batch by Chan's formula
 //
-// The vectors that users see are Float32Array (Float64Array with dtype "float64"). Beside them stand float64 originals, so that thousands of updates do not
-// add up thousands of roundings; an original counts only while the user's value is still its rounding.
+// Users see Float32Arrays, or Float64Arrays with dtype "float64". Each Float32Array has a float64 copy, so that the
+// roundings of thousands of updates do not add up. An element of the copy is valid while the user's element is its
+// rounding to float32. Otherwise the user has written to the array, and the user's element counts.
 
 import { checkVector } from "../memory/guards.ts";
 import { mergedM2 } from "../ops/statistics.ts";
 import { type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
 import type { Estimator, ResolvedOptions } from "./options.ts";
 
-/** A vector that users own, and what it would be without rounding. */
+/** A vector that users own, with a float64 copy. */
 class Estimate<D extends Dtype> {
   values: VectorOf<D>;
-  readonly #originals: Float64Array;
+  readonly #unrounded: Float64Array;
 
   constructor(channels: number, dtype: D) {
     this.values = newVector(dtype, channels);
-    this.#originals = new Float64Array(channels);
+    this.#unrounded = new Float64Array(channels);
   }
 
-  at(channel: number): number {
+  /** Returns a channel's value without rounding, or the user's value if the user has written one. */
+  get(channel: number): number {
     const values: Vector = this.values;
-    const seen = values[channel] as number;
-    const original = this.#originals[channel] as number;
-    return Math.fround(original) === seen && values instanceof Float32Array ? original : seen;
+    const value = values[channel] as number;
+    const unrounded = this.#unrounded[channel] as number;
+    return Math.fround(unrounded) === value && values instanceof Float32Array ? unrounded : value;
   }
 
-  /** Every value ← (1 − weight)·value + weight·factor·batch. */
+  /** Replaces every value by (1 − weight)·value + weight·factor·batch. */
   blend(batch: Float64Array, weight: number, factor: number): void {
     const values: Vector = this.values;
-    const originals = this.#originals;
-    const rounded = values instanceof Float32Array;
+    const unrounded = this.#unrounded;
+    const isFloat32 = values instanceof Float32Array;
     for (let c = 0; c < values.length; c++) {
-      const seen = values[c] as number;
-      const original = originals[c] as number;
-      const old = rounded && Math.fround(original) === seen ? original : seen;
-      values[c] = originals[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
+      const value = values[c] as number;
+      const copy = unrounded[c] as number;
+      const old = isFloat32 && Math.fround(copy) === value ? copy : value;
+      values[c] = unrounded[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
     }
   }
 
   set(channel: number, value: number): void {
     const values: Vector = this.values;
-    this.#originals[channel] = value;
+    this.#unrounded[channel] = value;
     values[channel] = value;
   }
 }
 
-/** The weight of the k-th batch. */
+/** Returns the weight of the k-th batch, k ≥ 1, in the running statistics. */
 function weightOf(estimator: Estimator, momentum: number, k: number): number {
   if (estimator === "cumulative") return 1 / k;
   if (estimator !== "debiased") return momentum;
-  // at momentum 0 the limit: all batches weigh the same
+  // the limit of the formula below for momentum → 0
   if (momentum === 0) return 1 / k;
-  // the first is all there is, exactly; 1 − (1 − momentum)^k loses digits where momentum is small
+  // the formula's 1 for k = 1 would be rounded; expm1 and log1p, because 1 − (1 − momentum)^k cancels for a small
+  // momentum
   return k === 1 ? 1 : momentum / -Math.expm1(k * Math.log1p(-momentum));
 }
 
+/** The running mean and variance of a layer, and the rule by which batches update them. */
 export class RunningStatistics<D extends Dtype> {
   /** Number of batches in the statistics (PyTorch: num_batches_tracked). */
   batches = 0;
-  /** Number of values per channel in the statistics; only the population estimator weighs by it. */
+  /** Number of values per channel in the statistics. Only the estimator "population" uses it. */
   values = 0;
   readonly #mean: Estimate<D>;
   readonly #variance: Estimate<D>;
@@ -95,7 +98,7 @@ export class RunningStatistics<D extends Dtype> {
     this.#variance.values = checkVector("runningVariance", values, this.#channels, this.#options.dtype);
   }
 
-  /** Back to mean 0, variance 1, no batches. */
+  /** Sets the mean to 0, the variance to 1, and the numbers of batches and values to 0. */
   reset(): void {
     for (let c = 0; c < this.#channels; c++) {
       this.#mean.set(c, 0);
@@ -105,22 +108,22 @@ export class RunningStatistics<D extends Dtype> {
     this.values = 0;
   }
 
-  /** Statistics of the same channels from the beginning, by another estimator. */
-  anew(estimator: Estimator): RunningStatistics<D> {
+  /** Returns statistics of the same channels without any batch, with another estimator. */
+  fresh(estimator: Estimator): RunningStatistics<D> {
     return new RunningStatistics(this.#channels, { ...this.#options, estimator });
   }
 
-  /** Becomes what others are, in the arrays that users may hold. */
-  become(others: RunningStatistics<D>): void {
+  /** Copies other statistics into the arrays of these, which users may hold. */
+  copyFrom(source: RunningStatistics<D>): void {
     for (let c = 0; c < this.#channels; c++) {
-      this.#mean.set(c, others.#mean.at(c));
-      this.#variance.set(c, others.#variance.at(c));
+      this.#mean.set(c, source.#mean.get(c));
+      this.#variance.set(c, source.#variance.get(c));
     }
-    this.batches = others.batches;
-    this.values = others.values;
+    this.batches = source.batches;
+    this.values = source.values;
   }
 
-  /** Takes in a batch of `count` > 1 values per channel with its mean and its biased variance. */
+  /** Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. */
   update(mean: Float64Array, variance: Float64Array, count: number): void {
     const { estimator, momentum, runningVariance } = this.#options;
     this.batches++;
@@ -134,14 +137,15 @@ export class RunningStatistics<D extends Dtype> {
     this.#variance.blend(variance, weight, correction);
   }
 
+  /** Merges a batch into the statistics of all values (Chan, Golub & LeVeque 1979). */
   #merge(mean: Float64Array, variance: Float64Array, count: number): void {
     const correction = this.#options.runningVariance === "unbiased" ? 1 : 0;
     const before = this.values;
     const total = before + count;
     const share = count / total;
     for (let c = 0; c < this.#channels; c++) {
-      const old = before ? this.#mean.at(c) : 0;
-      const m2 = before ? this.#variance.at(c) * (before - correction) : 0;
+      const old = before ? this.#mean.get(c) : 0;
+      const m2 = before ? this.#variance.get(c) * (before - correction) : 0;
       const delta = (mean[c] as number) - old;
       const merged = mergedM2(m2, (variance[c] as number) * count, delta, before, share);
       this.#mean.set(c, old + delta * share);

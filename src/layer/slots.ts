@@ -1,5 +1,5 @@
-// Features that a layer calls and that batchnorm-wasm/core does not have: their interfaces and types, and the slots that
-// complete.ts fills.
+// Interfaces of features that a layer calls and that batchnorm-wasm/core does not contain. complete.ts puts their
+// implementations into the slots.
 
 import { Slot } from "../common/slot.ts";
 import type { Renorm } from "../ops/options.ts";
@@ -9,20 +9,23 @@ import type { Dtype, Vector } from "../tensor/dtype.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunningStatistics } from "./running-statistics.ts";
 
-/** What stateDict and loadStateDict call; interop/state-dict.ts implements it. */
+/** Saving and loading for stateDict and loadStateDict. interop/state-dict.ts implements it. */
 export interface StateDicts {
   saveState(layer: Layer, options: StateOptions): NamedState;
   loadState(layer: Layer, state: StateSource, options: LoadOptions): LoadReport;
 }
 
-/** What toAffine calls; interop/fold.ts implements it. */
+/** Folding for toAffine. interop/fold.ts implements it. */
 export interface Folding {
   toAffine(source: FoldSource<Vector>): Affine<Vector>;
 }
 
-/** What training with `renorm` calls; ops/per-sample.ts implements it. */
+/** Batch Renormalization for training with the option `renorm`. ops/per-sample.ts implements it. */
 export interface Renormalization {
-  /** A sub-batch whose x̂ becomes x̂·r + d, constants to backward (Ioffe 2017, Alg. 1). */
+  /**
+   * Returns the sub-batch with the corrections of x̂ to x̂·r + d, where r and d are constants in backward (Ioffe 2017,
+   * Alg. 1).
+   */
   renormalize(
     n: SubBatchForward,
     batch: Statistics,
@@ -36,11 +39,12 @@ export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();
 export const folding = /* @__PURE__ */ new Slot<Folding>();
 export const renormalization = /* @__PURE__ */ new Slot<Renormalization>();
 
+/** An array of float32 or float64. */
 export type Floats = Float32Array | Float64Array;
 
 /**
- * What is folded: a BatchNorm, or an object that has its vectors, [C] each, and its epsilon. A gamma that is absent
- * counts as 1, a beta as 0. The mode does not matter: only running statistics can be folded.
+ * A batch normalization to fold: a BatchNorm, or an object with the same vectors, [C] each, and its epsilon. An absent
+ * gamma counts as ones, an absent beta as zeros. Folding uses the running statistics, whatever the mode is.
  */
 export interface FoldSource<T extends Floats = Floats> {
   readonly channels?: number;
@@ -51,35 +55,38 @@ export interface FoldSource<T extends Floats = Floats> {
   readonly options: { readonly epsilon: number };
 }
 
-/** A channel where the folded layer computes something else than the BatchNorm would. */
+/** A warning that a folded channel is less accurate than the BatchNorm, or not finite. */
 export interface FoldWarning {
   /**
    * "ill-conditioned": |mean| ≫ √(variance + epsilon), so that scale·x and shift are large and cancel. "non-finite": a
-   * folded number is NaN or beyond the range of its kind.
+   * folded number is NaN or beyond the range of its array type.
    */
   readonly code: "ill-conditioned" | "non-finite";
   readonly channel: number;
   /**
-   * Root mean square of the error of y that folding brings, in units of |gamma| + |beta|; Infinity where non-finite. In
-   * a linear or convolutional layer the rounding of its own sum comes on top.
+   * Expected root mean square error of y caused by folding, in units of |gamma| + |beta|. It is Infinity for
+   * "non-finite". The rounding errors of a linear or convolutional layer's sum are not included.
    */
   readonly expectedError: number;
+  /** The warning as a text for people. */
   readonly message: string;
 }
 
-/** y = scale·x + shift, [C] each. */
+/** A BatchNorm in mode "eval" as y = scale·x + shift, with warnings for channels where that is less accurate. */
 export interface Affine<T extends Floats = Floats> {
+  /** gamma·invStd, [C]. */
   scale: T;
+  /** beta − mean·scale, [C]. */
   shift: T;
   warnings: FoldWarning[];
 }
 
-/** Frameworks whose names and conventions are known. */
+/** Frameworks whose states and configurations can be converted. */
 export type Framework = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku";
 
 /**
- * A layer's state under PyTorch's names; num_values_tracked only with estimator "population". (A type, because an
- * interface is no record, which loadStateDict and writeSafetensors take.)
+ * A layer's state under PyTorch's names. It is a type alias, because TypeScript does not assign an interface to the
+ * records that loadStateDict and writeSafetensors accept.
  */
 export type StateDict<V extends Vector = Float32Array> = {
   weight?: V;
@@ -87,17 +94,18 @@ export type StateDict<V extends Vector = Float32Array> = {
   running_mean?: V;
   running_var?: V;
   num_batches_tracked?: number;
+  /** Values per channel in the running statistics, with the estimator "population" only. PyTorch has no such name. */
   num_values_tracked?: number;
 };
 
-/** A layer's state under a framework's names. */
+/** A layer's state under a framework's names: arrays [C], and numbers for counts. */
 export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 
 type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**
- * What a state may hold: any array of numbers, or a tensor whose shape is [C] but for ones, for a vector; a number, a
- * bigint or an array of one for a count.
+ * A value in a state. A vector is an array of numbers or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
+ * 1]. A count is a number, a bigint, or an array of one of these.
  */
 export type StateValue =
   | Numbers
@@ -105,36 +113,46 @@ export type StateValue =
   | bigint
   | { readonly data: Numbers; readonly shape: readonly number[]; readonly dtype?: string };
 
-/** What loadStateDict reads: values by name, flat or nested ({ params: { scale } } is "params/scale"). */
+/**
+ * A state that loadStateDict can read: values by name. Names of nested objects are joined: { params: { scale } } is
+ * "params/scale".
+ */
 export interface StateSource {
   readonly [name: string]: StateValue | StateSource;
 }
 
+/** Options of stateDict. */
 export interface StateOptions {
-  /** Whose names and whose kind of running variance. Default "pytorch". */
+  /** The framework whose names and kind of running variance the state has. Default "pytorch". */
   format?: Framework;
-  /** What stands before the layer's names, as in "layer1.0.bn1"; the separator behind it may be left out. Default "". */
+  /** Path of the layer before its names, as "layer1.0.bn1". Its last separator may be omitted. Default "". */
   prefix?: string;
   /**
-   * Values per channel, m > 1, in the batches behind the running variance. If given, the variance is converted between
-   * the layer's kind (options.runningVariance) and the format's: unbiased for "pytorch", biased for all others. Without
-   * it the variance is taken as it is, and eval computes the same on both sides.
+   * Number m > 1 of values per channel in the batches of the running variance. It converts the running variance between
+   * the layer's kind (options.runningVariance) and the format's kind: unbiased for "pytorch", biased for all others.
+   * Without it the variance is copied, so that both frameworks compute the same in mode "eval".
    */
   count?: number;
 }
 
+/** Options of loadStateDict. */
 export interface LoadOptions extends StateOptions {
-  /** false leaves missing values as they are and ignores unknown names, as in PyTorch. Default true. */
+  /**
+   * true throws for missing and unexpected names. false keeps the layer's value for a missing name and ignores
+   * unexpected names, as in PyTorch. Default true.
+   */
   strict?: boolean;
 }
 
-/** Names that loadStateDict looked for in vain, and those that it did not know. */
+/** The differences between the names that a layer needs and the names in a state, as loadStateDict returns them. */
 export interface LoadReport {
+  /** Names that the layer needs and that the state does not have. */
   readonly missing: readonly string[];
+  /** Names below the prefix that the layer does not know. */
   readonly unexpected: readonly string[];
 }
 
-/** What a layer has to save; null where its options say that it has none. */
+/** The parts of a layer that are saved and loaded. A part that its options switch off is null. */
 export interface Layer {
   readonly channels: number;
   readonly options: ResolvedOptions<Dtype>;
