@@ -1,4 +1,5 @@
-// docs/abi.md says what assembly/ says and what the built modules have. `npm run docs:abi` writes it.
+// docs/abi.md agrees with the comments in assembly/ and with the exports of the built modules. `npm run docs:abi`
+// writes it.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";

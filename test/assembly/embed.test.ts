@@ -1,5 +1,6 @@
-// Whole operations for hosts in other languages, in both modules that have them: the bits of the facade on tensors in every
-// walk and precision, inside their buffers, with no more workspace than they ask for.
+// Whole operations for hosts in other languages, in both modules that export them. On tensors in every walk and
+// precision they have the bits of the facade, write inside their buffers only, and need no more workspace than they ask
+// for.
 
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";

@@ -1,5 +1,5 @@
-// The fixture of examples/embedding, read as its README says: what other hosts check themselves with is complete, the kernels
-// are within their promise there, and both modules write the same.
+// The fixture of examples/embedding, with which programs in other languages check themselves. Read as its README says,
+// it is complete. The kernels keep their error bounds on it, and both modules write the same bits.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";

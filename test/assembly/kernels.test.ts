@@ -1,6 +1,6 @@
-// Every export of both modules, in all builds, on memory of the test's own: data whose sums are exact in every order, so that
-// results are compared without tolerance and a dropped or doubled lane shows at once, and guard zones around every buffer.
-// Only SiLU, which rounds, has a tolerance. The tests of each export are in kernels/.
+// Every export of both modules, in all builds, on the test's own memory with guard zones around every buffer. Sums of
+// the data are exact in every order. So results are compared without tolerance, and a dropped or doubled lane is an
+// error. Only SiLU has a tolerance, because it rounds. The tests of each export are in kernels/.
 
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";

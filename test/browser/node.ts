@@ -1,5 +1,5 @@
-// What the suites take from node:*, for a page: vitest.browser.config.ts puts this file in the place of those modules, so
-// that the suites themselves do not know where they run. A path is a URL of Vitest's server, and reading is synchronous.
+// Functions of node:* that the suites use, for a page. vitest.browser.config.ts replaces these modules by this file, so
+// that the same suites run in Node and in a page. A path is a URL of Vitest's server, and reading is synchronous.
 
 /** Synchronous, because the suites read while they collect their tests; a page can do that by XMLHttpRequest only. */
 export function readFileSync(file: URL | string): Uint8Array<ArrayBuffer>;

@@ -1,4 +1,4 @@
-// One rank of a group, in a worker of a page: a step on its shard.
+// One rank of a process group in a worker of a page. It runs a training step on its shard.
 
 import { portGroup, SyncBatchNorm, sharedGroup } from "../../src/index.ts";
 

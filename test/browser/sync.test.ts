@@ -1,4 +1,5 @@
-// SyncBatchNorm in a page's workers: over shared memory where the page is isolated, over ports everywhere.
+// SyncBatchNorm in a page's workers: over message ports in every page, and over shared memory in a page that is
+// isolated.
 
 import { expect, inject, it } from "vitest";
 import { BatchNorm, groupPorts, sharedGroupMemory } from "../../src/index.ts";

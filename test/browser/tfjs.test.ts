@@ -1,4 +1,4 @@
-// TF.js's wasm backend in a page: where the page is cross-origin isolated it has threads, whose memory is shared.
+// TF.js's wasm backend in a page. In a page that is cross-origin isolated it has threads with shared memory.
 
 import * as tf from "@tensorflow/tfjs-core";
 import { expect, inject, it } from "vitest";

@@ -1,5 +1,5 @@
-// A pool of two threads in a page: workers where the page is isolated, one warning and one thread where it is not. Either
-// way the bits are those of one thread.
+// A pool of two threads in a page. In an isolated page there are workers; in another page there are one warning and one
+// thread. The bits are those of one thread in both.
 
 import { afterAll, beforeAll, describe, expect, inject, it, type MockInstance, vi } from "vitest";
 import { BatchNorm, info, init, type Layout } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// The page is in the world that its project names; whatever depends on isolation may rely on it.
+// The page is isolated or not, as the name of its Vitest project says. Other suites rely on it.
 
 import { expect, inject, test } from "vitest";
 

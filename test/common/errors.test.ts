@@ -1,5 +1,5 @@
-// What errors are and say, what init does with a wrong module, and PyTorch's cases of wrong use (golden cases of kind
-// "error"): where it raises, so do we.
+// Classes and messages of errors, and init with a wrong module. The golden cases of kind "error" are wrong uses for
+// which PyTorch raises an error, and for which this library throws one.
 
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";

@@ -1,5 +1,5 @@
-// Wrong inputs, options, gradients, vectors and parameters: every one gets an error of the right class that says name,
-// expected, got and remedy, before anything is written.
+// Wrong inputs, options, gradients, vectors and parameters. Each of them causes an error of the right class, with name,
+// expected and actual value and remedy, before anything is written.
 
 import { expect } from "vitest";
 import { BatchNorm, type TensorLike, tensor } from "../../src/index.ts";

@@ -1,5 +1,5 @@
-// Wrong masks, scale and shift per sample, ghost batches, renorm and micro-batches: every one gets an error of the right
-// class that says name, expected, got and remedy, before anything is written.
+// Wrong masks, scale and shift per sample, ghost batches, renorm and micro-batches. Each of them causes an error of the
+// right class, with name, expected and actual value and remedy, before anything is written.
 
 import {
   BatchNorm,

@@ -1,4 +1,5 @@
-// The model of docs/scaling.md: known costs of known algorithms, limits that a simulation must meet, and the document's numbers.
+// The model of docs/scaling.md, against known costs of algorithms and against limits that every simulation must keep.
+// The numbers in the document are those of the model.
 
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";

@@ -1,5 +1,6 @@
-// The small entry: what it has works as in the complete one, and what it lacks is refused, by the compiler and at runtime.
-// Each entry has a module graph of its own here, as two entries in one program have: nothing is installed in the small one.
+// The small entry. Its features work as in the complete entry. The compiler and the functions reject features that it
+// does not contain. Each entry has its own module graph in this test, so that the small entry has no features
+// installed.
 
 import { createHash } from "node:crypto";
 import { beforeAll, describe, expect, it, vi } from "vitest";

@@ -1,4 +1,5 @@
-// The examples of the README and of docs/ run as they stand, against the built package, and the README's is as short as it says.
+// The examples of the README and of docs/ run unchanged with the built package. The README's example is as short as it
+// says.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";

@@ -1,5 +1,6 @@
-// The benchmark's own parts: its data, its plain-JavaScript peer and its copy are right, its clock samples what it should,
-// its runner notices wrong and failing peers, its networks are the papers', and its report says what was measured.
+// The parts of the benchmark: correct data, a correct plain-JavaScript peer and copy, the samples of the clock, the
+// runner's detection of wrong and failing peers, networks with the papers' shapes, and reports with the measured
+// numbers.
 
 import { parseHTML } from "linkedom";
 import { describe, expect, it } from "vitest";

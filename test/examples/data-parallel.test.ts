@@ -1,4 +1,4 @@
-// The example of data-parallel training on worker threads; test/mpi has it under mpirun. It runs on dist/.
+// The example of data-parallel training on worker threads, with dist/. test/mpi runs it under mpirun.
 
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";

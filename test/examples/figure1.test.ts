@@ -1,4 +1,4 @@
-// The demo: gradients of its network, repeatability, command line, and the files that it writes. It runs on dist/.
+// The demo, with dist/: the gradients of its network, repeatability, the command line, and the files that it writes.
 
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

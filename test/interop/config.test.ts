@@ -1,4 +1,4 @@
-// Configurations of other frameworks' layers as options, and back.
+// Conversion of other frameworks' configurations to options and back.
 
 import { describe, expect, test, vi } from "vitest";
 import { BatchNorm, type Config, configFor, type Framework, type Options, optionsFrom } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// Every wrong use of a fold gets an error that says name, expected and got.
+// Every wrong use of folding causes an error with name, expected and actual value.
 
 import { describe, expect, test } from "vitest";
 import { BatchNorm, foldIntoConv, foldIntoLinear, fromAffine, toAffine } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// Every format of weights, against convolutions written as their frameworks define them.
+// Folding into weights of every format, against convolutions that are written as their frameworks define them.
 
 import { describe, expect, test } from "vitest";
 import { type ConvFormat, foldIntoConv, foldIntoLinear } from "../../src/index.ts";

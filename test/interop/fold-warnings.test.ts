@@ -1,4 +1,4 @@
-// Warnings of a fold: the estimate against measured errors, where it comes and where it does not.
+// Warnings of folding: the estimated error against measured errors, and the cases with and without a warning.
 
 import { describe, expect, test } from "vitest";
 import { type FoldSource, foldIntoLinear, toAffine } from "../../src/index.ts";

@@ -1,4 +1,5 @@
-// Folding against the golden cases (80-bit reference), a layer as scale and shift and back, and what comes in and goes out.
+// Folding against the golden cases (80-bit reference), conversion of a layer to scale and shift and back, and the types
+// and shapes of arguments and results.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import {

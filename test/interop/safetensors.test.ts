@@ -1,4 +1,4 @@
-// safetensors files: the golden cases, what the format forbids, round trips, damage of every kind, and half precision.
+// Files of the safetensors format: the golden cases, forbidden files, round trips, damaged files, and half precision.
 
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";

@@ -1,5 +1,5 @@
-// State bridges: other frameworks' kinds of variance, and training that goes on where theirs stopped, against each
-// framework's own recursion in plain float64 loops.
+// States of other frameworks: their kinds of variance, and training that continues from their state, against each
+// framework's recursion in plain float64 loops.
 
 import { describe, expect, test } from "vitest";
 import {

@@ -1,5 +1,5 @@
-// State bridges: other frameworks' names, prefixes and shapes, and states that are loaded in part or not at all. What
-// PyTorch's names alone can show is in running.test.ts.
+// States of other frameworks: their names, prefixes and shapes, and states that are loaded in part or not at all. Tests
+// that need PyTorch's names only are in running.test.ts.
 
 import { describe, expect, test } from "vitest";
 import {

@@ -1,4 +1,4 @@
-// The lab without its page: experiments, what they learn from, what judges them, URLs, and the headless runner. On dist/.
+// The lab without its page, with dist/: experiments, their data and their measures, URLs, and the headless runner.
 
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

@@ -1,4 +1,4 @@
-// The page in Chromium and Firefox: every experiment runs, draws, and is kept as screenshots in build/lab-screenshots.
+// The page in Chromium and Firefox. Every experiment runs and draws, and its screenshots are in build/lab-screenshots.
 
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
-// class BatchNorm on arrays and on tensors: the kind changes no bit, memory that two arguments share is refused or right,
-// and wasm memory is taken as documented.
+// class BatchNorm on arrays and on tensors. Both have the same bits. Memory that two arguments share causes an error or
+// correct results, and calls allocate wasm memory as documented.
 
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { BatchNorm, type PlainTensor, Tensor, type TensorLike, tensor } from "../../src/index.ts";

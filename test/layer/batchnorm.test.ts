@@ -1,4 +1,5 @@
-// class BatchNorm in every world: what each mode computes and changes, where results go, and what a call leaves alone.
+// class BatchNorm in every world: the results and state changes of each mode, the destinations of results, and data
+// that a call must not change.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type BatchNorm, type Gradients, Tensor, type TensorLike } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// The debiased estimator: running statistics against Adam's and TensorFlow's way to take the zero out of an average.
+// The estimator "debiased": running statistics against the correction for the initial zero in Adam and in TensorFlow.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import { BatchNorm, batchNormStatistics, type Estimator, type Vector } from "../../src/index.ts";

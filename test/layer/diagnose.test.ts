@@ -1,4 +1,4 @@
-// diagnose: channels that are made to be wrong in one way each, and the table that says so.
+// diagnose finds the one fault of each channel, and its table shows it.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { BatchNorm, diagnose, type Layout, type Options, type PlainTensor, tensor } from "../../src/index.ts";

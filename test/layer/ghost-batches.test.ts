@@ -1,4 +1,5 @@
-// Ghost batches: each is what it is alone, bit for bit, one after the other; and where there are none.
+// Ghost batches. Each of them has the bits of the same samples in a call of their own. Some modes have no ghost
+// batches.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { batchNormBackward, batchNormForward, type LayerForwardOptions, type Vector } from "../../src/index.ts";

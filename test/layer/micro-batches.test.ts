@@ -1,4 +1,4 @@
-// Micro-batches: the parts of a batch are normalised, and differentiated, as one, by statistics that are merged.
+// Micro-batches: with merged statistics the parts of a batch are normalised and differentiated as one batch.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {

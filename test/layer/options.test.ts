@@ -1,4 +1,4 @@
-// Options: what is meant when nothing is said, and that every wrong kind or value is refused with its name.
+// Options of a layer: their defaults, and an error with the option's name for every wrong type and value.
 
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { BatchNorm, type Options } from "../../src/index.ts";

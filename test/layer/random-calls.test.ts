@@ -1,5 +1,5 @@
-// Ghost batches, Batch Renormalization, scale and shift per sample, masks, activations, residuals and types of elements in
-// calls at random, against the oracle's plain loops.
+// Calls with random combinations of ghost batches, Batch Renormalization, scale and shift per sample, masks,
+// activations, residuals and element types, against the oracle's plain loops.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import {

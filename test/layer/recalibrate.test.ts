@@ -1,4 +1,5 @@
-// recalibrate: golden population statistics, every kind of batches and forward, and failures that leave no trace.
+// recalibrate: golden population statistics, every kind of batches and of forward, and failures after which all layers
+// are unchanged.
 
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it, test } from "vitest";

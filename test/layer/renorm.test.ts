@@ -1,5 +1,5 @@
-// Batch Renormalization: where it changes nothing, whose statistics it takes, limits that change, and its gradients by
-// finite differences.
+// Batch Renormalization: the modes in which it has no effect, the statistics that it uses, limits that change, and its
+// gradients by finite differences.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { batchNormForward, type Dtype, type Options, type Vector } from "../../src/index.ts";

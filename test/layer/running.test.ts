@@ -1,5 +1,5 @@
-// Running statistics through the public class: each estimator against float64 over the batches it saw, what users write
-// into them, how they travel, and what a batch that is not finite may do to them.
+// Running statistics of the public class: each estimator against float64 over its batches, values that users write,
+// saving and loading, and batches that are not finite.
 
 import { describe, expect, test, vi } from "vitest";
 import { BatchNorm, type Options, type PlainTensor, type StateDict, type StateSource } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// SyncBatchNorm over threads that share memory, on dist/, as a program has it.
+// SyncBatchNorm over threads with shared memory, with dist/, as programs use it.
 
 import { Worker } from "node:worker_threads";
 import { expect, it } from "vitest";

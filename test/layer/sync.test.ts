@@ -1,5 +1,5 @@
-// SyncBatchNorm: shards of one batch on the ranks of a group are one batch to it, whatever the split. The groups are of
-// MessagePorts, here all in one thread; threads have sync-threads.test.ts.
+// SyncBatchNorm treats the shards of a batch on the ranks of a process group as one batch, for every split. The groups
+// use MessagePorts in one thread. sync-threads.test.ts tests several threads.
 
 import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it } from "vitest";

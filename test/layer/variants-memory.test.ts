@@ -1,5 +1,5 @@
-// Memory that grows, or is exhausted, in the middle of a call with ghost batches, renorm, a mask or scale and shift per
-// sample: results are the same, or nothing is kept or changed.
+// Memory that grows or is exhausted during a call with ghost batches, renorm, a mask or scale and shift per sample.
+// Growth does not change the results. A call that fails changes nothing and frees its memory.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import {

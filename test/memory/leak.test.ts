@@ -1,4 +1,4 @@
-// Nothing piles up over 10,000 training steps: neither wasm memory nor JavaScript's heap.
+// Neither wasm memory nor JavaScript's heap grows over 10,000 training steps.
 
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";

@@ -1,5 +1,5 @@
-// Linear memory: the allocator as arithmetic, the heap over a WebAssembly.Memory, and the tensors in it. No range is
-// handed out twice, what is freed comes back, and a request that fails changes nothing.
+// Linear memory: the arithmetic of the allocator, the heap over a WebAssembly.Memory, and the tensors in it. Allocated
+// ranges never overlap, freed ranges are used again, and a request that fails changes nothing.
 
 import { readFileSync } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";

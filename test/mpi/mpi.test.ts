@@ -1,4 +1,4 @@
-// batchnorm-wasm/mpi, as built, under mpirun: on this host, and on two that hosts.sh makes.
+// The built entry batchnorm-wasm/mpi under mpirun: on this host, and on two hosts that hosts.sh makes.
 
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,4 +1,5 @@
-// Activations and residuals: what they may overwrite, what they must not touch, and that nothing is left of a call before.
+// Activations and residuals: memory that they may overwrite, memory that they must not change, and calls without any
+// effect of the call before.
 
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import {

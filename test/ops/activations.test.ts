@@ -1,5 +1,5 @@
-// Activations and residuals that are fused into the map: what they compute, which elements backward lets through, and their
-// gradients by finite differences.
+// Activations and residuals that are fused into the map: their results, the elements whose gradient backward passes,
+// and their gradients by finite differences.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {

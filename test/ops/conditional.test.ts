@@ -1,5 +1,4 @@
-// Scale and shift per sample: every sample has its own, gradients are of theirs, by finite differences in ghost batches,
-// too.
+// Scale and shift per sample: each sample's results, and the gradients by finite differences, also in ghost batches.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { batchNormBackward, batchNormForward, type Vector } from "../../src/index.ts";

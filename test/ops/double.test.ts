@@ -1,5 +1,5 @@
-// The gradient of backward: against differences of the oracle's backward, against reverse-mode by hand, in every type of
-// elements, and at work in a gradient penalty.
+// The gradient of backward, against finite differences of the oracle's backward and against its reverse-mode
+// derivative, in every element type, and in a gradient penalty.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { sharedMemory } from "../../src/common/engine.ts";

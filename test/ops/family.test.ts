@@ -1,5 +1,5 @@
-// Instance, group, layer and RMS norm: against the oracle, against batch norm and each other bit for bit, and gradients
-// against finite differences.
+// Instance, group, layer and RMS norm: against the oracle, bit for bit against batch norm and each other, and their
+// gradients against finite differences.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import {

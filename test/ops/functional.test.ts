@@ -1,5 +1,5 @@
-// The stateless operations: gradients against finite differences of the oracle, agreement with the class, and numbers far
-// from 1.
+// The stateless functions: gradients against finite differences of the oracle, agreement with the class, and numbers
+// far from 1.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { BatchNorm, batchNormBackward, batchNormForward, batchNormInference, type Layout } from "../../src/index.ts";

@@ -1,6 +1,6 @@
-// Every golden case through the public API, in every build, kind of input and layout, against the gates of semantics:
-// y and dx within 4 u, everything else within 1 u. The same numbers in float64, too, within gates of their own.
-// `npm run docs:numerics` writes the maxima into docs/numerics.md.
+// Every golden case through the public API, in every build, kind of input and layout. y and dx are within 4 u, all
+// other results within 1 u. The same cases in float64 have limits of their own. `npm run docs:numerics` writes the
+// maxima into docs/numerics.md.
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectPart } from "../support/document.ts";

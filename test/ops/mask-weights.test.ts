@@ -1,4 +1,4 @@
-// Masks that are weights: values that count several times, statistics of weights on any scale, and their digits.
+// Masks with weights: integer weights as repeated values, statistics for weights of any magnitude, and their accuracy.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type AnyTensor, batchNormForward, type Mask, type Vector } from "../../src/index.ts";

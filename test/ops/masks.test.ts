@@ -1,5 +1,5 @@
-// Masks: what is masked is as if it were not there. Statistics are those of the rest, bit for bit; what stands under a
-// mask changes nothing else; gradients are those of the whole, by finite differences.
+// Masks. The statistics have the bits of those of the data without its masked positions. Values at masked positions
+// have no effect on other results. Gradients agree with finite differences.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {

@@ -1,5 +1,5 @@
-// The packed package in every bundler, as a user has it who configures nothing: an app with one import is built for
-// production and opened in Chromium. Vite's development server too, which bundles dependencies ahead.
+// The packed package in every bundler without configuration. An app with one import is built for production and opened
+// in Chromium. Vite's development server, which bundles dependencies in advance, is tested too.
 
 import { execFile } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,5 +1,5 @@
-// Programs of examples/embedding, with the raw modules of the packed library: each checks itself against golden values and
-// against this Node's bits, and measures itself. Their toolchains are installed by their install.sh.
+// Programs of examples/embedding with the raw modules of the packed library. Each of them compares its results with
+// golden values and with the bits of this Node, and measures its speed. Their install.sh installs their toolchains.
 
 import { execFile, execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// What every host is held to. Beside record.ts because it runs in a page too, which has no files.
+// Checks that every host must pass. They are not in record.ts, because they also run in a page, which has no files.
 
 import { expect } from "vitest";
 import type { Checked } from "./check.js";

@@ -1,4 +1,4 @@
-// What package.json's `exports` lead to.
+// The files to which `exports` of package.json leads.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

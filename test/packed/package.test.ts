@@ -1,4 +1,4 @@
-// The package itself: what is in it, what each of its fields leads to, and what a compiler or a bundler makes of it.
+// The package: its files, the targets of the fields in package.json, and its use by a compiler and by bundlers.
 
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

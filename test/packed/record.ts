@@ -1,4 +1,4 @@
-// Every host that a suite has seen work leaves a row in build/packed/rows; table.mjs makes docs/runtimes.md of them.
+// A suite writes a row to build/packed/rows for every host that works. table.mjs makes docs/runtimes.md of these rows.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import type { Checked } from "./check.js";

@@ -1,5 +1,5 @@
-// The packed library in every JavaScript runtime of test/packed/package.json: programs and workers of test/packed/runtimes
-// load it by its name, as a user's do, and run check.js.
+// The packed library in every JavaScript runtime of test/packed/package.json. The programs and workers of
+// test/packed/runtimes import it by its name, as users do, and run check.js.
 
 import { execFile, spawn } from "node:child_process";
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

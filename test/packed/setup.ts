@@ -1,5 +1,5 @@
-// Before the suites of test/packed: packs the project as npm would publish it and installs the tarball where a user would
-// have it. Those suites take the package from there, never from the source tree.
+// Preparation for the suites of test/packed: packs the project as npm would publish it, and installs the tarball in
+// node_modules. These suites import the package from there, never from the source tree.
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// What a bundler puts into a page: minified and gzipped, kernels included. kB are 1,000 bytes.
+// The size of the library in a page: bundled, minified and gzipped, with the kernels. A kB is 1,000 bytes.
 
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";

@@ -1,4 +1,4 @@
-// Where the runtimes and bundlers of test/packed/package.json are.
+// Paths of the runtimes and bundlers of test/packed/package.json.
 
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";

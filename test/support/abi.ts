@@ -1,15 +1,15 @@
-// What docs/abi.md says of exports and of the plan's fields, read from the comments and signatures in assembly/.
+// The generated parts of docs/abi.md, exports and fields of the plan, from comments and signatures in assembly/.
 
 import { readFileSync } from "node:fs";
 import ts from "typescript";
 
-/** A file of assembly/ whose exports are a module's. */
+/** A file of assembly/ whose exports are those of a wasm module. */
 export type Source = "core" | "embed" | "extended";
 
 interface Parameter {
   readonly name: string;
   readonly type: string;
-  /** What the export's own comment says of it. */
+  /** The text of its @param tag in the export's comment. */
   readonly comment: string | undefined;
 }
 
@@ -18,7 +18,7 @@ export interface Export {
   readonly comment: string;
   readonly parameters: readonly Parameter[];
   readonly returns: string | undefined;
-  /** Names that the comment describes and the signature does not have. */
+  /** Names of @param tags that are not parameters. */
   readonly unknown: readonly string[];
   readonly isVoid: boolean;
 }
@@ -28,7 +28,7 @@ function statementsOf(name: string) {
   return ts.createSourceFile(name, text, ts.ScriptTarget.Latest, true).statements;
 }
 
-/** A comment as one line. */
+/** Returns a comment as one line. */
 const line = (comment: Parameters<typeof ts.getTextOfJSDocComment>[0]): string =>
   (ts.getTextOfJSDocComment(comment) ?? "").replace(/\s+/g, " ").trim();
 
@@ -39,7 +39,7 @@ const commentOf = (node: ts.Node): string =>
     .map(({ comment }) => line(comment))
     .join(" ");
 
-/** The functions that a file itself exports, in its order. */
+/** Returns the functions that a file declares and exports, in the file's order. */
 export const exportsOf = (source: Source): Export[] =>
   statementsOf(source)
     .filter(ts.isFunctionDeclaration)
@@ -70,7 +70,7 @@ function markdownOf({ name, comment, parameters, returns }: Export): string {
   return [`**${name}**(${list})  `, comment, ...(items.length ? ["", ...items] : [])].join("\n");
 }
 
-/** The fields of a plan as rows of a table. A field without a comment shares that of the one before. */
+/** Returns the fields of a plan as rows of a table. A field without a comment shares the row of the field before it. */
 function fieldsOfPlan(): string {
   const rows: { names: string[]; comment: string }[] = [];
   const [plan] = statementsOf("plan").filter(ts.isClassDeclaration);
@@ -87,7 +87,7 @@ function fieldsOfPlan(): string {
   return ["| number | field | is |", "|---|---|---|", ...lines].join("\n");
 }
 
-/** The parts of docs/abi.md that are made here, by their names. */
+/** Returns the generated parts of docs/abi.md by name. */
 export const parts = (): Record<string, string> => ({
   plan: fieldsOfPlan(),
   ...Object.fromEntries(

@@ -1,4 +1,4 @@
-// The activations, and the modes, that the suites of activations go through.
+// Activations and modes that the suites of activations test.
 
 import type { ActivationName, Mode } from "../../src/index.ts";
 

@@ -1,4 +1,4 @@
-// For tests of class BatchNorm: a layer whose vectors are not trivial, what the oracle has for it, and inputs.
+// Helpers for tests of class BatchNorm: a layer with nontrivial vectors, the oracle's results for it, and inputs.
 
 import { BatchNorm, type Gradients, type Layout, type Options, type TensorLike } from "../../src/index.ts";
 import { mine } from "./made.ts";
@@ -12,11 +12,14 @@ export const MODES = [
   { mode: "frozen", from: "running", updates: false },
 ] as const;
 
-/** Three channels, planar by its inner 35; what a test uses that is not about sizes. */
+/**
+ * A size [N, C, …] for tests that do not depend on the size. It has three channels, and its inner 35 is walked as
+ * planar.
+ */
 export const SIZE = [4, 3, 7, 5];
 export const CLOSE = { rtol: 1e-5, atol: 1e-5 };
 
-/** A layer none of whose vectors is trivial. */
+/** Returns a layer whose vectors all differ from their initial values. */
 export function layer(options: Options = {}, channels = 3): BatchNorm {
   const bn = new BatchNorm(channels, options);
   bn.gamma?.set(normal(91, channels, 1, 0.5));
@@ -26,7 +29,7 @@ export function layer(options: Options = {}, channels = 3): BatchNorm {
   return bn;
 }
 
-/** What the oracle has for this layer, with the batch's statistics or the running ones as they stand. */
+/** Returns the oracle's forward and backward for a layer, by the batch's statistics or the current running ones. */
 export function oracle(bn: BatchNorm, x: TensorLike, dy: TensorLike, from: "batch" | "running") {
   const d = dimsOf(x.shape, bn.options.layout);
   const { mean, variance } =
@@ -41,10 +44,10 @@ export function oracle(bn: BatchNorm, x: TensorLike, dy: TensorLike, from: "batc
   };
 }
 
-/** Copies of what a backward gave. */
+/** Returns copies of the gradients of a backward. */
 export const valuesOf = ({ dx, dGamma, dBeta }: Gradients) => [dx?.data, dGamma, dBeta].map((v) => v?.slice());
 
-/** Normal values of a size, in the layout and kind under test. */
+/** Returns functions that make inputs of a size [N, C, …] in a layout and kind, to be freed after the test. */
 export const inputs = (kind: Kind, layout: Layout) => ({
   input(seed: number, size: readonly number[] = SIZE): TensorLike {
     const shape = ordered(size, layout);

@@ -1,10 +1,10 @@
-// Documents that hold what tests know: a part between <!-- name:begin --> and <!-- name:end --> is compared, or with
-// `vitest run … --mode update-docs` written.
+// Generated parts of documents, between <!-- name:begin --> and <!-- name:end -->. Tests compare such a part with its
+// expected content. `vitest run … --mode update-docs` writes it.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { expect } from "vitest";
 
-/** Has the named part of a document be `content`. */
+/** Expects the named part of a document to be `content`, or writes it in mode update-docs. */
 export function expectPart(file: URL, name: string, content: string): void {
   const [open, close] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
   const text = readFileSync(file, "utf8");

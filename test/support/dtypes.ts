@@ -1,8 +1,10 @@
-// What the suites of types of elements share: shapes, and the bits of 16-bit elements.
+// Helpers for the suites of element types: shapes, and the bits of 16-bit elements.
 
 import type { AnyTensor, Layout } from "../../src/index.ts";
 
-/** Both walks, all precisions of sums, a row that is cut short, one value in the last group. */
+/**
+ * Shapes in both walks and all precisions of sums. Some have an incomplete last row, or one value in the last block.
+ */
 export const SHAPES: readonly [Layout, readonly number[]][] = [
   ["channels-first", [5, 3]],
   ["channels-first", [6, 3, 5]],
@@ -15,7 +17,7 @@ export const SHAPES: readonly [Layout, readonly number[]][] = [
   ["channels-last", [1100, 3]],
 ];
 
-/** An operand's elements as bits. */
+/** Returns the 16-bit patterns of a tensor's elements. */
 export function bitsOf(value: AnyTensor | undefined): Uint16Array {
   const data = value?.data as ArrayBufferView & { length: number };
   return new Uint16Array(data.buffer, data.byteOffset, data.length).slice();

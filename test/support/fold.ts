@@ -1,5 +1,5 @@
-// For tests of folding: the golden cases, indices of shapes, PyTorch's convolutions as its documentation defines them, and
-// layers with their scale and shift in float64.
+// Helpers for tests of folding: the golden cases, indices of shapes, PyTorch's convolutions as its documentation
+// defines them, and layers with their scale and shift in float64.
 
 import { fileURLToPath } from "node:url";
 import { BatchNorm, type FoldSource } from "../../src/index.ts";
@@ -14,26 +14,27 @@ export const CASES = golden.cases.filter((c) => c.kind === "fold");
 export type Shape = readonly number[];
 export const range = (length: number) => Array.from({ length }, (_, i) => i);
 
-/** All indices of a shape, in memory order. */
+/** Returns all indices of a shape, in memory order. */
 export const indices = (shape: Shape): number[][] =>
   shape.reduce<number[][]>((list, d) => list.flatMap((index) => range(d).map((i) => [...index, i])), [[]]);
 
 export const offset = (shape: Shape, index: Shape) =>
-  index.reduce((at, i, axis) => at * (shape[axis] as number) + i, 0);
+  index.reduce((sum, i, axis) => sum * (shape[axis] as number) + i, 0);
 
 /**
- * Which weight connects an output to an input, as the frameworks' documentations define it: its position without the
- * spatial axes, and the order in which they stand in the shape. undefined where a group does not connect them.
+ * Returns the index of the weight between an output and an input, as a framework's documentation defines it. The index
+ * is that of the two axes that are not spatial, in the order of the shape. It is undefined if the two are in different
+ * groups.
  */
 export type Connection = (output: number, input: number) => readonly [number, number] | undefined;
 
-/** PyTorch's Conv: weight[o, i mod I/groups, …]. Linear is the same. */
+/** Connections of PyTorch's Conv, weight[o, i mod I/groups, …], and of Linear, with one group. */
 export const pytorch =
   (outputs: number, inputs: number, groups: number): Connection =>
   (o, i) =>
     Math.floor(o / (outputs / groups)) === Math.floor(i / (inputs / groups)) ? [o, i % (inputs / groups)] : undefined;
 
-/** PyTorch's ConvTranspose: weight[i, o mod O/groups, …]. */
+/** Connections of PyTorch's ConvTranspose, weight[i, o mod O/groups, …]. */
 export const pytorchTransposed =
   (outputs: number, inputs: number, groups: number): Connection =>
   (o, i) =>
@@ -48,7 +49,7 @@ export function layerOf(c: Case): BatchNorm {
   return bn;
 }
 
-/** A source of random parameters; variances from 0.05 on. */
+/** Returns a source with random parameters. Variances are at least 0.05, so that no channel is ill-conditioned. */
 export function sourceOf(seed: number, channels: number, epsilon = 1e-3) {
   return {
     gamma: normal(seed, channels, 0.5, 1),
@@ -59,7 +60,7 @@ export function sourceOf(seed: number, channels: number, epsilon = 1e-3) {
   };
 }
 
-/** scale and shift in float64, as docs/batchnorm.md defines them. */
+/** Returns scale and shift in float64, as docs/batchnorm.md defines them. */
 export function affineOf(bn: FoldSource) {
   const vector = (v: Float32Array | Float64Array | null | undefined, c: number, missing: number) =>
     v ? (v[c] as number) : missing;
@@ -71,5 +72,5 @@ export function affineOf(bn: FoldSource) {
   return { scale, shift };
 }
 
-/** Half an ulp, and what the reference's own float64 roundings may add. */
+/** Tolerance for one rounding to float32: half an ulp, plus 1e-6 of it for the float64 roundings of the reference. */
 export const ROUNDED_ONCE = { rtol: U * (1 + 1e-6) };

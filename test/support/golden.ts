@@ -1,5 +1,6 @@
-// Runs golden cases through the public API and measures how far the results are from the 80-bit reference, in the unit
-// and with the condition scales of test/golden/README.md. golden.test.ts gates the numbers; docs/numerics.md shows them.
+// Runs golden cases through the public API and measures the distance of the results from the 80-bit reference. The unit
+// and the condition scales are those of test/golden/README.md. golden.test.ts limits the distances, and
+// docs/numerics.md shows them.
 
 import { fileURLToPath } from "node:url";
 import {
@@ -21,25 +22,25 @@ import { drop, type Kind, make, makeOf } from "./worlds.ts";
 const golden = loadGolden(fileURLToPath(new URL("../golden", import.meta.url)));
 const { arr } = golden;
 
-/** Cases of the kinds that one layer by itself covers; fold and safetensors have tests of their own. */
+/** Cases of the kinds that one layer can run. Kinds fold and safetensors have their own tests. */
 export const CASES = golden.cases.filter((c) =>
   ["train", "eval", "sequence", "population", "procedural", "onnx", "sync"].includes(c.kind),
 );
 
-/** The distance of one output of one case. */
+/** The distance of one output of a case from the reference. */
 export interface Distance {
   readonly output: string;
-  /** In u: units of 2⁻²⁴ × the channel's condition scale, and of 2⁻⁵³ for float64. */
+  /** Largest error in units u of 2⁻²⁴ × the channel's condition scale, or 2⁻⁵³ × the scale for float64. */
   readonly u: number;
-  /** Largest error where the scale is 0, so that the answer must be exact. */
+  /** Largest error in channels whose condition scale is 0, where the result must be exact. */
   readonly zero: number;
-  /** Elements that are NaN or infinite where the reference is not, or the other way round. */
+  /** Number of elements whose class (finite, NaN, ∞, −∞) differs from the reference's. */
   readonly classes: number;
-  /** The same distance of PyTorch 1.13.1, where the case has it. */
+  /** Largest error of PyTorch 1.13.1 in u, if the case contains it. */
   readonly torch: number | undefined;
 }
 
-/** A case in one of the memory orders it holds for. */
+/** A memory order in which a case can run. */
 export interface Variant {
   readonly layout: Layout;
   readonly name: string;
@@ -48,18 +49,21 @@ export interface Variant {
 const LAST = ["NLC", "NHWC", "NDHWC", "NSC"];
 const layoutOf = (name: string): Layout => (LAST.includes(name) ? "channels-last" : "channels-first");
 
-/** The layouts that a case's numbers hold for. */
+/** Returns the memory orders in which a case can run. */
 export function variantsOf(c: Case): Variant[] {
   const names: string[] = [c.params.layout ?? "NCHW", ...(c.params.alsoLayouts ?? [])];
   return names.map((name) => ({ name, layout: layoutOf(name) }));
 }
 
-/** Moves a channels-first array and its shape to the variant's order. */
+/**
+ * Returns an array and its shape in the memory order of a variant. The array itself is returned if its order is the
+ * same.
+ */
 function arrange<T extends ArrayLike<number>>(values: T, shape: number[], from: string, to: Variant): [T, number[]] {
   if (layoutOf(from) === to.layout) return [values, shape];
   const [n, c, ...spatial] = shape as [number, number, ...number[]];
   const inner = spatial.reduce((a, b) => a * b, 1);
-  // one channel is in the same order either way, and of the largest case a copy takes longer than a step
+  // with one channel both orders are the same; a copy of the largest case takes longer than a step
   return [c === 1 ? values : toChannelsLast(values, n, c, inner), [n, ...spatial, c]];
 }
 
@@ -80,14 +84,14 @@ function optionsOf(c: Case, layout: Layout): Options {
   };
 }
 
-/** Types that the numbers of a case, which are float32, can be computed in. */
+/** Element types in which a case, whose numbers are float32, can be computed. */
 export type Precision = "float32" | "float64";
 
 const widened = (values: ArrayLike<number>, dtype: Precision) =>
   dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
 
-function layerOf(c: Case, layout: Layout, channels: number, more: Options<Precision> = {}): BatchNorm<Precision> {
-  const bn = new BatchNorm<Precision>(channels, { ...optionsOf(c, layout), ...more });
+function layerOf(c: Case, layout: Layout, channels: number, overrides: Options<Precision> = {}): BatchNorm<Precision> {
+  const bn = new BatchNorm<Precision>(channels, { ...optionsOf(c, layout), ...overrides });
   const { dtype } = bn.options;
   if (c.in.weight) bn.gamma = widened(arr(c.in.weight), dtype);
   if (c.in.bias) bn.beta = widened(arr(c.in.bias), dtype);
@@ -120,7 +124,7 @@ class Distances {
   ) {
     if (got.length !== reference.length)
       throw new Error(`${output}: ${got.length} values, expected ${reference.length}`);
-    // the floor of nw's unit is float32's smallest number; scaled to 1, float64 is far from it
+    // the unit of nw is at least float32's smallest number; scaled to about 1, float64 results stay far above it
     const largest = Array.from(scale).reduce((a, b) => (b < Infinity && b > a ? b : a), 0);
     const k = this.#unit === 1 || largest === 0 ? 1 : 2 ** -Math.round(Math.log2(largest));
     const scaled = (values: ArrayLike<number>) => (k === 1 ? values : Array.from(values, (v) => v * k));
@@ -136,17 +140,17 @@ class Distances {
   }
 }
 
-/** Kinds train and eval. `x` may replace the case's input, for comparing runs. */
+/** Runs a case of kind train or eval. `replaced` is an input instead of the case's, for comparisons of runs. */
 export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array, dtype: Precision = "float32") {
   const p = c.params;
   const [data, shape] = arrange(replaced ?? arr(c.in.x), p.shape, p.layout, v);
   const d = dimsOf(shape, v.layout);
   const bn = layerOf(c, v.layout, d.channels, { dtype });
-  const of = (values: Float32Array) => makeOf<Precision>(dtype, kind, shape, widened(values, dtype));
-  const x = of(data);
+  const input = (values: Float32Array) => makeOf<Precision>(dtype, kind, shape, widened(values, dtype));
+  const x = input(data);
   const y = bn.forward(x, { mode: p.training ? "train" : "eval" });
   const dyData = c.in.dy ? arrange(arr(c.in.dy), p.shape, p.layout, v)[0] : null;
-  const dy = dyData && of(dyData);
+  const dy = dyData && input(dyData);
   const gradients = dy ? bn.backward(dy) : {};
   const batch = p.training ? batchNormForward(x, {}, { layout: v.layout, epsilon: p.eps }) : null;
   const result = {
@@ -169,7 +173,7 @@ export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array
   return result;
 }
 
-/** Kinds train and eval: the statistics that a case is normalised by, and every condition scale of it. */
+/** Returns the statistics that normalise a case of kind train or eval, and all of its condition scales. */
 const oracleOfStep = (c: Case, v: Variant) =>
   once(`step ${c.id} ${v.name}`, () => {
     const p = c.params;
@@ -187,7 +191,7 @@ const oracleOfStep = (c: Case, v: Variant) =>
     return { mean, invStd, scale, gradients, magnitude: meanMagnitude(data, d) };
   });
 
-/** Kinds train and eval: distances, and the largest |mean|/std of a channel. */
+/** Returns the distances of a case of kind train or eval, and the largest |mean|/std of a channel. */
 export function measureStep(c: Case, v: Variant, kind: Kind, dtype: Precision = "float32") {
   const p = c.params;
   const torch = c.torchErr?.native ?? {};
@@ -222,7 +226,9 @@ export function measureStep(c: Case, v: Variant, kind: Kind, dtype: Precision = 
   return { list: out.list, ratio };
 }
 
-/** Kind sequence: several steps of training, evaluation and resetting; checks the counter on the way. */
+/**
+ * Runs a case of kind sequence: steps of training, evaluation and resetting. Throws if the number of batches is wrong.
+ */
 function measureSequence(c: Case, v: Variant, kind: Kind): Distance[] {
   const { C, eps, momentum } = c.params;
   const bn = layerOf(c, v.layout, C);
@@ -266,7 +272,9 @@ function measureSequence(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
-/** Kind population: the paper's Alg. 2 by estimator "cumulative", pooled statistics by "population". */
+/**
+ * Runs a case of kind population: the paper's Alg. 2 with estimator "cumulative", pooled statistics with "population".
+ */
 function measurePopulation(c: Case, v: Variant, kind: Kind): Distance[] {
   const out = new Distances();
   const magnitude = new Float64Array(c.params.C);
@@ -300,20 +308,20 @@ function measurePopulation(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
-/** Kind sync: parts of one batch in two phases, an empty part before and between them. */
+/** Runs a case of kind sync: the parts of one batch in two phases, with an empty part before each of them. */
 function measureSync(c: Case, v: Variant, kind: Kind): Distance[] {
   const { C, eps, layout: from, momentum } = c.params;
   const [gamma, beta] = [arr(c.in.weight), arr(c.in.bias)];
   const empty = (like: { shape: number[] }) => ({ data: new Float32Array(0), shape: [0, ...like.shape.slice(1)] });
   const parts: { x: TensorLike; dy: TensorLike; out?: Case["out"] }[] = [];
   c.in.shards.forEach((shard: Case["in"], i: number) => {
-    const given = (name: "x" | "dy") => {
+    const input = (name: "x" | "dy") => {
       const [data, shape] = arrange(arr(shard[name]), shard.shape, from, v);
       return make(kind, shape, data);
     };
-    const own = { x: given("x"), dy: given("dy"), out: c.out.shards[i] };
-    const none = empty({ shape: [...own.x.shape] });
-    parts.push({ x: none, dy: none }, own);
+    const part = { x: input("x"), dy: input("dy"), out: c.out.shards[i] };
+    const emptyInput = empty({ shape: [...part.x.shape] });
+    parts.push({ x: emptyInput, dy: emptyInput }, part);
   });
   const out = new Distances();
   const of = (pair: Pair) => arr<Float64Array>(pair.f64);
@@ -369,7 +377,7 @@ function measureSync(c: Case, v: Variant, kind: Kind): Distance[] {
       continue;
     }
     const d = dimsOf(x.shape, layout);
-    const own = scales[i] as (typeof scales)[number];
+    const localScales = scales[i] as (typeof scales)[number];
     const arranged = (pair: Pair) => arrange(of(pair), c.in.shards[(i - 1) / 2].shape, from, v)[0];
     const local = statistics[i] as (typeof statistics)[number];
     out.add("mean", local.mean, expected.localMean, meanMagnitude(x.data, d), null);
@@ -384,8 +392,8 @@ function measureSync(c: Case, v: Variant, kind: Kind): Distance[] {
         dxScale[at] = scale * (Math.abs(dy.data[at] as number) + terms / joint.count);
       });
     out.addTo("dx", dx?.data ?? [], arranged(expected.dx), dxScale, d);
-    out.add("dGamma", dGamma ?? [], expected.localDgamma, own.dGammaScale, null);
-    out.add("dBeta", dBeta ?? [], expected.localDbeta, own.dBetaScale, null);
+    out.add("dGamma", dGamma ?? [], expected.localDgamma, localScales.dGammaScale, null);
+    out.add("dBeta", dBeta ?? [], expected.localDbeta, localScales.dBetaScale, null);
     drop(x, dy, y, dx);
   }
   bn.dispose();
@@ -394,22 +402,22 @@ function measureSync(c: Case, v: Variant, kind: Kind): Distance[] {
 
 const inputs = new Map<string, { x: Float32Array; dy: Float32Array }>();
 
-/** The input of a procedural case, channels first, made once. */
+/** Returns the input of a procedural case, channels first. It is computed once. */
 function proceduralInput(c: Case): { x: Float32Array; dy: Float32Array } {
   const { N, C, S, seed, lo, hi, dyLo, dyHi } = c.params;
-  let made = inputs.get(c.id);
-  if (made) return made;
-  made = { x: new Float32Array(N * C * S), dy: new Float32Array(N * C * S) };
+  let input = inputs.get(c.id);
+  if (input) return input;
+  input = { x: new Float32Array(N * C * S), dy: new Float32Array(N * C * S) };
   for (let plane = 0; plane < N * C; plane++)
     for (let s = 0; s < S; s++) {
-      made.x[plane * S + s] = procValue(plane, s, seed, lo[plane % C], hi[plane % C]);
-      made.dy[plane * S + s] = procValue(plane, s, seed + 1, dyLo, dyHi);
+      input.x[plane * S + s] = procValue(plane, s, seed, lo[plane % C], hi[plane % C]);
+      input.dy[plane * S + s] = procValue(plane, s, seed + 1, dyLo, dyHi);
     }
-  inputs.set(c.id, made);
-  return made;
+  inputs.set(c.id, input);
+  return input;
 }
 
-/** Kind procedural: inputs too large to store. */
+/** Runs a case of kind procedural, whose input is computed since it is too large to store. */
 export function runProcedural(c: Case, v: Variant, kind: Kind) {
   const { N, C, S, eps } = c.params;
   const input = proceduralInput(c);
@@ -430,7 +438,9 @@ export function runProcedural(c: Case, v: Variant, kind: Kind) {
   return { shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd: saved.invStd };
 }
 
-/** Its condition scales, of y and dx the largest of each channel: the same ones in both memory orders. */
+/**
+ * Returns condition scales of a procedural case. Those of y and dx are each channel's largest, for both memory orders.
+ */
 const oracleOfProcedural = (c: Case) =>
   once(`procedural ${c.id}`, () => {
     const { N, C, S, weight, bias } = c.params;
@@ -450,7 +460,7 @@ const oracleOfProcedural = (c: Case) =>
     return { dGammaScale, yMax: channelMax(scale), dxMax: channelMax(dxScale) };
   });
 
-/** Its sampled outputs. */
+/** Returns the distances of a case of kind procedural, for sampled elements of y and dx. */
 function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
   const { C, S, samples } = c.params;
   const { y, dx, dGamma, dBeta, ...batch } = runProcedural(c, v, kind);
@@ -471,7 +481,10 @@ function measureProcedural(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
-/** Kind onnx: the preset, and the operator's attributes, which are the preset's values rounded to float32. */
+/**
+ * Runs a case of kind onnx with the preset "onnx". The operator's attributes are the preset's values rounded to
+ * float32.
+ */
 function measureOnnx(c: Case, v: Variant, kind: Kind): Distance[] {
   const { shape, epsilon, momentum, training_mode } = c.params;
   const d = shape.length === 1 ? { outer: shape[0], channels: 1, inner: 1 } : dimsOf(shape, v.layout);
@@ -501,7 +514,7 @@ function measureOnnx(c: Case, v: Variant, kind: Kind): Distance[] {
   return out.list;
 }
 
-/** All distances of one case in one memory order and kind of input. */
+/** Returns all distances of a case in one memory order and kind of input. */
 export function measure(c: Case, v: Variant, kind: Kind): Distance[] {
   if (c.kind === "sequence") return measureSequence(c, v, kind);
   if (c.kind === "population") return measurePopulation(c, v, kind);

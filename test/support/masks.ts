@@ -1,4 +1,4 @@
-// For tests of masks: masks of every kind, and data without what they mask.
+// Helpers for tests of masks: masks of every kind, and data without the masked positions.
 
 import type { BatchNorm, Dtype, Layout, Options } from "../../src/index.ts";
 import { inputsIn, layer as layerOf } from "./variants.ts";
@@ -12,7 +12,7 @@ export interface Case {
   dtype: Dtype;
 }
 
-/** Index of an element by sample, channel and position in the sample. */
+/** Returns the sizes of a case, and a function for the index of an element by sample, channel and position. */
 export function indexOf({ size: [samples = 0, channels = 0, ...rest], layout }: Case) {
   const inner = sizeOf(rest);
   const at = (n: number, c: number, i: number) =>
@@ -20,34 +20,37 @@ export function indexOf({ size: [samples = 0, channels = 0, ...rest], layout }: 
   return { samples, channels, inner, positions: samples * inner, at };
 }
 
-/** Calls `visit` for every element, with its position. */
+/** Calls `visit` for every element with its index, its position among samples × spatial positions, and its channel. */
 export function eachElement(c: Case, visit: (index: number, position: number, channel: number) => void): void {
   const { samples, channels, inner, at } = indexOf(c);
   for (let n = 0; n < samples; n++)
     for (let ch = 0; ch < channels; ch++) for (let i = 0; i < inner; i++) visit(at(n, ch, i), n * inner + i, ch);
 }
 
-/** What a user would pass who takes masked positions out: the samples left, or else [1, C, kept] or [kept, C]. */
-export function compact(c: Case, values: ArrayLike<number>, keep: readonly boolean[]) {
+/**
+ * Returns the data without its masked positions. If every sample is either unmasked or masked completely, the shape is
+ * that of the unmasked samples. Otherwise it is [1, C, selected] or, channels last, [1, selected, C].
+ */
+export function compact(c: Case, values: ArrayLike<number>, mask: readonly boolean[]) {
   const { samples, channels, inner, at } = indexOf(c);
-  const kept: [n: number, i: number][] = [];
-  keep.forEach((k, p) => {
-    if (k) kept.push([Math.floor(p / inner), p % inner]);
+  const selected: [n: number, i: number][] = [];
+  mask.forEach((isSelected, p) => {
+    if (isSelected) selected.push([Math.floor(p / inner), p % inner]);
   });
-  const whole = Array.from({ length: samples }, (_, n) => keep.slice(n * inner, (n + 1) * inner)).every(
-    (own) => own.every((k) => k) || !own.some((k) => k),
+  const masksWholeSamples = Array.from({ length: samples }, (_, n) => mask.slice(n * inner, (n + 1) * inner)).every(
+    (sample) => sample.every((isSelected) => isSelected) || !sample.some((isSelected) => isSelected),
   );
-  const size = whole ? [kept.length / inner, ...c.size.slice(1)] : [1, channels, kept.length];
-  const { at: into } = indexOf({ ...c, size });
-  const data = new Float64Array(kept.length * channels);
-  kept.forEach(([n, i], p) => {
-    const [toSample, toPosition] = whole ? [Math.floor(p / inner), p % inner] : [0, p];
-    for (let ch = 0; ch < channels; ch++) data[into(toSample, ch, toPosition)] = values[at(n, ch, i)] as number;
+  const size = masksWholeSamples ? [selected.length / inner, ...c.size.slice(1)] : [1, channels, selected.length];
+  const { at: target } = indexOf({ ...c, size });
+  const data = new Float64Array(selected.length * channels);
+  selected.forEach(([n, i], p) => {
+    const [toSample, toPosition] = masksWholeSamples ? [Math.floor(p / inner), p % inner] : [0, p];
+    for (let ch = 0; ch < channels; ch++) data[target(toSample, ch, toPosition)] = values[at(n, ch, i)] as number;
   });
   return { data: real(c.dtype, data), shape: ordered(size, c.layout) };
 }
 
-/** Masks of so many samples of so many positions. */
+/** Returns masks by name, for `samples` samples of `inner` positions. */
 export function masksOf(samples: number, inner: number): Record<string, boolean[]> {
   const next = random(samples * inner);
   const all = samples * inner;
@@ -64,11 +67,14 @@ export function masksOf(samples: number, inner: number): Record<string, boolean[
   };
 }
 
-/** A layer of three channels none of whose vectors is trivial. */
+/** Returns a layer of three channels whose vectors all differ from their initial values. */
 export const layer = (dtype: Dtype, layout: Layout, options: Options<Dtype> = {}): BatchNorm<Dtype> =>
   layerOf(dtype, { layout, ...options });
 
-/** Inputs in one layout, kind and type of elements; and a size, with masks for it, of what is not about sizes. */
+/**
+ * Returns functions that make inputs in a layout, kind and element type, and, for tests that do not depend on the size,
+ * a size with masks for it.
+ */
 export function maskedIn({ layout, kind, dtype }: (typeof WAYS)[number]) {
   const { give, input } = inputsIn({ layout, kind, dtype });
   const size = [5, 3, 6];

@@ -1,4 +1,4 @@
-// Arrays of numbers are compared by a loop of matchers.ts: as strictly as Vitest compares them by itself.
+// The equality tester of matchers.ts compares arrays of numbers as strictly as Vitest does without it.
 
 import { describe, expect, it } from "vitest";
 

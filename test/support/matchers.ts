@@ -1,12 +1,12 @@
-// toBeAllclose: one matcher for arrays of floats. It fails on a wrong length, on NaN against a number, and names the
-// worst element.
+// The matcher toBeAllclose for arrays of floats, and a fast comparison of arrays for toEqual. toBeAllclose fails for a
+// wrong length and for NaN against a number, and its message names the worst element.
 
 import { expect } from "vitest";
 
 interface Tolerance {
-  /** Relative to |expected|. Default 0: the same values. */
+  /** Tolerance relative to |expected|. Default 0. */
   rtol?: number;
-  /** Absolute. Default 0. */
+  /** Absolute tolerance. Default 0. */
   atol?: number;
 }
 
@@ -47,8 +47,9 @@ expect.extend({
 });
 
 /**
- * What toEqual finds of two arrays of numbers, but in a plain loop: by itself it looks every element up by its name, which
- * takes it a second for a few million. NaN equals itself and 0 is not −0, as there. Undefined leaves everything else to it.
+ * Returns whether toEqual finds two arrays of numbers equal, or undefined for other values, which Vitest then compares.
+ * As in Vitest, NaN equals NaN and 0 differs from −0. The plain loop is faster than Vitest, which looks every element
+ * up by its name and takes a second for a few million.
  */
 function sameElements(a: unknown, b: unknown): boolean | undefined {
   if (!(ArrayBuffer.isView(a) && ArrayBuffer.isView(b)) || a instanceof DataView) return undefined;

@@ -1,10 +1,12 @@
-// What an oracle says depends on the case alone. Computed once in a test file, it serves every build and kind of input.
+// A cache for results of the oracle. They depend on the case only, so that all builds and kinds of input can share
+// them.
 
 const known = new Map<string, unknown>();
 
 /**
- * What `compute` returns, computed the first time that a test file asks for `key`, which must name all that it depends on.
- * It is kept until the file ends and shared, so nobody may write to it. Of what is too large to keep, return a summary.
+ * Returns the result of `compute`, which runs once per test file and `key`. The key must name everything that the
+ * result depends on. The result is shared and must not be written to. It stays in memory until the file ends, so
+ * `compute` should return a summary of large data.
  */
 export function once<T>(key: string, compute: () => T): T {
   if (!known.has(key)) known.set(key, compute());

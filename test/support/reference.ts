@@ -1,5 +1,5 @@
-// The oracle: batch normalization in float64 and plain loops, with the terms numbered as in docs/batchnorm.md. It knows
-// nothing of SIMD, blocks, pivots or columns.
+// The oracle: batch normalization in float64 and plain loops, without SIMD, blocks, pivots or columns. Numbers of terms
+// refer to docs/batchnorm.md.
 
 import type { ActivationName } from "../../src/ops/activation.ts";
 import type { Renorm } from "../../src/ops/options.ts";
@@ -11,7 +11,7 @@ export interface Dims {
   readonly inner: number;
 }
 
-/** [N, C, …] or [N, …, C] as [outer, channels, inner]. */
+/** Returns a shape [N, C, …] or, channels last, [N, …, C] as [outer, channels, inner]. */
 export function dimsOf(shape: readonly number[], layout: Layout): Dims {
   const product = (list: readonly number[]) => list.reduce((a, b) => a * b, 1);
   if (layout === "channels-last")
@@ -27,7 +27,7 @@ export function eachOf(d: Dims, channel: number, visit: (index: number) => void)
 type Vector = ArrayLike<number>;
 const at = (v: Vector | null | undefined, i: number, missing: number) => (v ? (v[i] as number) : missing);
 
-/** F1 to F4, as two passes and a correction: mean and biased variance, [C]. */
+/** Returns mean and biased variance, [C], of terms F1 to F4 by two passes and a correction for rounding of the mean. */
 export function statistics(x: Vector, d: Dims): { mean: Float64Array; variance: Float64Array } {
   const mean = new Float64Array(d.channels);
   const variance = new Float64Array(d.channels);
@@ -51,11 +51,11 @@ export function statistics(x: Vector, d: Dims): { mean: Float64Array; variance: 
   return { mean, variance };
 }
 
-/** F5 */
+/** Returns term F5, 1/√(variance + epsilon), and 0 if both are 0. */
 export const invStdOf = (variance: Float64Array, epsilon: number): Float64Array =>
   variance.map((v) => (v + epsilon === 0 ? 0 : 1 / Math.sqrt(v + epsilon)));
 
-/** F6, F7, with the condition scale of every element: |gamma·x̂| + |beta|. */
+/** Returns y of terms F6 and F7, and the condition scale |gamma·x̂| + |beta| of every element. */
 export function forward(x: Vector, d: Dims, mean: Vector, invStd: Vector, gamma?: Vector | null, beta?: Vector | null) {
   const y = new Float64Array(x.length);
   const scale = new Float64Array(x.length);
@@ -68,7 +68,10 @@ export function forward(x: Vector, d: Dims, mean: Vector, invStd: Vector, gamma?
   return { y, scale };
 }
 
-/** B1 to B6 in their textbook form, with condition scales. `batch` false: statistics are constants. */
+/**
+ * Returns gradients of terms B1 to B6 in textbook form, with condition scales. With `batch` false statistics are
+ * constants.
+ */
 export function backward(
   x: Vector,
   dy: Vector,
@@ -111,7 +114,7 @@ export function backward(
   return { dx, dGamma, dBeta, dxScale, dGammaScale, dBetaScale };
 }
 
-/** What flows into the results of `backward`. */
+/** Gradients of a loss with respect to the results of `backward`. An absent one counts as zeros. */
 export interface Upstream {
   readonly ddx?: Vector;
   readonly ddGamma?: Vector;
@@ -119,8 +122,9 @@ export interface Upstream {
 }
 
 /**
- * The gradients of Σ ddx·dx + Σ ddGamma·dGamma + Σ ddBeta·dBeta with respect to x, gamma and dy: every step from x to dx,
- * in reverse, by hand. A name with Bar is that step's gradient. It uses nothing of what docs/batchnorm.md derives.
+ * Returns the gradients of Σ ddx·dx + Σ ddGamma·dGamma + Σ ddBeta·dBeta with respect to x, gamma and dy. It
+ * differentiates every step from x to dx in reverse order, independently of the derivation in docs/batchnorm.md. A name
+ * that ends in Bar is the gradient with respect to that step.
  */
 export function doubleBackward(
   x: Vector,
@@ -139,7 +143,7 @@ export function doubleBackward(
     const [s, g] = [at(invStd, c, 1), at(gamma, c, 1)];
     const index: number[] = [];
     eachOf(d, c, (i) => index.push(i));
-    const sum = (of: (i: number, k: number) => number) => index.reduce((total, i, k) => total + of(i, k), 0);
+    const sum = (term: (i: number, k: number) => number) => index.reduce((total, i, k) => total + term(i, k), 0);
     // forward: centred, xHat, B = Σ dy, G = Σ dy·xHat, e = dy − B/m − xHat·G/m, dx = gamma·invStd·e
     const centred = index.map((i) => (x[i] as number) - at(mean, c, 0));
     const upstream = index.map((i) => dy[i] as number);
@@ -167,7 +171,7 @@ export function doubleBackward(
   return { dx, dGamma, ddy };
 }
 
-/** mean |x| of every channel: the condition scale of the mean. */
+/** Returns the mean of |x| of every channel, [C]: the condition scale of the mean. */
 export function meanMagnitude(x: Vector, d: Dims): Float64Array {
   const magnitude = new Float64Array(d.channels);
   for (let c = 0; c < d.channels; c++)
@@ -181,7 +185,7 @@ export function meanMagnitude(x: Vector, d: Dims): Float64Array {
 
 const sigmoid = (z: number) => 1 / (1 + Math.exp(-z));
 
-/** f(z), as torch.nn documents it. */
+/** Returns f(z) as torch.nn documents it. */
 export function activate(name: ActivationName, z: number, slope = 0.01): number {
   if (name === "relu") return Math.max(0, z);
   if (name === "leaky_relu") return Math.max(0, z) + slope * Math.min(0, z);
@@ -189,7 +193,7 @@ export function activate(name: ActivationName, z: number, slope = 0.01): number 
   return name === "silu" ? z * sigmoid(z) : z;
 }
 
-/** f′(z); 0 at ReLU's kinks, and leaky ReLU's slope at its own. */
+/** Returns f′(z). At a kink it is 0 for ReLU and ReLU6, and the slope for leaky ReLU. */
 export function derivative(name: ActivationName, z: number, slope = 0.01): number {
   if (name === "relu") return z > 0 ? 1 : 0;
   if (name === "leaky_relu") return z > 0 ? 1 : slope;
@@ -202,48 +206,50 @@ export function derivative(name: ActivationName, z: number, slope = 0.01): numbe
 type Four = [Float64Array, Float64Array, Float64Array, Float64Array];
 
 /**
- * f of the activations, its derivative, at a kink that from the left, as in torch, and the derivative's condition scale
- * for a z that is sure to so much.
+ * Value and derivative of the activations, and the condition scale of the derivative. `zScale` is the condition scale
+ * of z. The derivatives at ReLU's and ReLU6's kinks are 0 and at leaky ReLU's kink the slope, as in torch.
  */
 const ACTIVATIONS: Record<
   ActivationName,
-  (z: number, sure: number) => { value: number; slope: number; scale: number }
+  (z: number, zScale: number) => { value: number; derivative: number; scale: number }
 > = {
-  none: (z) => ({ value: z, slope: 1, scale: 1 }),
-  relu: (z) => ({ value: Math.max(z, 0), slope: z > 0 ? 1 : 0, scale: 1 }),
-  leaky_relu: (z) => ({ value: z > 0 ? z : 0.01 * z, slope: z > 0 ? 1 : 0.01, scale: 1 }),
-  relu6: (z) => ({ value: Math.min(Math.max(z, 0), 6), slope: z > 0 && z < 6 ? 1 : 0, scale: 1 }),
-  silu: (z, sure) => {
+  none: (z) => ({ value: z, derivative: 1, scale: 1 }),
+  relu: (z) => ({ value: Math.max(z, 0), derivative: z > 0 ? 1 : 0, scale: 1 }),
+  leaky_relu: (z) => ({ value: z > 0 ? z : 0.01 * z, derivative: z > 0 ? 1 : 0.01, scale: 1 }),
+  relu6: (z) => ({ value: Math.min(Math.max(z, 0), 6), derivative: z > 0 && z < 6 ? 1 : 0, scale: 1 }),
+  silu: (z, zScale) => {
     const s = 1 / (1 + Math.exp(-z));
-    const own = Math.abs(z) * s * (1 - s);
-    return { value: z * s, slope: s + z * s * (1 - s), scale: s + own + sure / 2 }; // |f″| ≤ ½
+    const second = Math.abs(z) * s * (1 - s);
+    // |f″| ≤ ½, so an error of z changes the derivative by at most half of it
+    return { value: z * s, derivative: s + z * s * (1 - s), scale: s + second + zScale / 2 };
   },
 };
 
-/** One call with all that may go into it. Positions are samples × spatial positions, without channels. */
+/** The arguments of one call of `solve`. A position is a sample and a spatial position, without a channel. */
 export interface Problem {
   readonly shape: readonly number[];
   readonly layout: Layout;
   readonly epsilon: number;
   readonly x: Vector;
   readonly dy: Vector;
-  /** [C], or [N, C] */
+  /** [C], or [N, C] for a gamma per sample. */
   readonly gamma?: Vector | null;
+  /** [C], or [N, C] for a beta per sample. */
   readonly beta?: Vector | null;
   readonly residual?: Vector | undefined;
   readonly activation?: ActivationName;
-  /** One for each position; 0 masks. */
+  /** The weight of every position. A weight of 0 masks the position. */
   readonly weights?: Vector | undefined;
   readonly ghostBatchSize?: number | undefined;
-  /** With the running statistics that r and d refer to. */
+  /** Limits of Batch Renormalization, and the running statistics that r and d refer to. */
   readonly renorm?: (Renorm & { mean: Vector; variance: Vector }) | undefined;
-  /** Statistics that are constants. */
+  /** Constant statistics that normalise instead of the batch's. */
   readonly constant?: { mean: Vector; variance: Vector } | undefined;
 }
 
 /**
- * y and every gradient of one call, batch by batch, channel by channel, from the definitions: L = Σ dy·y has, with
- * z = gamma·(r·x̂ + d) + beta + residual and dz = dy·f′(z),
+ * Returns y and all gradients of one call from the definitions, with condition scales, for every sub-batch and channel.
+ * With z = gamma·(r·x̂ + d) + beta + residual and dz = dy·f′(z), the gradients of L = Σ dy·y are
  *
  *   dx̂ = gamma·r·dz      dmean = −invStd·Σ dx̂      dvariance = −½·invStd²·Σ dx̂·x̂
  *   dx = dx̂·invStd + dmean·w/W + dvariance·2·(x − mean)·w/W
@@ -303,22 +309,23 @@ export function solve(p: Problem) {
         const normalized = empty ? 0 : g * (r * xHat + d);
         const terms = [g * r * xHat, g * d, value(p.beta, n, c, 0), at(p.residual, i, 0)];
         const zScale = terms.reduce((a, b) => a + Math.abs(b), 0);
-        const { value: out, slope, scale } = f(normalized + value(p.beta, n, c, 0) + at(p.residual, i, 0), zScale);
-        const dz = (p.dy[i] as number) * slope;
+        const { value: out, derivative, scale } = f(normalized + value(p.beta, n, c, 0) + at(p.residual, i, 0), zScale);
+        const dz = (p.dy[i] as number) * derivative;
         const dzScale = Math.abs((p.dy[i] as number) * scale);
         y[i] = out;
         yScale[i] = zScale;
         dResidual[i] = dz;
         dResidualScale[i] = dzScale;
         if (empty || (w === 0 && !Number.isFinite((p.x[i] as number) + dz))) return;
-        const [own, ownBeta] = [rows(p.gamma) === 1 ? c : n * channels + c, rows(p.beta) === 1 ? c : n * channels + c];
-        const put = (into: Float64Array, at: number, term: number) => {
-          into[at] = (into[at] as number) + term;
+        const entry = (v: Vector | null | undefined) => (rows(v) === 1 ? c : n * channels + c);
+        const [gammaEntry, betaEntry] = [entry(p.gamma), entry(p.beta)];
+        const add = (sums: Float64Array, index: number, term: number) => {
+          sums[index] = (sums[index] as number) + term;
         };
-        put(dGamma, own, dz * (r * xHat + d));
-        put(dBeta, ownBeta, dz);
-        put(dGammaScale, own, dzScale * (Math.abs(r * xHat) + Math.abs(d)));
-        put(dBetaScale, ownBeta, dzScale);
+        add(dGamma, gammaEntry, dz * (r * xHat + d));
+        add(dBeta, betaEntry, dz);
+        add(dGammaScale, gammaEntry, dzScale * (Math.abs(r * xHat) + Math.abs(d)));
+        add(dBetaScale, betaEntry, dzScale);
         const dMeanTerm = -invStd * g * r * dz;
         const dVarianceTerm = 0.5 * invStd * dMeanTerm * xHat;
         dMean += dMeanTerm;
@@ -327,21 +334,21 @@ export function solve(p: Problem) {
         dVarianceScale += Math.abs(0.5 * invStd * invStd * g * r * xHat) * dzScale;
       });
       each((i, w, n) => {
-        const own = value(p.gamma, n, c, 1) * r * invStd * (dResidual[i] as number);
+        const direct = value(p.gamma, n, c, 1) * r * invStd * (dResidual[i] as number);
         const share = p.constant || empty || w === 0 ? 0 : w / total;
         const distance = 2 * ((p.x[i] as number) - mean);
-        dx[i] = empty ? 0 : own + (share && share * (dMean + dVariance * distance));
-        const ownScale = Math.abs(value(p.gamma, n, c, 1) * r * invStd) * (dResidualScale[i] as number);
-        dxScale[i] = ownScale + (share && share * (dMeanScale + dVarianceScale * Math.abs(distance)));
+        dx[i] = empty ? 0 : direct + (share && share * (dMean + dVariance * distance));
+        const directScale = Math.abs(value(p.gamma, n, c, 1) * r * invStd) * (dResidualScale[i] as number);
+        dxScale[i] = directScale + (share && share * (dMeanScale + dVarianceScale * Math.abs(distance)));
       });
     }
   }
   return { y, dx, dResidual, dGamma, dBeta, batches, yScale, dxScale, dResidualScale, dGammaScale, dBetaScale };
 }
 
-// ---- the rest of the family ----------------------------------------------------------------------------------------
+// ---- instance, group, layer and RMS norm ----------------------------------------------------------------------------
 
-/** Which group's statistics normalise an element, and which entry of gamma and beta scales and shifts it. */
+/** For every element, the group whose statistics normalise it and the entry of gamma and beta that applies to it. */
 export interface Membership {
   readonly group: Int32Array;
   readonly entry: Int32Array;
@@ -349,7 +356,7 @@ export interface Membership {
   readonly entries: number;
 }
 
-/** Instance and group norm: [N, C, …] or [N, …, C] in `groups` groups of neighbouring channels. */
+/** Returns the membership for instance and group norm: each sample's channels in `groups` groups of neighbours. */
 export function groupsOf(shape: readonly number[], layout: Layout, groups: number): Membership {
   const length = shape.reduce((a, b) => a * b, 1);
   const channels = shape[layout === "channels-last" ? shape.length - 1 : 1] as number;
@@ -360,26 +367,27 @@ export function groupsOf(shape: readonly number[], layout: Layout, groups: numbe
   return { group, entry, groups: (shape[0] as number) * groups, entries: channels };
 }
 
-/** Layer and RMS norm: rows of `size` elements. */
+/** Returns the membership for layer and RMS norm: rows of `size` elements. */
 export function rowsOf(length: number, size: number): Membership {
   const group = new Int32Array(length).map((_, i) => Math.floor(i / size));
   return { group, entry: new Int32Array(length).map((_, i) => i % size), groups: length / size, entries: size };
 }
 
-/** Sums of values that belong to groups, with what rounding takes from them, so that they serve as truth for float64. */
-function grouped(length: number, values: Vector, target: Int32Array, value: (v: number, i: number) => number) {
-  const [sums, lost] = [new Float64Array(length), new Float64Array(length)];
+/** Returns one sum per target by compensated summation (Neumaier 1974), as a reference for results in float64. */
+function sumsByTarget(length: number, values: Vector, target: Int32Array, value: (v: number, i: number) => number) {
+  const [sums, errors] = [new Float64Array(length), new Float64Array(length)];
   for (let i = 0; i < values.length; i++) {
     const j = target[i] as number;
-    const [sum, more] = [sums[j] as number, value(values[i] as number, i)];
-    const next = sum + more;
-    lost[j] = (lost[j] as number) + (Math.abs(sum) >= Math.abs(more) ? sum - next + more : more - next + sum);
+    const [sum, term] = [sums[j] as number, value(values[i] as number, i)];
+    const next = sum + term;
+    const error = Math.abs(sum) >= Math.abs(term) ? sum - next + term : term - next + sum;
+    errors[j] = (errors[j] as number) + error;
     sums[j] = next;
   }
-  return sums.map((sum, j) => sum + (lost[j] as number));
+  return sums.map((sum, j) => sum + (errors[j] as number));
 }
 
-/** Normalization by groups, with condition scales. `centred` false: RMS norm. */
+/** Normalises by groups and returns y, its statistics and condition scales. With `centred` false it is RMS norm. */
 export function familyForward(
   x: Vector,
   { group, groups, entry }: Membership,
@@ -388,18 +396,18 @@ export function familyForward(
   beta?: Vector | null,
   centred = true,
 ) {
-  const of = (v: Float64Array, i: number) => v[group[i] as number] as number;
-  const sum = (value: (v: number, i: number) => number) => grouped(groups, x, group, value);
+  const ofGroup = (v: Float64Array, i: number) => v[group[i] as number] as number;
+  const sum = (value: (v: number, i: number) => number) => sumsByTarget(groups, x, group, value);
   const count = sum(() => 1);
   const means = (sums: Float64Array) => sums.map((v, j) => v / (count[j] as number));
   const mean = centred ? means(sum((v) => v)) : new Float64Array(groups);
   const magnitude = means(sum((v) => Math.abs(v)));
-  const residue = centred ? means(sum((v, i) => v - of(mean, i))) : mean;
-  const squares = means(sum((v, i) => (v - of(mean, i)) ** 2)).map((v, j) => v - (residue[j] as number) ** 2);
+  const residue = centred ? means(sum((v, i) => v - ofGroup(mean, i))) : mean;
+  const squares = means(sum((v, i) => (v - ofGroup(mean, i)) ** 2)).map((v, j) => v - (residue[j] as number) ** 2);
   const invStd = invStdOf(squares, epsilon);
   const y = new Float64Array(x.length);
   const scale = new Float64Array(x.length);
-  const xHat = y.map((_, i) => ((x[i] as number) - of(mean, i) - of(residue, i)) * of(invStd, i));
+  const xHat = y.map((_, i) => ((x[i] as number) - ofGroup(mean, i) - ofGroup(residue, i)) * ofGroup(invStd, i));
   for (let i = 0; i < x.length; i++) {
     const term = at(gamma, entry[i] as number, 1) * (xHat[i] as number);
     y[i] = term + at(beta, entry[i] as number, 0);
@@ -408,7 +416,7 @@ export function familyForward(
   return { y, scale, mean: mean.map((v, j) => v + (residue[j] as number)), invStd, xHat, magnitude, count };
 }
 
-/** Its gradients, with condition scales, from what familyForward returns. */
+/** Returns the gradients of familyForward, with condition scales, from the values that it returns. */
 export function familyBackward(
   dy: Vector,
   { group, groups, entry, entries }: Membership,
@@ -418,8 +426,8 @@ export function familyBackward(
 ) {
   const h = (i: number) => xHat[i] as number;
   const g = (v: number, i: number) => v * at(gamma, entry[i] as number, 1);
-  const byEntry = (value: (v: number, i: number) => number) => grouped(entries, dy, entry, value);
-  const byGroup = (value: (v: number, i: number) => number) => grouped(groups, dy, group, value);
+  const byEntry = (value: (v: number, i: number) => number) => sumsByTarget(entries, dy, entry, value);
+  const byGroup = (value: (v: number, i: number) => number) => sumsByTarget(groups, dy, group, value);
   const a = byGroup((v, i) => g(v, i) * h(i));
   const aScale = byGroup((v, i) => Math.abs(g(v, i) * h(i)));
   const b = centred ? byGroup(g) : new Float64Array(groups);
@@ -428,9 +436,9 @@ export function familyBackward(
   const dxScale = new Float64Array(dy.length);
   for (let i = 0; i < dy.length; i++) {
     const j = group[i] as number;
-    const [own, s, m] = [g(dy[i] as number, i), invStd[j] as number, count[j] as number];
-    dx[i] = s * (own - (b[j] as number) / m - (h(i) * (a[j] as number)) / m);
-    dxScale[i] = s * (Math.abs(own) + (bScale[j] as number) / m + (Math.abs(h(i)) * (aScale[j] as number)) / m);
+    const [direct, s, m] = [g(dy[i] as number, i), invStd[j] as number, count[j] as number];
+    dx[i] = s * (direct - (b[j] as number) / m - (h(i) * (a[j] as number)) / m);
+    dxScale[i] = s * (Math.abs(direct) + (bScale[j] as number) / m + (Math.abs(h(i)) * (aScale[j] as number)) / m);
   }
   return {
     dx,

@@ -1,5 +1,5 @@
-// Node 20 has relaxed SIMD behind a flag, which must be set before the first module is compiled; later versions have it by
-// default, and ignore the flag.
+// In Node 20 relaxed SIMD needs a flag, which must be set before the first module is compiled. Later versions have
+// relaxed SIMD by default and ignore the flag.
 
 import { setFlagsFromString } from "node:v8";
 

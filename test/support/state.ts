@@ -1,11 +1,11 @@
-// For tests of state bridges: the frameworks, and a layer with its vectors.
+// Helpers for tests of states of other frameworks: the frameworks, and a layer with its vectors.
 
 import { BatchNorm, type Framework, type Options } from "../../src/index.ts";
 import { normal, normalInput } from "./worlds.ts";
 
 export const FRAMEWORKS: Framework[] = ["pytorch", "keras", "tfjs", "onnx", "flax", "haiku"];
 
-/** A layer whose every value differs from its default and from every other. */
+/** Returns a layer in which every value differs from its initial value and from all others. */
 export function layer(options: Options = {}, batches = 2): BatchNorm {
   const bn = new BatchNorm(3, options);
   if (bn.gamma) bn.gamma = normal(1, 3);

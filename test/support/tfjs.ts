@@ -1,18 +1,18 @@
-// TF.js's backends as the suites of batchnorm-wasm/tfjs use them: its wasm backend, whose memory the kernels run on; the same
-// without a way to its memory; and cpu.
+// Backends of TF.js for the suites of batchnorm-wasm/tfjs: its wasm backend, whose memory the kernels use; the wasm
+// backend with its memory hidden; and the cpu backend.
 
 import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-cpu";
-import "@tensorflow/tfjs-layers"; // registers the gradients, which core's build for Node leaves out
+import "@tensorflow/tfjs-layers"; // registers the gradients, which tfjs-core's build for Node does not contain
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 
-tf.enableProdMode(); // without advice on the console
-// not by new URL(…, import.meta.url), which Vite takes for a module
+tf.enableProdMode(); // suppresses advice on the console
+// Vite would treat new URL(…, import.meta.url) as an import of a module
 const binaries = import.meta.url.replace(/test\/support\/[^/]*$/, "node_modules/@tensorflow/tfjs-backend-wasm/dist/");
 setWasmPaths(fileURLToPath(binaries));
 
-/** A backend of which `hidden` parts do not show. */
+/** Returns a proxy of a backend with other values for some properties. */
 export function hiding<B extends object>(backend: B, instead: { readonly [key: string]: unknown }): B {
   return new Proxy(backend, {
     get: (target, key) => (key in instead ? instead[key as string] : Reflect.get(target, key, target)),
@@ -25,7 +25,7 @@ export const BACKENDS = [
   { backend: "cpu", memory: "copied" },
 ] as const;
 
-/** Starts a backend of the list and makes it TF.js's current one. */
+/** Starts a backend of BACKENDS and makes it TF.js's current one. */
 export async function useBackend(name: string): Promise<void> {
   if (name === "hidden" && !tf.engine().registryFactory.hidden) {
     await tf.setBackend("wasm");

@@ -1,5 +1,5 @@
-// For tests of what a layer may do besides: a layer of three channels, its steps as copies, inputs in every layout, kind
-// and type of elements, and finite differences.
+// Helpers for tests of ghost batches, masks, renorm and scale and shift per sample: a layer of three channels, copies
+// of the results of a step, inputs in every layout, kind and element type, and finite differences.
 
 import { expect } from "vitest";
 import {
@@ -16,7 +16,7 @@ import { drop, make, normal, ordered, real, sizeOf, type WAYS } from "./worlds.t
 
 export const RUNNING = { mean: [0.3, -0.4, 1], variance: [0.5, 2, 1.5] };
 
-/** A layer of three channels none of whose vectors is trivial. */
+/** Returns a layer of three channels whose vectors all differ from their initial values. */
 export function layer(dtype: Dtype, options: Options<Dtype> = {}): BatchNorm<Dtype> {
   const bn = new BatchNorm<Dtype>(3, { dtype, momentum: 0.25, ...options });
   bn.gamma?.set([1.5, -0.7, 0.3]);
@@ -26,7 +26,7 @@ export function layer(dtype: Dtype, options: Options<Dtype> = {}): BatchNorm<Dty
   return bn;
 }
 
-/** Copies of everything that a step computes. */
+/** Runs a forward and a backward, and returns copies of all results and of the running statistics. */
 export function step(bn: BatchNorm<Dtype>, x: AnyTensor, dy: AnyTensor, options: LayerForwardOptions = {}) {
   const y = mine(bn.forward(x as TensorLike<Dtype>, options as LayerForwardOptions<TensorLike<Dtype>>));
   const { dx, dGamma, dBeta, dResidual } = bn.backward(dy as TensorLike<Dtype>);
@@ -50,7 +50,8 @@ export function step(bn: BatchNorm<Dtype>, x: AnyTensor, dy: AnyTensor, options:
 }
 
 export type Step = ReturnType<typeof step>;
-/** The same bits, where there is no tolerance. */
+
+/** Expects the results of two steps to be close, or without a tolerance to have the same bits. */
 export function same(a: Partial<Step>, b: Step, tolerance = {}): void {
   for (const [name, value] of Object.entries(a)) {
     const other = b[name as keyof Step];
@@ -62,7 +63,10 @@ export function same(a: Partial<Step>, b: Step, tolerance = {}): void {
 export const close = (dtype: Dtype) =>
   dtype === "float64" ? { rtol: 1e-11, atol: 1e-11 } : { rtol: 1e-5, atol: 1e-5 };
 
-/** Inputs of sizes [N, C, …] in one layout, kind and type of elements; they are freed after the test. */
+/**
+ * Returns functions that make inputs of a size [N, C, …] in a layout, kind and element type, to be freed after the
+ * test.
+ */
 export function inputsIn({ layout, kind, dtype }: (typeof WAYS)[number]) {
   const give = (size: readonly number[], values: ArrayLike<number>) =>
     mine(make(kind, ordered(size, layout), real(dtype, values)));
@@ -75,15 +79,18 @@ export function inputsIn({ layout, kind, dtype }: (typeof WAYS)[number]) {
   return { give, input, part };
 }
 
+/**
+ * Step of central differences, near ∛(2⁻⁵³): there the truncation error, ∝ h², and the rounding error, ∝ 1/h, balance.
+ */
 const h = 1e-5;
 
-/** Central differences of a loss by every value. */
+/** Returns the derivatives of a loss with respect to every value, by central differences. */
 export const differences = (v: Float64Array, loss: () => number) =>
-  Array.from(v, (was, i) => {
+  Array.from(v, (value, i) => {
     const [up, down] = [1, -1].map((sign) => {
-      v[i] = was + sign * h;
+      v[i] = value + sign * h;
       return loss();
     }) as [number, number];
-    v[i] = was;
+    v[i] = value;
     return (up - down) / (2 * h);
   });

@@ -1,4 +1,4 @@
-// The worlds that one behaviour suite runs in: builds of the kernels × kinds of input. Also seeded data.
+// The worlds in which a suite runs, which are builds of the kernels × kinds of input, and seeded data.
 
 import { readFileSync } from "node:fs";
 import type { instantiate as instantiateEmbed } from "../../build/embed.js";
@@ -19,15 +19,15 @@ import { type Exports, withSharedMemory } from "../../src/wasm/module.ts";
 
 export type Build = "simd" | "relaxed" | "debug";
 
-/** The builds that this engine can run. */
+/** Builds of the first module that this engine can run. */
 export const BUILDS: readonly Build[] = relaxedSimd() ? ["simd", "relaxed", "debug"] : ["simd", "debug"];
 
-/** The second module, beside either build for users and beside the one for debugging. */
+/** Builds of the second module: "extended" belongs to "simd" and "relaxed", "extended-debug" to "debug". */
 export type ExtendedBuild = "extended" | "extended-debug";
 export const EXTENDED_BUILDS: readonly ExtendedBuild[] = ["extended", "extended-debug"];
 const extendedBuild = (build: Build): ExtendedBuild => (build === "debug" ? "extended-debug" : "extended");
 
-/** The core with whole operations, on the host's memory and on its own. */
+/** Modules with whole operations for other hosts: "embed" imports the host's memory, "standalone" has its own. */
 export type EmbedBuild = "embed" | "standalone";
 export const EMBED_BUILDS: readonly EmbedBuild[] = ["embed", "standalone"];
 export type EmbedExports = Awaited<ReturnType<typeof instantiateEmbed>>;
@@ -39,7 +39,7 @@ export const WHOLE_OPERATIONS = ["forward", "track", "inference", "backward"] as
 export const wasmFile = (build: Build | ExtendedBuild | EmbedBuild): URL =>
   new URL(`../../build/${build}.wasm`, import.meta.url);
 
-/** What is made from here on runs on this build and so many threads, in a memory of its own. */
+/** Makes later tensors and calls use this build and number of threads, in a new memory. */
 export async function useBuild(build: Build, threads = 1): Promise<void> {
   const compile = (file: URL) => {
     const bytes = Uint8Array.from(readFileSync(file));
@@ -52,14 +52,14 @@ export async function useBuild(build: Build, threads = 1): Promise<void> {
 export type Kind = "plain" | "tensor";
 export const KINDS: readonly Kind[] = ["plain", "tensor"];
 
-/** `data` as the kind of input under test. */
+/** Makes an array or a tensor with a copy of `data`, whose type is that of the elements. */
 export function make(kind: Kind, shape: readonly number[], data: Float32Array): TensorLike;
 export function make(kind: Kind, shape: readonly number[], data: Float32Array | Float64Array): AnyTensor;
 export function make(kind: Kind, shape: readonly number[], data: Float32Array | Float64Array): AnyTensor {
   return data instanceof Float64Array ? makeOf("float64", kind, shape, data) : makeOf("float32", kind, shape, data);
 }
 
-/** Makes an array or a tensor of any type of elements. */
+/** Makes an array or a tensor of any element type with a copy of `data`. */
 export function makeOf<D extends Dtype>(
   dtype: D,
   kind: Kind,
@@ -69,7 +69,7 @@ export function makeOf<D extends Dtype>(
   return kind === "plain" ? { data: data.slice() as DataOf[D], shape, dtype } : tensor(shape, data, { dtype });
 }
 
-/** Frees tensors; plain arrays need nothing. */
+/** Frees tensors and ignores plain arrays. */
 export function drop(...list: readonly (AnyTensor | undefined)[]): void {
   for (const t of list) if (t instanceof Tensor) t.dispose();
 }
@@ -86,15 +86,15 @@ export const WAYS = LAYOUTS.flatMap((layout) =>
 
 export const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 
-/** [N, C, …] as a shape in memory order. */
+/** Returns a size [N, C, …] as a shape in the memory order of a layout. */
 export const ordered = ([n, c, ...rest]: readonly number[], layout: Layout) =>
   (layout === "channels-last" ? [n, ...rest, c] : [n, c, ...rest]) as number[];
 
-/** Values as a layer of this type has its vectors. */
+/** Returns values in the array type of a layer's vectors for this element type. */
 export const real = (dtype: Dtype, values: ArrayLike<number>): Vector =>
   dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
 
-/** mulberry32: a seeded stream of numbers in [0, 1). */
+/** Returns a seeded generator of uniform numbers in [0, 1): mulberry32. */
 export function random(seed: number): () => number {
   let a = seed >>> 0;
   return () => {
@@ -105,34 +105,34 @@ export function random(seed: number): () => number {
   };
 }
 
-/** The two factors of standard normal numbers (Box–Muller): the product would round before it is scaled. */
+/** Standard normal numbers as two factors (Box–Muller), since their product would be rounded before it is scaled. */
 interface Standard {
   readonly radius: Float64Array;
   readonly cosine: Float64Array;
 }
 
-/** Those that have been made, by their seed: suites ask for the same ones in every world. */
-const standard = new Map<number, Standard>();
+/** Cached numbers by seed, since suites use the same numbers in every world. */
+const cache = new Map<number, Standard>();
 
-/** So many seeds are remembered; a test uses a few. Numbers that are forgotten are made again, the same. */
-const SEEDS = 16;
+/** Largest number of seeds in the cache. A test uses fewer, and numbers that have been dropped are generated again. */
+const MAX_SEEDS = 16;
 
-/** At least so many of a seed. */
+/** Returns at least `length` standard normal numbers of a seed. */
 function standardNormal(seed: number, length: number): Standard {
-  const known = standard.get(seed);
-  if (known && known.radius.length >= length) return known;
-  const made = { radius: new Float64Array(length), cosine: new Float64Array(length) };
+  const cached = cache.get(seed);
+  if (cached && cached.radius.length >= length) return cached;
+  const numbers = { radius: new Float64Array(length), cosine: new Float64Array(length) };
   const next = random(seed);
   for (let i = 0; i < length; i++) {
-    made.radius[i] = Math.sqrt(-2 * Math.log(1 - next()));
-    made.cosine[i] = Math.cos(2 * Math.PI * next());
+    numbers.radius[i] = Math.sqrt(-2 * Math.log(1 - next()));
+    numbers.cosine[i] = Math.cos(2 * Math.PI * next());
   }
-  if (standard.size >= SEEDS) standard.delete(standard.keys().next().value as number);
-  standard.set(seed, made);
-  return made;
+  if (cache.size >= MAX_SEEDS) cache.delete(cache.keys().next().value as number);
+  cache.set(seed, numbers);
+  return numbers;
 }
 
-/** Normal numbers, an array of the caller's own. */
+/** Returns normal numbers of a seed in a new array. */
 export function normal(seed: number, length: number, std = 1, mean = 0): Float32Array {
   const { radius, cosine } = standardNormal(seed, length);
   const values = new Float32Array(length);
@@ -140,7 +140,7 @@ export function normal(seed: number, length: number, std = 1, mean = 0): Float32
   return values;
 }
 
-/** A plain input of normal numbers. */
+/** Returns a plain array of normal numbers with its shape. */
 export const normalInput = (seed: number, shape: readonly number[], std = 1, mean = 0): PlainTensor => ({
   shape,
   data: normal(

@@ -1,5 +1,5 @@
-// Tables of wrong use: every call throws an error of the right class that says name, expected, got and remedy, before
-// anything is written.
+// Tests of tables of wrong calls. Every call must throw an error of the right class whose message has the name, the
+// expected and the actual value and a remedy. It must throw before it writes anything.
 
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { BatchNorm, type Tensor, type TensorLike, tensor } from "../../src/index.ts";
@@ -10,21 +10,21 @@ export type Wrong = any;
 
 export const SHAPE = [4, 3, 2];
 
-/** What a wrong call may touch, all of it alive and of the right shape. */
+/** Objects that a wrong call may use. All are usable and have the right shape, except `gone`, which is disposed of. */
 interface Scene {
   bn: BatchNorm;
   x: TensorLike;
   dy: TensorLike;
   out: TensorLike;
   vector: Float32Array;
-  /** An input of another shape. */
+  /** Returns an input of another shape. */
   of(shape: readonly number[]): TensorLike;
   gone: Tensor;
 }
 
 export type Row = [what: string, call: (s: Scene) => unknown, kind: ErrorConstructor | string, message: RegExp];
 
-/** Tests every row of a table, whose keys are subjects, in every world. */
+/** Tests every row of a table in every world. The keys of the table are the subjects of its rows. */
 export function testWrongUse(table: Record<string, Row[]>): void {
   describe.each(WORLDS)("wrong use ($build, $kind)", ({ build, kind }) => {
     beforeAll(() => useBuild(build));

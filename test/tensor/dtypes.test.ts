@@ -1,4 +1,5 @@
-// Types of elements that do not go together are refused by name, and TypeScript knows which array is which.
+// Element types that do not match cause an error with their names. TypeScript infers the array type of each element
+// type.
 
 import { afterEach, beforeAll, describe, expect, expectTypeOf, test } from "vitest";
 import { type AnyTensor, BatchNorm, batchNormForward, type Dtype, type Tensor, tensor } from "../../src/index.ts";

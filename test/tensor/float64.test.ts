@@ -1,4 +1,4 @@
-// float64 from end to end, against the oracle and between arrays and tensors. Golden cases in float64 are in golden.test.ts.
+// Calls in float64, against the oracle and between arrays and tensors. Golden cases in float64 are in golden.test.ts.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import {

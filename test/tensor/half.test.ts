@@ -1,4 +1,5 @@
-// 16-bit storage, which is float32's result rounded once. Single conversions are in kernels.test.ts.
+// 16-bit storage: its results are those of float32, rounded once. Tests of single conversions are in
+// test/assembly/kernels/half.ts.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import {

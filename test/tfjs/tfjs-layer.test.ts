@@ -1,5 +1,5 @@
-// The layer of batchnorm-wasm/tfjs inside TF.js's models, beside TF.js's own: where that one is right, the same; where it is
-// wrong, its answer and ours.
+// The layer of batchnorm-wasm/tfjs in TF.js's models, compared with TF.js's layer. Where TF.js's layer is correct, both
+// give the same. Where it is wrong, the tests state the results of both.
 
 import * as tf from "@tensorflow/tfjs-core";
 import {

@@ -1,4 +1,4 @@
-// batchnorm-wasm/tfjs: the operations, their gradients, the kernel that replaces TF.js's, and how tensors are reached.
+// batchnorm-wasm/tfjs: the operations, their gradients, the kernel that replaces TF.js's, and access to tensors.
 
 import * as tf from "@tensorflow/tfjs-core";
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";

@@ -1,5 +1,5 @@
-// Threads: every golden case has the same bits on 1, 2, 3 and 4 of them, a pool ends with an error or in order, never in
-// a hang, and leaves nothing behind.
+// Threads. Every golden case has the same bits on 1, 2, 3 and 4 threads. A pool ends normally or with an error, never
+// hangs, and leaves no thread behind.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";

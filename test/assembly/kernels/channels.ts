@@ -1,4 +1,5 @@
-// Vectors as long as there are channels: pivots, statistics with their bounds of what is reliable, and coefficients.
+// Tests of vectors with one value per channel: pivots, statistics with their bounds for unreliable channels, and
+// coefficients.
 
 import { expect, it } from "vitest";
 import { blank, equal, expectSame, UNWRITTEN } from "../../support/arena.ts";

@@ -1,4 +1,4 @@
-// 16-bit storage: all 65,536 patterns of both formats to float32 and back, and what lies between them.
+// Tests of 16-bit storage: all 65,536 patterns of both formats to float32 and back, and the numbers between them.
 
 import { expect, it } from "vitest";
 import type { ExtendedExports } from "../../../src/wasm/module.ts";

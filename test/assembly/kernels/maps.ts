@@ -1,5 +1,5 @@
-// Maps of both modules against their equations: every activation, with and without a residual, in both walks, over their
-// sources or beside them, of whole tensors, ranges and tiles.
+// Tests of the maps of both modules against their equations: every activation, with and without a residual, in both
+// walks, in place and to another tensor, for whole tensors, ranges and tiles.
 
 import { expect, it } from "vitest";
 import { blank, equal, expectSame, type Reals } from "../../support/arena.ts";

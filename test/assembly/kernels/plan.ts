@@ -1,4 +1,4 @@
-// Plans: the walk, the precision and the layout of workspaces, which a shape alone decides.
+// Tests of plans. The shape alone decides the walk, the precision and the offsets in the workspace.
 
 import { expect, it } from "vitest";
 import { BLOCKED, dimsOf, Planned, SMALL, STRIPED, type World } from "./world.ts";

@@ -1,4 +1,5 @@
-// Sums of both operations, with and without an activation, in every walk and precision, against sums by definition.
+// Tests of the sums of both operations, with and without an activation, in every walk and precision, against their
+// definition.
 
 import { expect, it } from "vitest";
 import { equal, expectSame, type Reals } from "../../support/arena.ts";

@@ -1,5 +1,5 @@
-// What the tests of kernels share: plans in guarded memory, shapes in every walk and precision, data whose sums and products
-// are exact in every order, and activations by definition.
+// Helpers for the tests of kernels: plans in guarded memory, shapes in every walk and precision, data whose sums and
+// products are exact in every order, and activations by definition.
 
 import { expect } from "vitest";
 import type { Exports, ExtendedExports } from "../../../src/wasm/module.ts";

@@ -1,4 +1,5 @@
-// What the suite has Node do for it: a page writes no files, and its user agent does not tell every browser's version.
+// Commands that Node runs for the suite in a page. A page cannot write files, and its user agent does not tell the
+// version of every browser.
 
 import type { PlaywrightBrowserProvider } from "@vitest/browser-playwright";
 import type { BrowserCommand, BrowserProvider } from "vitest/node";

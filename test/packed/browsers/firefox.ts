@@ -1,4 +1,4 @@
-// Firefox for Vitest, over WebDriver BiDi: Playwright drives only its own, patched build.
+// Firefox for Vitest, over WebDriver BiDi. Playwright cannot do it, since it drives its own patched build only.
 
 import { defineBrowserProvider } from "@vitest/browser";
 import puppeteer, { type Browser } from "puppeteer-core";

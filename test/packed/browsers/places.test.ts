@@ -1,4 +1,4 @@
-// The packed library in every place of a page where a program may stand, in the browser that runs this suite.
+// The packed library in every place of a page that can contain a program, in the browser that runs this suite.
 
 import { afterEach, beforeAll, describe, expect, inject, it } from "vitest";
 import { commands, server } from "vitest/browser";

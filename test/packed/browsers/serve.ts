@@ -1,5 +1,5 @@
-// What Vitest's server has beside the suite: the files of the packed library and of this folder, as they are, and the
-// package under its name for what Vite transforms.
+// Additional files on Vitest's server: the packed library and this folder without transformation, and the package under
+// its name for files that Vite transforms.
 
 import { readFile } from "node:fs/promises";
 import { extname, join, sep } from "node:path";

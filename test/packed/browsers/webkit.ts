@@ -1,4 +1,4 @@
-// WebKitGTK for Vitest, over WebDriver: MiniBrowser, the one that the driver starts by itself, on a screen in memory.
+// WebKitGTK for Vitest, over WebDriver. The driver starts MiniBrowser by default; it runs on a screen in memory.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
