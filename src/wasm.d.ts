@@ -1,7 +1,7 @@
 // What bundle.mjs makes of built files, and a plugin of the same meaning in tests.
 
-// A .wasm file is a function that returns its bytes, or its module where the host compiles no bytes. There the build with
-// relaxed SIMD is undefined.
+// A .wasm file is a function that returns its bytes, or its module where the host compiles no bytes. There the build
+// with relaxed SIMD is undefined.
 type WasmSource = () => Uint8Array<ArrayBuffer> | WebAssembly.Module;
 
 declare module "*/simd.wasm" {

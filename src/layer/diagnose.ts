@@ -66,7 +66,7 @@ export class Diagnosis {
    * Standard deviation of x̂, √(variance/(variance + epsilon)), [C]: near 1 if the variance is much larger than
    * epsilon.
    */
-  readonly spread: Float64Array;
+  readonly xHatStd: Float64Array;
   /** Fraction of the batch's values at which the activation's derivative is not 0, [C]. */
   readonly active: Float64Array;
   /** The layer's gamma, or ones for a layer without gamma, [C]. */
@@ -97,7 +97,7 @@ export class Diagnosis {
     this.meanDriftErrors = drift.meanErrors;
     this.varianceRatio = drift.ratio;
     this.varianceRatioErrors = drift.ratioErrors;
-    this.spread = batch.variance.map((v, c) => Math.sqrt(v) * (invStd[c] as number));
+    this.xHatStd = batch.variance.map((v, c) => Math.sqrt(v) * (invStd[c] as number));
     this.active = active;
     this.gamma = gamma ? Float64Array.from(gamma) : new Float64Array(length).fill(1);
     this.scale = this.gamma.map((g, c) => g * (invStd[c] as number));
@@ -116,7 +116,7 @@ export class Diagnosis {
     const [mean, variance] = this.#relativeDrift(c);
     const isSignificant = (errors: Float64Array) => !(Math.abs(errors[c] as number) <= SIGNIFICANT);
     return {
-      constant: (this.spread[c] as number) < CONSTANT,
+      constant: (this.xHatStd[c] as number) < CONSTANT,
       "never active": this.active[c] === 0,
       // negated comparisons, so that a drift of NaN counts as large
       "mean drifted": !(mean <= 1) && isSignificant(this.meanDriftErrors),
@@ -152,7 +152,7 @@ export class Diagnosis {
       ["in errors", (c) => short(this.meanDriftErrors[c])],
       ["variance ratio", (c) => short(this.varianceRatio[c])],
       ["in errors", (c) => short(this.varianceRatioErrors[c])],
-      ["std of x̂", (c) => short(this.spread[c])],
+      ["std of x̂", (c) => short(this.xHatStd[c])],
       ["active", (c) => short(this.active[c])],
       ["gamma", (c) => short(this.gamma[c])],
       ["gamma·invStd", (c) => short(this.scale[c])],

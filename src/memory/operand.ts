@@ -16,7 +16,7 @@ import type { Kernels, Plan, Range } from "../wasm/kernels.ts";
 import { operandDtype } from "./guards.ts";
 import { defaultHeap, type Heap, inWasmMemory } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
-import { oneRun, Room, type Runs } from "./transfer.ts";
+import { copyElements, oneRun, Room, type Runs } from "./transfer.ts";
 
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export const heapOf = (...values: readonly (AnyTensor | undefined)[]): Heap =>
@@ -25,7 +25,7 @@ export const heapOf = (...values: readonly (AnyTensor | undefined)[]): Heap =>
 /** Returns a copy of a plain array in wasm memory, as a Tensor that the caller disposes of. */
 function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype> {
   const staged = new Tensor(heap, value.shape, value.data.length, dtype);
-  (bitsOf(staged.data) as Float32Array).set(bitsOf(value.data));
+  copyElements(value.data, staged.data);
   return staged;
 }
 
@@ -286,7 +286,7 @@ export class CallScope {
       return target;
     }
     const array = out ?? this.#array(like as PlainTensor<Data>);
-    (bitsOf(array.data) as Float32Array).set(bitsOf(target.data) as Float32Array);
+    copyElements(target.data, array.data);
     return array;
   }
 

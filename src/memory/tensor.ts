@@ -18,6 +18,7 @@ import { MAX_BYTES, sizeOf } from "../tensor/shape.ts";
 import type { PlainTensor } from "../tensor/types.ts";
 import { staggered } from "./allocator.ts";
 import { defaultHeap, type Heap, inWasmMemory } from "./heap.ts";
+import { copyElements } from "./transfer.ts";
 
 /** Throws RangeError if a tensor has more bytes than a memory. */
 function checkBytes(shape: readonly number[], bytes: number): void {
@@ -142,9 +143,9 @@ export function tensor(
   // the allocation may grow the memory, which would empty a view of it
   const source = data !== undefined && !isList && inWasmMemory(data as Data) ? (data as Data).slice() : data;
   const result = new Tensor(heap, shape, length, found);
-  const elements = bitsOf(result.data) as Float32Array;
-  if (source) elements.set(isList ? (source as readonly number[]) : (bitsOf(source as Data) as Float32Array));
-  else elements.fill(0);
+  if (source === undefined) bitsOf(result.data).fill(0);
+  else if (isList) (result.data as Float32Array).set(source as readonly number[]);
+  else copyElements(source as Data, result.data);
   return result;
 }
 

@@ -1,7 +1,7 @@
 // Copies elements of JavaScript to wasm memory and back. This is the only place that copies them, and that converts
 // between 16 bits and float32 on the way.
 
-import { BYTES, type bitsOf, computeDtype, type Dtype, is16Bit } from "../tensor/dtype.ts";
+import { BYTES, bitsOf, computeDtype, type Data, type Dtype, is16Bit } from "../tensor/dtype.ts";
 import type { Heap } from "./heap.ts";
 
 /** The elements of an array. 16-bit elements are given as their bits. */
@@ -18,6 +18,13 @@ export type Runs = (copy: CopyRun) => void;
  * `subarray` and `set`; from 32 to 64 elements on, both take as long (Node 20.20).
  */
 const SHORT = 16;
+
+/**
+ * Copies all elements of an array to another one of the same type and length. 16-bit elements are copied as their bits.
+ */
+export function copyElements(source: Data, target: Data): void {
+  (bitsOf(target) as Float32Array).set(bitsOf(source) as Float32Array);
+}
 
 /** Returns the runs of `length` elements that lie together in the array, from index `outside` on. */
 export const oneRun =

@@ -6,7 +6,8 @@ import { checkApart, checkOperand, checkOut, checkTensor, checkVector, overwrite
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { bitsOf, computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
+import { copyElements } from "../memory/transfer.ts";
+import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import { fusion, type Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
@@ -234,7 +235,7 @@ function upstreamOfActivation(
   if (!activation.code) {
     if (dResidual) {
       const source = call.value(dy); // before dResidual is looked at, since growth would empty its view
-      (bitsOf(dResidual.data) as Float32Array).set(bitsOf(source.data) as Float32Array);
+      copyElements(source.data, dResidual.data);
     }
     return dy;
   }

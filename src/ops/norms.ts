@@ -7,9 +7,10 @@
 //   channels first   | c0 … | c1 … | c2 … | c3 … |           channels last   | c0 c1 c2 c3 | c0 c1 c2 c3 | …
 //                    |   group 0   |   group 1   |                           |  0  |   1   |  0  |   1   |
 //
-//   one map     x to y over channels, each with its group's mean and invStd: where a channel of a sample is long enough to
-//               be read as a plane, or is a group
-//   two maps    x to x̂ over groups, x̂ to y over channels, which are columns there: for what is left, layer norm above all
+//   one map     x to y over channels, each with its group's mean and invStd. It serves where a channel of a sample is
+//               long enough to be read as a plane, or is a group.
+//   two maps    x to x̂ over groups, then x̂ to y over channels, which are columns there. It serves the rest, layer norm
+//               above all.
 //
 // Work goes block by block through the cache. No bit of a group depends on the other groups of its block.
 

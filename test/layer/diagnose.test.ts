@@ -65,7 +65,7 @@ describe.each(KINDS.flatMap((kind) => LAYOUTS.map((layout) => ({ kind, layout })
         per((c) => ((v(c) * m) / (m - 1) + 1e-5) / (1 + 1e-5)),
         close,
       );
-      expect(found.spread).toBeAllclose(
+      expect(found.xHatStd).toBeAllclose(
         per((c) => Math.sqrt(v(c) / (v(c) + 1e-5))),
         close,
       );
