@@ -4,7 +4,7 @@ import { complete } from "./complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
 export { type GroupPorts, groupPorts, portGroup } from "./distributed/message-ports.ts";
-export type { AllReduce } from "./distributed/process-group.ts";
+export type { ProcessGroup } from "./distributed/process-group.ts";
 export { sharedGroup, sharedGroupMemory } from "./distributed/shared-memory.ts";
 export {
   type ConvFormat,

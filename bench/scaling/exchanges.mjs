@@ -10,7 +10,7 @@ const LENGTHS = [1, 129, 513, 1025, 2049, 4097, 65_536];
  * Microseconds of a group's operations, medians over `samples`: of arrays of each length, and of all exchanges of a step of
  * ResNet-50. Ranks call it together.
  *
- * @param {import("batchnorm-wasm").AllReduce} group with gather
+ * @param {import("batchnorm-wasm").ProcessGroup} group with gather
  * @param {number} samples
  */
 export async function timeExchanges(group, samples) {

@@ -41,7 +41,7 @@ export const ALONE = { rank: 0, size: 1, sum() {} };
 
 /**
  * @param {Options} options the same on every rank
- * @param {import("batchnorm-wasm").AllReduce} group that sums at once
+ * @param {import("batchnorm-wasm").ProcessGroup} group that sums at once
  * @param {ReturnType<typeof import("../figure1/digits.mjs").loadDigits>} digits
  * @param {boolean} [synchronized] whether batch norm takes the statistics of the whole batch, or of the rank's shard
  * @returns {Result}
@@ -92,7 +92,7 @@ export function train({ steps, batch, learningRate, seed }, group, digits, synch
  * numbers of parameters and running statistics are not, bit for bit, those of rank 0.
  *
  * @param {Options} options
- * @param {import("batchnorm-wasm").AllReduce} group
+ * @param {import("batchnorm-wasm").ProcessGroup} group
  * @param {ReturnType<typeof import("../figure1/digits.mjs").loadDigits>} digits
  * @returns {(Result & { synchronized: boolean, accuracies: Float64Array, unlike: number })[]}
  */

@@ -34,3 +34,7 @@ export function flag(name: string, value: unknown, fallback: boolean): boolean {
   if (typeof value !== "boolean") throw wrongKind(name, "a boolean", value);
   return value;
 }
+
+/** Returns whether a value is an array or a typed array. */
+export const isList = (value: unknown): value is ArrayLike<unknown> =>
+  Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);

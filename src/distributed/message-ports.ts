@@ -3,7 +3,7 @@
 
 import { lostRank, wrongKind } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
-import { type AllReduce, addTo, checkAll, rankOf, timeoutOf } from "./process-group.ts";
+import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
 
 /**
  * The ports of one rank: rank 0 has a port to every other rank, and every other rank has one port to rank 0. Post it to
@@ -65,7 +65,7 @@ class Inbox {
 }
 
 /** A rank of a group over ports. */
-class PortGroup implements AllReduce<Promise<void>> {
+class PortGroup implements ProcessGroup<Promise<void>> {
   readonly rank: number;
   readonly size: number;
   readonly #inboxes: readonly Inbox[];
@@ -138,7 +138,7 @@ class PortGroup implements AllReduce<Promise<void>> {
 export function portGroup(
   ports: GroupPorts,
   options: { timeoutMs?: number } = {},
-): AllReduce<Promise<void>> & { close(): void } {
+): ProcessGroup<Promise<void>> & { close(): void } {
   if (typeof ports !== "object" || ports === null || !Array.isArray(ports.ports))
     throw wrongKind("ports", "an entry of what groupPorts returns", ports);
   return new PortGroup(ports, timeoutOf(options));

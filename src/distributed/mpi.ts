@@ -8,7 +8,7 @@
 import type { LibraryHandle } from "koffi";
 import { lostRank, noMpi, wrongKind } from "../common/errors.ts";
 import { checkKeys, integerAtLeast } from "../common/validate.ts";
-import { type AllReduce, checkAll, timeoutOf } from "./process-group.ts";
+import { checkAll, type ProcessGroup, timeoutOf } from "./process-group.ts";
 
 /** The name of Open MPI's library from version 4 on. In its ABI, handles are addresses of variables in the library. */
 const LIBRARY = "libmpi.so.40";
@@ -136,7 +136,7 @@ function exchanges(lib: LibraryHandle): Pick<Mpi, "sum" | "gather" | "done"> {
 }
 
 /** A process group over MPI. Its calls are synchronous. */
-export interface MpiGroup extends AllReduce<void> {
+export interface MpiGroup extends ProcessGroup<void> {
   /** Fills `all`, which is `size` times as long as `values`, with the values of all ranks in the order of the ranks. */
   gather(values: Float64Array, all: Float64Array): void;
   /**

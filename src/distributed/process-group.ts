@@ -11,7 +11,7 @@ import { checkKeys, integerAtLeast } from "../common/validate.ts";
  * number of values. A call returns when the exchange is done, or returns a promise of that. If a rank does not take
  * part, the call fails after a time instead of waiting forever.
  */
-export interface AllReduce<R extends undefined | Promise<void> | void = Promise<void> | void> {
+export interface ProcessGroup<R extends undefined | Promise<void> | void = Promise<void> | void> {
   /** The number of this rank, from 0 to size − 1. */
   readonly rank: number;
   /** The number of ranks. */

@@ -7,7 +7,7 @@
 import { sharedMemory } from "../common/engine.ts";
 import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
-import { type AllReduce, addTo, checkAll, rankOf, timeoutOf } from "./process-group.ts";
+import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
 
 // Indices of the words of the control block, an Int32Array.
 
@@ -56,7 +56,7 @@ export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuf
 }
 
 /** A rank of a group in shared memory. */
-class SharedGroup implements AllReduce<void> {
+class SharedGroup implements ProcessGroup<void> {
   readonly rank: number;
   readonly size: number;
   readonly #control: Int32Array;
@@ -153,7 +153,7 @@ export function sharedGroup(
   memory: SharedArrayBuffer,
   rank: number,
   options: { timeoutMs?: number } = {},
-): AllReduce<void> {
+): ProcessGroup<void> {
   if (!(memory instanceof SharedArrayBuffer)) throw wrongKind("memory", "what sharedGroupMemory returns", memory);
   return new SharedGroup(memory, rank, timeoutOf(options));
 }

@@ -2,7 +2,7 @@
 // contains these names. docs/state.md has them as a table.
 
 import { wrongKind, wrongState, wrongValue } from "../common/errors.ts";
-import { checkKeys, flag, oneOf } from "../common/validate.ts";
+import { checkKeys, flag, isList, oneOf } from "../common/validate.ts";
 import type {
   Framework,
   Layer,
@@ -197,9 +197,6 @@ interface StateTensor {
   readonly shape: readonly unknown[];
   readonly dtype?: unknown;
 }
-
-const isList = (value: unknown): value is List =>
-  Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
 
 const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
 

@@ -8,7 +8,7 @@
 // the mean is far from it. Backward sums.
 
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
-import type { AllReduce } from "../distributed/process-group.ts";
+import type { ProcessGroup } from "../distributed/process-group.ts";
 import type { TensorLike } from "../memory/tensor.ts";
 import type { BackwardOptions, Gradients } from "../ops/backward.ts";
 import { runStatistics } from "../ops/forward.ts";
@@ -29,7 +29,7 @@ type Steps<T> = Generator<() => Promise<void> | void, T, undefined>;
 /** Options of SyncBatchNorm. */
 export interface SyncOptions<D extends Dtype> extends Omit<Options<D>, "ghostBatchSize" | "renorm"> {
   /** The ranks that normalise together. */
-  group: AllReduce;
+  group: ProcessGroup;
 }
 
 type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "gamma" | "beta">;
@@ -48,7 +48,7 @@ type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>,
  * For one value in the whole group, and for statistics that are not finite, all ranks throw the same error.
  */
 export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
-  readonly group: AllReduce;
+  readonly group: ProcessGroup;
   /** Whether the latest forward used the statistics of the group, so that backward uses its sums. */
   #joint = false;
 

@@ -8,7 +8,7 @@
 
 import { outOfMemory } from "../common/errors.ts";
 import type { Geometry } from "../tensor/shape.ts";
-import { Kernels, PLANES, type Plan, readPlan, TILED } from "../wasm/kernels.ts";
+import { Kernels, PLANES, type Plan, TILED } from "../wasm/kernels.ts";
 import { type Build, type Exports, type ExtendedExports, instantiateKernels, kernelBuild } from "../wasm/module.ts";
 import type { Pool } from "../wasm/threads/pool.ts";
 import { Allocator } from "./allocator.ts";
@@ -202,7 +202,7 @@ export class HostHeap extends KernelHeap {
 
 /** The workspace of a heap: memory for one plan, with its vectors and its scratch. Every call plans it anew. */
 export class Workspace {
-  readonly #heap: KernelHeap;
+  readonly #heap: Heap;
   #pointer = 0;
   #bytes = 0;
   #plan: Plan | undefined;
@@ -210,7 +210,7 @@ export class Workspace {
   #elementBytes = 0;
   #options = 0;
 
-  constructor(heap: KernelHeap) {
+  constructor(heap: Heap) {
     this.#heap = heap;
   }
 
@@ -218,23 +218,20 @@ export class Workspace {
    * Returns the plan of a tensor that is not empty. The plan is written only if the latest plan differs, and memory is
    * allocated only if the plan needs more than all earlier ones.
    */
-  plan(geometry: Geometry, elementBytes: number, tiled: boolean): Plan {
+  plan(geometry: Geometry, kernels: Kernels, tiled: boolean): Plan {
     const options = (tiled ? TILED : 0) + (geometry.planes ? PLANES : 0);
-    const { outer, channels, inner } = geometry;
-    if (this.#plan && elementBytes === this.#elementBytes && options === this.#options && this.#hasShape(geometry))
+    if (this.#plan && kernels.bytes === this.#elementBytes && options === this.#options && this.#hasShape(geometry))
       return this.#plan;
-    const { core } = this.#heap;
-    const bytes = core.workspace(elementBytes, outer, channels, inner) >>> 0;
+    const bytes = kernels.workspaceBytes(geometry);
     if (bytes > this.#bytes) {
       const pointer = this.#heap.allocate(bytes);
       if (this.#pointer) this.#heap.free(this.#pointer);
       this.#pointer = pointer;
       this.#bytes = bytes;
     }
-    core.plan(this.#pointer, elementBytes, outer, channels, inner, options);
-    this.#plan = readPlan(this.#heap.u32, this.#pointer);
+    this.#plan = kernels.plan(this.#heap.u32, this.#pointer, geometry, options);
     this.#geometry = geometry;
-    this.#elementBytes = elementBytes;
+    this.#elementBytes = kernels.bytes;
     this.#options = options;
     return this.#plan;
   }

@@ -77,7 +77,7 @@ export class KernelOperand {
 
   /** The plan of this operand's geometry. It is valid until the workspace plans another geometry. */
   get plan(): Plan {
-    return this.heap.workspace.plan(this.geometry, this.kernels.bytes, this.#tiled);
+    return this.heap.workspace.plan(this.geometry, this.kernels, this.#tiled);
   }
 
   /** The tiles that cover the operand. */

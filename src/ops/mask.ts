@@ -8,7 +8,7 @@
 //   packed      s s s s | s s s s                  [selected samples, C, …]
 
 import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
+import { checkKeys, isList } from "../common/validate.ts";
 import { operandDtype } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { KernelOperand } from "../memory/operand.ts";
@@ -44,9 +44,6 @@ export interface Selection {
   /** The sum of the weights, by which sums are divided. */
   readonly count: number;
 }
-
-const isList = (value: unknown): value is ArrayLike<unknown> =>
-  Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
 
 /** The weights of all positions of a batch, [N, …]. Throws TypeError and RangeError for a wrong mask. */
 export function weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array {

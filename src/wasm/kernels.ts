@@ -22,7 +22,7 @@ export const PLANES = 2;
  * Returns the plan that the kernels have written at `pointer`: how a tensor is walked and summed, and where its vectors
  * are. The fields in memory are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/abi.md).
  */
-export function readPlan(u32: Uint32Array, pointer: number) {
+function readPlan(u32: Uint32Array, pointer: number) {
   let index = pointer / 4;
   const next = () => u32[index++] as number;
   return {
@@ -149,6 +149,13 @@ export interface MapOperands {
   readonly y: number;
 }
 
+/** The dimensions of a tensor [outer, channels, inner]. */
+interface Dimensions {
+  readonly outer: number;
+  readonly channels: number;
+  readonly inner: number;
+}
+
 /**
  * The phases for one type of elements. Sources and results are addresses of whole tensors. If only a tile is in memory,
  * the address is the one that makes the kernels find the tile (memory/operand.ts).
@@ -192,6 +199,17 @@ export class Kernels {
     const calls = pieces.map(({ begin, end }) => [...call, begin, end]);
     pool.run(extended || this.isFloat64 ? "extended" : "core", name, calls);
     return true;
+  }
+
+  /** Returns the bytes of a tensor's workspace: the plan, its vectors and its scratch. */
+  workspaceBytes({ outer, channels, inner }: Dimensions): number {
+    return this.#core.workspace(this.bytes, outer, channels, inner) >>> 0;
+  }
+
+  /** Writes the plan of a tensor to the workspace at `pointer`, and reads it. `options` are TILED and PLANES. */
+  plan(u32: Uint32Array, pointer: number, { outer, channels, inner }: Dimensions, options: number): Plan {
+    this.#core.plan(pointer, this.bytes, outer, channels, inner, options);
+    return readPlan(u32, pointer);
   }
 
   /** Writes numbers to memory at `pointer`, as elements of this type. */

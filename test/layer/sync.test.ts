@@ -4,12 +4,12 @@
 import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it } from "vitest";
 import {
-  type AllReduce,
   BatchNorm,
   batchNormStatistics,
   groupPorts,
   type Layout,
   mergeStatistics,
+  type ProcessGroup,
   packStatistics,
   portGroup,
   SyncBatchNorm,
@@ -19,7 +19,7 @@ import {
 import { loadGolden } from "../golden/read-golden.mjs";
 import { LAYOUTS, normal, ordered, sizeOf } from "../support/worlds.ts";
 
-type Group = AllReduce<Promise<void>> & { close(): void };
+type Group = ProcessGroup<Promise<void>> & { close(): void };
 
 let open: Group[] = [];
 afterEach(() => {
