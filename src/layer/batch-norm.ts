@@ -389,7 +389,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
       const { mean, variance } = this.#spare.statistics(i);
       this.#running?.update(mean, variance, count);
     }
-    [this.#spare, this.#used] = [this.#used, this.#spare];
+    const buffers = this.#spare;
+    this.#spare = this.#used;
+    this.#used = buffers;
     this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, this.#used.scratch) : undefined;
   }
 

@@ -141,11 +141,13 @@ function checkOuts<T extends AnyTensor>(dy: T, saved: Saved, { dxOut, dResidualO
   if (dResidualOut && !saved.hasResidual)
     throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
   const mode = saved.batch ? "train" : "frozen";
-  for (const [name, out] of [["dxOut", dxOut] as const, ["dResidualOut", dResidualOut] as const]) {
+  const check = (name: string, out: T | undefined) => {
     overwrites(name, out, "x", x, mode);
     overwrites(name, out, "residual", residual, mode);
     overwrites(name, out, "dy", dy);
-  }
+  };
+  if (dxOut) check("dxOut", dxOut);
+  if (dResidualOut) check("dResidualOut", dResidualOut);
   checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
 }
 
