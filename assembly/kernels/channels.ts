@@ -53,42 +53,41 @@ function coarse<T extends number>(mean: v128, deviation: v128): v128 {
 }
 
 /**
- * Returns the means, lane by lane, of `steps` vectors in each of `planes` planes. `share` is 1 / number of values. It
- * multiplies every value before the sum, so that the sum does not overflow.
+ * Returns the pivots, lane by lane, of `steps` vectors, `stride` bytes apart, in each of `planes` planes; with
+ * `acrossLanes`, the pivot of all lanes together. `share` is 1 / number of values. It multiplies every value before the
+ * sum, so that the sum does not overflow. The largest distance from the mean is that of the smallest or of the largest
+ * value, so one pass is enough.
  */
-function meanOf<T extends number, W extends Whole>(
+function pivotOf<T extends number, W extends Whole>(
   first: usize,
   planes: usize,
   plane: usize,
   steps: usize,
+  stride: usize,
   share: v128,
+  acrossLanes: bool,
 ): v128 {
   const width = changetype<W>(<usize>0);
   let mean = v128.splat<T>(<T>0);
+  let smallest = width.load<T>(first);
+  let largest = smallest;
   for (; planes; --planes) {
-    for (let i: usize = 0; i < steps; ++i)
-      mean = v128.add<T>(mean, v128.mul<T>(width.load<T>(first + i * width.bytes<T>()), share));
+    let at = first;
+    for (let i = steps; i; --i) {
+      const values = width.load<T>(at);
+      mean = v128.add<T>(mean, v128.mul<T>(values, share));
+      smallest = v128.pmin<T>(smallest, values);
+      largest = v128.pmax<T>(largest, values);
+      at += stride;
+    }
     first += plane;
   }
-  return mean;
-}
-
-/** Returns the largest distances from the means, lane by lane, of `steps` vectors in each of `planes` planes. */
-function maxDeviationOf<T extends number, W extends Whole>(
-  first: usize,
-  planes: usize,
-  plane: usize,
-  steps: usize,
-  mean: v128,
-): v128 {
-  const width = changetype<W>(<usize>0);
-  let deviation = v128.splat<T>(<T>0);
-  for (; planes; --planes) {
-    for (let i: usize = 0; i < steps; ++i)
-      deviation = v128.pmax<T>(deviation, v128.abs<T>(v128.sub<T>(width.load<T>(first + i * width.bytes<T>()), mean)));
-    first += plane;
+  if (acrossLanes) {
+    mean = Lanes.horizontalSum<T>(mean);
+    smallest = v128.neg<T>(Lanes.horizontalMax<T>(v128.neg<T>(smallest)));
+    largest = Lanes.horizontalMax<T>(largest);
   }
-  return deviation;
+  return coarse<T>(mean, v128.pmax<T>(v128.sub<T>(largest, mean), v128.sub<T>(mean, smallest)));
 }
 
 /** Returns the largest power of two up to n. Its inverse is exact, so the mean of equal values is exact too. */
@@ -134,9 +133,7 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
     const share = v128.splat<T>(<T>(1 / <f64>planes));
     for (; channel + lanes <= end; channel += lanes) {
       const first = x + Lanes.bytes<T>(channel);
-      const mean = meanOf<T, Whole>(first, planes, plane, 1, share);
-      const deviation = maxDeviationOf<T, Whole>(first, planes, plane, 1, mean);
-      v128.store(pivot + Lanes.bytes<T>(channel), coarse<T>(mean, deviation));
+      v128.store(pivot + Lanes.bytes<T>(channel), pivotOf<T, Whole>(first, 1, 0, planes, plane, share, false));
     }
   }
   const run = powerOfTwoUpTo(min(p.inner, p.pivotValues));
@@ -145,17 +142,10 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
   const share = v128.splat<T>(<T>(1 / <f64>(planes * run)));
   for (; channel < end; ++channel) {
     const first = x + Lanes.bytes<T>(channel * p.inner);
-    let mean: v128;
-    let deviation: v128;
-    if (steps) {
-      mean = Lanes.horizontalSum<T>(meanOf<T, Whole>(first, planes, plane, steps, share));
-      deviation = maxDeviationOf<T, Whole>(first, planes, plane, steps, mean);
-      deviation = Lanes.horizontalMax<T>(deviation);
-    } else {
-      mean = meanOf<T, Single>(first, planes, plane, run, share);
-      deviation = maxDeviationOf<T, Single>(first, planes, plane, run, mean);
-    }
-    changetype<Single>(<usize>0).store<T>(pivot + Lanes.bytes<T>(channel), coarse<T>(mean, deviation));
+    const value = steps
+      ? pivotOf<T, Whole>(first, planes, plane, steps, 16, share, true)
+      : pivotOf<T, Single>(first, planes, plane, run, sizeof<T>(), share, false);
+    changetype<Single>(<usize>0).store<T>(pivot + Lanes.bytes<T>(channel), value);
   }
   broadcastRows<T>(1, p);
 }
