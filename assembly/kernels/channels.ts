@@ -39,6 +39,35 @@ function merge<T>(sums: usize, channel: usize, p: Plan, columns: usize): f64 {
 }
 
 /**
+ * Writes the sums of channels [begin, end) in all stripes to `target`, `f64[channels]`. Eight channels at a time read
+ * whole cache lines: the rows of sums may lie a multiple of 4 KiB apart, and then few of their lines fit into the
+ * cache.
+ */
+function mergeStripes<T>(p: Plan, sums: usize, columns: usize, begin: usize, end: usize, target: usize): void {
+  let channel = begin;
+  if (Lanes.accumulatesInF64<T>() && p.columnsPerChannel == 1)
+    for (; channel + 8 <= end; channel += 8) {
+      let a = f64x2.splat(0);
+      let b = f64x2.splat(0);
+      let c = f64x2.splat(0);
+      let d = f64x2.splat(0);
+      for (let start = channel; start < columns; start += p.period) {
+        const row = sums + Lanes.bytes<f64>(start);
+        a = f64x2.add(a, v128.load(row));
+        b = f64x2.add(b, v128.load(row, 16));
+        c = f64x2.add(c, v128.load(row, 32));
+        d = f64x2.add(d, v128.load(row, 48));
+      }
+      const entry = target + Lanes.bytes<f64>(channel);
+      v128.store(entry, a);
+      v128.store(entry, b, 16);
+      v128.store(entry, c, 32);
+      v128.store(entry, d, 48);
+    }
+  for (; channel < end; ++channel) store<f64>(target + Lanes.bytes<f64>(channel), merge<T>(sums, channel, p, columns));
+}
+
+/**
  * Returns the means, rounded to a few bits below the leading bit of `deviation`. A pivot with all of its 24 bits would
  * cause the same rounding error in x − pivot for all x of a binade. The variance would be off by 0.13 u for any number
  * of values.
@@ -152,10 +181,42 @@ export function pivotsOf<T extends number>(p: Plan, x: usize, begin: usize, end:
 
 /** Writes invStd = 1 / √(variance + epsilon) of channels [begin, end), or 0 if variance and epsilon are 0 (F5). */
 export function invStdOf(p: Plan, epsilon: f64, begin: usize, end: usize): void {
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  for (; channel + 2 <= end; channel += 2) {
+    const offset = Lanes.bytes<f64>(channel);
+    const v = f64x2.add(v128.load(p.variance + offset), f64x2.splat(epsilon));
+    const invStd = f64x2.div(f64x2.splat(1), f64x2.sqrt(v));
+    v128.store(p.invStd + offset, v128.andnot(invStd, f64x2.eq(v, f64x2.splat(0))));
+  }
+  for (; channel < end; ++channel) {
     const v = load<f64>(p.variance + Lanes.bytes<f64>(channel)) + epsilon;
     store<f64>(p.invStd + Lanes.bytes<f64>(channel), v == 0 ? 0 : 1 / sqrt<f64>(v));
   }
+}
+
+/**
+ * Turns merged moments of float32 into mean and variance (F3, F4), two channels at once, and marks the unreliable ones.
+ * An odd last channel is left out. Returns the number of unreliable channels.
+ */
+function momentPairs(p: Plan, begin: usize, end: usize): usize {
+  const count = f64x2.splat(<f64>p.count);
+  let unreliable: usize = 0;
+  for (let channel = begin; channel + 2 <= end; channel += 2) {
+    const offset = Lanes.bytes<f64>(channel);
+    const pivots = f64x2.promote_low_f32x4(v128.load64_zero(p.coefficients + Lanes.bytes<f32>(channel)));
+    const delta = f64x2.div(v128.load(p.mean + offset), count);
+    const square = f64x2.div(v128.load(p.variance + offset), count);
+    const deltaSquare = f64x2.mul(delta, delta);
+    const v = f64x2.max(f64x2.sub(square, deltaSquare), f64x2.splat(0));
+    v128.store(p.mean + offset, f64x2.add(pivots, delta));
+    v128.store(p.variance + offset, v);
+    const inside = v128.and(f64x2.ge(v, f64x2.splat(SMALLEST_VARIANCE)), f64x2.le(v, f64x2.splat(LARGEST_VARIANCE)));
+    const bad = ~v128.bitmask<i64>(v128.and(inside, f64x2.le(deltaSquare, v))) & 3;
+    store<u8>(p.unreliable + channel, u8(bad & 1));
+    store<u8>(p.unreliable + channel, u8(bad >> 1), 1);
+    unreliable += popcnt(bad);
+  }
+  return unreliable;
 }
 
 /**
@@ -167,14 +228,22 @@ export function momentStatistics<T>(p: Plan, columns: usize, epsilon: f64, begin
   const count = <f64>p.count;
   const width = p.columnsPerChannel;
   let unreliable: usize = 0;
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  mergeStripes<T>(p, p.sum, columns, begin, end, p.mean);
+  mergeStripes<T>(p, p.dot, columns, begin, end, p.variance);
+  if (Lanes.accumulatesInF64<T>() && width == 1) {
+    unreliable = momentPairs(p, begin, end);
+    channel += (end - begin) & ~1;
+  }
+  for (; channel < end; ++channel) {
+    const offset = Lanes.bytes<f64>(channel);
     const pivot = p.coefficients + Lanes.bytes<T>(channel * width);
-    const delta = merge<T>(p.sum, channel, p, columns) / count; // F3: mean − pivot
-    const square = merge<T>(p.dot, channel, p, columns) / count;
+    const delta = load<f64>(p.mean + offset) / count; // F3: mean − pivot
+    const square = load<f64>(p.variance + offset) / count;
     const v = max<f64>(square - delta * delta, 0); // F4; rounding may leave a constant channel just below zero
     const mean = <f64>load<T>(pivot) + delta;
-    store<f64>(p.mean + Lanes.bytes<f64>(channel), mean);
-    store<f64>(p.variance + Lanes.bytes<f64>(channel), v);
+    store<f64>(p.mean + offset, mean);
+    store<f64>(p.variance + offset, v);
     const inside = Lanes.accumulatesInF64<T>()
       ? v >= SMALLEST_VARIANCE && v <= LARGEST_VARIANCE
       : v <= LARGEST_VARIANCE_F64;
@@ -203,14 +272,15 @@ function recentre<T>(p: Plan, channel: usize, pivot: T): void {
 export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end: usize): usize {
   const count = <f64>p.count;
   let unreliable: usize = 0;
+  mergeStripes<T>(p, p.sum, columns, begin, end, p.dBeta); // B1
+  mergeStripes<T>(p, p.dot, columns, begin, end, p.dGamma); // B2
   for (let channel = begin; channel < end; ++channel) {
     const offset = Lanes.bytes<f64>(channel);
     const mean = load<f64>(p.mean + offset);
     const invStd = load<f64>(p.invStd + offset);
-    const sum = merge<T>(p.sum, channel, p, columns); // B1
-    const dot = merge<T>(p.dot, channel, p, columns); // B2
+    const sum = load<f64>(p.dBeta + offset);
+    const dot = load<f64>(p.dGamma + offset);
     const dGamma = (dot - (mean - <f64>(<T>mean)) * sum) * invStd; // B3
-    store<f64>(p.dBeta + offset, sum);
     store<f64>(p.dGamma + offset, dGamma);
     const size = abs(sum) + abs(dGamma);
     const inside =
