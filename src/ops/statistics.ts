@@ -7,7 +7,7 @@ import { invStdOf, type Statistics } from "./primitives.ts";
 
 /** The statistics of a batch, or of a part of one. */
 export interface BatchStatistics {
-  /** Values per channel; the sum of the weights where a mask has weights. */
+  /** The number of values per channel, or the sum of their weights. */
   readonly count: number;
   /** The mean of every channel, [C]. */
   readonly mean: Float64Array;
