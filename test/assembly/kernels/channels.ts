@@ -157,6 +157,31 @@ export function testStatistics(w: World): void {
     }
   });
 
+  it.each([0, 1])("operation %i: of two neighbours the one out of bounds is unreliable", (operation) => {
+    for (const dims of PATTERNS.filter(([, channels]) => channels > 1))
+      for (const [first, second, invStd, bad32, bad64] of operation ? GRADIENTS : MOMENTS)
+        for (const channel of [0, 1]) {
+          const count = dims[0] * dims[2];
+          if (second < Infinity && second * count === Infinity) continue;
+          const p = new Planned(w, dims);
+          p.setRows([new Float64Array(p.get("period")).fill(7)]);
+          if (operation) p.f64("mean").fill(0);
+          if (operation) p.f64("invStd").fill(1)[channel] = invStd;
+          p.unreliable.fill(2);
+          const sums = [0, 1].map((c) => (c === channel ? [first * count, second * count] : [0, count]));
+          const entry = sums.map((_, c) => {
+            for (let e = 0; ; e++) if (p.channelOf(e) === c) return e;
+          });
+          setSums(p, operation, (e) => (sums[entry.indexOf(e)] ?? [0, 0]) as [number, number]);
+          const got = w.phases.statistics(p.pointer, operation, 0, 0, 2);
+          const bad = Number(wide ? bad64 : bad32);
+          const name = `channel ${channel}: ${first}, ${second}, ${invStd} of [${dims}]`;
+          const expected = [bad, 0, p.get("precision") === 2 ? 0 : bad];
+          expect([p.unreliable[channel], p.unreliable[1 - channel], got], name).toEqual(expected);
+          w.arena.close();
+        }
+  });
+
   it.each([0, 1, 0 | AGAIN, 1 | AGAIN])("operation %i: unreliable out of bounds", (operation) => {
     for (const dims of PATTERNS)
       for (const [first, second, invStd, bad32, bad64] of operation & 1 ? GRADIENTS : MOMENTS) {
