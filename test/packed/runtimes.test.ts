@@ -28,11 +28,27 @@ beforeAll(() => {
 /** A program that runs longer than this does not end. */
 const TIMEOUT = 120_000;
 
-const NODES = ["20", "22", "24", "26"].map((major) => ({ name: `Node ${major}`, file: `node-${major}/bin/node` }));
-const RELAXED = {
+interface Runtime {
+  readonly name: string;
+  readonly file: string;
+  readonly flags?: readonly string[];
+}
+
+/**
+ * Node 20.0.0 may hang when a program ends while V8 compiles JavaScript in the background, and Node 20.1.0 turned that
+ * compilation off (nodejs/node, pull request 47450). The flag does the same, so that this suite fails because of the
+ * library only: 5 of 46 runs with two threads hung without it, and 0 of 120 with it.
+ */
+const NODE_20 = { file: "node-20/bin/node", flags: ["--no-concurrent-sparkplug"] };
+
+const NODES: readonly Runtime[] = [
+  { name: "Node 20", ...NODE_20 },
+  ...["22", "24", "26"].map((major) => ({ name: `Node ${major}`, file: `node-${major}/bin/node` })),
+];
+const RELAXED: Runtime = {
   name: "Node 20, relaxed SIMD on",
-  file: "node-20/bin/node",
-  flags: ["--experimental-wasm-relaxed-simd"],
+  ...NODE_20,
+  flags: [...NODE_20.flags, "--experimental-wasm-relaxed-simd"],
 };
 const DENO = {
   name: "Deno",
@@ -41,12 +57,6 @@ const DENO = {
   flags: ["run", "--node-modules-dir=manual", "--no-remote", "--no-lock", "--allow-read"],
 };
 const BUN = { name: "Bun", file: "@oven/bun-linux-x64/bin/bun", flags: ["--no-install", "run"] };
-
-interface Runtime {
-  readonly name: string;
-  readonly file: string;
-  readonly flags?: readonly string[];
-}
 
 const run = promisify(execFile);
 
@@ -124,7 +134,7 @@ describe("an engine without SIMD", () => {
   const NO_SIMD = "--no-enable-sse4-1";
 
   it.each<Runtime>([
-    ...NODES.map((node) => ({ ...node, flags: [NO_SIMD] })),
+    ...NODES.map((node) => ({ ...node, flags: [...(node.flags ?? []), NO_SIMD] })),
     { ...DENO, flags: [...DENO.flags, `--v8-flags=${NO_SIMD}`] },
   ])("$name: an import is fine, and the first use says what is missing", async (runtime) => {
     const errors = JSON.parse(await output(runtime, ["no-simd.mjs"]));

@@ -35,10 +35,7 @@ export async function report(library, core) {
   const module = new WebAssembly.Module(readFileSync(simd));
   const found = {};
   const both = () => [steps(library, { activation: "relu" }), steps(core)];
-  // one after the other: Node 20.0.0 may not return where two pools start at once, Node 20.20.2 does
-  const start = async () => {
-    for (const { init } of [library, core]) await init({ threads: 2 });
-  };
+  const start = () => Promise.all([library, core].map(({ init }) => init({ threads: 2 })));
   if (threads !== "alone") {
     found.alone = both();
     await start();
