@@ -82,10 +82,10 @@ const PIVOT_VALUES: usize = 16;
 const TILE: usize = 131072;
 
 /**
- * The bytes of sources and result up to which the interleaved map takes four rows at a time. Larger tensors come from
- * memory, where one stream is faster than four. docs/numerics.md has the measurements.
+ * The bytes of sources and result up to which a planar map takes one image at a time. In cache, one stream is as fast
+ * as several, or faster. docs/numerics.md has the measurements.
  */
-const IN_CACHE: usize = 1 << 24;
+const IN_CACHE: usize = 1 << 23;
 
 /** The rows of coefficients that a plan has room for: the largest number that a map has. */
 const COEFFICIENT_ROWS: usize = 5;
@@ -197,9 +197,19 @@ export class Plan {
     return this.precision == IN_F64 ? 1 : PIVOT_VALUES;
   }
 
-  /** Returns the number of rows that an interleaved map with this number of sources takes at a time: 4 or 1. */
-  rowsAtOnce(sources: usize): usize {
-    return this.tiled || this.length <= IN_CACHE / this.elementBytes / (sources + 1) ? 4 : 1;
+  /** Returns whether planar sums with this number of sources take four far images together. */
+  sumsFar(sources: usize): bool {
+    return sources == 1 || this.length * this.elementBytes * sources > IN_CACHE;
+  }
+
+  /**
+   * Returns the number of far images that a planar map with this number of sources takes together. From memory, four
+   * streams of one source are the fastest, and two of more sources. docs/numerics.md has the measurements.
+   */
+  mapStreams(sources: usize): usize {
+    if (this.tiled || this.length * this.elementBytes * (sources + 1) < IN_CACHE) return 1;
+    const streams: usize = sources == 1 ? 4 : 2;
+    return min(streams, this.outer);
   }
 }
 

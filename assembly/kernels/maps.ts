@@ -250,62 +250,69 @@ abstract class Step {
     width.store<T>(y, value);
   }
 
-  /** Takes a step with coefficients in memory, one per column. */
-  @inline static withRows<T extends number, M extends Affine, E extends Identity, W extends Whole>(
+  /** Takes four steps of a whole vector, one behind the other. */
+  @inline static line<T extends number, M extends Affine, E extends Identity>(
+    x: usize,
+    b: usize,
+    c: usize,
+    y: usize,
+    hi: v128,
+    scale: v128,
+    shift: v128,
+    xCoefficient: v128,
+    extra: v128,
+    parameters: usize,
+  ): void {
+    Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+    Step.withVectors<T, M, E, Whole>(x + 16, b + 16, c + 16, y + 16, hi, scale, shift, xCoefficient, extra, parameters);
+    Step.withVectors<T, M, E, Whole>(x + 32, b + 32, c + 32, y + 32, hi, scale, shift, xCoefficient, extra, parameters);
+    Step.withVectors<T, M, E, Whole>(x + 48, b + 48, c + 48, y + 48, hi, scale, shift, xCoefficient, extra, parameters);
+  }
+
+  /** Takes a step with coefficients in memory. They are at `hi`, in rows of `row` bytes, one per column. */
+  @inline static withRow<T extends number, M extends Affine, E extends Identity, W extends Whole>(
     x: usize,
     b: usize,
     c: usize,
     y: usize,
     hi: usize,
-    scale: usize,
-    shift: usize,
-    xCoefficient: usize,
-    extra: usize,
+    row: usize,
     parameters: usize,
   ): void {
     const width = changetype<W>(<usize>0);
-    const hiVector = width.load<T>(hi);
-    const xVector = changetype<M>(<usize>0).rows > 3 ? width.load<T>(xCoefficient) : hiVector;
-    const extraVector = Step.readsExtra<M, E>()
-      ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(extra))
-      : hiVector;
-    const scaleVector = width.load<T>(scale);
-    const shiftVector = width.load<T>(shift);
-    Step.withVectors<T, M, E, W>(x, b, c, y, hiVector, scaleVector, shiftVector, xVector, extraVector, parameters);
+    const h = width.load<T>(hi);
+    const scale = width.load<T>(hi + row);
+    const shift = width.load<T>(hi + 2 * row);
+    const xCoefficient = changetype<M>(<usize>0).rows > 3 ? width.load<T>(hi + 3 * row) : h;
+    const extra = Step.readsExtra<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(hi + 4 * row)) : h;
+    Step.withVectors<T, M, E, W>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
   }
 }
 
-/**
- * Returns whether a loop is not unrolled: if arithmetic takes longer than memory access, or to keep rare kernels small.
- */
+/** Returns whether a loop is not unrolled, because its arithmetic takes longer than its access to memory. */
 function keepsLoopsRolled<T, E extends Identity>(): bool {
   const f = changetype<E>(<usize>0);
   return f.heavy || (f.needsInput && sizeof<T>() == 8);
 }
 
-/** Runs map M on the planes of channels [begin, end), in memory order. */
-export function mapPlanar<T extends number, M extends Affine, E extends Identity>(
+/** Runs map M on the planes of channels [begin, end) of `images` images, one after the other. */
+function mapImages<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
   x: usize,
   b: usize,
   c: usize,
   y: usize,
+  images: usize,
   parameters: usize,
   begin: usize,
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const rolled = keepsLoopsRolled<T, E>();
   const coefficients = plan.coefficients;
   const inner = plan.inner;
   const row = Lanes.bytes<T>(plan.columns);
   const skip = Lanes.bytes<T>((plan.pitch - end + begin) * inner);
-  const first = Lanes.bytes<T>(begin * inner);
-  x += first;
-  b += first;
-  c += first;
-  y += first;
-  for (let outer = plan.outer; outer; --outer) {
+  for (; images; --images) {
     for (let channel = begin; channel < end; ++channel) {
       const entry = coefficients + Lanes.bytes<T>(channel);
       const hi = v128.load_splat<T>(entry);
@@ -316,44 +323,8 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
         ? changetype<E>(<usize>0).prepareShift<T>(v128.load_splat<T>(entry + 4 * row))
         : hi;
       let left = inner;
-      for (; !rolled && left >= 4 * lanes; left -= 4 * lanes) {
-        Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
-        Step.withVectors<T, M, E, Whole>(
-          x + 16,
-          b + 16,
-          c + 16,
-          y + 16,
-          hi,
-          scale,
-          shift,
-          xCoefficient,
-          extra,
-          parameters,
-        );
-        Step.withVectors<T, M, E, Whole>(
-          x + 32,
-          b + 32,
-          c + 32,
-          y + 32,
-          hi,
-          scale,
-          shift,
-          xCoefficient,
-          extra,
-          parameters,
-        );
-        Step.withVectors<T, M, E, Whole>(
-          x + 48,
-          b + 48,
-          c + 48,
-          y + 48,
-          hi,
-          scale,
-          shift,
-          xCoefficient,
-          extra,
-          parameters,
-        );
+      for (; !keepsLoopsRolled<T, E>() && left >= 4 * lanes; left -= 4 * lanes) {
+        Step.line<T, M, E>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
         x += 64;
         b += 64;
         c += 64;
@@ -382,9 +353,116 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
 }
 
 /**
- * Runs map M on rows [begin, end). If the plan says so, it takes four rows at a time, which share the loads of
- * coefficients. That is faster in cache. From memory, one stream is faster than four.
+ * Runs map M on the whole lines of the planes of channels [begin, end) of `images` images, and together with each image
+ * on those that are `gap`, 2·gap and so on bytes behind it, `streams` images in all. A line is four vectors. The loop
+ * takes one line from each stream in turn, and after the last line the rest of each plane.
  */
+function mapFarImages<T extends number, M extends Affine, E extends Identity>(
+  plan: Plan,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  gap: usize,
+  streams: usize,
+  images: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  const lanes = Lanes.count<T>();
+  const coefficients = plan.coefficients;
+  const inner = plan.inner;
+  const row = Lanes.bytes<T>(plan.columns);
+  const skip = Lanes.bytes<T>((plan.pitch - end + begin) * inner);
+  const last = gap * streams;
+  for (; images; --images) {
+    for (let channel = begin; channel < end; ++channel) {
+      const entry = coefficients + Lanes.bytes<T>(channel);
+      const hi = v128.load_splat<T>(entry);
+      const scale = v128.load_splat<T>(entry + row);
+      const shift = v128.load_splat<T>(entry + 2 * row);
+      const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load_splat<T>(entry + 3 * row) : hi;
+      const extra = Step.readsExtra<M, E>()
+        ? changetype<E>(<usize>0).prepareShift<T>(v128.load_splat<T>(entry + 4 * row))
+        : hi;
+      let left = inner;
+      for (; left >= 4 * lanes; left -= 4 * lanes) {
+        for (let far: usize = 0; far < last; far += gap)
+          Step.line<T, M, E>(x + far, b + far, c + far, y + far, hi, scale, shift, xCoefficient, extra, parameters);
+        x += 64;
+        b += 64;
+        c += 64;
+        y += 64;
+      }
+      for (; left; --left) {
+        for (let far: usize = 0; far < last; far += gap)
+          Step.withVectors<T, M, E, Single>(
+            x + far,
+            b + far,
+            c + far,
+            y + far,
+            hi,
+            scale,
+            shift,
+            xCoefficient,
+            extra,
+            parameters,
+          );
+        x += sizeof<T>();
+        b += sizeof<T>();
+        c += sizeof<T>();
+        y += sizeof<T>();
+      }
+    }
+    x += skip;
+    b += skip;
+    c += skip;
+    y += skip;
+  }
+}
+
+/**
+ * Runs map M on the planes of channels [begin, end). From memory, several far images are taken together, and then the
+ * rest one by one.
+ */
+export function mapPlanar<T extends number, M extends Affine, E extends Identity>(
+  plan: Plan,
+  x: usize,
+  b: usize,
+  c: usize,
+  y: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  const outer = plan.outer;
+  const image = Lanes.bytes<T>(plan.pitch * plan.inner);
+  const first = Lanes.bytes<T>(begin * plan.inner);
+  x += first;
+  b += first;
+  c += first;
+  y += first;
+  const map = changetype<M>(<usize>0);
+  let images = outer;
+  // the kernels of rare maps stay small
+  if (!keepsLoopsRolled<T, E>() && map.sources < 3 && map.rows < 5) {
+    const streams = plan.mapStreams(map.sources);
+    if (streams > 1) {
+      images = outer / streams;
+      mapFarImages<T, M, E>(plan, x, b, c, y, images * image, streams, images, parameters, begin, end);
+      const done = images * streams;
+      images = outer - done;
+      x += done * image;
+      b += done * image;
+      c += done * image;
+      y += done * image;
+    }
+  }
+  mapImages<T, M, E>(plan, x, b, c, y, images, parameters, begin, end);
+}
+
+/** Runs map M on rows [begin, end): four far rows together, which share the loads of coefficients, and then the rest. */
 export function mapRows<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
   x: usize,
@@ -396,8 +474,6 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
   end: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const rolled = keepsLoopsRolled<T, E>();
-  const rowsAtOnce = plan.rowsAtOnce(changetype<M>(<usize>0).sources);
   const coefficients = plan.coefficients;
   const columns = plan.columns;
   const row = Lanes.bytes<T>(columns);
@@ -408,8 +484,12 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
   b += first;
   c += first;
   y += first;
-  if (!rolled && rowsAtOnce == 4 && columns % lanes == 0)
-    for (; end - begin >= 4 * columns; begin += 4 * columns) {
+  if (!keepsLoopsRolled<T, E>() && columns % lanes == 0) {
+    const rows = (end - begin) / columns / 4;
+    const gap = rows * row;
+    const two = gap * 2;
+    const three = gap * 3;
+    for (let i: usize = 0; i < rows; ++i) {
       let hi = coefficients;
       for (let left = columns; left; left -= lanes) {
         const h = v128.load(hi);
@@ -417,14 +497,12 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         const shift = v128.load(hi + 2 * row);
         const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load(hi + 3 * row) : h;
         const extra = Step.readsExtra<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load(hi + 4 * row)) : h;
-        const two = row * 2;
-        const three = row * 3;
         Step.withVectors<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
         Step.withVectors<T, M, E, Whole>(
-          x + row,
-          b + row,
-          c + row,
-          y + row,
+          x + gap,
+          b + gap,
+          c + gap,
+          y + gap,
           h,
           scale,
           shift,
@@ -462,89 +540,31 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         y += 16;
         hi += 16;
       }
-      x += 3 * row;
-      b += 3 * row;
-      c += 3 * row;
-      y += 3 * row;
     }
+    x += three;
+    b += three;
+    c += three;
+    y += three;
+    begin += 4 * rows * columns;
+  }
   for (; begin < end; begin += columns) {
     let hi = coefficients;
-    let scale = hi + row;
-    let shift = scale + row;
-    let xCoefficient = shift + row;
-    let extra = xCoefficient + row;
     let left = min(columns, end - begin);
-    for (; !rolled && left >= 4 * lanes; left -= 4 * lanes) {
-      Step.withRows<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
-      Step.withRows<T, M, E, Whole>(
-        x + 16,
-        b + 16,
-        c + 16,
-        y + 16,
-        hi + 16,
-        scale + 16,
-        shift + 16,
-        xCoefficient + 16,
-        extra + 16,
-        parameters,
-      );
-      Step.withRows<T, M, E, Whole>(
-        x + 32,
-        b + 32,
-        c + 32,
-        y + 32,
-        hi + 32,
-        scale + 32,
-        shift + 32,
-        xCoefficient + 32,
-        extra + 32,
-        parameters,
-      );
-      Step.withRows<T, M, E, Whole>(
-        x + 48,
-        b + 48,
-        c + 48,
-        y + 48,
-        hi + 48,
-        scale + 48,
-        shift + 48,
-        xCoefficient + 48,
-        extra + 48,
-        parameters,
-      );
-      x += 64;
-      b += 64;
-      c += 64;
-      y += 64;
-      hi += 64;
-      scale += 64;
-      shift += 64;
-      xCoefficient += 64;
-      extra += 64;
-    }
     for (; left >= lanes; left -= lanes) {
-      Step.withRows<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+      Step.withRow<T, M, E, Whole>(x, b, c, y, hi, row, parameters);
       x += 16;
       b += 16;
       c += 16;
       y += 16;
       hi += 16;
-      scale += 16;
-      shift += 16;
-      xCoefficient += 16;
-      extra += 16;
     }
     for (; left; --left) {
-      Step.withRows<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+      Step.withRow<T, M, E, Single>(x, b, c, y, hi, row, parameters);
       x += sizeof<T>();
       b += sizeof<T>();
       c += sizeof<T>();
       y += sizeof<T>();
       hi += sizeof<T>();
-      scale += sizeof<T>();
-      shift += sizeof<T>();
-      xCoefficient += sizeof<T>();
-      extra += sizeof<T>();
     }
   }
 }

@@ -278,37 +278,42 @@ function addErrors(sums: usize, errors: usize, stride: usize, target: usize, beg
   }
 }
 
-/** The streams of a loop that reads one plane at a time. */
+/** The number of streams of a loop over planes is known when it runs: one, or BLOCK_LINES. */
 @final
 @unmanaged
-class OneStream {
-  @inline get two(): bool {
+class AnyStreams {
+  @inline get single(): bool {
     return false;
   }
 }
 
-/** The streams of a loop that reads two planes at a time, `gap` bytes apart. */
+/** The loop over planes has one stream. It is faster than AnyStreams for some sums in cache. */
 @final
 @unmanaged
-class TwoStreams {
-  @inline get two(): bool {
+class SingleStream {
+  @inline get single(): bool {
     return true;
   }
 }
 
-/** Steps of four vectors that are summed in T before they go to f64. For f32 these are 64 values. */
-const BLOCK_STEPS: usize = 4;
+/** Lines of four vectors that are summed in T before they go to f64. For f32 these are 64 values. */
+const BLOCK_LINES: usize = 4;
 
-/** Adds one or two planes of `length` elements to the entry of their channel. */
+/**
+ * Adds planes of `length` elements to the entry of their channel: one plane, or BLOCK_LINES planes that are `gap` bytes
+ * apart. A block has one line of each of the far planes, or the next lines of the single one. `gap` is the distance of
+ * its lines, which is 64 bytes for a single plane.
+ */
 function sumPlaneBlocked<
   T extends number,
   S extends Moments,
   E extends Identity,
-  N extends OneStream,
+  N extends AnyStreams,
   P extends Blocked64,
 >(
   a: usize,
   b: usize,
+  planes: usize,
   gap: usize,
   parameters: usize,
   pivot: usize,
@@ -318,81 +323,85 @@ function sumPlaneBlocked<
   length: usize,
 ): void {
   const lanes = Lanes.count<T>();
-  const two = changetype<N>(<usize>0).two;
-  const maxSteps: usize = changetype<P>(<usize>0).blocked4 ? 1 : two ? BLOCK_STEPS / 2 : BLOCK_STEPS;
+  const blocked4 = changetype<P>(<usize>0).blocked4;
   const p = v128.load_splat<T>(pivot);
   const scale = ActivationGate.splat<T, E>(pivot + row, p);
   const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.splat<T, E>(pivot + 2 * row, p));
+  const single = changetype<N>(<usize>0).single;
+  const straight = changetype<S>(<usize>0).sources == 1 && !blocked4;
+  const nextLine: usize = single ? 64 : gap;
+  const linesOfBlock: usize = blocked4 ? 1 : BLOCK_LINES;
+  const linesOfPlane: usize = single ? linesOfBlock : BLOCK_LINES / planes;
+  const blockLength = linesOfPlane * 4 * lanes;
+  const nextBlock = linesOfPlane * 64 - (straight ? 0 : linesOfBlock * nextLine);
   let sumU = f64x2.splat(0);
   let sumUd = f64x2.splat(0);
   let errorU = f64x2.splat(0);
   let errorUd = f64x2.splat(0);
-  while (length) {
-    let u = v128.splat<T>(<T>0);
-    let ud = u;
-    let steps = min(length / (4 * lanes), maxSteps);
-    length -= steps * 4 * lanes;
-    if (steps) {
-      for (; steps; --steps) {
-        let d0 = v128.sub<T>(v128.load(a), p);
-        let d1 = v128.sub<T>(v128.load(a, 16), p);
-        let d2 = v128.sub<T>(v128.load(a, 32), p);
-        let d3 = v128.sub<T>(v128.load(a, 48), p);
-        let u0 = ActivationGate.u<T, S, E, Whole>(b, d0, scale, shift, parameters);
-        let u1 = ActivationGate.u<T, S, E, Whole>(b + 16, d1, scale, shift, parameters);
-        let u2 = ActivationGate.u<T, S, E, Whole>(b + 32, d2, scale, shift, parameters);
-        let u3 = ActivationGate.u<T, S, E, Whole>(b + 48, d3, scale, shift, parameters);
+  for (; length >= blockLength; length -= blockLength) {
+    let u: v128;
+    let ud: v128;
+    if (straight) {
+      // Two chains of additions, which V8 keeps in registers. It would spill the sums of a tree.
+      const a1 = a + nextLine;
+      const a2 = a1 + nextLine;
+      const a3 = a2 + nextLine;
+      let d0 = v128.sub<T>(v128.load(a), p);
+      let d1 = v128.sub<T>(v128.load(a, 16), p);
+      let d2 = v128.sub<T>(v128.load(a, 32), p);
+      let d3 = v128.sub<T>(v128.load(a, 48), p);
+      u = v128.add<T>(d0, d2);
+      let v = v128.add<T>(d1, d3);
+      ud = Lanes.madd<T>(d2, d2, v128.mul<T>(d0, d0));
+      let vd = Lanes.madd<T>(d3, d3, v128.mul<T>(d1, d1));
+      d0 = v128.sub<T>(v128.load(a1), p);
+      d1 = v128.sub<T>(v128.load(a1, 16), p);
+      d2 = v128.sub<T>(v128.load(a1, 32), p);
+      d3 = v128.sub<T>(v128.load(a1, 48), p);
+      u = v128.add<T>(v128.add<T>(u, d0), d2);
+      v = v128.add<T>(v128.add<T>(v, d1), d3);
+      ud = Lanes.madd<T>(d2, d2, Lanes.madd<T>(d0, d0, ud));
+      vd = Lanes.madd<T>(d3, d3, Lanes.madd<T>(d1, d1, vd));
+      d0 = v128.sub<T>(v128.load(a2), p);
+      d1 = v128.sub<T>(v128.load(a2, 16), p);
+      d2 = v128.sub<T>(v128.load(a2, 32), p);
+      d3 = v128.sub<T>(v128.load(a2, 48), p);
+      u = v128.add<T>(v128.add<T>(u, d0), d2);
+      v = v128.add<T>(v128.add<T>(v, d1), d3);
+      ud = Lanes.madd<T>(d2, d2, Lanes.madd<T>(d0, d0, ud));
+      vd = Lanes.madd<T>(d3, d3, Lanes.madd<T>(d1, d1, vd));
+      d0 = v128.sub<T>(v128.load(a3), p);
+      d1 = v128.sub<T>(v128.load(a3, 16), p);
+      d2 = v128.sub<T>(v128.load(a3, 32), p);
+      d3 = v128.sub<T>(v128.load(a3, 48), p);
+      u = v128.add<T>(v128.add<T>(u, d0), d2);
+      v = v128.add<T>(v128.add<T>(v, d1), d3);
+      ud = Lanes.madd<T>(d2, d2, Lanes.madd<T>(d0, d0, ud));
+      vd = Lanes.madd<T>(d3, d3, Lanes.madd<T>(d1, d1, vd));
+      u = v128.add<T>(u, v);
+      ud = v128.add<T>(ud, vd);
+    } else {
+      u = v128.splat<T>(<T>0);
+      ud = u;
+      for (let lines = linesOfBlock; lines; --lines) {
+        const d0 = v128.sub<T>(v128.load(a), p);
+        const d1 = v128.sub<T>(v128.load(a, 16), p);
+        const d2 = v128.sub<T>(v128.load(a, 32), p);
+        const d3 = v128.sub<T>(v128.load(a, 48), p);
+        const u0 = ActivationGate.u<T, S, E, Whole>(b, d0, scale, shift, parameters);
+        const u1 = ActivationGate.u<T, S, E, Whole>(b + 16, d1, scale, shift, parameters);
+        const u2 = ActivationGate.u<T, S, E, Whole>(b + 32, d2, scale, shift, parameters);
+        const u3 = ActivationGate.u<T, S, E, Whole>(b + 48, d3, scale, shift, parameters);
         u = v128.add<T>(u, FourVectors.sum<T>(u0, u1, u2, u3));
         ud = v128.add<T>(ud, FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
-        if (two) {
-          const farA = a + gap;
-          const farB = b + gap;
-          d0 = v128.sub<T>(v128.load(farA), p);
-          d1 = v128.sub<T>(v128.load(farA, 16), p);
-          d2 = v128.sub<T>(v128.load(farA, 32), p);
-          d3 = v128.sub<T>(v128.load(farA, 48), p);
-          u0 = ActivationGate.u<T, S, E, Whole>(farB, d0, scale, shift, parameters);
-          u1 = ActivationGate.u<T, S, E, Whole>(farB + 16, d1, scale, shift, parameters);
-          u2 = ActivationGate.u<T, S, E, Whole>(farB + 32, d2, scale, shift, parameters);
-          u3 = ActivationGate.u<T, S, E, Whole>(farB + 48, d3, scale, shift, parameters);
-          u = v128.add<T>(u, FourVectors.sum<T>(u0, u1, u2, u3));
-          ud = v128.add<T>(ud, FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3));
-        }
-        a += 64;
-        b += 64;
+        a += nextLine;
+        b += nextLine;
+        if (blocked4) break;
       }
-    } else {
-      const whole = changetype<Whole>(<usize>0);
-      for (; length >= lanes; length -= lanes) {
-        let d = v128.sub<T>(whole.load<T>(a), p);
-        let v = ActivationGate.u<T, S, E, Whole>(b, d, scale, shift, parameters);
-        u = v128.add<T>(u, v);
-        ud = Lanes.madd<T>(v, d, ud);
-        if (two) {
-          d = v128.sub<T>(whole.load<T>(a + gap), p);
-          v = ActivationGate.u<T, S, E, Whole>(b + gap, d, scale, shift, parameters);
-          u = v128.add<T>(u, v);
-          ud = Lanes.madd<T>(v, d, ud);
-        }
-        a += 16;
-        b += 16;
-      }
-      const single = changetype<Single>(<usize>0);
-      const firstLane = single.load<T>(pivot);
-      for (; length; --length) {
-        let d = v128.sub<T>(single.load<T>(a), firstLane);
-        let v = ActivationGate.u<T, S, E, Single>(b, d, scale, shift, parameters);
-        u = v128.add<T>(u, v);
-        ud = Lanes.madd<T>(v, d, ud);
-        if (two) {
-          d = v128.sub<T>(single.load<T>(a + gap), firstLane);
-          v = ActivationGate.u<T, S, E, Single>(b + gap, d, scale, shift, parameters);
-          u = v128.add<T>(u, v);
-          ud = Lanes.madd<T>(v, d, ud);
-        }
-        a += sizeof<T>();
-        b += sizeof<T>();
-      }
+    }
+    if (straight || !single) {
+      a += nextBlock;
+      b += nextBlock;
     }
     if (!Lanes.accumulatesInF64<T>()) {
       const nextU = f64x2.add(sumU, u);
@@ -403,8 +412,47 @@ function sumPlaneBlocked<
       sumUd = nextUd;
       continue;
     }
-    sumU = f64x2.add(sumU, f64x2.add(Lanes.low(u), Lanes.high(u)));
-    sumUd = f64x2.add(sumUd, f64x2.add(Lanes.low(ud), Lanes.high(ud)));
+    // halves of both sums in one vector, so that V8 computes both sums side by side and keeps all vectors in registers
+    const low = v128.shuffle<u64>(u, ud, 0, 2);
+    const high = v128.shuffle<u64>(u, ud, 1, 3);
+    sumU = f64x2.add(sumU, f64x2.add(Lanes.low(low), Lanes.low(high)));
+    sumUd = f64x2.add(sumUd, f64x2.add(Lanes.high(low), Lanes.high(high)));
+  }
+  if (length) {
+    const whole = changetype<Whole>(<usize>0);
+    const single = changetype<Single>(<usize>0);
+    const firstLane = single.load<T>(pivot);
+    let u = v128.splat<T>(<T>0);
+    let ud = u;
+    for (let plane: usize = 0; plane < planes; ++plane) {
+      let at = plane * gap;
+      let left = length;
+      for (; left >= lanes; left -= lanes) {
+        const d = v128.sub<T>(whole.load<T>(a + at), p);
+        const v = ActivationGate.u<T, S, E, Whole>(b + at, d, scale, shift, parameters);
+        u = v128.add<T>(u, v);
+        ud = Lanes.madd<T>(v, d, ud);
+        at += 16;
+      }
+      for (; left; --left) {
+        const d = v128.sub<T>(single.load<T>(a + at), firstLane);
+        const v = ActivationGate.u<T, S, E, Single>(b + at, d, scale, shift, parameters);
+        u = v128.add<T>(u, v);
+        ud = Lanes.madd<T>(v, d, ud);
+        at += sizeof<T>();
+      }
+    }
+    if (!Lanes.accumulatesInF64<T>()) {
+      const nextU = f64x2.add(sumU, u);
+      const nextUd = f64x2.add(sumUd, ud);
+      errorU = f64x2.add(errorU, Lanes.roundingError(sumU, u, nextU));
+      errorUd = f64x2.add(errorUd, Lanes.roundingError(sumUd, ud, nextUd));
+      sumU = nextU;
+      sumUd = nextUd;
+    } else {
+      sumU = f64x2.add(sumU, f64x2.add(Lanes.low(u), Lanes.high(u)));
+      sumUd = f64x2.add(sumUd, f64x2.add(Lanes.low(ud), Lanes.high(ud)));
+    }
   }
   if (!Lanes.accumulatesInF64<T>()) {
     Compensated.add(sum, dot, sumU, sumUd, errorU, errorUd);
@@ -450,8 +498,8 @@ function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
 }
 
 /**
- * Sums the planes of channels [begin, end), in memory order. Moments in blocks of 64 values read two planes at once,
- * one from each half of the samples: two far streams are faster than one (docs/numerics.md has the measurements).
+ * Sums the planes of channels [begin, end), in memory order. In blocks of 64 values, four far images are read together
+ * if the plan says so, and then the rest one by one.
  */
 function sumPlanes<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
@@ -471,25 +519,35 @@ function sumPlanes<T extends number, S extends Moments, E extends Identity, P ex
   const pivot = plan.coefficients;
   memory.fill(sum + Compensated.bytes<T>(begin), 0, Compensated.bytes<T>(end - begin));
   memory.fill(dot + Compensated.bytes<T>(begin), 0, Compensated.bytes<T>(end - begin));
-  const pairs: usize = blocked64 && changetype<S>(<usize>0).sources == 1 ? outer >> 1 : 0;
+  const sources = changetype<S>(<usize>0).sources;
+  const alone = sources == 2 && !changetype<E>(<usize>0).needsInput && sizeof<T>() == 4;
+  let planes: usize = blocked64 && outer >= BLOCK_LINES && plan.sumsFar(sources) ? BLOCK_LINES : 1;
   const plane = Lanes.bytes<T>(inner);
   const row = Lanes.bytes<T>(plan.columns);
-  const gap = pairs * pitch * plane;
-  for (let n: usize = 0; n < outer - pairs; ++n) {
-    const offset = ((n < pairs ? n : n + pairs) * pitch + begin) * plane;
-    let a = x + offset;
-    let b = dy + offset;
-    for (let channel = begin; channel < end; ++channel) {
-      const p = pivot + Lanes.bytes<T>(channel);
-      const sumEntry = sum + Compensated.bytes<T>(channel);
-      const dotEntry = dot + Compensated.bytes<T>(channel);
-      if (inF64) sumPlaneInF64<T, S, E>(a, b, parameters, p, row, sumEntry, dotEntry, inner);
-      else if (n < pairs)
-        sumPlaneBlocked<T, S, E, TwoStreams, P>(a, b, gap, parameters, p, row, sumEntry, dotEntry, inner);
-      else sumPlaneBlocked<T, S, E, OneStream, P>(a, b, 0, parameters, p, row, sumEntry, dotEntry, inner);
-      a += plane;
-      b += plane;
+  const image = pitch * plane;
+  x += begin * plane;
+  dy += begin * plane;
+  for (let left = outer; left; planes = 1) {
+    const images = left / planes;
+    const gap: usize = planes == 1 ? 64 : images * image;
+    for (let n: usize = 0; n < images; ++n) {
+      let a = x + n * image;
+      let b = dy + n * image;
+      for (let channel = begin; channel < end; ++channel) {
+        const p = pivot + Lanes.bytes<T>(channel);
+        const sumEntry = sum + Compensated.bytes<T>(channel);
+        const dotEntry = dot + Compensated.bytes<T>(channel);
+        if (inF64) sumPlaneInF64<T, S, E>(a, b, parameters, p, row, sumEntry, dotEntry, inner);
+        else if (!blocked64 || (alone && planes == 1))
+          sumPlaneBlocked<T, S, E, SingleStream, P>(a, b, 1, 0, parameters, p, row, sumEntry, dotEntry, inner);
+        else sumPlaneBlocked<T, S, E, AnyStreams, P>(a, b, planes, gap, parameters, p, row, sumEntry, dotEntry, inner);
+        a += plane;
+        b += plane;
+      }
     }
+    left -= images * planes;
+    x += images * planes * image;
+    dy += images * planes * image;
   }
 }
 
@@ -639,8 +697,8 @@ abstract class Row {
     width.store<T>(dot, Lanes.madd<T>(u, d, width.load<T>(dot)));
   }
 
-  /** Adds a step of two rows that are `gap` bytes apart. */
-  @inline static two<T extends number, S extends Moments, E extends Identity, W extends Whole>(
+  /** Adds a step of four rows that are `gap` bytes apart. */
+  @inline static four<T extends number, S extends Moments, E extends Identity>(
     x: usize,
     dy: usize,
     gap: usize,
@@ -650,17 +708,21 @@ abstract class Row {
     sum: usize,
     dot: usize,
   ): void {
-    const width = changetype<W>(<usize>0);
-    const p = width.load<T>(pivot);
-    const scale = ActivationGate.load<T, E, W>(pivot + row, p);
-    const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.load<T, E, W>(pivot + 2 * row, p));
-    const d0 = v128.sub<T>(width.load<T>(x), p);
-    const d1 = v128.sub<T>(width.load<T>(x + gap), p);
-    const u0 = ActivationGate.u<T, S, E, W>(dy, d0, scale, shift, parameters);
-    const u1 = ActivationGate.u<T, S, E, W>(dy + gap, d1, scale, shift, parameters);
-    width.store<T>(sum, v128.add<T>(width.load<T>(sum), v128.add<T>(u0, u1)));
-    const ud = Lanes.madd<T>(u0, d0, v128.mul<T>(u1, d1));
-    width.store<T>(dot, v128.add<T>(width.load<T>(dot), ud));
+    const p = v128.load(pivot);
+    const scale = ActivationGate.load<T, E, Whole>(pivot + row, p);
+    const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.load<T, E, Whole>(pivot + 2 * row, p));
+    const d0 = v128.sub<T>(v128.load(x), p);
+    const d1 = v128.sub<T>(v128.load(x + gap), p);
+    const d2 = v128.sub<T>(v128.load(x + 2 * gap), p);
+    const d3 = v128.sub<T>(v128.load(x + 3 * gap), p);
+    const u0 = ActivationGate.u<T, S, E, Whole>(dy, d0, scale, shift, parameters);
+    const u1 = ActivationGate.u<T, S, E, Whole>(dy + gap, d1, scale, shift, parameters);
+    const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * gap, d2, scale, shift, parameters);
+    const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * gap, d3, scale, shift, parameters);
+    v128.store(sum, v128.add<T>(v128.load(sum), FourVectors.sum<T>(u0, u1, u2, u3)));
+    const first = Lanes.madd<T>(u0, d0, v128.mul<T>(u1, d1));
+    const second = Lanes.madd<T>(u2, d2, v128.mul<T>(u3, d3));
+    v128.store(dot, v128.add<T>(v128.load(dot), v128.add<T>(first, second)));
   }
 }
 
@@ -695,21 +757,14 @@ function flush<T extends number>(running: usize, sums: usize, columns: usize): v
 }
 
 /**
- * The largest pair of rows, in bytes, that gradient sums take from neighbouring rows. docs/numerics.md has the
- * measurements.
- */
-const PAIR_BYTES: usize = 512;
-
-/**
  * Rows that are summed in T before they go to f64. With 32 rows, the variance of 2,048 values at |mean|/std = 1e4 was
  * off by 1.5 u (docs/numerics.md).
  */
 const BLOCK_ROWS: usize = 16;
 
 /**
- * Sums the rows of one stripe, with one entry for each column. Rows are taken in pairs, one from each half of the
- * stripe: two far streams are read 1.4 times as fast as one, and a pair shares its loads and stores of running sums.
- * Short rows of two sources are paired with their neighbours, because four streams are not faster than two
+ * Sums the rows of one stripe, with one entry for each column. Four rows are summed together, one from each quarter of
+ * the stripe: far streams are read faster than one, and the four share their loads and stores of running sums
  * (docs/numerics.md has the measurements). Running sums are in the scratch of the stripe, 2·columns of T, and the
  * rounding errors of f64 follow them.
  */
@@ -735,55 +790,55 @@ export function sumRows<T extends number, S extends Moments, E extends Identity>
   memory.fill(sum, 0, Lanes.bytes<f64>(columns));
   memory.fill(dot, 0, Lanes.bytes<f64>(columns));
   memory.fill(runningSum, 0, room);
-  const pairs = (end - begin) / columns / 2;
-  const neighbours = changetype<S>(<usize>0).sources == 2 && row * 2 <= PAIR_BYTES;
-  const gap = neighbours ? row : pairs * row;
-  const skip = neighbours ? row : 0;
+  // the loop is unrolled where it pays
+  const steps: usize = changetype<E>(<usize>0).needsInput || sizeof<T>() == 8 ? 1 : 4;
+  const fours: usize = columns % (steps * lanes) ? 0 : (end - begin) / columns / 4;
+  const gap = fours * row;
   let a = x + Lanes.bytes<T>(begin);
   let b = dy + Lanes.bytes<T>(begin);
   let rows: usize = 0;
-  for (let pair: usize = 0; pair < pairs; ++pair) {
+  for (let four: usize = 0; four < fours; ++four) {
     let p = pivot;
     let sumEntry = runningSum;
     let dotEntry = runningDot;
-    let left = columns;
-    for (; left >= 4 * lanes; left -= 4 * lanes) {
-      Row.two<T, S, E, Whole>(a, b, gap, parameters, p, row, sumEntry, dotEntry);
-      Row.two<T, S, E, Whole>(a + 16, b + 16, gap, parameters, p + 16, row, sumEntry + 16, dotEntry + 16);
-      Row.two<T, S, E, Whole>(a + 32, b + 32, gap, parameters, p + 32, row, sumEntry + 32, dotEntry + 32);
-      Row.two<T, S, E, Whole>(a + 48, b + 48, gap, parameters, p + 48, row, sumEntry + 48, dotEntry + 48);
-      a += 64;
-      b += 64;
-      p += 64;
-      sumEntry += 64;
-      dotEntry += 64;
+    for (let left = columns; left; left -= steps * lanes) {
+      Row.four<T, S, E>(a, b, gap, parameters, p, row, sumEntry, dotEntry);
+      if (steps == 4) {
+        Row.four<T, S, E>(a + 16, b + 16, gap, parameters, p + 16, row, sumEntry + 16, dotEntry + 16);
+        Row.four<T, S, E>(a + 32, b + 32, gap, parameters, p + 32, row, sumEntry + 32, dotEntry + 32);
+        Row.four<T, S, E>(a + 48, b + 48, gap, parameters, p + 48, row, sumEntry + 48, dotEntry + 48);
+      }
+      a += steps * 16;
+      b += steps * 16;
+      p += steps * 16;
+      sumEntry += steps * 16;
+      dotEntry += steps * 16;
     }
-    for (; left; --left) {
-      Row.two<T, S, E, Single>(a, b, gap, parameters, p, row, sumEntry, dotEntry);
-      a += sizeof<T>();
-      b += sizeof<T>();
-      p += sizeof<T>();
-      sumEntry += sizeof<T>();
-      dotEntry += sizeof<T>();
-    }
-    a += skip;
-    b += skip;
-    rows += 2;
+    rows += 4;
     if (rows == BLOCK_ROWS) {
       flush<T>(runningSum, sum, columns);
       flush<T>(runningDot, dot, columns);
       rows = 0;
     }
   }
-  // the last row if their number is odd, and a row that is cut short
-  begin += 2 * pairs * columns;
+  // the rows that are left, of which the last may be cut short
+  begin += 4 * fours * columns;
   a = x + Lanes.bytes<T>(begin);
   b = dy + Lanes.bytes<T>(begin);
   for (; begin < end; begin += columns) {
     let p = pivot;
     let sumEntry = runningSum;
     let dotEntry = runningDot;
-    for (let left = min(columns, end - begin); left; --left) {
+    let left = min(columns, end - begin);
+    for (; left >= lanes; left -= lanes) {
+      Row.one<T, S, E, Whole>(a, b, parameters, p, row, sumEntry, dotEntry);
+      a += 16;
+      b += 16;
+      p += 16;
+      sumEntry += 16;
+      dotEntry += 16;
+    }
+    for (; left; --left) {
       Row.one<T, S, E, Single>(a, b, parameters, p, row, sumEntry, dotEntry);
       a += sizeof<T>();
       b += sizeof<T>();
@@ -791,6 +846,10 @@ export function sumRows<T extends number, S extends Moments, E extends Identity>
       sumEntry += sizeof<T>();
       dotEntry += sizeof<T>();
     }
+    if (++rows < BLOCK_ROWS) continue;
+    flush<T>(runningSum, sum, columns);
+    flush<T>(runningDot, dot, columns);
+    rows = 0;
   }
   flush<T>(runningSum, sum, columns);
   flush<T>(runningDot, dot, columns);
