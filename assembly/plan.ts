@@ -87,6 +87,18 @@ const TILE: usize = 131072;
  */
 const IN_CACHE: usize = 1 << 23;
 
+/**
+ * The bytes of a planar tensor from which channels are summed and mapped in blocks, so that the map reads from cache
+ * what the sums have read from memory. docs/numerics.md has the measurements of this number and of the next two.
+ */
+const BLOCKS_FROM: usize = 1 << 23;
+
+/** The bytes of x in a block of channels. */
+const BLOCK_BYTES: usize = 1 << 21;
+
+/** The smallest number of bytes of a block that lie together, because the jump to the next sample costs time. */
+const BLOCK_RUN: usize = 12288;
+
 /** The rows of coefficients that a plan has room for: the largest number that a map has. */
 const COEFFICIENT_ROWS: usize = 5;
 
@@ -181,6 +193,11 @@ export class Plan {
   parameters: usize = 0;
   /** Address of `u8[channels]`: 1 for unreliable channels, whose sums have to be taken again. */
   unreliable: usize = 0;
+  /**
+   * Channels whose sums and map should follow each other, because their elements stay in cache in between: those of a
+   * tile, of a block, or all.
+   */
+  block: usize = 0;
 
   /** The number of values per channel. */
   get count(): usize {
@@ -211,6 +228,13 @@ export class Plan {
     const streams: usize = sources == 1 ? 4 : 2;
     return min(streams, this.outer);
   }
+}
+
+/** Returns the channels of a block of a planar tensor that does not pass through tiles. */
+function blockOf(elementBytes: usize, outer: usize, channels: usize, inner: usize): usize {
+  const channelBytes = outer * inner * elementBytes;
+  if (channels * channelBytes < BLOCKS_FROM) return channels;
+  return min(channels, max(BLOCK_BYTES / channelBytes, divideUp(BLOCK_RUN, inner * elementBytes)));
 }
 
 /** Returns the address behind `bytes` bytes at `address`, rounded up to a whole cache line of 64 bytes. */
@@ -299,6 +323,7 @@ export function planAt(
   p.beta = beta;
   p.parameters = parameters;
   p.unreliable = unreliable;
+  p.block = !planar ? channels : p.tiled ? p.pitch : blockOf(elementBytes, outer, channels, inner);
   return bytes;
 }
 

@@ -115,7 +115,8 @@ export interface BatchNorm {
   resetRunningStats(): void;
   /**
    * Returns y = gamma·x̂ + beta for x of shape [N, C, …] or, channels last, [N, …, C]. y has x's shape and is an array
-   * or a Tensor, as x is. The option `out` receives y; in mode "eval" it may be x. A call that throws changes nothing.
+   * or a Tensor, as x is. The option `out` receives y; in mode "eval" it may be x. A call that throws changes
+   * nothing, but `out` is unspecified after a batch that is not finite.
    *
    * Throws TypeError or RangeError for wrong arguments. Throws BatchNormError for one value per channel (modes "train"
    * and "batch"), for statistics that are not finite (mode "train" with onNonFinite: "throw"), for a layer without

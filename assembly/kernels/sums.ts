@@ -184,8 +184,17 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
   changetype<O>(<usize>0).add(dot, dotLow, dotHigh);
 }
 
-/** Adds `blocks` blocks of four vectors, `stride` bytes apart, each lane to the entry of its column. */
-function sumStepsBlocked4<T extends number, S extends Moments, E extends Identity>(
+/** Sums of eight vectors in two blocks of four, in f64. */
+abstract class Eight {
+  /** Adds both blocks of a sum, one after the other, to the entries of their columns. */
+  @inline static add(sums: usize, first: v128, second: v128): void {
+    v128.store(sums, f64x2.add(f64x2.add(v128.load(sums), Lanes.low(first)), Lanes.low(second)));
+    v128.store(sums, f64x2.add(f64x2.add(v128.load(sums, 16), Lanes.high(first)), Lanes.high(second)), 16);
+  }
+}
+
+/** Adds eight vectors, `stride` bytes apart, in two blocks of four. Each lane goes to the entry of its column. */
+function sumEightBlocked4<T extends number, S extends Moments, E extends Identity>(
   x: usize,
   dy: usize,
   parameters: usize,
@@ -195,32 +204,31 @@ function sumStepsBlocked4<T extends number, S extends Moments, E extends Identit
   sum: usize,
   dot: usize,
   stride: usize,
-  blocks: usize,
 ): void {
-  let sumLow = f64x2.splat(0);
-  let sumHigh = f64x2.splat(0);
-  let dotLow = f64x2.splat(0);
-  let dotHigh = f64x2.splat(0);
-  for (; blocks; --blocks) {
-    const d0 = v128.sub<T>(v128.load(x), pivot);
-    const d1 = v128.sub<T>(v128.load(x + stride), pivot);
-    const d2 = v128.sub<T>(v128.load(x + 2 * stride), pivot);
-    const d3 = v128.sub<T>(v128.load(x + 3 * stride), pivot);
-    const u0 = ActivationGate.u<T, S, E, Whole>(dy, d0, scale, shift, parameters);
-    const u1 = ActivationGate.u<T, S, E, Whole>(dy + stride, d1, scale, shift, parameters);
-    const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * stride, d2, scale, shift, parameters);
-    const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * stride, d3, scale, shift, parameters);
-    const u = FourVectors.sum<T>(u0, u1, u2, u3);
-    const ud = FourVectors.dot<T>(u0, d0, u1, d1, u2, d2, u3, d3);
-    sumLow = f64x2.add(sumLow, Lanes.low(u));
-    sumHigh = f64x2.add(sumHigh, Lanes.high(u));
-    dotLow = f64x2.add(dotLow, Lanes.low(ud));
-    dotHigh = f64x2.add(dotHigh, Lanes.high(ud));
-    x += 4 * stride;
-    dy += 4 * stride;
-  }
-  changetype<Columns>(<usize>0).add(sum, sumLow, sumHigh);
-  changetype<Columns>(<usize>0).add(dot, dotLow, dotHigh);
+  const x4 = x + 4 * stride;
+  const dy4 = dy + 4 * stride;
+  const d0 = v128.sub<T>(v128.load(x), pivot);
+  const d1 = v128.sub<T>(v128.load(x + stride), pivot);
+  const d2 = v128.sub<T>(v128.load(x + 2 * stride), pivot);
+  const d3 = v128.sub<T>(v128.load(x + 3 * stride), pivot);
+  const u0 = ActivationGate.u<T, S, E, Whole>(dy, d0, scale, shift, parameters);
+  const u1 = ActivationGate.u<T, S, E, Whole>(dy + stride, d1, scale, shift, parameters);
+  const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * stride, d2, scale, shift, parameters);
+  const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * stride, d3, scale, shift, parameters);
+  const u = v128.add<T>(v128.add<T>(v128.add<T>(u0, u1), u2), u3);
+  const ud = FourVectors.dot<T>(u3, d3, u2, d2, u1, d1, u0, d0);
+  const d4 = v128.sub<T>(v128.load(x4), pivot);
+  const d5 = v128.sub<T>(v128.load(x4 + stride), pivot);
+  const d6 = v128.sub<T>(v128.load(x4 + 2 * stride), pivot);
+  const d7 = v128.sub<T>(v128.load(x4 + 3 * stride), pivot);
+  const u4 = ActivationGate.u<T, S, E, Whole>(dy4, d4, scale, shift, parameters);
+  const u5 = ActivationGate.u<T, S, E, Whole>(dy4 + stride, d5, scale, shift, parameters);
+  const u6 = ActivationGate.u<T, S, E, Whole>(dy4 + 2 * stride, d6, scale, shift, parameters);
+  const u7 = ActivationGate.u<T, S, E, Whole>(dy4 + 3 * stride, d7, scale, shift, parameters);
+  const v = v128.add<T>(v128.add<T>(v128.add<T>(u4, u5), u6), u7);
+  const vd = FourVectors.dot<T>(u7, d7, u6, d6, u5, d5, u4, d4);
+  Eight.add(sum, u, v);
+  Eight.add(dot, ud, vd);
 }
 
 /** Compensated summation of f64: the rounding errors of the sums are summed separately, and added at the end. */
@@ -575,7 +583,7 @@ export function sumPlanar<T extends number, S extends Moments, E extends Identit
 }
 
 /**
- * Rows that are summed down a column at once, a multiple of four. With more rows of 2 KiB, the lines of the rows would
+ * Rows that are summed down a column at once: two blocks of four. With more rows of 2 KiB, the lines of the rows would
  * evict each other from the first-level cache.
  */
 const ROWS_DOWN: usize = 8;
@@ -619,18 +627,7 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
       const z = ActivationGate.load<T, E, Whole>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
       if (changetype<P>(<usize>0).blocked4 && steps == ROWS_DOWN)
-        sumStepsBlocked4<T, S, E>(
-          x + offset,
-          dy + offset,
-          parameters,
-          p,
-          scale,
-          shift,
-          sumEntry,
-          dotEntry,
-          row,
-          ROWS_DOWN / 4,
-        );
+        sumEightBlocked4<T, S, E>(x + offset, dy + offset, parameters, p, scale, shift, sumEntry, dotEntry, row);
       else
         sumStepsInF64<T, S, E, Whole, Columns>(
           x + offset,

@@ -288,7 +288,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
   /**
    * Computes y = f(gamma·x̂ + beta + residual), where f is the activation, for x of shape [N, C, …] or, with layout
    * "channels-last", [N, …, C]. y has x's kind and shape. In mode "eval" `out` may be x. A call that throws changes
-   * nothing.
+   * nothing, but `out` is unspecified after a batch that is not finite.
    *
    * Throws TypeError and RangeError for wrong arguments. Throws BatchNormError for one value per channel ("train",
    * "batch"), a batch that is not finite ("train"; see onNonFinite), missing running statistics ("frozen"), a tensor or
@@ -305,14 +305,15 @@ export class BatchNorm<D extends Dtype = "float32"> {
     /** Whether the running statistics are to take in those of a sub-batch. */
     const tracked: boolean[] = [];
     const verify = () => {
-      for (const { count } of prepared.subBatches)
-        tracked.push(count > 0 && this.#checkFinite(this.#spare.statistics(tracked.length)));
+      for (const { count } of prepared.subBatches) {
+        const i = tracked.length;
+        const finite = () => prepared.targets?.[i]?.finite || this.#checkFinite(this.#spare.statistics(i));
+        tracked.push(count > 0 && finite());
+      }
     };
     const { y, subBatches } = runForward(prepared, {
       adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
       verify: updates ? verify : undefined,
-      // a call that throws must not have written to the caller's `out`
-      verifyFirst: updates && inputs.out !== undefined && this.options.onNonFinite === "throw",
     });
     this.#commit(prepared, subBatches, tracked);
     return y;

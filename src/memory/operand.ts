@@ -87,12 +87,15 @@ export class KernelOperand {
   }
 
   /**
-   * The tiles in lists that share no channel: each planar tile alone, or all interleaved tiles. A map needs the sums
-   * of all tiles of its list.
+   * Tiles that cover the operand, in lists that share no channel: blocks of channels that stay in cache, tiles of
+   * channels, or all interleaved tiles. A map needs the sums of all tiles of its list.
    */
   get independentTiles(): readonly (readonly Range[])[] {
-    const { tiles } = this;
-    return tiles.length > 1 && this.plan.planar ? tiles.map((tile) => [tile]) : [tiles];
+    const { plan } = this;
+    if (!plan.planar) return [this.tiles];
+    // every thread takes a block
+    const block = this.#tiled ? plan.block : plan.block * (this.kernels.pool?.threads ?? 1);
+    return block < plan.channels ? divided(plan.channels, block).map((tile) => [tile]) : [this.tiles];
   }
 
   /**
@@ -153,12 +156,14 @@ const roomOf = ({ planar, pitch, outer, inner, stripe, columns, length }: Plan):
  */
 function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
   const end = planar ? channels : stripes;
-  if (!tiled) return [{ begin: 0, end }];
-  const step = planar ? pitch : 1;
-  return Array.from({ length: Math.ceil(end / step) }, (_, i) => ({
-    begin: i * step,
-    end: Math.min((i + 1) * step, end),
-  }));
+  return divided(end, tiled ? (planar ? pitch : 1) : end);
+}
+
+/** Divides [0, end) into ranges of `step`, of which the last may be shorter. */
+function divided(end: number, step: number): Range[] {
+  const ranges: Range[] = [];
+  for (let begin = 0; begin < end; begin += step) ranges.push({ begin, end: Math.min(begin + step, end) });
+  return ranges;
 }
 
 /** Returns the index of a tile's first element in the tensor. */

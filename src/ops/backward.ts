@@ -252,6 +252,10 @@ function upstreamOfActivation(
 
 /** Writes or adds sums to a gradient; the sums of all samples to a gradient that all samples share. */
 function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean): void {
+  if (!accumulate && sums.length === gradient.length) {
+    gradient.set(sums);
+    return;
+  }
   for (let c = 0; c < gradient.length; c++) {
     let sum = 0;
     for (let i = c; i < sums.length; i += gradient.length) sum += sums[i] as number;

@@ -230,7 +230,7 @@ export function prepareForward<T extends AnyTensor>(
   const targets: StatisticsTarget[] = [];
   for (const subBatch of split) {
     const into = source.buffer(targets.length);
-    targets.push({ epsilon: source.epsilon, into });
+    targets.push({ epsilon: source.epsilon, into, finite: false });
     subBatches.push(subBatchForward(subBatch, into, scaleAndShift));
   }
   return { inputs, activation, subBatches, targets, batch: true };
@@ -242,12 +242,8 @@ export function prepareForward<T extends AnyTensor>(
 export interface ForwardHooks {
   /** Is called with the statistics of a sub-batch, and returns the sub-batch that y is computed of instead. */
   readonly adjust?: ((subBatch: SubBatchForward, target: StatisticsTarget) => SubBatchForward) | undefined;
-  /** Is called when all statistics are known. What it throws ends the call. */
+  /** Is called when all statistics and y are known. What it throws ends the call. */
   readonly verify?: (() => void) | undefined;
-  /**
-   * Whether `verify` is to be called before `out` is written. Otherwise y is computed batch by batch, in fewer passes.
-   */
-  readonly verifyFirst?: boolean;
 }
 
 /** y, and the sub-batches that backward differentiates. */
@@ -259,18 +255,16 @@ export interface ForwardRun<T extends AnyTensor> {
 /** Computes the statistics of a forward where they are not known, and y: in x's kind, or in `out`. */
 export function runForward<T extends AnyTensor>(
   { inputs, subBatches, targets }: PreparedForward<T>,
-  { adjust, verify, verifyFirst = false }: ForwardHooks = {},
+  { adjust, verify }: ForwardHooks = {},
 ): ForwardRun<T> {
   const { x, residual, out } = inputs;
   const call = new CallScope(inputs.heap, inputs.dtype, [x, residual, out]);
   try {
     const y = call.allocateResult(out, x);
-    const early = verifyFirst ? undefined : y;
     const computed: SubBatchForward[] = [];
     for (const subBatch of subBatches)
-      computed.push(runSubBatch(call, x, residual, early, subBatch, targets?.[computed.length], adjust));
+      computed.push(runSubBatch(call, x, residual, y, subBatch, targets?.[computed.length], adjust));
     verify?.();
-    if (verifyFirst) for (const subBatch of computed) forwardSubBatch(call, x, residual, y, subBatch);
     return { y: call.result(y, out, x) as T, subBatches: computed };
   } finally {
     call.dispose();
@@ -305,7 +299,11 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
   const call = new CallScope(heap, dtype, [x]);
   try {
     if (subBatch.count > 0)
-      forwardSubBatch(call, x, undefined, undefined, subBatchForward(subBatch, into, none), { epsilon: 0, into });
+      forwardSubBatch(call, x, undefined, undefined, subBatchForward(subBatch, into, none), {
+        epsilon: 0,
+        into,
+        finite: false,
+      });
   } finally {
     call.dispose();
   }

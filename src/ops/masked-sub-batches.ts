@@ -83,7 +83,7 @@ export function maskedStatistics(
     if (weights) {
       weightedStatistics(packed, weights, count, into);
       invStdOf(into.variance, epsilon, into.invStd);
-    } else for (const tiles of packed.operand.independentTiles) batchStatistics(packed.operand, epsilon, into, tiles);
+    } else batchStatistics(packed.operand, epsilon, into);
   } finally {
     packed.dispose();
   }

@@ -233,7 +233,7 @@ function channelTerms(norm: Norm, block: Block): Terms {
 function blockStatistics(x: KernelOperand, epsilon: number, norm: Norm, block: Block): void {
   const { mean, invStd } = groupTerms(norm, block);
   const variance = new Float64Array(mean.length);
-  for (const tiles of x.independentTiles) batchStatistics(x, epsilon, { mean, variance, invStd }, tiles);
+  batchStatistics(x, epsilon, { mean, variance, invStd });
   if (norm.centred) return;
   // the mean square is variance + mean²: two positive terms, so nothing cancels
   const squares = variance.map((v, i) => v + (mean[i] as number) ** 2);

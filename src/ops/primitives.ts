@@ -17,6 +17,7 @@ import {
   type Plan,
   type Range,
   SCALED_GRADIENT,
+  sumsInF64,
   sumUnits,
   unitsAgain,
 } from "../wasm/kernels.ts";
@@ -79,6 +80,8 @@ function* unreliableRuns(heap: Heap, plan: Plan, channels: Range): Generator<Ran
  *   1  sums, in the precision of the plan
  *   2  statistics, which mark channels whose sums are unreliable
  *   3  sums and statistics of those channels again: float32 in float64, float64 about a better pivot
+ *
+ * Returns the number of channels of step 3.
  */
 function sumWithRetry(
   { heap, kernels }: KernelOperand,
@@ -87,34 +90,55 @@ function sumWithRetry(
   epsilon: number,
   tiles: readonly Range[],
   sum: (operation: number, tile: Range, units: Range) => void,
-): void {
+): number {
   const channels = channelsOf(plan, tiles);
   for (const tile of tiles) sum(operation, tile, sumUnits(plan, tile));
-  if (kernels.statistics(plan, operation, epsilon, channels) === 0) return;
+  const unreliable = kernels.statistics(plan, operation, epsilon, channels);
+  if (unreliable === 0) return 0;
   const again = operation + AGAIN;
   const runs = kernels.isFloat64 ? [channels] : [...unreliableRuns(heap, plan, channels)];
   for (const run of runs) {
     for (const tile of tiles) for (const units of unitsAgain(plan, tile, run)) sum(again, tile, units);
     kernels.statistics(plan, again, epsilon, run);
   }
+  return unreliable;
+}
+
+/** Copies the first elements of a vector of a plan. */
+function readVector({ f64 }: Heap, pointer: number, into: Float64Array): void {
+  into.set(f64.subarray(pointer / 8, pointer / 8 + into.length));
 }
 
 /**
- * Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of the channels of some tiles, which have
- * values.
+ * Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of x, which has values, and also y if it is
+ * given: for a few channels at a time where the layout allows it, so that arrays pass through wasm memory once, and
+ * tensors come from memory once. `terms` are those of y, whose mean and invStd are `into`. Returns whether the blocked
+ * sums of all channels were reliable. All statistics are finite then.
  */
-export function batchStatistics(x: KernelOperand, epsilon: number, into: Statistics, tiles: readonly Range[]): void {
+export function batchStatistics(
+  x: KernelOperand,
+  epsilon: number,
+  into: Statistics,
+  y?: KernelOperand,
+  residual?: KernelOperand,
+  terms?: Terms,
+): boolean {
   const { heap, kernels, plan } = x;
-  const channels = channelsOf(plan, tiles);
-  kernels.pivots(plan, x.load(tiles[0] as Range), channels);
-  sumWithRetry(x, plan, MOMENTS, epsilon, tiles, (operation, tile, units) =>
-    kernels.sums(plan, operation, 0, x.load(tile), 0, units),
-  );
-  const { begin, end } = channels;
-  const f64 = (pointer: number) => heap.f64.subarray(pointer / 8 + begin, pointer / 8 + end);
-  into.mean.set(f64(plan.mean), begin);
-  into.variance.set(f64(plan.variance), begin);
-  into.invStd.set(f64(plan.invStd), begin);
+  const uploaded = terms && uploadParameters(x, terms);
+  let reliable = !sumsInF64(plan);
+  for (const tiles of x.independentTiles) {
+    const channels = channelsOf(plan, tiles);
+    kernels.pivots(plan, x.load(tiles[0] as Range), channels);
+    const unreliable = sumWithRetry(x, plan, MOMENTS, epsilon, tiles, (operation, tile, units) =>
+      kernels.sums(plan, operation, 0, x.load(tile), 0, units),
+    );
+    if (unreliable) reliable = false;
+    if (y && uploaded) mapAffine(x, residual, y, uploaded, tiles);
+  }
+  readVector(heap, plan.mean, into.mean);
+  readVector(heap, plan.variance, into.variance);
+  readVector(heap, plan.invStd, into.invStd);
+  return reliable;
 }
 
 /** Computes invStd from variances (docs/batchnorm.md, F5). */
@@ -125,23 +149,33 @@ export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Flo
   }
 }
 
-/** A plan, and the addresses of gamma and beta in its vectors. An address is 0 if there is no such vector. */
+/**
+ * A plan, the addresses of gamma and beta in its vectors, and the number of the activation. An address is 0 if there is
+ * no such vector.
+ */
 interface UploadedTerms {
   readonly plan: Plan;
+  readonly activation: number;
   readonly gamma: number;
   readonly beta: number;
 }
 
 /** Copies mean, invStd, gamma, beta and the parameters of the activation to the vectors of the plan. */
 function uploadTerms(x: KernelOperand, terms: Terms): UploadedTerms {
-  const { heap, kernels, plan } = x;
+  const { heap, plan } = x;
   heap.f64.set(terms.mean, plan.mean / 8);
   heap.f64.set(terms.invStd, plan.invStd / 8);
+  return uploadParameters(x, terms);
+}
+
+/** Copies gamma, beta and the parameters of the activation to the vectors of the plan. */
+function uploadParameters(x: KernelOperand, terms: Terms): UploadedTerms {
+  const { heap, kernels, plan } = x;
   if (terms.gamma) kernels.write(heap, plan.gamma, terms.gamma);
   if (terms.beta) kernels.write(heap, plan.beta, terms.beta);
   const { code, slope, floor, ceiling } = terms.activation;
   if (code) kernels.write(heap, plan.parameters, [slope, floor, ceiling]);
-  return { plan, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
+  return { plan, activation: code, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
 }
 
 /** Computes the coefficients of the affine map (F6) of some channels. */
@@ -149,27 +183,30 @@ function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: U
   kernels.coefficients(plan, AFFINE, false, gamma, beta, 0, channels);
 }
 
-/**
- * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7) of some tiles, or of all. All operands are tensors
- * or all are arrays. y may be x or the residual.
- */
-export function normalize(
+/** Computes y of some tiles from the plan's mean and invStd (F6, F7). */
+function mapAffine(
   x: KernelOperand,
   residual: KernelOperand | undefined,
   y: KernelOperand,
-  terms: Terms,
-  tiles?: readonly Range[],
+  uploaded: UploadedTerms,
+  tiles: readonly Range[],
 ): void {
-  if (x.geometry.length === 0) return;
-  const uploaded = uploadTerms(x, terms);
-  const all = tiles ?? x.tiles;
-  affineCoefficients(x, uploaded, channelsOf(uploaded.plan, all));
-  for (const tile of all) {
+  affineCoefficients(x, uploaded, channelsOf(uploaded.plan, tiles));
+  for (const tile of tiles) {
     const source = x.load(tile);
     const operands = { x: source, b: residual ? residual.load(tile) : 0, y: y.target(source) };
-    x.kernels.map(uploaded.plan, AFFINE, terms.activation.code, operands, tile);
+    x.kernels.map(uploaded.plan, AFFINE, uploaded.activation, operands, tile);
     x.unload(y, tile);
   }
+}
+
+/**
+ * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7). All operands are tensors or all are arrays. y may
+ * be x or the residual.
+ */
+export function normalize(x: KernelOperand, residual: KernelOperand | undefined, y: KernelOperand, terms: Terms): void {
+  if (x.geometry.length === 0) return;
+  mapAffine(x, residual, y, uploadTerms(x, terms), x.tiles);
 }
 
 /** Computes dz = dy·f′(z), where z is forward's value before its activation. dz may be dy. */
@@ -256,11 +293,10 @@ function mapGradients(
 }
 
 /** Copies the sums of gradients from the plan's vectors. */
-function readSums({ f64 }: Heap, plan: Plan, into: GradientSums | undefined): void {
+function readSums(heap: Heap, plan: Plan, into: GradientSums | undefined): void {
   if (!into) return;
-  const { length } = into.dGamma;
-  into.dGamma.set(f64.subarray(plan.dGamma / 8, plan.dGamma / 8 + length));
-  into.dBeta.set(f64.subarray(plan.dBeta / 8, plan.dBeta / 8 + length));
+  readVector(heap, plan.dGamma, into.dGamma);
+  readVector(heap, plan.dBeta, into.dBeta);
 }
 
 /** Computes dGamma and dBeta of a batch. */

@@ -206,35 +206,29 @@ export const samplesOf = (
 export interface StatisticsTarget {
   readonly epsilon: number;
   readonly into: Statistics;
+  /** Whether the run has found all statistics to be finite. Otherwise they may be finite or not. */
+  finite: boolean;
 }
 
-/**
- * Computes a sub-batch's y, if there is one. With `target`, its batch statistics come first, for a few channels at a
- * time, so that arrays pass through wasm memory once.
- */
+/** Computes a sub-batch's y, if there is one. With `target`, it also computes its batch statistics. */
 export function forwardSubBatch(
   call: CallScope,
   x: AnyTensor,
   residual: AnyTensor | undefined,
   y: AnyTensor | undefined,
   subBatch: SubBatchForward,
-  target?: StatisticsTarget,
+  wanted?: StatisticsTarget,
 ): void {
   const { geometry, offset, terms, selection, conditional } = subBatch;
-  if (target && selection) {
-    masks.get("mask").maskedStatistics(call, x, subBatch, selection, target.epsilon, target.into);
-    target = undefined;
-  }
+  if (wanted && selection)
+    masks.get("mask").maskedStatistics(call, x, subBatch, selection, wanted.epsilon, wanted.into);
+  const target = selection ? undefined : wanted;
   const mapped = conditional ? undefined : y;
-  if (target) {
-    const { epsilon, into } = target;
+  if (target)
     call.withOperands([x, mapped && residual, mapped], geometry, offset, (source, added, to) => {
-      for (const tiles of source.independentTiles) {
-        batchStatistics(source, epsilon, into, tiles);
-        if (to) normalize(source, added, to, terms, tiles);
-      }
+      target.finite = batchStatistics(source, target.epsilon, target.into, to, added, terms);
     });
-  } else if (mapped)
+  else if (mapped)
     call.withOperands([x, residual, mapped], geometry, offset, (source, added, to) =>
       normalize(source, added, to, terms),
     );

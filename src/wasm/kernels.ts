@@ -57,6 +57,7 @@ function readPlan(u32: Uint32Array, pointer: number) {
     beta: next(),
     parameters: next(),
     unreliable: next(),
+    block: next(),
   };
 }
 
@@ -81,6 +82,11 @@ export const DERIVATIVE = 5;
  * blocks.
  */
 const BLOCKED_64 = 0;
+/** The value of `precision` with which every value is summed in float64. */
+const IN_F64 = 2;
+
+/** Returns whether a plan's first sums are f64 sums, of which no channel is unreliable. */
+export const sumsInF64 = ({ precision }: Plan): boolean => precision === IN_F64;
 
 /** Returns the channels of neighbouring tiles: those of planar tiles, or all channels of interleaved ones. */
 export function channelsOf({ planar, channels }: Plan, tiles: readonly Range[]): Range {

@@ -10,7 +10,7 @@ import { BUILDS, EXTENDED_BUILDS, WHOLE_OPERATIONS, wasmFile } from "../support/
 import { testCoefficients, testPivots, testStatistics } from "./kernels/channels.ts";
 import { testNarrow, testWiden } from "./kernels/half.ts";
 import { testExtendedMaps, testMaps } from "./kernels/maps.ts";
-import { testPlan, testWorkspace } from "./kernels/plan.ts";
+import { testBlocks, testPlan, testWorkspace } from "./kernels/plan.ts";
 import { testExtendedSums, testSums } from "./kernels/sums.ts";
 import type { World } from "./kernels/world.ts";
 
@@ -29,7 +29,10 @@ type Tests<K> = { readonly [name in keyof K]: (kernels: K, f32: World, f64: Worl
 const CORE: Tests<Exports> = {
   version: ({ version }) => it("is 2", () => expect(version()).toBe(2)),
   workspace: (_, f32, f64) => testWorkspace(f32, f64),
-  plan: (_, f32, f64) => testPlan(f32, f64),
+  plan(_, f32, f64) {
+    testPlan(f32, f64);
+    testBlocks(f32, f64);
+  },
   pivots: (_, f32) => testPivots(f32),
   sums: (_, f32) => testSums(f32),
   statistics: (_, f32) => testStatistics(f32),

@@ -99,17 +99,18 @@ describe.each(BUILDS.flatMap((build) => LAYOUTS.map((layout) => ({ build, layout
       expect(bn.forward({ data: a, shape }, { mode: "eval", out: { data: same, shape } }).data).toEqual(expected);
     });
 
-    test("NaN in the last of many tiles: `out` and the statistics are as before", () => {
+    test("NaN in the last of many tiles: the input and the statistics are as before", () => {
       const shape = layout === "channels-last" ? [20, 60, 60, 8] : [20, 8, 60, 60];
       const data = normal(1, 20 * 60 * 60 * 8);
       data[data.length - 1] = Number.NaN;
-      const out = { data: new Float32Array(data.length).fill(7), shape };
+      const out = { data: new Float32Array(data.length), shape };
+      const x = data.slice();
       const bn = new BatchNorm(8, { layout });
       const state = bn.stateDict();
       expect(() => bn.forward({ data, shape }, { out })).toThrow(
         expect.objectContaining({ code: "non-finite-statistics" }) as Error,
       );
-      expect(out.data.every((value) => value === 7)).toBe(true);
+      expect(data).toEqual(x);
       expect(bn.stateDict()).toEqual(state);
     });
 

@@ -377,9 +377,12 @@ describe.each([
   poisoned.data.set(poison, 1 * 5 + 2);
   const channel = (values: Float32Array, c: number) => values.filter((_, i) => Math.floor(i / 5) % 3 === c);
 
-  test("throws by default, names the channel, and keeps the state and the output as they were", () => {
+  test("throws by default, names the channel, and keeps the state, the input and the pending backward", () => {
     const bn = trained({});
     const before = bn.stateDict();
+    const x = poisoned.data.slice();
+    const dy = normalInput(9, BATCHES.at(-1)?.shape ?? []);
+    const pending = bn.backward(dy);
     const out = { data: new Float32Array(90).fill(7), shape: [6, 3, 5] };
     const step = () => bn.forward(poisoned, { out });
     expect(step).toThrow(expect.objectContaining({ name: "BatchNormError", code: "non-finite-statistics" }) as Error);
@@ -387,7 +390,8 @@ describe.each([
       /expected a finite batch mean and variance, got mean .* in channel 1; nothing was updated.*onNonFinite/,
     );
     expect(bn.stateDict()).toEqual(before);
-    expect(out.data).toEqual(new Float32Array(90).fill(7));
+    expect(poisoned.data).toEqual(x);
+    expect(bn.backward(dy)).toEqual(pending);
   });
 
   test('is let through by onNonFinite "skip", which updates nothing', () => {

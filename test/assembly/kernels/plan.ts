@@ -78,6 +78,26 @@ export function testPlan(f32: World, f64: World): void {
   });
 }
 
+/** Shapes, options, bytes of an element, and the channels of a block. */
+const BLOCKS = [
+  ["32×64×3136", 0, 4, 5], // 2 MiB of x
+  ["32×64×3136", 0, 8, 2],
+  ["32×512×784", 0, 4, 20],
+  ["512×96×400", 0, 4, 8], // 12 KiB in a row
+  ["2×3×4000000", 0, 4, 1],
+  ["32×256×196", 0, 4, 256], // fits into a cache
+  ["10×4×40000", 1, 4, 1], // a tile
+  ["100352×64×1", 0, 4, 64], // rows
+] as const;
+
+export function testBlocks(f32: World, f64: World): void {
+  it.each(BLOCKS)("blocks of %s, options %i, %i bytes an element, have %i channels", (shape, options, bytes, block) => {
+    const w = bytes === 8 ? f64 : f32;
+    for (const dims of dimsOf(shape)) expect(new Planned(w, dims, options).get("block")).toBe(block);
+    w.arena.close();
+  });
+}
+
 export function testWorkspace(f32: World, f64: World): void {
   it("has room for every vector of the plan, at multiples of 64 bytes, one behind the other, whatever the options are", () => {
     for (const w of [f32, f64])

@@ -22,7 +22,7 @@ export const [TILED, PLANES] = [1, 2] as const;
 
 const SIZES = "elementBytes outer channels inner length planar columnsPerChannel period columns rows stripe stripes";
 const VECTORS = "mean variance invStd dGamma dBeta sum dot coefficients scratch gamma beta parameters unreliable";
-const FIELDS = `${SIZES} precision columnBlock columnBlocks pitch tiled ${VECTORS}`.split(" ");
+const FIELDS = `${SIZES} precision columnBlock columnBlocks pitch tiled ${VECTORS} block`.split(" ");
 
 /** A plan in a workspace of just the bytes that it asks for, of garbage. What is no vector of the plan is guarded. */
 export class Planned {
