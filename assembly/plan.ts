@@ -94,7 +94,7 @@ const IN_CACHE: usize = 1 << 23;
 const BLOCKS_FROM: usize = 1 << 23;
 
 /** The bytes of x in a block of channels. */
-const BLOCK_BYTES: usize = 1 << 21;
+const BLOCK_BYTES: usize = 1 << 20;
 
 /** The smallest number of bytes of a block that lie together, because the jump to the next sample costs time. */
 const BLOCK_RUN: usize = 12288;

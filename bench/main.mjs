@@ -6,9 +6,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import { Presets, SingleBar } from "cli-progress";
 import { buildsInChild } from "./builds.mjs";
+import { buildOf, compareBuilds, renderBuilds } from "./compare.mjs";
 import { compileCopy } from "./copy-module.mjs";
 import { environmentOf } from "./environment.mjs";
 import { isolate } from "./isolate.mjs";
+import { QUICK, THOROUGH } from "./measure.mjs";
 import { parseOptions, reject } from "./options.mjs";
 import { complaints, save } from "./output.mjs";
 import { findPackages, folderOf } from "./packages.mjs";
@@ -25,6 +27,7 @@ import {
   renderReadme,
   renderReport,
   renderShape,
+  renderSummary,
   renderTargets,
   renderVariants,
   replaceMarked,
@@ -41,8 +44,9 @@ PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the 
   --only TEXT    only parts whose title contains TEXT: a shape such as "[8, 32", "ResNet-50", "sizes", "fusion", "types of
                  numbers", "modes", "threads", "builds"
   --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
+  --compare REF  compare this build with that of another commit, which is built in a temporary worktree, and nothing else
   --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
-  --write        write docs/benchmarks.md, and the README's table where it has the markers
+  --write        write docs/benchmarks.md and docs/benchmark-results.md, and the README's table where it has the markers
   --help         this text
 `;
 
@@ -65,12 +69,30 @@ function announce(title) {
   bar.start(1, 0);
   return {
     progress: (share) => bar.update(share),
+    stop: () => bar.stop(),
     done(part, results) {
       bar.stop();
       if (part !== "shapes" && part !== "networks") console.log(`## ${title}\n`);
       console.log(PRINT[part](results));
     },
   };
+}
+
+/** Our tensors here against those of another commit. */
+async function compare({ quick, only, compare: ref }) {
+  const { library, remove } = buildOf(ref);
+  const bar = announce(`this build against ${ref}`);
+  try {
+    const effort = quick ? QUICK : THOROUGH;
+    const settings = { copyModule: compileCopy() };
+    const isolated = isolatedBy(isolate);
+    const rows = await compareBuilds({ isolated, library, settings, effort, only, onProgress: bar.progress });
+    bar.stop();
+    console.log(renderBuilds(rows, ref));
+  } finally {
+    bar.stop();
+    remove();
+  }
 }
 
 async function bench({ quick, only, python, out, write }) {
@@ -100,7 +122,8 @@ async function bench({ quick, only, python, out, write }) {
 
   const files = save(results, out);
   if (write) {
-    writeFileSync(new URL("docs/benchmarks.md", root), renderReport(results));
+    writeFileSync(new URL("docs/benchmarks.md", root), renderSummary(results));
+    writeFileSync(new URL("docs/benchmark-results.md", root), renderReport(results));
     const readme = new URL("README.md", root);
     writeFileSync(readme, replaceMarked(readFileSync(readme, "utf8"), renderReadme(results)));
   }
@@ -112,10 +135,12 @@ async function bench({ quick, only, python, out, write }) {
 const options = parseOptions({
   quick: { type: "boolean", default: false },
   only: { type: "string", default: "" },
+  compare: { type: "string" },
   python: { type: "string", multiple: true },
   out: { type: "string" },
   write: { type: "boolean", default: false },
   help: { type: "boolean", default: false },
 });
 if (options.help) process.stdout.write(HELP);
+else if (options.compare) await compare(options);
 else await bench(options);

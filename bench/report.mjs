@@ -15,7 +15,9 @@ import {
   remarks,
   shapeTable,
   sizeText,
+  summaryTable,
   targetTable,
+  targetText,
   variantTable,
 } from "./tables.mjs";
 
@@ -76,10 +78,27 @@ export function renderResults(results) {
     .join("\n");
 }
 
-/** docs/benchmarks.md. */
-export const renderReport = (results) => `# Benchmarks
+/** docs/benchmarks.md: what to conclude, on one screen. */
+export const renderSummary = (results) => `# Benchmarks
 
-Written by \`npm run bench -- --write\`; change the script, not this file.
+Written by \`npm run bench -- --write\`; change the script, not this file. All tables, and how they were measured, are in
+[benchmark-results.md](benchmark-results.md).
+
+How many times as fast as each alternative batchnorm-wasm is, on tensors in wasm memory, one thread, float32; where it is
+slower, the number is bold. Each peer ran in the layout that suits it best. **copies** is the time in copies of the tensor,
+the least that reads x and writes y in memory order; kernels that work at several far places of a tensor can be faster.
+
+${markdown(summaryTable(results))}
+
+${targetText(results)}
+
+${renderEnvironment(results.environment)}
+`;
+
+/** docs/benchmark-results.md: everything that was measured. */
+export const renderReport = (results) => `# Benchmark results
+
+Written by \`npm run bench -- --write\`; change the script, not this file. [benchmarks.md](benchmarks.md) says what to conclude.
 
 ${renderEnvironment(results.environment)}
 

@@ -151,15 +151,50 @@ export const comparisonTable = (rows) => featureTable(rows, ({ ms, times }) => `
 
 /** The targets, each with what was measured. */
 export function targetTable(results) {
-  const rows = verdicts(results).flatMap(({ shape, layout, operation, limits }) =>
+  const rows = verdicts(results).flatMap(({ shape, title, layout, operation, limits }) =>
     limits.map(({ kind, limit, measured, reached, against }) => [
-      ...[titleOf({ shape, layout }), OPERATIONS[operation]],
+      ...[title ?? titleOf({ shape, layout }), OPERATIONS[operation]],
       against || kind === "PyTorch" ? `≥ ${limit}× ${against ?? kind}` : `≤ ${limit} ${kind}`,
       measured === undefined ? "not measured" : reached ? "reached" : "**not reached**",
       measured === undefined ? "" : `${digits(measured)}${against ? "×" : ""}`,
     ]),
   );
   return { head: ["shape", "operation", "target", "", "measured"], rows, left: 4 };
+}
+
+/** The peers of the summary: a column each, of the fastest row in any layout. PyTorch's is the faster version. */
+const RIVALS = {
+  "plain JavaScript": /^plain JavaScript$/,
+  "TF.js wasm": /^TF\.js wasm$/,
+  "native PyTorch": /^PyTorch/,
+};
+
+/** How many times as fast as each rival our tensors are on the listed shapes; below 1, in bold, we are slower. */
+export function summaryTable({ shapes }) {
+  const fastest = (rows, name) => Math.min(...rows.filter(({ peer }) => name.test(peer)).map(({ ms }) => ms));
+  const rows = shapes.flatMap((entry) =>
+    MEASURED.flatMap((operation) => {
+      const right = entry.rows.filter((row) => row.operation === operation && row.ms && !row.wrong);
+      const ours = right.find(({ peer }) => peer === OURS);
+      if (!ours) return [];
+      const against = Object.values(RIVALS).map((name) => {
+        const times = fastest(right, name) / ours.ms;
+        if (!Number.isFinite(times)) return "–";
+        return times < 1 ? `**${inTimes(times)}**` : inTimes(times);
+      });
+      return [[titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against]];
+    }),
+  );
+  const head = ["shape", "operation", "ms", "copies", ...Object.keys(RIVALS).map((name) => `× ${name}`)];
+  return { head, rows, left: 2 };
+}
+
+/** How many of the targets were reached, of those that were measured. */
+export function targetText(results) {
+  const limits = verdicts(results)
+    .flatMap(({ limits }) => limits)
+    .filter(({ measured }) => measured !== undefined);
+  return `Of ${limits.length} targets that were measured, ${limits.filter(({ reached }) => reached).length} are reached.`;
 }
 
 /** The README has these shapes, ours and what its readers could take instead; of PyTorch the newest version. */

@@ -6,30 +6,47 @@ import { sameShape } from "./shapes.mjs";
 
 const first = (...shape) => ({ shape, layout: "channels-first" });
 
-/** At most so many copies of the tensor, at least so many times as fast as native PyTorch in the same layout. */
+/** At most so many copies of the tensor, or microseconds; at least so many times as fast as native PyTorch in the same layout. */
 const SMALL = { inference: { pytorch: 1.5 }, forward: { pytorch: 1.5 }, backward: { pytorch: 1.5 } };
 
 export const TARGETS = [
   {
     ...first(32, 64, 56, 56),
-    inference: { copies: 1, pytorch: 1.2 },
-    forward: { copies: 1.5, pytorch: 5 },
-    backward: { copies: 2.2, pytorch: 1.5, anyVersion: true },
+    inference: { copies: 0.95, pytorch: 1.1 },
+    forward: { copies: 1.25, pytorch: 4.5 },
+    backward: { copies: 1.95, pytorch: 1.4 },
   },
   {
     ...{ shape: [32, 56, 56, 64], layout: "channels-last" },
-    inference: { copies: 1, pytorch: 1 },
-    forward: { copies: 1.6, pytorch: 1.2 },
-    backward: { copies: 2.3, pytorch: 2 },
+    inference: { copies: 0.95, pytorch: 1.1 },
+    forward: { copies: 1.5, pytorch: 1.3 },
+    backward: { copies: 2.3, pytorch: 1.25 },
   },
-  { ...first(32, 256, 14, 14), forward: { copies: 2, pytorch: 6 }, backward: { copies: 3, pytorch: 2.5 } },
-  { ...first(8, 32, 16, 16), forward: { copies: 3, pytorch: 6 }, backward: { copies: 4, pytorch: 1.2 } },
-  { ...first(128, 512), forward: { pytorch: 1.5 }, backward: { pytorch: 1.5 } },
-  { ...first(4096, 1024), forward: { copies: 2, pytorch: 1 }, backward: { copies: 3, pytorch: 2 } },
+  {
+    ...first(32, 256, 14, 14),
+    inference: { copies: 1 },
+    forward: { copies: 1.5, pytorch: 6 },
+    backward: { copies: 2.3, pytorch: 2.5 },
+  },
+  { ...first(8, 32, 16, 16), forward: { copies: 3.3 }, backward: { copies: 4.7, pytorch: 1.2 } },
+  { ...first(128, 512), inference: { pytorch: 1.5 }, forward: { pytorch: 1.3 }, backward: { pytorch: 1.3 } },
+  {
+    ...first(4096, 1024),
+    inference: { copies: 0.95, pytorch: 1 },
+    forward: { copies: 1.65, pytorch: 1.25 },
+    backward: { copies: 2.5, pytorch: 1.4 },
+  },
   { ...first(32, 512, 7, 7), ...SMALL },
   { ...first(32, 1024, 2, 2), ...SMALL },
-  { ...first(256, 64, 1, 1), ...SMALL },
-  { ...first(4, 4), forward: { microseconds: 3, pytorch: 1 } },
+  { ...first(256, 64, 1, 1), forward: { pytorch: 1.8 }, backward: { pytorch: 1.6 } },
+  { ...first(4, 4), forward: { microseconds: 1.3 }, backward: { microseconds: 1.3 } },
+];
+
+/** One step of all batch norms of a network: at least so many times as fast as PyTorch in a layout. */
+const NETWORK_TARGETS = [
+  { title: "ResNet-50", layout: "channels-first", pytorch: 3.5 },
+  { title: "ResNet-50", layout: "channels-last", pytorch: 1.6 },
+  { title: "MobileNetV2", layout: "channels-last", pytorch: 1.4 },
 ];
 
 /** In TF.js's wasm backend, in the place of its own: at least so many times as fast. */
@@ -41,40 +58,50 @@ const IN_TFJS = {
   step: 50,
 };
 
-/** The major and minor version in a peer's name. */
-const versionOf = ({ peer }) => peer.match(/\d+/g).slice(0, 2).map(Number);
-const newest = (a, b) => versionOf(b)[0] - versionOf(a)[0] || versionOf(b)[1] - versionOf(a)[1];
-
-/** PyTorch's row to compare with: the newest version's, or the fastest; undefined where none ran. */
-function opponent({ rows }, { layout, operation, anyVersion }) {
+/** PyTorch's row to compare with, of the fastest version; undefined where none ran. */
+function opponent(rows, { layout, operation }) {
   const rivals = rows.filter(
     (row) => /^PyTorch/.test(row.peer) && row.layout === layout && row.operation === operation && row.ms && !row.wrong,
   );
-  return rivals.sort(anyVersion ? (a, b) => a.ms - b.ms : newest)[0];
+  return rivals.sort((a, b) => a.ms - b.ms)[0];
 }
 
 /**
- * A verdict for every target of a shape that was measured: { shape, layout, operation, limits: [limit] }, where a limit is
+ * A verdict for every target of a shape or network that was measured: { shape or title, layout, operation, limits: [limit]
+ * }, where a limit is
  * { kind, limit, measured, reached, against? }; `measured` is undefined where PyTorch did not run.
  */
-export function verdicts({ shapes }) {
+export function verdicts({ shapes, networks = [] }) {
   const own = TARGETS.flatMap(({ shape, layout, ...operations }) => {
     const entry = shapes.find((s) => sameShape(s, { shape, layout }));
     if (!entry) return [];
-    return Object.entries(operations).map(([operation, { copies, microseconds, pytorch, anyVersion }]) => {
+    return Object.entries(operations).map(([operation, { copies, microseconds, pytorch }]) => {
       const row = entry.rows.find((r) => r.peer === OURS && r.operation === operation);
       const ours = row?.wrong ? undefined : row;
       const most = (kind, limit, measured) => ({ kind, limit, measured, reached: measured <= limit });
       const limits = [];
       if (copies) limits.push(most("copies", copies, ours?.copies));
       if (microseconds) limits.push(most("µs", microseconds, ours && 1000 * ours.ms));
-      const rival = opponent(entry, { layout, operation, anyVersion });
-      const measured = rival && ours && rival.ms / ours.ms;
-      limits.push({ kind: "PyTorch", limit: pytorch, measured, reached: measured >= pytorch, against: rival?.peer });
+      if (pytorch) limits.push(againstPytorch(pytorch, opponent(entry.rows, { layout, operation }), ours));
       return { shape, layout, operation, limits };
     });
   });
-  return [...own, ...verdictsInTfjs(shapes)];
+  return [...own, ...verdictsInTfjs(shapes), ...verdictsOfNetworks(networks)];
+}
+
+function againstPytorch(limit, rival, ours) {
+  const measured = rival && ours && rival.ms / ours.ms;
+  return { kind: "PyTorch", limit, measured, reached: measured >= limit, against: rival?.peer };
+}
+
+function verdictsOfNetworks(networks) {
+  return NETWORK_TARGETS.flatMap(({ title, layout, pytorch }) => {
+    const network = networks.find((n) => n.title === title);
+    if (!network) return [];
+    const ours = network.totals.find(({ peer, failed, wrong }) => peer === OURS && !failed && !wrong);
+    const limits = [againstPytorch(pytorch, opponent(network.totals, { layout, operation: "step" }), ours)];
+    return [{ title: `${title}, PyTorch ${layout.replace("-", " ")}`, layout, operation: "step", limits }];
+  });
 }
 
 function verdictsInTfjs(shapes) {
@@ -90,7 +117,7 @@ function verdictsInTfjs(shapes) {
 }
 
 /** Fused, an activation or a residual costs at most so many times the plain operation. */
-export const FUSED = 1.05;
+export const FUSED = 1.1;
 
 /**
  * What a feature may cost and does: { limit, measured, reached, bandwidth }, or undefined where nothing is asked of it.

@@ -265,6 +265,35 @@ function recentre<T>(p: Plan, channel: usize, pivot: T): void {
 }
 
 /**
+ * Turns merged gradient sums of float32 into dGamma (B3), two channels at once, and marks the unreliable ones. An odd
+ * last channel is left out. Returns the number of unreliable channels.
+ */
+function gradientPairs(p: Plan, begin: usize, end: usize): usize {
+  const smallest = f64x2.splat(<f64>p.count * SMALLEST_PRODUCT);
+  let unreliable: usize = 0;
+  for (let channel = begin; channel + 2 <= end; channel += 2) {
+    const offset = Lanes.bytes<f64>(channel);
+    const mean = v128.load(p.mean + offset);
+    const invStd = v128.load(p.invStd + offset);
+    const sum = v128.load(p.dBeta + offset);
+    const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
+    const dGamma = f64x2.mul(f64x2.sub(v128.load(p.dGamma + offset), f64x2.mul(low, sum)), invStd);
+    v128.store(p.dGamma + offset, dGamma);
+    const size = f64x2.add(f64x2.abs(sum), f64x2.abs(dGamma));
+    const sizeInside = v128.and(f64x2.ge(size, smallest), f64x2.lt(size, f64x2.splat(Infinity)));
+    const invStdInside = v128.and(
+      f64x2.ge(invStd, f64x2.splat(SMALLEST_INV_STD)),
+      f64x2.le(invStd, f64x2.splat(LARGEST_INV_STD)),
+    );
+    const bad = ~v128.bitmask<i64>(v128.and(sizeInside, invStdInside)) & 3;
+    store<u8>(p.unreliable + channel, u8(bad & 1));
+    store<u8>(p.unreliable + channel, u8(bad >> 1), 1);
+    unreliable += popcnt(bad);
+  }
+  return unreliable;
+}
+
+/**
  * Turns the gradient sums of channels [begin, end) into dGamma and dBeta (B1 to B3), with mean and invStd. There are
  * sums in `columns` entries. Marks the unreliable channels, and returns their number. Channels of float64 are never
  * unreliable.
@@ -274,7 +303,12 @@ export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end
   let unreliable: usize = 0;
   mergeStripes<T>(p, p.sum, columns, begin, end, p.dBeta); // B1
   mergeStripes<T>(p, p.dot, columns, begin, end, p.dGamma); // B2
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  if (Lanes.accumulatesInF64<T>()) {
+    unreliable = gradientPairs(p, begin, end);
+    channel += (end - begin) & ~1;
+  }
+  for (; channel < end; ++channel) {
     const offset = Lanes.bytes<f64>(channel);
     const mean = load<f64>(p.mean + offset);
     const invStd = load<f64>(p.invStd + offset);
@@ -309,13 +343,39 @@ function valueOr<T>(vector: usize, channel: usize, missing: f64): f64 {
   return vector ? <f64>load<T>(vector + Lanes.bytes<T>(channel)) : missing;
 }
 
+/** Two channels of float32 at once: the vectors of a plan are f64, and rows of coefficients are f32. */
+abstract class Pair {
+  /** Returns the values of a vector of f32 at two channels, or `missing` if there is no vector (address 0). */
+  @inline static valuesOr(vector: usize, channel: usize, missing: v128): v128 {
+    return vector ? Lanes.low(v128.load64_zero(vector + Lanes.bytes<f32>(channel))) : missing;
+  }
+
+  /** Writes two values, rounded to f32. */
+  @inline static store(pointer: usize, values: v128): void {
+    v128.store64_lane(pointer, f32x4.demote_f64x2_zero(values), 0);
+  }
+}
+
 /**
  * Writes the rows hi = T(mean), scale = gamma·invStd and shift = beta − (mean − hi)·scale (F6) of channels [begin,
  * end).
  */
 export function affineRows<T>(p: Plan, gamma: usize, beta: usize, begin: usize, end: usize): void {
   const row = Lanes.bytes<T>(p.columns);
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  if (Lanes.accumulatesInF64<T>())
+    for (; channel + 2 <= end; channel += 2) {
+      const entry = p.coefficients + Lanes.bytes<T>(channel);
+      const offset = Lanes.bytes<f64>(channel);
+      const mean = v128.load(p.mean + offset);
+      const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
+      const scale = f64x2.mul(Pair.valuesOr(gamma, channel, f64x2.splat(1)), v128.load(p.invStd + offset));
+      const shift = f64x2.sub(Pair.valuesOr(beta, channel, f64x2.splat(0)), f64x2.mul(low, scale));
+      Pair.store(entry, mean);
+      Pair.store(entry + row, scale);
+      Pair.store(entry + 2 * row, shift);
+    }
+  for (; channel < end; ++channel) {
     const entry = p.coefficients + Lanes.bytes<T>(channel);
     const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
     const hi = <T>mean;
@@ -358,7 +418,23 @@ export function gradientRows<T>(
   end: usize,
 ): void {
   const row = Lanes.bytes<T>(p.columns);
-  for (let channel = begin; channel < end; ++channel) {
+  let channel = begin;
+  if (Lanes.accumulatesInF64<T>() && !activated)
+    for (; channel + 2 <= end; channel += 2) {
+      const entry = p.coefficients + Lanes.bytes<T>(channel);
+      const offset = Lanes.bytes<f64>(channel);
+      const mean = v128.load(p.mean + offset);
+      const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
+      const invStd = v128.load(p.invStd + offset);
+      const counts = f64x2.splat(count);
+      const xCoefficient = f64x2.div(f64x2.mul(f64x2.neg(invStd), v128.load(p.dGamma + offset)), counts); // B4
+      const dBeta = f64x2.div(f64x2.neg(v128.load(p.dBeta + offset)), counts);
+      Pair.store(entry, mean);
+      Pair.store(entry + row, f64x2.mul(Pair.valuesOr(gamma, channel, f64x2.splat(1)), invStd));
+      Pair.store(entry + 2 * row, f64x2.sub(dBeta, f64x2.mul(low, xCoefficient))); // B5
+      Pair.store(entry + 3 * row, xCoefficient);
+    }
+  for (; channel < end; ++channel) {
     const entry = p.coefficients + Lanes.bytes<T>(channel);
     const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
     const hi = <T>mean;

@@ -18,6 +18,8 @@
 //   x:  n=0 |c0 c0 c0 …|c1 c1 c1 …|…           x:  |c0 c1 c2 …|c0 c1 c2 …|…      one row is `columns` long
 //   coefficients: one value per plane          coefficients: one value per column, read from L1 in every row
 //
+// A map with `far` takes several far images at a time in the planar walk. Rare maps do not, which keeps the module small.
+//
 // Destination and sources may be the same memory, because every element is read once, before it is written.
 
 import { Plan } from "../plan";
@@ -34,6 +36,10 @@ export class Affine {
 
   @inline get rows(): i32 {
     return 3;
+  }
+
+  @inline get far(): bool {
+    return true;
   }
 
   @inline at<T, E extends Identity>(
@@ -61,6 +67,10 @@ export class AffineSum {
 
   @inline get rows(): i32 {
     return 3;
+  }
+
+  @inline get far(): bool {
+    return true;
   }
 
   @inline at<T, E extends Identity>(
@@ -94,6 +104,10 @@ export class Gradient {
     return 4;
   }
 
+  @inline get far(): bool {
+    return true;
+  }
+
   @inline at<T, E extends Identity>(
     x: v128,
     dy: v128,
@@ -124,6 +138,10 @@ export class ScaledGradient {
     return 5;
   }
 
+  @inline get far(): bool {
+    return false;
+  }
+
   @inline at<T, E extends Identity>(
     x: v128,
     dy: v128,
@@ -149,6 +167,10 @@ export class Derivative {
 
   @inline get rows(): i32 {
     return 3;
+  }
+
+  @inline get far(): bool {
+    return false;
   }
 
   @inline at<T, E extends Identity>(
@@ -178,6 +200,10 @@ export class DerivativeSum {
     return 3;
   }
 
+  @inline get far(): bool {
+    return false;
+  }
+
   @inline at<T, E extends Identity>(
     x: v128,
     dy: v128,
@@ -204,6 +230,10 @@ export class Combination {
 
   @inline get rows(): i32 {
     return 5;
+  }
+
+  @inline get far(): bool {
+    return false;
   }
 
   @inline at<T, E extends Identity>(
@@ -445,8 +475,7 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   y += first;
   const map = changetype<M>(<usize>0);
   let images = outer;
-  // the kernels of rare maps stay small
-  if (!keepsLoopsRolled<T, E>() && map.sources < 3 && map.rows < 5) {
+  if (!keepsLoopsRolled<T, E>() && map.far) {
     const streams = plan.mapStreams(map.sources);
     if (streams > 1) {
       images = outer / streams;

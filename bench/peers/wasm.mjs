@@ -2,13 +2,19 @@
 // that a call measures the work and not the garbage collector. The tensors also bring the copy: times of separate memories
 // differ by a tenth or two, by where their pages happen to lie.
 
-import { BatchNorm, init, tensor } from "../../dist/index.js";
+import * as here from "../../dist/index.js";
 import { EPSILON } from "../data.mjs";
 import { copyOperation } from "./copy.mjs";
 
-const ours = (make) => ({
-  /** `init` are options of init: a number of threads, another build by its bytes. Without a `copyModule`, no copy. */
-  async prepare(problem, { init: options, copyModule }) {
+const ours = (makeWith) => ({
+  /**
+   * `init` are options of init: a number of threads, another build by its bytes. `library` is the address of another
+   * build of this library. Without a `copyModule`, there is no copy.
+   */
+  async prepare(problem, { init: options, copyModule, library }) {
+    const used = library ? await import(library) : here;
+    const { BatchNorm, init } = used;
+    const make = makeWith(used);
     const { shape, layout, dims, x: xData, dy: dyData, gamma, beta, runningMean, runningVariance } = problem;
     if (options?.module) await init({ module: await WebAssembly.compile(options.module) });
     else if (options) await init(options);
@@ -48,5 +54,5 @@ const ours = (make) => ({
   },
 });
 
-export const tensors = ours(tensor);
-export const arrays = ours((shape, data) => ({ data, shape }));
+export const tensors = ours(({ tensor }) => tensor);
+export const arrays = ours(() => (shape, data) => ({ data, shape }));

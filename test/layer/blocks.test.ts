@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { BatchNorm, type Tensor, tensor } from "../../src/index.ts";
 import { normalInput } from "../support/worlds.ts";
 
-/** 8.2 MiB, five blocks of one channel with runs of 107,000 elements; and eleven blocks of 36 channels with short runs. */
+/** 8.2 MiB each: five blocks of one channel, and eleven blocks of 36 channels, whose planes are short. */
 const SHAPES = [
   [4, 5, 107_000],
   [64, 390, 86],

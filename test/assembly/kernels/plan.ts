@@ -80,9 +80,9 @@ export function testPlan(f32: World, f64: World): void {
 
 /** Shapes, options, bytes of an element, and the channels of a block. */
 const BLOCKS = [
-  ["32×64×3136", 0, 4, 5], // 2 MiB of x
-  ["32×64×3136", 0, 8, 2],
-  ["32×512×784", 0, 4, 20],
+  ["32×64×3136", 0, 4, 2], // 1 MiB of x
+  ["32×64×3136", 0, 8, 1],
+  ["32×512×784", 0, 4, 10],
   ["512×96×400", 0, 4, 8], // 12 KiB in a row
   ["2×3×4000000", 0, 4, 1],
   ["32×256×196", 0, 4, 256], // fits into a cache
