@@ -383,9 +383,9 @@ function mapImages<T extends number, M extends Affine, E extends Identity>(
 }
 
 /**
- * Runs map M on the whole lines of the planes of channels [begin, end) of `images` images, and together with each image
- * on those that are `gap`, 2·gap and so on bytes behind it, `streams` images in all. A line is four vectors. The loop
- * takes one line from each stream in turn, and after the last line the rest of each plane.
+ * Runs map M on the planes of channels [begin, end) of `images` images, and together with each image on those that are
+ * `gap`, 2·gap and so on bytes behind it, `streams` images in all. The loop takes a line of four vectors from each image
+ * in turn, and then the rest of the planes element by element.
  */
 function mapFarImages<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
