@@ -2,7 +2,7 @@
 // wasm memory in tiles, which are other groups of channels. Equal bits show that the groups change no result.
 
 import { afterEach, describe, expect, test } from "vitest";
-import { BatchNorm, info, init, type Tensor, tensor } from "../../src/index.ts";
+import { BatchNorm, type Tensor, tensor } from "../../src/index.ts";
 import { normalInput } from "../support/worlds.ts";
 
 /** 8.2 MiB each: five blocks of one channel, and nine blocks of 47 channels, whose planes are short. */
@@ -47,24 +47,6 @@ describe.each(SHAPES)("[%i, %i, %i] in blocks of channels", (...shape) => {
     for (const name of ["dGamma", "dBeta"] as const) expect(gradients[name]).toEqual(expectedGradients[name]);
     expect(inBlocks.stateDict()).toEqual(inTiles.stateDict());
     if (gradients.dResidual) made.push(gradients.dResidual);
-  });
-
-  test("has the same bits on two threads, which take a block each", async () => {
-    const step = () => {
-      const bn = new BatchNorm(shape[1]);
-      const [y, dx] = [mine(x.data, shape), mine(dy.data, shape)];
-      bn.forward(mine(x.data, shape), { out: y });
-      const { dGamma, dBeta } = bn.backward(dx, { dxOut: dx });
-      return { y: y.data.slice(), dx: dx.data.slice(), dGamma, dBeta, state: bn.stateDict() };
-    };
-    const alone = step();
-    await init({ threads: 2 });
-    try {
-      expect(info().threads).toBe(2);
-      expect(step()).toEqual(alone);
-    } finally {
-      await init({ threads: 1 });
-    }
   });
 
   test("a channel of the last block that is not finite ends the call and leaves the layer as it was", () => {

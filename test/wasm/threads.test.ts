@@ -33,6 +33,27 @@ import { type Build, drop, normal, useBuild } from "../support/worlds.ts";
 
 afterAll(() => dispose());
 
+/** The results of a step on a planar tensor of 8.2 MiB, which is summed and mapped in blocks of channels. */
+function stepInBlocks() {
+  const shape = [4, 5, 107_000];
+  const values = (seed: number) => normal(seed, 4 * 5 * 107_000, 2, 3);
+  const [x, y, dx] = [values(1), values(2), values(3)].map((data) => tensor(shape, data)) as [Tensor, Tensor, Tensor];
+  const bn = new BatchNorm(5);
+  bn.forward(x, { out: y });
+  const { dGamma, dBeta } = bn.backward(dx, { dxOut: dx });
+  const results = { y: y.data.slice(), dx: dx.data.slice(), dGamma, dBeta, state: bn.stateDict() };
+  for (const t of [x, y, dx]) t.dispose();
+  return results;
+}
+
+test("blocks of channels have the same bits on two threads, which take a block each", async () => {
+  await init({ threads: 1 });
+  const alone = stepInBlocks();
+  await init({ threads: 2 });
+  expect(info().threads).toBe(2);
+  expect(stepInBlocks()).toEqual(alone);
+});
+
 /** A pool that is asked even for the smallest tensors. */
 async function useThreads(build: Build, threads: number): Promise<void> {
   await useBuild(build, threads);
