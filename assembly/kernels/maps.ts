@@ -70,7 +70,7 @@ export class AffineSum {
   }
 
   @inline get far(): bool {
-    return true;
+    return false;
   }
 
   @inline at<T, E extends Identity>(
