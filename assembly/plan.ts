@@ -82,8 +82,8 @@ const PIVOT_VALUES: usize = 16;
 const TILE: usize = 131072;
 
 /**
- * The bytes of sources and result up to which a planar map takes one image at a time. In cache, one stream is as fast
- * as several, or faster. docs/numerics.md has the measurements.
+ * The bytes of sources and result up to which a planar map or planar gradient sums take one image at a time. In cache,
+ * one stream is as fast as several, or faster. docs/numerics.md has the measurements.
  */
 const IN_CACHE: usize = 1 << 23;
 
@@ -216,7 +216,7 @@ export class Plan {
 
   /** Returns whether planar sums with this number of sources take four far images together. */
   sumsFar(sources: usize): bool {
-    return sources == 1 || this.length * this.elementBytes * sources > IN_CACHE;
+    return sources == 1 || this.length > IN_CACHE / this.elementBytes / sources;
   }
 
   /**
@@ -224,7 +224,7 @@ export class Plan {
    * streams of one source are the fastest, and two of more sources. docs/numerics.md has the measurements.
    */
   mapStreams(sources: usize): usize {
-    if (this.tiled || this.length * this.elementBytes * (sources + 1) < IN_CACHE) return 1;
+    if (this.tiled || this.length < IN_CACHE / this.elementBytes / (sources + 1)) return 1;
     const streams: usize = sources == 1 ? 4 : 2;
     return min(streams, this.outer);
   }

@@ -26,11 +26,11 @@ export function buildOf(ref) {
   const folder = join(mkdtempSync(join(os.tmpdir(), "batchnorm-compare-")), "worktree");
   const run = (file, args, cwd) => execFileSync(file, args, { cwd, stdio: ["ignore", "ignore", "inherit"] });
   const remove = () => {
-    run("git", ["worktree", "remove", "--force", folder], root);
     rmSync(join(folder, ".."), { recursive: true, force: true });
+    run("git", ["worktree", "prune"], root);
   };
-  run("git", ["worktree", "add", "--detach", folder, ref], root);
   try {
+    run("git", ["worktree", "add", "--detach", folder, ref], root);
     run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder);
     run("npm", ["run", "build"], folder);
   } catch (error) {
@@ -44,8 +44,10 @@ export function buildOf(ref) {
  * Measures both builds on every shape whose title contains `only`. Returns { shape, layout, operation, here, there, ratios
  * }[]: medians in milliseconds, and the ratio of each repetition.
  */
-export async function compareBuilds({ isolated, library, settings, effort, only, onProgress }) {
+export async function compareCommits({ isolated, library, settings, effort, only, onProgress }) {
   const shapes = SHAPES.filter((description) => titleOf(description).includes(only));
+  if (shapes.length === 0)
+    throw new Error(`--only: expected a piece of ${SHAPES.map(titleOf).join("; ")}: got ${only}`);
   const other = isolated("tensors", { name: "other", settings: { library } });
   const rows = [];
   for (const [i, description] of shapes.entries()) {
@@ -73,7 +75,7 @@ export async function compareBuilds({ isolated, library, settings, effort, only,
 }
 
 /** The comparison as a table: below 1, this commit is faster. */
-export const renderBuilds = (rows, ref) =>
+export const renderCommits = (rows, ref) =>
   markdownTable(
     [
       ["shape", "operation", "here, ms", `${ref}, ms`, "here / there", "least", "most"],

@@ -6,7 +6,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import { Presets, SingleBar } from "cli-progress";
 import { buildsInChild } from "./builds.mjs";
-import { buildOf, compareBuilds, renderBuilds } from "./compare.mjs";
+import { buildOf, compareCommits, renderCommits } from "./compare.mjs";
 import { compileCopy } from "./copy-module.mjs";
 import { environmentOf } from "./environment.mjs";
 import { isolate } from "./isolate.mjs";
@@ -78,17 +78,26 @@ function announce(title) {
   };
 }
 
+/** What buildOf gives, or the end of the process where `ref` is no commit that can be built. */
+function built(ref) {
+  try {
+    return buildOf(ref);
+  } catch (error) {
+    return reject(`--compare: ${error.message.split("\n")[0]}`);
+  }
+}
+
 /** Our tensors here against those of another commit. */
 async function compare({ quick, only, compare: ref }) {
-  const { library, remove } = buildOf(ref);
+  const { library, remove } = built(ref);
   const bar = announce(`this build against ${ref}`);
   try {
     const effort = quick ? QUICK : THOROUGH;
     const settings = { copyModule: compileCopy() };
     const isolated = isolatedBy(isolate);
-    const rows = await compareBuilds({ isolated, library, settings, effort, only, onProgress: bar.progress });
+    const rows = await compareCommits({ isolated, library, settings, effort, only, onProgress: bar.progress });
     bar.stop();
-    console.log(renderBuilds(rows, ref));
+    console.log(renderCommits(rows, ref));
   } finally {
     bar.stop();
     remove();

@@ -124,7 +124,7 @@ export function batchStatistics(
   terms?: Terms,
 ): boolean {
   const { heap, kernels, plan } = x;
-  const uploaded = terms && uploadParameters(x, terms);
+  const uploaded = y && terms && uploadParameters(x, terms);
   let reliable = !sumsInF64(plan);
   for (const tiles of x.independentTiles) {
     const channels = channelsOf(plan, tiles);

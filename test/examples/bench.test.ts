@@ -4,7 +4,7 @@
 
 import { parseHTML } from "linkedom";
 import { describe, expect, it } from "vitest";
-import { compareBuilds, renderBuilds } from "../../bench/compare.mjs";
+import { compareCommits, renderCommits } from "../../bench/compare.mjs";
 import { compileCopy } from "../../bench/copy-module.mjs";
 import { EPSILON, errorOf, expectedOf, makeProblem, transposed } from "../../bench/data.mjs";
 import { answersTo, DTYPES, FUSIONS, MODES, makeFeatureProblem, OPERATIONS } from "../../bench/features.mjs";
@@ -548,7 +548,7 @@ describe("the report", () => {
   });
 });
 
-it("builds are compared operation by operation, as the median of repetitions, and a failure is no result", async () => {
+it("commits are compared operation by operation, as the median of repetitions, and a failure is no result", async () => {
   const ms = [2, 4, 3, 1, 1, 1];
   let calls = 0;
   const isolated = (_: string, { name = OURS, settings = {} } = {}) => ({
@@ -579,7 +579,7 @@ it("builds are compared operation by operation, as the median of repetitions, an
     only: "[4, 4]",
     onProgress() {},
   };
-  const rows = await compareBuilds(options as never);
+  const rows = await compareCommits(options as never);
   expect(rows.map(({ operation, ratios }) => [operation, ratios.length])).toEqual([
     ["inference", 3],
     ["forward", 3],
@@ -587,12 +587,15 @@ it("builds are compared operation by operation, as the median of repetitions, an
   ]);
   for (const { here, there, ratios } of rows)
     expect([here > 0, there > 0, ratios.every((ratio) => ratio > 0)]).toEqual([true, true, true]);
-  expect(renderBuilds(rows, "abc")).toMatch(/\| here \/ there \|/);
+  expect(renderCommits(rows, "abc")).toMatch(/\| here \/ there \|/);
   const failing = {
     ...options,
     isolated: () => ({ ...isolated("tensors"), prepare: () => Promise.reject(new Error("no memory")) }),
   };
-  await expect(compareBuilds(failing as never)).rejects.toThrow("no memory");
+  await expect(compareCommits(failing as never)).rejects.toThrow("no memory");
+  await expect(compareCommits({ ...options, only: "[5, 5]" } as never)).rejects.toThrow(
+    /^--only: expected a piece of .*got \[5, 5\]$/,
+  );
 });
 
 it("every listed shape is listed once", () => {

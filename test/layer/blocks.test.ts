@@ -1,8 +1,10 @@
-// Planar tensors of 8 MiB and more are summed and mapped in blocks of channels. Arrays of the same shape pass through
-// wasm memory in tiles, which are other groups of channels. Equal bits show that the groups change no result.
+// Planar tensors of 8 MiB and more. Their sums and maps work at several far images at once, which the definition checks.
+// They are summed and mapped in blocks of channels. Arrays of the same shape pass through wasm memory in tiles, which are
+// other groups of channels. Equal bits show that the groups change no result.
 
 import { afterEach, describe, expect, test } from "vitest";
 import { BatchNorm, type Tensor, tensor } from "../../src/index.ts";
+import { backward, dimsOf, forward, invStdOf, statistics } from "../support/reference.ts";
 import { normalInput } from "../support/worlds.ts";
 
 /** 8.2 MiB each: five blocks of one channel, and nine blocks of 47 channels, whose planes are short. */
@@ -20,6 +22,53 @@ const mine = (values: Float32Array, shape: readonly number[]) => {
 
 afterEach(() => {
   for (const t of made.splice(0)) t.dispose();
+});
+
+const ACTIVATIONS = [
+  { activation: "none", slope: 1 },
+  { activation: "relu", slope: 0 },
+  { activation: "leaky_relu", slope: 0.01 },
+] as const;
+
+describe.each(["float32", "float64"] as const)("%s at several far images", (dtype) => {
+  // neither two nor four streams divide 11 images, and neither vectors nor lines divide a plane
+  const shape = [11, 5, 38_201];
+  const d = dimsOf(shape, "channels-first");
+  const store = (values: ArrayLike<number>) =>
+    dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
+  const x = store(normalInput(1, shape, 2, 3).data);
+  const dy = store(normalInput(2, shape).data);
+  const gamma = store([1, -0.5, 2, 0.25, 3]);
+  const beta = store([0, 1, -1, 0.5, 0.25]);
+  const { mean, variance } = statistics(x, d);
+  const invStd = invStdOf(variance, 1e-5);
+  const z = forward(x, d, mean, invStd, gamma, beta).y;
+  // rounding decides the side of the kink where z is close to 0
+  for (let i = 0; i < z.length; i++) if (Math.abs(z[i] as number) < 1e-4) dy[i] = 0;
+  const near = { rtol: 1e-5, atol: 1e-5 };
+
+  test.each(ACTIVATIONS)("agrees with the definition, activation $activation", ({ activation, slope }) => {
+    const factor = (i: number) => ((z[i] as number) > 0 ? 1 : slope);
+    const truth = backward(x, store(dy.map((v, i) => v * factor(i))), d, mean, invStd, gamma, true);
+    const bn = new BatchNorm(5, { dtype, activation });
+    Object.assign(bn, { gamma, beta });
+    const put = (values: Float32Array | Float64Array) => {
+      const t = tensor([...shape], values as never, { dtype } as never) as Tensor;
+      made.push(t);
+      return t;
+    };
+    const [y, dx] = [put(x), put(dy)];
+    bn.forward(put(x) as never, { out: y as never });
+    const gradients = bn.backward(dx as never, { dxOut: dx as never });
+    expect(y.data).toBeAllclose(
+      z.map((v, i) => v * factor(i)),
+      near,
+    );
+    expect(dx.data).toBeAllclose(truth.dx, near);
+    // sums of 420,211 values of about 1
+    expect(gradients.dGamma).toBeAllclose(truth.dGamma, { rtol: 1e-5, atol: 1e-2 });
+    expect(gradients.dBeta).toBeAllclose(truth.dBeta, { rtol: 1e-5, atol: 1e-2 });
+  });
 });
 
 describe.each(SHAPES)("[%i, %i, %i] in blocks of channels", (...shape) => {
