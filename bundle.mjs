@@ -21,9 +21,8 @@ function byFrequency(bytes) {
 }
 
 /**
- * Bytes as text: the first of `order` stand as one plain character, the others as a mark and another. Unlike base64 it
- * keeps bytes apart, so that gzip finds in the text what it finds in the bytes: 6.7 kB for the two builds of the core,
- * 16.5 kB in base64.
+ * Returns bytes as text: the first of `order` become one plain character, the others a mark and a character. Unlike
+ * base64, it keeps bytes apart, so that gzip finds in the text what it finds in the bytes.
  */
 function encode(bytes, order) {
   const text = (byte) => {
@@ -34,23 +33,81 @@ function encode(bytes, order) {
   return Array.from(bytes, text).join("");
 }
 
+/** The least number of bytes that are copied from another build: naming a shorter piece takes as long as its bytes. */
+const LEAST_COPY = 6;
+
+/** Returns a function that finds the longest piece of `base` with which `bytes` continue at an index. */
+function copiesFrom(base) {
+  const starts = new Map();
+  const key = (bytes, at) => bytes.toString("latin1", at, at + LEAST_COPY);
+  for (let at = 0; at + LEAST_COPY <= base.length; at++)
+    starts.set(key(base, at), [...(starts.get(key(base, at)) ?? []), at]);
+  return (bytes, at) => {
+    let longest = { from: 0, length: 0 };
+    for (const from of starts.get(key(bytes, at)) ?? []) {
+      let length = 0;
+      while (at + length < bytes.length && bytes[at + length] === base[from + length]) length++;
+      if (length > longest.length) longest = { from, length };
+    }
+    return longest;
+  };
+}
+
+/**
+ * Returns `bytes` as their difference from `base`, in the form that `patch` of src/wasm/decode.ts explains. gzip cannot
+ * find the two builds' common code, because it lies almost as far back as gzip looks.
+ */
+function difference(base, bytes) {
+  const edits = [];
+  const write = (number) => {
+    for (; number > 127; number >>>= 7) edits.push((number & 127) | 128);
+    edits.push(number);
+  };
+  const copyAt = copiesFrom(base);
+  let [behind, literal] = [0, []];
+  const writeEdit = ({ from, length }) => {
+    write(literal.length);
+    edits.push(...literal);
+    const distance = from - behind;
+    write(distance < 0 ? -2 * distance - 1 : 2 * distance);
+    write(length);
+    [behind, literal] = [from + length, []];
+  };
+  for (let at = 0; at < bytes.length; ) {
+    const copy = copyAt(bytes, at);
+    if (copy.length > 0) {
+      writeEdit(copy);
+      at += copy.length;
+    } else literal.push(bytes[at++]);
+  }
+  writeEdit({ from: behind, length: 0 });
+  return Buffer.from(edits);
+}
+
 /** A .wasm file as a function that returns its bytes (src/wasm.d.ts). */
 const wasmAsText = {
   name: "wasm-as-text",
   async setup({ onLoad, onResolve }) {
-    // one order for all: what two builds share stays the same text
-    const order = byFrequency(await readFile("build/simd.wasm"));
+    const simd = await readFile("build/simd.wasm");
+    const order = byFrequency(simd);
     const text = (name, value) => `export const ${name} = ${JSON.stringify(value)};`;
     const frequent = Buffer.from(order.slice(0, PLAIN.length)).toString("hex");
     const alphabet = [text("plain", PLAIN), text("marks", MARKS), text("frequent", frequent)];
     onResolve({ filter: /^alphabet$/ }, ({ path }) => ({ path, namespace: "alphabet" }));
     onLoad({ filter: /./, namespace: "alphabet" }, () => ({ contents: alphabet.join("\n") }));
-    onLoad({ filter: /\.wasm$/ }, async ({ path }) => ({
-      contents: `import { frequent, marks, plain } from "alphabet";
-        import { decode } from "./src/wasm/decode.ts";
-        export default () => decode(plain, marks, frequent, ${JSON.stringify(encode(await readFile(path), order))});`,
-      resolveDir: import.meta.dirname,
-    }));
+    const decoded = (bytes) => `decode(plain, marks, frequent, ${JSON.stringify(encode(bytes, order))})`;
+    onLoad({ filter: /\.wasm$/ }, async ({ path }) => {
+      const bytes = await readFile(path);
+      const module =
+        basename(path) === "relaxed.wasm" ? `patch(simd(), ${decoded(difference(simd, bytes))})` : decoded(bytes);
+      return {
+        contents: `import { frequent, marks, plain } from "alphabet";
+          import { decode, patch } from "./src/wasm/decode.ts";
+          ${module.startsWith("patch") ? 'import simd from "./build/simd.wasm";' : ""}
+          export default () => ${module};`,
+        resolveDir: import.meta.dirname,
+      };
+    });
   },
 };
 
