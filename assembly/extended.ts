@@ -2,11 +2,11 @@
 // not need: activations and residuals in maps and sums, the maps of conditional scale and of double backward, float64
 // (plans with 8 bytes per element), and 16-bit storage.
 //
-// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 a rectifier with the parameters slope,
-// floor and ceiling (leaky ReLU, ReLU6), 3 SiLU. The sums have no SiLU: to compute its derivative twice takes longer
+// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU, whose slope is the parameter,
+// 3 SiLU, 4 ReLU6. The sums have no SiLU: to compute its derivative twice takes longer
 // than to write dz to memory. So map 5 writes dz once, and plain sums and gradients read it.
 
-import { Identity, Rectifier, Relu, Silu } from "./kernels/activations";
+import { Identity, LeakyRelu, Relu, Relu6, Silu } from "./kernels/activations";
 import {
   affineRows,
   broadcastRows,
@@ -17,7 +17,7 @@ import {
 } from "./kernels/channels";
 import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
-import { Affine, AffineSum, Combination, Derivative, DerivativeSum, Gradient, ScaledGradient } from "./kernels/maps";
+import { Affine, AffineSum, Combination, Derivative, Gradient, ScaledGradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
 import {
   AFFINE,
@@ -26,12 +26,14 @@ import {
   DERIVATIVE,
   GRADIENT,
   GRADIENTS,
+  LEAKY_RELU,
   mapUnits,
   NONE,
-  RECTIFIER,
   RELU,
+  RELU6,
   readSums,
   SCALED_GRADIENT,
+  SILU,
   sumUnits,
 } from "./phases";
 import { Plan } from "./plan";
@@ -47,7 +49,7 @@ export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
  * coefficients of map 0.
  * @param operation float64: 0, moments; 1, gradients; 2 more, to sum again about better pivots. float32: 1, gradients;
  *   3, f64 sums of gradients.
- * @param activation float64: 0. float32: 1 or 2.
+ * @param activation float64: 0. float32: 1, 2 or 4.
  */
 export function sums(
   plan: usize,
@@ -64,7 +66,8 @@ export function sums(
     if (operation & GRADIENTS) sumUnits<f64, Gradients, Identity>(p, operation, x, dy, 0, begin, end);
     else sumUnits<f64, Moments, Identity>(p, operation, x, 0, 0, begin, end);
   } else if (activation == RELU) sumUnits<f32, Gradients, Relu>(p, operation, x, dy, 0, begin, end);
-  else sumUnits<f32, Gradients, Rectifier>(p, operation, x, dy, parameters, begin, end);
+  else if (activation == LEAKY_RELU) sumUnits<f32, Gradients, LeakyRelu>(p, operation, x, dy, parameters, begin, end);
+  else sumUnits<f32, Gradients, Relu6>(p, operation, x, dy, 0, begin, end);
 }
 
 /**
@@ -109,7 +112,7 @@ export function coefficients(
   else rowsOf<f32>(p, map, gamma, beta, count, begin, end);
 }
 
-/** Runs map M with the activation of this number: Relu, Rectifier, or E for any other number. */
+/** Runs map M with the activation of this number: Relu, LeakyRelu, Relu6, or E for any other number. */
 function mapActivated<T extends number, M extends Affine, E extends Identity>(
   p: Plan,
   activation: i32,
@@ -122,7 +125,8 @@ function mapActivated<T extends number, M extends Affine, E extends Identity>(
   end: usize,
 ): void {
   if (activation == RELU) mapUnits<T, M, Relu>(p, x, b, c, y, 0, begin, end);
-  else if (activation == RECTIFIER) mapUnits<T, M, Rectifier>(p, x, b, c, y, parameters, begin, end);
+  else if (activation == LEAKY_RELU) mapUnits<T, M, LeakyRelu>(p, x, b, c, y, parameters, begin, end);
+  else if (activation == RELU6) mapUnits<T, M, Relu6>(p, x, b, c, y, 0, begin, end);
   else mapUnits<T, M, E>(p, x, b, c, y, parameters, begin, end);
 }
 
@@ -141,12 +145,11 @@ function mapOf<T extends number>(
 ): void {
   if (map == SCALED_GRADIENT) mapUnits<T, ScaledGradient, Identity>(p, x, b, 0, y, 0, begin, end);
   else if (map == COMBINATION) mapUnits<T, Combination, Identity>(p, x, b, c, y, 0, begin, end);
-  else if (map == DERIVATIVE && c)
-    mapActivated<T, DerivativeSum, Silu>(p, activation, x, b, c, y, parameters, begin, end);
-  else if (map == DERIVATIVE) mapActivated<T, Derivative, Silu>(p, activation, x, b, 0, y, parameters, begin, end);
-  else if (activation == NONE && b) mapUnits<T, AffineSum, Identity>(p, x, b, 0, y, 0, begin, end);
-  else if (b) mapActivated<T, AffineSum, Silu>(p, activation, x, b, 0, y, parameters, begin, end);
-  else mapActivated<T, Affine, Silu>(p, activation, x, 0, 0, y, parameters, begin, end);
+  else if (map == DERIVATIVE) mapActivated<T, Derivative, Silu>(p, activation, x, b, c, y, parameters, begin, end);
+  else if (activation == NONE) mapUnits<T, AffineSum, Identity>(p, x, b, 0, y, 0, begin, end);
+  else if (b || sizeof<T>() == 8 || activation == SILU)
+    mapActivated<T, AffineSum, Silu>(p, activation, x, b, 0, y, parameters, begin, end);
+  else mapActivated<T, Affine, Relu6>(p, activation, x, 0, 0, y, parameters, begin, end);
 }
 
 /**
@@ -155,8 +158,8 @@ function mapOf<T extends number>(
  *   dy·f′((x − hi)·scale + extra); for float64 dz = dy. 2: dx = dy·scale, for statistics that are constants. 3: dx =
  *   ((x − hi)·xCoefficient + (dy·extra + shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz
  *   = dy·f′(z + c).
- * @param activation Map 0: 1 to 3, or with a residual 0 to 3; for float64 0 to 3. Map 1: 1 or 2; for float64 0. Map 5:
- *   1 to 3. Other maps: 0.
+ * @param activation Map 0: 1 to 4, or with a residual 0 to 4; for float64 0 to 4. Map 1: 1, 2 or 4; for float64 0. Map 5:
+ *   1 to 4. Other maps: 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
  * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of
  *   map 4.
@@ -177,7 +180,7 @@ export function map(
 ): void {
   const p = changetype<Plan>(plan);
   if (p.elementBytes == 4) {
-    if (map == GRADIENT) mapActivated<f32, Gradient, Rectifier>(p, activation, x, b, 0, y, parameters, begin, end);
+    if (map == GRADIENT) mapActivated<f32, Gradient, Relu6>(p, activation, x, b, 0, y, parameters, begin, end);
     else mapOf<f32>(p, map, activation, x, b, c, y, parameters, begin, end);
   } else if (map == GRADIENT) mapUnits<f64, Gradient, Identity>(p, x, b, 0, y, 0, begin, end);
   else if (map == CONSTANT_GRADIENT || (map == AFFINE && activation == NONE && !b))

@@ -29,10 +29,12 @@ export const SCALED_GRADIENT: i32 = 3;
 export const COMBINATION: i32 = 4;
 export const DERIVATIVE: i32 = 5;
 
-/** The numbers of the activations. Others are SiLU. */
+/** The numbers of the activations. */
 export const NONE: i32 = 0;
 export const RELU: i32 = 1;
-export const RECTIFIER: i32 = 2;
+export const LEAKY_RELU: i32 = 2;
+export const SILU: i32 = 3;
+export const RELU6: i32 = 4;
 
 /** Sums blocks of columns [begin, end) in precision P. Blocks are counted through all stripes. */
 function sumColumnBlocks<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(

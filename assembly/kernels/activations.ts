@@ -5,7 +5,7 @@
 //   derive   dz = dy·f′(z)
 //   gate     dz = dy·f′(d·scale + shift), given prepareShift(shift)
 //
-// NaN stays NaN. `parameters` points at three T, which only Rectifier reads: slope, floor, ceiling.
+// NaN stays NaN. `parameters` points at one T, the slope, which only LeakyRelu reads.
 
 import { Lanes } from "./lanes";
 
@@ -78,14 +78,10 @@ export class Relu {
   }
 }
 
-/**
- * A rectifier, f(z) = min(max(z, slope·z, floor), ceiling), such as leaky ReLU and ReLU6. Either 0 < slope < 1 and
- * floor = −∞, or both are 0. In the latter case −∞·0 is NaN, but pmax then returns z, and the floor replaces −∞. f′ is
- * slope for z ≤ 0, and 0 for z ≥ ceiling.
- */
+/** Leaky ReLU: f(z) = max(z, slope·z) with 0 < slope < 1. f′ is slope for z ≤ 0, as in PyTorch. */
 @final
 @unmanaged
-export class Rectifier {
+export class LeakyRelu {
   @inline get needsInput(): bool {
     return true;
   }
@@ -95,18 +91,44 @@ export class Rectifier {
   }
 
   @inline apply<T extends number>(z: v128, parameters: usize): v128 {
-    const leaky = v128.pmax<T>(z, v128.mul<T>(z, v128.load_splat<T>(parameters)));
-    const above = v128.pmax<T>(leaky, v128.load_splat<T>(parameters + sizeof<T>()));
-    return v128.pmin<T>(above, v128.load_splat<T>(parameters + 2 * sizeof<T>()));
+    return v128.pmax<T>(z, v128.mul<T>(z, v128.load_splat<T>(parameters)));
   }
 
   @inline derive<T extends number>(dy: v128, z: v128, parameters: usize): v128 {
-    const slope = v128.load_splat<T>(parameters);
-    const zero = v128.splat<T>(<T>0);
-    // 0 if slope is 0, even for an infinite dy or NaN
-    const leak = v128.and(v128.mul<T>(dy, slope), v128.gt<T>(slope, zero));
-    const open = v128.bitselect(leak, dy, v128.le<T>(z, zero));
-    return v128.andnot(open, v128.ge<T>(z, v128.load_splat<T>(parameters + 2 * sizeof<T>())));
+    const leak = v128.mul<T>(dy, v128.load_splat<T>(parameters));
+    return v128.bitselect(leak, dy, v128.le<T>(z, v128.splat<T>(<T>0)));
+  }
+
+  @inline prepareShift<T>(shift: v128): v128 {
+    return v128.neg<T>(shift);
+  }
+
+  /** Returns dy·slope where d·scale ≤ −shift, else dy. This is z ≤ 0 for the reason that Relu's `gate` gives. */
+  @inline gate<T extends number>(dy: v128, d: v128, scale: v128, shift: v128, parameters: usize): v128 {
+    const leak = v128.mul<T>(dy, v128.load_splat<T>(parameters));
+    return v128.bitselect(leak, dy, v128.le<T>(v128.mul<T>(d, scale), shift));
+  }
+}
+
+/** ReLU6: f(z) = min(max(z, 0), 6). f′ is 0 for z ≤ 0 and for z ≥ 6, as in PyTorch. */
+@final
+@unmanaged
+export class Relu6 {
+  @inline get needsInput(): bool {
+    return true;
+  }
+
+  @inline get heavy(): bool {
+    return false;
+  }
+
+  @inline apply<T extends number>(z: v128, _parameters: usize): v128 {
+    return v128.pmin<T>(v128.pmax<T>(z, v128.splat<T>(<T>0)), v128.splat<T>(<T>6));
+  }
+
+  @inline derive<T extends number>(dy: v128, z: v128, _parameters: usize): v128 {
+    const closed = v128.or(v128.le<T>(z, v128.splat<T>(<T>0)), v128.ge<T>(z, v128.splat<T>(<T>6)));
+    return v128.andnot(dy, closed);
   }
 
   @inline prepareShift<T>(shift: v128): v128 {
@@ -159,7 +181,9 @@ export class Silu {
    */
   @inline exponentialF32(z: v128): v128 {
     const t = f32x4.neg(z);
-    const n = f32x4.nearest(f32x4.mul(t, f32x4.splat(<f32>Math.LOG2E)));
+    // the sum with 1.5·2^23 is rounded to an integer, which is in its low bits
+    const shifted = f32x4.add(f32x4.mul(t, f32x4.splat(<f32>Math.LOG2E)), f32x4.splat(12582912));
+    const n = f32x4.sub(shifted, f32x4.splat(12582912));
     const r = Lanes.madd<f32>(n, f32x4.splat(2.1219444e-4), Lanes.madd<f32>(n, f32x4.splat(-0.693359375), t));
     let p = Lanes.madd<f32>(r, f32x4.splat(1.9875691e-4), f32x4.splat(1.3981999e-3));
     p = Lanes.madd<f32>(r, p, f32x4.splat(8.333452e-3));
@@ -167,7 +191,7 @@ export class Silu {
     p = Lanes.madd<f32>(r, p, f32x4.splat(0.16666666));
     p = Lanes.madd<f32>(r, p, f32x4.splat(0.5));
     p = f32x4.add(Lanes.madd<f32>(p, f32x4.mul(r, r), r), f32x4.splat(1));
-    const power = i32x4.shl(i32x4.add(i32x4.trunc_sat_f32x4_s(n), i32x4.splat(127)), 23);
+    const power = i32x4.shl(i32x4.add(shifted, i32x4.splat(127)), 23);
     return f32x4.mul(p, power);
   }
 

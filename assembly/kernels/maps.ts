@@ -5,8 +5,7 @@
 //   AffineSum       y  = f(z + b)                                          b: the residual
 //   Gradient        dx = ((x − hi)·xCoefficient + (dz + shift))·scale      (docs/batchnorm.md, B6), dz = dy·f′(z)
 //   ScaledGradient  dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale
-//   Derivative      dz = dy·f′(z)
-//   DerivativeSum   dz = dy·f′(z + c)                                      c: the residual
+//   Derivative      dz = dy·f′(z + c)                                      c: the residual
 //   Combination     y  = (x − hi)·scale + b·xCoefficient + c·extra + shift
 //
 // The coefficients of a plan are rows of T: hi, scale, shift, xCoefficient, extra. A map has the first three, four or
@@ -38,6 +37,10 @@ export class Affine {
     return 3;
   }
 
+  @inline get addsLast(): bool {
+    return false;
+  }
+
   @inline get far(): bool {
     return true;
   }
@@ -57,7 +60,7 @@ export class Affine {
   }
 }
 
-/** The map y = f(z + b). It reads two sources and three rows. */
+/** The map y = f(z + b). It reads two sources, of which b may be missing if loops are rolled, and three rows. */
 @final
 @unmanaged
 export class AffineSum {
@@ -67,6 +70,10 @@ export class AffineSum {
 
   @inline get rows(): i32 {
     return 3;
+  }
+
+  @inline get addsLast(): bool {
+    return true;
   }
 
   @inline get far(): bool {
@@ -104,6 +111,10 @@ export class Gradient {
     return 4;
   }
 
+  @inline get addsLast(): bool {
+    return false;
+  }
+
   @inline get far(): bool {
     return true;
   }
@@ -138,6 +149,10 @@ export class ScaledGradient {
     return 5;
   }
 
+  @inline get addsLast(): bool {
+    return false;
+  }
+
   @inline get far(): bool {
     return false;
   }
@@ -157,47 +172,20 @@ export class ScaledGradient {
   }
 }
 
-/** The map dz = dy·f′(z). It reads two sources and three rows. */
+/** The map dz = dy·f′(z + c). It reads three sources, of which c may be missing, and three rows. */
 @final
 @unmanaged
 export class Derivative {
   @inline get sources(): i32 {
-    return 2;
-  }
-
-  @inline get rows(): i32 {
-    return 3;
-  }
-
-  @inline get far(): bool {
-    return false;
-  }
-
-  @inline at<T, E extends Identity>(
-    x: v128,
-    dy: v128,
-    _c: v128,
-    hi: v128,
-    scale: v128,
-    shift: v128,
-    _xCoefficient: v128,
-    _extra: v128,
-    parameters: usize,
-  ): v128 {
-    return changetype<E>(<usize>0).derive<T>(dy, Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), parameters);
-  }
-}
-
-/** The map dz = dy·f′(z + c). It reads three sources and three rows. */
-@final
-@unmanaged
-export class DerivativeSum {
-  @inline get sources(): i32 {
     return 3;
   }
 
   @inline get rows(): i32 {
     return 3;
+  }
+
+  @inline get addsLast(): bool {
+    return true;
   }
 
   @inline get far(): bool {
@@ -232,6 +220,10 @@ export class Combination {
     return 5;
   }
 
+  @inline get addsLast(): bool {
+    return false;
+  }
+
   @inline get far(): bool {
     return false;
   }
@@ -259,7 +251,21 @@ abstract class Step {
     return rows == 5 || (rows == 4 && changetype<E>(<usize>0).needsInput);
   }
 
-  /** Takes a step with coefficients in vectors. */
+  /** Returns whether the last source of a map is there. */
+  @inline static hasLast<M extends Affine>(b: usize, c: usize): bool {
+    return (changetype<M>(<usize>0).sources > 2 ? c : b) != 0;
+  }
+
+  /** Returns a source at `pointer`, or, if it may be missing and is not `added`, −0, which changes no sum. */
+  @inline static source<T extends number, M extends Affine, E extends Identity, W extends Whole>(
+    pointer: usize,
+    added: bool,
+  ): v128 {
+    if (mayLackSource<T, M, E>() && !added) return v128.splat<T>(<T>-0.0);
+    return changetype<W>(<usize>0).load<T>(pointer);
+  }
+
+  /** Takes a step with coefficients in vectors. `added` says whether a source that may be missing is there. */
   @inline static withVectors<T extends number, M extends Affine, E extends Identity, W extends Whole>(
     x: usize,
     b: usize,
@@ -271,11 +277,12 @@ abstract class Step {
     xCoefficient: v128,
     extra: v128,
     parameters: usize,
+    added: bool,
   ): void {
     const map = changetype<M>(<usize>0);
     const width = changetype<W>(<usize>0);
-    const second = map.sources > 1 ? width.load<T>(b) : hi;
-    const third = map.sources > 2 ? width.load<T>(c) : hi;
+    const second = map.sources > 1 ? Step.source<T, M, E, W>(b, added || map.sources != 2) : hi;
+    const third = map.sources > 2 ? Step.source<T, M, E, W>(c, added) : hi;
     const value = map.at<T, E>(width.load<T>(x), second, third, hi, scale, shift, xCoefficient, extra, parameters);
     width.store<T>(y, value);
   }
@@ -292,11 +299,48 @@ abstract class Step {
     xCoefficient: v128,
     extra: v128,
     parameters: usize,
+    added: bool,
   ): void {
-    Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
-    Step.withVectors<T, M, E, Whole>(x + 16, b + 16, c + 16, y + 16, hi, scale, shift, xCoefficient, extra, parameters);
-    Step.withVectors<T, M, E, Whole>(x + 32, b + 32, c + 32, y + 32, hi, scale, shift, xCoefficient, extra, parameters);
-    Step.withVectors<T, M, E, Whole>(x + 48, b + 48, c + 48, y + 48, hi, scale, shift, xCoefficient, extra, parameters);
+    Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters, added);
+    Step.withVectors<T, M, E, Whole>(
+      x + 16,
+      b + 16,
+      c + 16,
+      y + 16,
+      hi,
+      scale,
+      shift,
+      xCoefficient,
+      extra,
+      parameters,
+      added,
+    );
+    Step.withVectors<T, M, E, Whole>(
+      x + 32,
+      b + 32,
+      c + 32,
+      y + 32,
+      hi,
+      scale,
+      shift,
+      xCoefficient,
+      extra,
+      parameters,
+      added,
+    );
+    Step.withVectors<T, M, E, Whole>(
+      x + 48,
+      b + 48,
+      c + 48,
+      y + 48,
+      hi,
+      scale,
+      shift,
+      xCoefficient,
+      extra,
+      parameters,
+      added,
+    );
   }
 
   /** Takes a step with coefficients in memory. They are at `hi`, in rows of `row` bytes, one per column. */
@@ -308,6 +352,7 @@ abstract class Step {
     hi: usize,
     row: usize,
     parameters: usize,
+    added: bool,
   ): void {
     const width = changetype<W>(<usize>0);
     const h = width.load<T>(hi);
@@ -315,8 +360,17 @@ abstract class Step {
     const shift = width.load<T>(hi + 2 * row);
     const xCoefficient = changetype<M>(<usize>0).rows > 3 ? width.load<T>(hi + 3 * row) : h;
     const extra = Step.readsExtra<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(width.load<T>(hi + 4 * row)) : h;
-    Step.withVectors<T, M, E, W>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
+    Step.withVectors<T, M, E, W>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters, added);
   }
+}
+
+/**
+ * Returns whether the last source of map M, which it adds to z, may be missing. Only in loops whose arithmetic takes
+ * long, or that are rare, does the test for it cost less than loops of their own without it.
+ */
+function mayLackSource<T, M extends Affine, E extends Identity>(): bool {
+  const map = changetype<M>(<usize>0);
+  return map.addsLast && (map.sources > 2 || keepsLoopsRolled<T, E>());
 }
 
 /** Returns whether a loop is not unrolled, because its arithmetic takes longer than its access to memory. */
@@ -325,7 +379,10 @@ function keepsLoopsRolled<T, E extends Identity>(): bool {
   return f.heavy || (f.needsInput && sizeof<T>() == 8);
 }
 
-/** Runs map M on the planes of channels [begin, end) of `images` images, one after the other. */
+/**
+ * Runs map M on the planes of channels [begin, end) of `images` images, one after the other. `added` says whether a
+ * source that may be missing is there.
+ */
 function mapImages<T extends number, M extends Affine, E extends Identity>(
   plan: Plan,
   x: usize,
@@ -334,6 +391,7 @@ function mapImages<T extends number, M extends Affine, E extends Identity>(
   y: usize,
   images: usize,
   parameters: usize,
+  added: bool,
   begin: usize,
   end: usize,
 ): void {
@@ -354,21 +412,21 @@ function mapImages<T extends number, M extends Affine, E extends Identity>(
         : hi;
       let left = inner;
       for (; !keepsLoopsRolled<T, E>() && left >= 4 * lanes; left -= 4 * lanes) {
-        Step.line<T, M, E>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.line<T, M, E>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters, added);
         x += 64;
         b += 64;
         c += 64;
         y += 64;
       }
       for (; left >= lanes; left -= lanes) {
-        Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Whole>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters, added);
         x += 16;
         b += 16;
         c += 16;
         y += 16;
       }
       for (; left; --left) {
-        Step.withVectors<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Single>(x, b, c, y, hi, scale, shift, xCoefficient, extra, parameters, added);
         x += sizeof<T>();
         b += sizeof<T>();
         c += sizeof<T>();
@@ -419,7 +477,19 @@ function mapFarImages<T extends number, M extends Affine, E extends Identity>(
       let left = inner;
       for (; left >= 4 * lanes; left -= 4 * lanes) {
         for (let far: usize = 0; far < last; far += gap)
-          Step.line<T, M, E>(x + far, b + far, c + far, y + far, hi, scale, shift, xCoefficient, extra, parameters);
+          Step.line<T, M, E>(
+            x + far,
+            b + far,
+            c + far,
+            y + far,
+            hi,
+            scale,
+            shift,
+            xCoefficient,
+            extra,
+            parameters,
+            true,
+          );
         x += 64;
         b += 64;
         c += 64;
@@ -438,6 +508,7 @@ function mapFarImages<T extends number, M extends Affine, E extends Identity>(
             xCoefficient,
             extra,
             parameters,
+            true,
           );
         x += sizeof<T>();
         b += sizeof<T>();
@@ -466,6 +537,8 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   begin: usize,
   end: usize,
 ): void {
+  const map = changetype<M>(<usize>0);
+  const added = Step.hasLast<M>(b, c);
   const outer = plan.outer;
   const image = Lanes.bytes<T>(plan.pitch * plan.inner);
   const first = Lanes.bytes<T>(begin * plan.inner);
@@ -473,7 +546,6 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
   b += first;
   c += first;
   y += first;
-  const map = changetype<M>(<usize>0);
   let images = outer;
   if (!keepsLoopsRolled<T, E>() && map.far) {
     const streams = plan.mapStreams(map.sources);
@@ -488,7 +560,7 @@ export function mapPlanar<T extends number, M extends Affine, E extends Identity
       y += done * image;
     }
   }
-  mapImages<T, M, E>(plan, x, b, c, y, images, parameters, begin, end);
+  mapImages<T, M, E>(plan, x, b, c, y, images, parameters, added, begin, end);
 }
 
 /** Runs map M on rows [begin, end): four far rows together, which share the loads of coefficients, and then the rest. */
@@ -502,6 +574,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
   begin: usize,
   end: usize,
 ): void {
+  const added = Step.hasLast<M>(b, c);
   const lanes = Lanes.count<T>();
   const coefficients = plan.coefficients;
   const columns = plan.columns;
@@ -526,7 +599,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
         const shift = v128.load(hi + 2 * row);
         const xCoefficient = changetype<M>(<usize>0).rows > 3 ? v128.load(hi + 3 * row) : h;
         const extra = Step.readsExtra<M, E>() ? changetype<E>(<usize>0).prepareShift<T>(v128.load(hi + 4 * row)) : h;
-        Step.withVectors<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters);
+        Step.withVectors<T, M, E, Whole>(x, b, c, y, h, scale, shift, xCoefficient, extra, parameters, added);
         Step.withVectors<T, M, E, Whole>(
           x + gap,
           b + gap,
@@ -538,6 +611,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
           xCoefficient,
           extra,
           parameters,
+          added,
         );
         Step.withVectors<T, M, E, Whole>(
           x + two,
@@ -550,6 +624,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
           xCoefficient,
           extra,
           parameters,
+          added,
         );
         Step.withVectors<T, M, E, Whole>(
           x + three,
@@ -562,6 +637,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
           xCoefficient,
           extra,
           parameters,
+          added,
         );
         x += 16;
         b += 16;
@@ -580,7 +656,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
     let hi = coefficients;
     let left = min(columns, end - begin);
     for (; left >= lanes; left -= lanes) {
-      Step.withRow<T, M, E, Whole>(x, b, c, y, hi, row, parameters);
+      Step.withRow<T, M, E, Whole>(x, b, c, y, hi, row, parameters, added);
       x += 16;
       b += 16;
       c += 16;
@@ -588,7 +664,7 @@ export function mapRows<T extends number, M extends Affine, E extends Identity>(
       hi += 16;
     }
     for (; left; --left) {
-      Step.withRow<T, M, E, Single>(x, b, c, y, hi, row, parameters);
+      Step.withRow<T, M, E, Single>(x, b, c, y, hi, row, parameters, added);
       x += sizeof<T>();
       b += sizeof<T>();
       c += sizeof<T>();

@@ -6,8 +6,6 @@ import { type Activation, type ActivationName, NONE } from "./activation.ts";
 
 const NAMES: readonly ActivationName[] = ["none", "relu", "leaky_relu", "relu6", "silu"];
 
-const SILU = 3;
-
 /**
  * The activation of a name. Throws TypeError and RangeError for other names, and for a slope that is wrong or has no
  * use.
@@ -25,13 +23,13 @@ export function activationOf(value: unknown, negativeSlope: unknown): Activation
   const slope = (negativeSlope as number | null | undefined) ?? 0.01;
   switch (name) {
     case "relu":
-      return { name, code: 1, slope: 0, floor: 0, ceiling: Infinity };
+      return { name, code: 1, slope: 0 };
     case "leaky_relu":
-      return { name, code: 2, slope, floor: -Infinity, ceiling: Infinity };
+      return { name, code: 2, slope };
     case "relu6":
-      return { name, code: 2, slope: 0, floor: 0, ceiling: 6 };
+      return { name, code: 4, slope: 0 };
     case "silu":
-      return { name, code: SILU, slope: 1, floor: -Infinity, ceiling: Infinity };
+      return { name, code: 3, slope: 1 };
     case "none":
       return NONE;
   }

@@ -5,18 +5,17 @@ import { Slot } from "../common/slot.ts";
 /** The name of an activation, which is applied after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. */
 export type ActivationName = "none" | "relu" | "leaky_relu" | "relu6" | "silu";
 
-/** An activation f(z) = min(max(z, slope·z, floor), ceiling), or z·σ(z). */
+/** An activation f(z), as the kernels take it. */
 export interface Activation {
   readonly name: ActivationName;
   /** The number of the activation in the kernels (assembly/phases.ts). */
-  readonly code: 0 | 1 | 2 | 3;
+  readonly code: 0 | 1 | 2 | 3 | 4;
+  /** What f multiplies z ≤ 0 by. The kernels read that of "leaky_relu". */
   readonly slope: number;
-  readonly floor: number;
-  readonly ceiling: number;
 }
 
 /** The activation f(z) = z. */
-export const NONE: Activation = { name: "none", code: 0, slope: 1, floor: -Infinity, ceiling: Infinity };
+export const NONE: Activation = { name: "none", code: 0, slope: 1 };
 
 /** The activations but "none". activation-functions.ts implements them. */
 export interface Activations {
@@ -37,4 +36,4 @@ export function activationOption(value: unknown, negativeSlope: unknown): Activa
 }
 
 /** Whether the kernels of sums and dx take the derivative. That of z·σ(z) is too slow to be evaluated by both. */
-export const fusesBackward = ({ code }: Activation): boolean => code === 1 || code === 2;
+export const fusesBackward = ({ code }: Activation): boolean => code !== 0 && code !== 3;

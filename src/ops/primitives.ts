@@ -173,8 +173,8 @@ function uploadParameters(x: KernelOperand, terms: Terms): UploadedTerms {
   const { heap, kernels, plan } = x;
   if (terms.gamma) kernels.write(heap, plan.gamma, terms.gamma);
   if (terms.beta) kernels.write(heap, plan.beta, terms.beta);
-  const { code, slope, floor, ceiling } = terms.activation;
-  if (code) kernels.write(heap, plan.parameters, [slope, floor, ceiling]);
+  const { code, slope } = terms.activation;
+  if (code) kernels.write(heap, plan.parameters, [slope]);
   return { plan, activation: code, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
 }
 

@@ -131,7 +131,7 @@ export function testSums(w: World): void {
 
 /** The second module's sums: of float32 with an activation, of which the maps have every kind, and of float64. */
 export function testExtendedSums(f32: World, f64: World): void {
-  for (const activation of [world.RELU, world.BOUNDED])
+  for (const activation of world.RECTIFIERS)
     for (const operation of [1, 1 | AGAIN]) testOne(f32, operation, activation);
   for (const operation of [0, 1, 0 | AGAIN]) testOne(f64, operation, NONE);
 

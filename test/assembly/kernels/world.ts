@@ -227,33 +227,37 @@ export const IN_TILES = dimsOf("40×5×820 3×2×21901 1025×32×4");
 export interface Activation {
   readonly name: string;
   readonly number: number;
-  readonly parameters: readonly [slope: number, floor: number, ceiling: number];
+  readonly parameters: readonly [slope: number];
   apply(z: number): number;
   derive(dy: number, z: number): number;
 }
 
 /** Of numbers that a kernel has no business to read. */
-const parameters = [Number.NaN, Number.NaN, Number.NaN] as const;
+const parameters = [Number.NaN] as const;
 
 export const NONE: Activation = { name: "none", number: 0, parameters, apply: (z) => z, derive: (dy) => dy };
 
-const rectifier = (name: string, slope: number, floor: number, ceiling: number): Activation => ({
+const rectifier = (name: string, number: number, ceiling: number): Activation => ({
   name,
-  number: 2,
-  parameters: [slope, floor, ceiling],
-  apply: (z) => (z <= 0 ? Math.max(slope && z * slope, floor) : Math.min(z, ceiling)),
-  derive: (dy, z) => (z <= 0 ? slope && dy * slope : z >= ceiling ? 0 : dy),
+  number,
+  parameters,
+  apply: (z) => (z <= 0 ? 0 : Math.min(z, ceiling)),
+  derive: (dy, z) => (z <= 0 || z >= ceiling ? 0 : dy),
 });
 
 export const RELU: Activation = {
-  ...rectifier("relu", 0, 0, Infinity),
-  number: 1,
-  parameters,
-  derive: (dy, z) => (z <= 0 ? 0 : dy),
+  ...rectifier("relu", 1, Infinity),
+  derive: (dy, z) => (z <= 0 ? 0 : dy), // also for an infinite z
 };
-export const BOUNDED = rectifier("leaky relu with a ceiling", 0.5, -Infinity, 3);
-const [RELU6, LEAKY] = [rectifier("relu6", 0, 0, 6), rectifier("leaky relu", 0.25, -Infinity, Infinity)];
-export const RECTIFIERS: readonly Activation[] = [RELU, BOUNDED, RELU6, LEAKY];
+export const RELU6 = rectifier("relu6", 4, 6);
+export const LEAKY_RELU: Activation = {
+  name: "leaky relu",
+  number: 2,
+  parameters: [0.25],
+  apply: (z) => (z <= 0 ? z * 0.25 : z),
+  derive: (dy, z) => (z <= 0 ? dy * 0.25 : dy),
+};
+export const RECTIFIERS: readonly Activation[] = [RELU, RELU6, LEAKY_RELU];
 
 /** z·σ(z), and its limits. */
 export const SILU: Activation = {
