@@ -6,7 +6,6 @@ import { loadState, saveState } from "./interop/state-dict.ts";
 import { folding, renormalization, stateDicts } from "./layer/slots.ts";
 import { activations } from "./ops/activation.ts";
 import { activationOf } from "./ops/activation-functions.ts";
-import { fusion } from "./ops/forward.ts";
 import { selectionOf, weightsOf } from "./ops/mask.ts";
 import { maskedGradient, maskedStatistics } from "./ops/masked-sub-batches.ts";
 import {
@@ -16,7 +15,8 @@ import {
   normalizeSamples,
   renormalize,
 } from "./ops/per-sample.ts";
-import { masks, perSample } from "./ops/sub-batches.ts";
+import { derivationOf } from "./ops/primitives.ts";
+import { fusion, masks, perSample } from "./ops/sub-batches.ts";
 import { allStores, otherStores } from "./tensor/dtype.ts";
 import { secondModule } from "./wasm/module.ts";
 
@@ -28,7 +28,7 @@ export function complete(): void {
   secondModule.install(kernels);
   activations.install({ activationOf });
   otherStores.install(allStores());
-  fusion.install({ activationGradient });
+  fusion.install({ activationGradient, derivationOf });
   perSample.install({ conditionalOf, normalize: normalizeSamples, differentiate: differentiateSamples });
   masks.install({ weightsOf, selectionOf, maskedStatistics, maskedGradient });
   renormalization.install({ renormalize });

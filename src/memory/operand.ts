@@ -18,6 +18,9 @@ import { defaultHeap, type Heap, inWasmMemory } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 import { copyElements, oneRun, Room, type Runs } from "./transfer.ts";
 
+/** Bytes of x in a piece whose derivative is computed and then summed: several tensors of it fit into a shared cache. */
+const PIECE_BYTES = 1 << 19;
+
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export const heapOf = (...values: readonly (AnyTensor | undefined)[]): Heap =>
   values.find((value) => value instanceof Tensor)?.heap ?? defaultHeap();
@@ -98,6 +101,15 @@ export class KernelOperand {
     return block < plan.channels ? divided(plan.channels, block).map((tile) => [tile]) : [this.tiles];
   }
 
+  /** Divides tiles of a tensor in place into pieces that stay in cache. Only stripes of rows need it. */
+  piecesOf(tiles: readonly Range[]): readonly Range[] {
+    const { plan } = this;
+    if (plan.planar || this.#tiled) return tiles;
+    const threads = this.kernels.pool?.threads ?? 1;
+    const stripes = Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.bytes)) * threads;
+    return tiles.flatMap(({ begin, end }) => divided(end, stripes, begin));
+  }
+
   /**
    * Copies a tile to wasm memory, if it is not there yet. Returns the address for kernels, which may lie outside of
    * memory.
@@ -159,10 +171,10 @@ function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
   return divided(end, tiled ? (planar ? pitch : 1) : end);
 }
 
-/** Divides [0, end) into ranges of `step`, of which the last may be shorter. */
-function divided(end: number, step: number): Range[] {
+/** Divides [from, end) into ranges of `step`, of which the last may be shorter. */
+function divided(end: number, step: number, from = 0): Range[] {
   const ranges: Range[] = [];
-  for (let begin = 0; begin < end; begin += step) ranges.push({ begin, end: Math.min(begin + step, end) });
+  for (let begin = from; begin < end; begin += step) ranges.push({ begin, end: Math.min(begin + step, end) });
   return ranges;
 }
 

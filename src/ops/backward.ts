@@ -9,7 +9,7 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { copyElements } from "../memory/transfer.ts";
 import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
-import { fusion, type Saved } from "./forward.ts";
+import type { Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
 import { backwardSubBatch, fusesSubBatch } from "./sub-batches.ts";
 
@@ -203,7 +203,10 @@ function prepareBackward<T extends AnyTensor>(
 
 // ---- run ------------------------------------------------------------------------------------------------------------
 
-/** dx and dResidual where they are asked for; the sums of gradients are added to `sums`, if there are any. */
+/**
+ * Computes dx, and dz = dy·f′(z), which is dResidual, where they are asked for. Adds the sums of gradients to `sums`, if
+ * there are any.
+ */
 function runBackward<T extends AnyTensor>(
   prepared: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">,
 ): Gradients<T, Vector> {
@@ -215,37 +218,23 @@ function runBackward<T extends AnyTensor>(
     const dx = prepared.dx ? call.allocateResult(dxOut, dy) : undefined;
     const dResidual = prepared.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
     const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));
-    const dz = fused ? dy : upstreamOfActivation(call, saved, dy, dx, dResidual);
-    const request = { dx, sums: sums !== undefined, fused, alone: subBatches.length === 1, joint };
+    const activated = activation.code && !fused ? { dy, residual } : undefined;
+    // 16-bit storage would round dz on its way to dx
+    const written = is16Bit(dtype) ? undefined : (dResidual ?? dx);
+    const dz = activated ? (written ?? call.scratch(dy)) : dy;
+    const request = { dx, sums: sums !== undefined, fused, activated, alone: subBatches.length === 1, joint };
+    if (dResidual && !activation.code) {
+      const source = call.value(dy); // before dResidual is looked at, since growth would empty its view
+      copyElements(source.data, dResidual.data);
+    }
     for (const subBatch of subBatches) backwardSubBatch(call, x, dz, subBatch, request, sums);
+    if (dResidual && activated && dz !== dResidual) call.withOperands([dz, dResidual], saved.geometry, 0, copy);
     if (dx) result.dx = call.result(dx, dxOut, dy) as T;
     if (dResidual) result.dResidual = call.result(dResidual, dResidualOut, dy) as T;
   } finally {
     call.dispose();
   }
   return result;
-}
-
-/** dz = dy·f′(z), which is dResidual, too; dy itself without an activation. */
-function upstreamOfActivation(
-  call: CallScope,
-  { x, residual, dtype, geometry, subBatches, activation }: Saved,
-  dy: AnyTensor,
-  dx: AnyTensor | undefined,
-  dResidual: AnyTensor | undefined,
-): AnyTensor {
-  if (!activation.code) {
-    if (dResidual) {
-      const source = call.value(dy); // before dResidual is looked at, since growth would empty its view
-      copyElements(source.data, dResidual.data);
-    }
-    return dy;
-  }
-  // 16-bit storage would round dz on its way to dx
-  const dz = is16Bit(dtype) ? call.scratch(dy) : (dResidual ?? dx ?? call.scratch(dy));
-  fusion.get("activation").activationGradient(call, x, residual, dy, dz, subBatches);
-  if (dResidual && dz !== dResidual) call.withOperands([dz, dResidual], geometry, 0, copy);
-  return dz;
 }
 
 // ---- commit ---------------------------------------------------------------------------------------------------------

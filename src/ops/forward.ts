@@ -1,7 +1,6 @@
 // The forward pass that the class, the functions, SyncBatchNorm and the TF.js operations share.
 
 import { maskWithSamples, wrongShape, wrongValue } from "../common/errors.ts";
-import { Slot } from "../common/slot.ts";
 import { checkOperand, checkOut, checkTensor, overwrites } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
@@ -16,6 +15,7 @@ import { type BatchStatistics, checkJointCount } from "./statistics.ts";
 import {
   checkEnough,
   forwardSubBatch,
+  fusion,
   masks,
   type ScaleAndShift,
   type StatisticsTarget,
@@ -51,24 +51,6 @@ export interface Saved {
   /** The invStd that normalised the first sub-batch, float64, [C]. */
   readonly invStd: Float64Array;
 }
-
-/**
- * What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts
- * implements it.
- */
-export interface Fusion {
-  /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
-  activationGradient(
-    call: CallScope,
-    x: AnyTensor,
-    residual: AnyTensor | undefined,
-    dy: AnyTensor,
-    dz: AnyTensor,
-    subBatches: readonly SubBatchForward[],
-  ): void;
-}
-
-export const fusion = /* @__PURE__ */ new Slot<Fusion>();
 
 /**
  * The parameters of a forward: Float64Array if x is float64, else Float32Array. They have shape [C], or [N, C] for

@@ -209,6 +209,25 @@ export function normalize(x: KernelOperand, residual: KernelOperand | undefined,
   mapAffine(x, residual, y, uploadTerms(x, terms), x.tiles);
 }
 
+/** Computes dz = dy·f′(z) of a tile, from the coefficients of the affine map in the plan's vectors. */
+export type Derive = (tile: Range) => void;
+
+/** Returns the computation of dz = dy·f′(z), where z is forward's value before its activation. dz may be dy. */
+export function derivationOf(
+  x: KernelOperand,
+  residual: KernelOperand | undefined,
+  dy: KernelOperand,
+  dz: KernelOperand,
+  { activation }: Terms,
+): Derive {
+  return (tile) => {
+    const source = dy.load(tile);
+    const operands = { x: x.load(tile), b: source, c: residual ? residual.load(tile) : 0, y: dz.target(source) };
+    x.kernels.map(x.plan, DERIVATIVE, activation.code, operands, tile);
+    dy.unload(dz, tile);
+  };
+}
+
 /** Computes dz = dy·f′(z), where z is forward's value before its activation. dz may be dy. */
 export function differentiateActivation(
   x: KernelOperand,
@@ -220,12 +239,7 @@ export function differentiateActivation(
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   affineCoefficients(x, uploaded, channelsOf(uploaded.plan, x.tiles));
-  for (const tile of x.tiles) {
-    const source = dy.load(tile);
-    const operands = { x: x.load(tile), b: source, c: residual ? residual.load(tile) : 0, y: dz.target(source) };
-    x.kernels.map(uploaded.plan, DERIVATIVE, terms.activation.code, operands, tile);
-    dy.unload(dz, tile);
-  }
+  x.tiles.forEach(derivationOf(x, residual, dy, dz, terms));
 }
 
 /** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
@@ -242,7 +256,8 @@ export const fuses = (residual: unknown, activation: Activation): boolean => !re
 
 /**
  * Computes dBeta and dGamma (B1 to B3) of the channels of some tiles in the plan's vectors. `dy` is dz, unless the
- * kernels take the activation's derivative (`fused`).
+ * kernels take the activation's derivative (`fused`). `derive` computes dz a piece at a time, which the sums then read
+ * from cache.
  */
 function sumGradients(
   x: KernelOperand,
@@ -251,13 +266,15 @@ function sumGradients(
   fused: boolean,
   tiles: readonly Range[],
   uploaded: UploadedTerms,
+  derive: Derive | undefined,
 ): void {
   const { plan } = uploaded;
   const activation = fused ? terms.activation.code : 0;
   affineCoefficients(x, uploaded, channelsOf(plan, tiles));
-  sumWithRetry(x, plan, GRADIENTS, 0, tiles, (operation, tile, units) =>
-    x.kernels.sums(plan, operation, activation, x.load(tile), dy.load(tile), units),
-  );
+  sumWithRetry(x, plan, GRADIENTS, 0, derive ? x.piecesOf(tiles) : tiles, (operation, tile, units) => {
+    if (operation === GRADIENTS) derive?.(tile);
+    x.kernels.sums(plan, operation, activation, x.load(tile), dy.load(tile), units);
+  });
 }
 
 /** How dx follows from dy. */
@@ -299,17 +316,18 @@ function readSums(heap: Heap, plan: Plan, into: GradientSums | undefined): void 
   readVector(heap, plan.dBeta, into.dBeta);
 }
 
-/** Computes dGamma and dBeta of a batch. */
+/** Computes dGamma and dBeta of a batch. `derive` computes dz, which is `dy`, first. */
 export function gradientSums(
   x: KernelOperand,
   dy: KernelOperand,
   terms: Terms,
   fused: boolean,
   into: GradientSums | undefined,
+  derive?: Derive,
 ): void {
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
-  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded);
+  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded, derive);
   readSums(x.heap, uploaded.plan, into);
 }
 
@@ -333,7 +351,7 @@ export function gradientMap(
 
 /**
  * Computes dGamma, dBeta and dx, for a few channels at a time where the layout allows it, so that arrays pass through
- * once.
+ * once. `derive` computes dz, which is `dy`, first.
  */
 export function differentiate(
   x: KernelOperand,
@@ -342,11 +360,12 @@ export function differentiate(
   terms: Terms,
   flow: GradientFlow,
   into: GradientSums | undefined,
+  derive?: Derive,
 ): void {
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   for (const tiles of x.independentTiles) {
-    sumGradients(x, dy, terms, flow.fused, tiles, uploaded);
+    sumGradients(x, dy, terms, flow.fused, tiles, uploaded, derive);
     mapGradients(x, dy, dx, terms, flow, tiles, uploaded);
   }
   readSums(x.heap, uploaded.plan, into);

@@ -13,6 +13,8 @@ import type { Activation } from "./activation.ts";
 import type { Mask, Place, Selection } from "./mask.ts";
 import {
   batchStatistics,
+  type Derive,
+  type derivationOf,
   differentiate,
   emptyGradientSums,
   fuses,
@@ -152,6 +154,26 @@ export interface PerSample {
 
 export const perSample = /* @__PURE__ */ new Slot<PerSample>();
 
+/**
+ * What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts
+ * implements it.
+ */
+export interface Fusion {
+  /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
+  activationGradient(
+    call: CallScope,
+    x: AnyTensor,
+    residual: AnyTensor | undefined,
+    dy: AnyTensor,
+    dz: AnyTensor,
+    subBatches: readonly SubBatchForward[],
+  ): void;
+  /** Returns the computation of dz of some tiles, for sums that read dz at once. */
+  derivationOf: typeof derivationOf;
+}
+
+export const fusion = /* @__PURE__ */ new Slot<Fusion>();
+
 /** The name of scale and shift per sample in errors. */
 export const PER_SAMPLE = "gamma or beta of every sample";
 
@@ -266,13 +288,15 @@ export interface BackwardRequest {
   readonly sums: boolean;
   /** Whether the kernels take the activation's derivative. */
   readonly fused: boolean;
+  /** The operands from which dz has to be computed; undefined if the kernels of sums and dx take dy itself. */
+  readonly activated: { readonly dy: AnyTensor; readonly residual: AnyTensor | undefined } | undefined;
   /** Whether the sub-batch is the only one, so that its sums need no adding up. */
   readonly alone: boolean;
   /** The sums of a larger batch, which dx takes instead of the sub-batch's own. */
   readonly joint: GradientSums | undefined;
 }
 
-/** Computes dx of a sub-batch, and adds its sums of gradients to `into`. */
+/** Computes dx of a sub-batch, and dz if it is not given, and adds the sums of gradients to `into`. */
 export function backwardSubBatch(
   call: CallScope,
   x: AnyTensor,
@@ -282,9 +306,13 @@ export function backwardSubBatch(
   into: GradientSums | undefined,
 ): void {
   const { geometry, offset, conditional, selection, total } = subBatch;
-  const { dx, joint } = request;
+  const { dx, activated, joint } = request;
   const needed = request.sums || (dx !== undefined && total > 0 && !joint);
   if (geometry.length === 0) return;
+  if (activated && (subBatch.empty || conditional || selection || !needed)) {
+    const { dy, residual } = activated;
+    fusion.get("activation").activationGradient(call, x, residual, dy, dz, [subBatch]);
+  }
   if (subBatch.empty) {
     if (dx) bitsOf(dx.data).fill(0, offset, offset + geometry.length);
   } else if (conditional) {
@@ -313,20 +341,25 @@ function backwardWhole(
   x: AnyTensor,
   dz: AnyTensor,
   subBatch: SubBatchForward,
-  { dx, fused, alone, joint }: BackwardRequest,
+  { dx, fused, activated, alone, joint }: BackwardRequest,
   needed: boolean,
   into: GradientSums | undefined,
 ): void {
-  const { geometry, offset, total } = subBatch;
+  const { geometry, offset, terms, total } = subBatch;
   const sums = alone && !subBatch.r ? into : emptyGradientSums(geometry.channels);
-  const terms = fused ? subBatch.terms : withoutActivation(subBatch.terms);
   const flow = { count: total, gammaVaries: false, fused };
   call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) => {
-    if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums);
-    else {
-      if (needed) gradientSums(source, upstream, terms, fused, sums);
-      if (target) gradientMap(source, upstream, target, terms, joint ?? sums, flow);
-    }
+    const run = (derive?: Derive) => {
+      if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums, derive);
+      else {
+        if (needed) gradientSums(source, upstream, terms, fused, sums, derive);
+        if (target) gradientMap(source, upstream, target, terms, joint ?? sums, flow);
+      }
+    };
+    if (!activated || !needed) return run();
+    call.withOperands([activated.dy, activated.residual], geometry, offset, (dy, residual) =>
+      run(fusion.get("activation").derivationOf(source, residual, dy, upstream, terms)),
+    );
   });
   if (sums && sums !== into) addSums(into, 0, sums, subBatch);
 }

@@ -1,6 +1,7 @@
 // Planar tensors of 8 MiB and more. Their sums and maps work at several far images at once, which the definition checks.
 // They are summed and mapped in blocks of channels. Arrays of the same shape pass through wasm memory in tiles, which are
-// other groups of channels. Equal bits show that the groups change no result.
+// other groups of channels. Equal bits show that the groups change no result. Rows whose dz is computed and summed a few
+// stripes at a time are compared in the same way.
 
 import { afterEach, describe, expect, test } from "vitest";
 import { BatchNorm, type Tensor, tensor } from "../../src/index.ts";
@@ -96,6 +97,7 @@ describe.each(SHAPES)("[%i, %i, %i] in blocks of channels", (...shape) => {
     for (const name of ["dGamma", "dBeta"] as const) expect(gradients[name]).toEqual(expectedGradients[name]);
     expect(inBlocks.stateDict()).toEqual(inTiles.stateDict());
     if (gradients.dResidual) made.push(gradients.dResidual);
+    expect(gradients.dResidual?.data).toEqual(expectedGradients.dResidual?.data);
   });
 
   test("a channel of the last block that is not finite ends the call and leaves the layer as it was", () => {
@@ -106,5 +108,30 @@ describe.each(SHAPES)("[%i, %i, %i] in blocks of channels", (...shape) => {
     const out = mine(x.data, shape);
     expect(() => bn.forward(poisoned, { out })).toThrow(/expected a finite batch mean and variance/);
     expect(bn.stateDict()).toEqual(before);
+  });
+});
+
+describe.each([
+  [40_003, 65],
+  [60_000, 32],
+] as const)("[%i, %i] in pieces of stripes", (...shape) => {
+  test.each([
+    { activation: "relu" as const, hasResidual: true },
+    { activation: "silu" as const, hasResidual: false },
+  ])("has the bits of tiles with activation $activation and residual $hasResidual", ({ activation, hasResidual }) => {
+    const [x, dy, residual] = [normalInput(1, shape, 2, 3), normalInput(2, shape), normalInput(3, shape)];
+    const run = (put: (values: Float32Array) => Tensor | typeof x) => {
+      const bn = new BatchNorm(shape[1], { activation });
+      const y = bn.forward(put(x.data) as Tensor, hasResidual ? { residual: put(residual.data) as Tensor } : {});
+      const gradients = bn.backward(put(dy.data) as Tensor);
+      for (const value of [y, gradients.dx, gradients.dResidual]) if (value && "dispose" in value) made.push(value);
+      const { dGamma, dBeta } = gradients;
+      const [dx, dResidual] = [gradients.dx?.data.slice(), gradients.dResidual?.data.slice()];
+      return { y: y.data.slice(), dx, dResidual, dGamma, dBeta };
+    };
+    const inPieces = run((values) => mine(values, shape));
+    const inTiles = run((data) => ({ data, shape: [...shape] }));
+    for (const name of ["y", "dx", "dResidual", "dGamma", "dBeta"] as const)
+      expect(inPieces[name], name).toEqual(inTiles[name]);
   });
 });
