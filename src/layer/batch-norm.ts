@@ -385,10 +385,10 @@ export class BatchNorm<D extends Dtype = "float32"> {
     subBatches: readonly SubBatchForward[],
     tracked: readonly boolean[],
   ): void {
-    for (const [i, { count }] of subBatches.entries()) {
+    for (let i = 0; i < tracked.length; i++) {
       if (!tracked[i]) continue;
       const { mean, variance } = this.#spare.statistics(i);
-      this.#running?.update(mean, variance, count);
+      this.#running?.update(mean, variance, (subBatches[i] as SubBatchForward).count);
     }
     const buffers = this.#spare;
     this.#spare = this.#used;

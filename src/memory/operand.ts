@@ -22,8 +22,10 @@ import { copyElements, oneRun, Room, type Runs } from "./transfer.ts";
 const PIECE_BYTES = 1 << 19;
 
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
-export const heapOf = (...values: readonly (AnyTensor | undefined)[]): Heap =>
-  values.find((value) => value instanceof Tensor)?.heap ?? defaultHeap();
+export function heapOf(...values: readonly (AnyTensor | undefined)[]): Heap {
+  for (const value of values) if (value instanceof Tensor) return value.heap;
+  return defaultHeap();
+}
 
 /** Returns a copy of a plain array in wasm memory, as a Tensor that the caller disposes of. */
 function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype> {
@@ -241,15 +243,15 @@ export class CallScope {
    * Calls `use` with the operands of up to four values: as many elements as the geometry has, from index `offset` on.
    */
   withOperands<A extends Value, B extends Value = undefined, C extends Value = undefined, D extends Value = undefined>(
-    [a, b, c, d]: readonly [a: A, b?: B, c?: C, d?: D],
+    values: readonly [a: A, b?: B, c?: C, d?: D],
     geometry: Geometry,
     offset: number,
     use: (a: OperandOf<A>, b: OperandOf<B>, c: OperandOf<C>, d: OperandOf<D>) => void,
   ): void {
-    const operandA = this.#operand(a, geometry, offset);
-    const operandB = this.#operand(b, geometry, offset);
-    const operandC = this.#operand(c, geometry, offset);
-    const operandD = this.#operand(d, geometry, offset);
+    const operandA = this.#operand(values[0], geometry, offset);
+    const operandB = this.#operand(values[1], geometry, offset);
+    const operandC = this.#operand(values[2], geometry, offset);
+    const operandD = this.#operand(values[3], geometry, offset);
     try {
       use(operandA as OperandOf<A>, operandB as OperandOf<B>, operandC as OperandOf<C>, operandD as OperandOf<D>);
     } finally {

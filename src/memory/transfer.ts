@@ -26,6 +26,18 @@ export function copyElements(source: Data, target: Data): void {
   (bitsOf(target) as Float32Array).set(bitsOf(source) as Float32Array);
 }
 
+/** Copies `length` numbers from index `from` of an array to index `to` of another, which may be of another type. */
+export function copyRange(
+  source: Float32Array | Float64Array,
+  from: number,
+  target: Float32Array | Float64Array,
+  to: number,
+  length: number,
+): void {
+  if (length < SHORT) for (let i = 0; i < length; i++) target[to + i] = source[from + i] as number;
+  else target.set(length === source.length ? source : source.subarray(from, from + length), to);
+}
+
 /** Returns the runs of `length` elements that lie together in the array, from index `outside` on. */
 export const oneRun =
   (outside: number, length: number): Runs =>
@@ -80,8 +92,7 @@ export class Room {
     const [source, target] = (into ? [array, memory] : [memory, array]) as [Float32Array, Float32Array];
     runs((inside, outside, length) => {
       const [from, to] = into ? [outside, base + inside] : [base + inside, outside];
-      if (length < SHORT) for (let i = 0; i < length; i++) target[to + i] = source[from + i] as number;
-      else target.set(source.subarray(from, from + length), to);
+      copyRange(source, from, target, to, length);
     });
   }
 

@@ -6,7 +6,7 @@ import { checkApart, checkOperand, checkOut, checkTensor, checkVector, overwrite
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { copyElements } from "../memory/transfer.ts";
+import { copyElements, copyRange } from "../memory/transfer.ts";
 import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import type { Saved } from "./forward.ts";
@@ -242,7 +242,7 @@ function runBackward<T extends AnyTensor>(
 /** Writes or adds sums to a gradient; the sums of all samples to a gradient that all samples share. */
 function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean): void {
   if (!accumulate && sums.length === gradient.length) {
-    gradient.set(sums);
+    copyRange(sums, 0, gradient, 0, sums.length);
     return;
   }
   for (let c = 0; c < gradient.length; c++) {

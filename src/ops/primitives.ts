@@ -3,6 +3,7 @@
 
 import type { Heap } from "../memory/heap.ts";
 import type { KernelOperand } from "../memory/operand.ts";
+import { copyRange } from "../memory/transfer.ts";
 import type { Vector } from "../tensor/dtype.ts";
 import {
   AFFINE,
@@ -106,7 +107,17 @@ function sumWithRetry(
 
 /** Copies the first elements of a vector of a plan. */
 function readVector({ f64 }: Heap, pointer: number, into: Float64Array): void {
-  into.set(f64.subarray(pointer / 8, pointer / 8 + into.length));
+  copyRange(f64, pointer / 8, into, 0, into.length);
+}
+
+/** Copies a vector to a float64 vector of a plan. */
+function writeVector({ f64 }: Heap, pointer: number, values: Float64Array): void {
+  copyRange(values, 0, f64, pointer / 8, values.length);
+}
+
+/** Copies a vector to a vector of a plan whose elements are of the type of the call. */
+function writeElements({ heap, kernels }: KernelOperand, pointer: number, values: Vector): void {
+  copyRange(values, 0, kernels.isFloat64 ? heap.f64 : heap.f32, pointer / kernels.bytes, values.length);
 }
 
 /**
@@ -163,18 +174,18 @@ interface UploadedTerms {
 /** Copies mean, invStd, gamma, beta and the parameters of the activation to the vectors of the plan. */
 function uploadTerms(x: KernelOperand, terms: Terms): UploadedTerms {
   const { heap, plan } = x;
-  heap.f64.set(terms.mean, plan.mean / 8);
-  heap.f64.set(terms.invStd, plan.invStd / 8);
+  writeVector(heap, plan.mean, terms.mean);
+  writeVector(heap, plan.invStd, terms.invStd);
   return uploadParameters(x, terms);
 }
 
 /** Copies gamma, beta and the parameters of the activation to the vectors of the plan. */
 function uploadParameters(x: KernelOperand, terms: Terms): UploadedTerms {
   const { heap, kernels, plan } = x;
-  if (terms.gamma) kernels.write(heap, plan.gamma, terms.gamma);
-  if (terms.beta) kernels.write(heap, plan.beta, terms.beta);
+  if (terms.gamma) writeElements(x, plan.gamma, terms.gamma);
+  if (terms.beta) writeElements(x, plan.beta, terms.beta);
   const { code, slope } = terms.activation;
-  if (code) kernels.write(heap, plan.parameters, [slope]);
+  if (code) (kernels.isFloat64 ? heap.f64 : heap.f32)[plan.parameters / kernels.bytes] = slope;
   return { plan, activation: code, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
 }
 
@@ -343,8 +354,8 @@ export function gradientMap(
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   if (sums) {
-    x.heap.f64.set(sums.dGamma, uploaded.plan.dGamma / 8);
-    x.heap.f64.set(sums.dBeta, uploaded.plan.dBeta / 8);
+    writeVector(x.heap, uploaded.plan.dGamma, sums.dGamma);
+    writeVector(x.heap, uploaded.plan.dBeta, sums.dBeta);
   }
   mapGradients(x, dy, dx, terms, flow, x.tiles, uploaded);
 }
@@ -418,7 +429,7 @@ export function combine(
   { mean, invStd }: Pick<Terms, "mean" | "invStd">,
   coefficients: Coefficients,
 ): void {
-  const { geometry, heap, kernels } = x;
+  const { geometry, kernels } = x;
   if (geometry.length === 0) return;
   const hi = kernels.isFloat64 ? mean : mean.map(Math.fround);
   const scaled = {
@@ -433,8 +444,7 @@ export function combine(
   const powers = kernels.isFloat64 ? undefined : rescaleToFloat32(scaled, scale);
   const { plan } = x;
   const write = (rows: readonly Float64Array[]) => {
-    for (const [r, row] of rows.entries())
-      kernels.write(heap, plan.coefficients + r * plan.columns * kernels.bytes, row);
+    for (const [r, row] of rows.entries()) writeElements(x, plan.coefficients + r * plan.columns * kernels.bytes, row);
     kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channelsOf(plan, x.tiles));
   };
   const none = new Float64Array(geometry.channels);

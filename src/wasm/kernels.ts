@@ -121,12 +121,6 @@ function mapUnits({ planar, stripe, rows }: Plan, tile: Range): Range {
   return planar ? tile : { begin: tile.begin * stripe, end: Math.min(tile.end * stripe, rows) };
 }
 
-/** Views of a memory, to write vectors into it. */
-interface VectorViews {
-  readonly f32: Float32Array;
-  readonly f64: Float64Array;
-}
-
 /**
  * Elements from which a call runs on the pool. In smaller tensors, waking the other threads takes as long as they save
  * (docs/numerics.md has the measurements).
@@ -216,12 +210,6 @@ export class Kernels {
   plan(u32: Uint32Array, pointer: number, { outer, channels, inner }: Dimensions, options: number): Plan {
     this.#core.plan(pointer, this.bytes, outer, channels, inner, options);
     return readPlan(u32, pointer);
-  }
-
-  /** Writes numbers to memory at `pointer`, as elements of this type. */
-  write(heap: VectorViews, pointer: number, values: ArrayLike<number>): void {
-    if (this.isFloat64) heap.f64.set(values, pointer / 8);
-    else heap.f32.set(values, pointer / 4);
   }
 
   /** Converts `length` elements of 16 bits at `source` to float32 at `target`, exactly. */
