@@ -2,9 +2,12 @@
 // lies in wasm memory. A plain array passes through wasm memory tile by tile, so that a large array needs little
 // memory:
 //
-//   array   | tile 0 | tile 1 | tile 2 | …        planar: some channels of every sample; interleaved: a stripe of rows
+//   array   | tile 0 | tile 1 | tile 2 | …        a stripe of rows; planar: some whole images, or channels of one image
 //                 ↓ load       ↑ unload
 //   memory  |________|                            of WebAssembly, small enough for the processor's cache
+//
+// Planar sums need all values of their channels, and so do maps that follow them at once. Their tiles are some channels
+// of every image, one run of elements for each.
 //
 // Kernels count channels and rows from the first of the tensor. So they get the address where the tensor would begin if
 // all of it were in memory: base = address of the tile − offset of the tile in the tensor (mod 2³²).
@@ -21,6 +24,18 @@ import { copyElements, oneRun, Room, type Runs } from "./transfer.ts";
 /** Bytes of x in a piece whose derivative is computed and then summed: several tensors of it fit into a shared cache. */
 const PIECE_BYTES = 1 << 19;
 
+/** A part of an operand, in units of its plan: channels of a planar operand, or stripes of an interleaved one. */
+export interface Tile extends Range {
+  /** The images that a planar tile has the channels of. Undefined: all images. */
+  readonly images?: Range;
+}
+
+/**
+ * The largest number of elements of a tile of images, if a plane has no more: 256 KiB of float32. Tiles of two operands
+ * fit into a second-level cache of 512 KiB. docs/numerics.md has the measurements.
+ */
+const IMAGE_TILE = 65536;
+
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export function heapOf(...values: readonly (AnyTensor | undefined)[]): Heap {
   for (const value of values) if (value instanceof Tensor) return value.heap;
@@ -36,7 +51,7 @@ function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype
 
 /**
  * An operand as the kernels see it. Its `tiles` cover it, in units of the plan: channels if it is planar, stripes if
- * it is interleaved. After `load(tile)` a kernel may read and write the tile.
+ * it is interleaved. After `load(tile)` a kernel may read and write the tile, by the plan `planOf(tile)`.
  *
  * Kernels work on Tensors of float32 and float64 in place, as one tile. All other operands pass through wasm memory,
  * and 16-bit elements are widened and rounded on the way. In a call on 16-bit elements, operands that are not results
@@ -47,7 +62,7 @@ export class KernelOperand {
   readonly geometry: Geometry;
   /** The phases for the type in which the call computes. */
   readonly kernels: Kernels;
-  #tiles: readonly Range[] | undefined;
+  #tiles: readonly Tile[] | undefined;
   /** The type of this operand's elements. */
   readonly #dtype: Dtype;
   readonly #value: AnyTensor;
@@ -55,14 +70,14 @@ export class KernelOperand {
   readonly #offset: number;
   /** The address of the first element if kernels work in place, else 0. */
   readonly #pointer: number;
-  /** The room for one tile, allocated for the first tile. */
+  /** The room for one tile, allocated for the first tile, which is the largest. */
   #room: Room | undefined;
   /** Whether the operand passes through wasm memory tile by tile. */
   readonly #tiled: boolean;
   /** The type of the call's elements. */
   readonly #callDtype: Dtype;
   /** The tile whose elements are in the room. */
-  #loaded: Range | undefined;
+  #loaded: Tile | undefined;
 
   /**
    * Covers as many elements of `value` as the geometry has, from index `offset` on. `callDtype` is the type of the
@@ -85,9 +100,21 @@ export class KernelOperand {
     return this.heap.workspace.plan(this.geometry, this.kernels, this.#tiled);
   }
 
-  /** The tiles that cover the operand. */
-  get tiles(): readonly Range[] {
-    this.#tiles ??= tilesOf(this.plan);
+  /**
+   * Returns the plan of a tile's images. Its vectors are those of `plan`, since they depend on the channels alone. It is
+   * valid until the workspace plans another geometry.
+   */
+  planOf({ images }: Tile): Plan {
+    if (!images) return this.plan;
+    const geometry = { ...this.geometry, outer: images.end - images.begin };
+    return this.heap.workspace.plan(geometry, this.kernels, this.#tiled);
+  }
+
+  /** The tiles that cover the operand, for maps. */
+  get tiles(): readonly Tile[] {
+    const { planar, channels, stripes, tiled } = this.plan;
+    this.#tiles ??=
+      planar && tiled ? imageTiles(this.geometry) : divided(planar ? channels : stripes, tiled ? 1 : Infinity);
     return this.#tiles;
   }
 
@@ -95,16 +122,16 @@ export class KernelOperand {
    * Tiles that cover the operand, in lists that share no channel: blocks of channels that stay in cache, tiles of
    * channels, or all interleaved tiles. A map needs the sums of all tiles of its list.
    */
-  get independentTiles(): readonly (readonly Range[])[] {
+  get independentTiles(): readonly (readonly Tile[])[] {
     const { plan } = this;
     if (!plan.planar) return [this.tiles];
     // every thread takes a block
     const block = this.#tiled ? plan.block : plan.block * (this.kernels.pool?.threads ?? 1);
-    return block < plan.channels ? divided(plan.channels, block).map((tile) => [tile]) : [this.tiles];
+    return divided(plan.channels, block).map((tile) => [tile]);
   }
 
   /** Divides tiles of a tensor in place into pieces that stay in cache. Only stripes of rows need it. */
-  piecesOf(tiles: readonly Range[]): readonly Range[] {
+  piecesOf(tiles: readonly Tile[]): readonly Tile[] {
     const { plan } = this;
     if (plan.planar || this.#tiled) return tiles;
     const threads = this.kernels.pool?.threads ?? 1;
@@ -116,12 +143,16 @@ export class KernelOperand {
    * Copies a tile to wasm memory, if it is not there yet. Returns the address for kernels, which may lie outside of
    * memory.
    */
-  load(tile: Range): number {
+  load(tile: Tile): number {
     if (!this.#tiled) return this.#pointer;
-    const { plan } = this;
-    this.#room ??= new Room(this.heap, this.#callDtype, roomOf(plan));
-    if (this.#loaded !== tile)
-      this.#room.load(bitsOf(this.#value.data), this.#dtype, lengthOf(plan, tile), this.#runs(plan, tile));
+    const plan = this.planOf(tile);
+    const length = lengthOf(plan, tile);
+    this.#room ??= new Room(this.heap, this.#callDtype, length);
+    if (this.#loaded !== tile) {
+      const array = bitsOf(this.#value.data);
+      this.#room.place(array, this.#dtype, this.#first(plan, tile));
+      this.#room.load(array, this.#dtype, length, this.#runs(plan, tile));
+    }
     this.#loaded = tile;
     return this.#room.pointer - beginOf(plan, tile) * this.kernels.bytes;
   }
@@ -135,21 +166,27 @@ export class KernelOperand {
   }
 
   /** Copies a tile that a kernel has written to this operand's room to its place in `y`. In place, it does nothing. */
-  unload(y: KernelOperand, tile: Range): void {
+  unload(y: KernelOperand, tile: Tile): void {
     if (!this.#tiled) return;
-    const { plan } = this;
+    const plan = this.planOf(tile);
     this.#room?.store(bitsOf(y.#value.data), y.#dtype, lengthOf(plan, tile), y.#runs(plan, tile));
     this.#loaded = undefined;
   }
 
-  /** Returns the runs of a tile: one for each sample if it is planar, else one. */
-  #runs(plan: Plan, tile: Range): Runs {
-    if (!plan.planar) return oneRun(this.#offset + beginOf(plan, tile), lengthOf(plan, tile));
-    const { inner, outer, channels } = this.geometry;
+  /** Returns the index of a tile's first element in the value. */
+  #first(plan: Plan, tile: Tile): number {
+    const { channels, inner } = this.geometry;
+    return this.#offset + (tile.images?.begin ?? 0) * channels * inner + beginOf(plan, tile);
+  }
+
+  /** Returns the runs of a tile: one for each image if it has some of the channels, else one. */
+  #runs(plan: Plan, tile: Tile): Runs {
+    const { inner, channels } = this.geometry;
+    const first = this.#first(plan, tile);
+    if (plan.pitch === channels) return oneRun(first, lengthOf(plan, tile));
     const run = (tile.end - tile.begin) * inner;
     return (copy) => {
-      for (let n = 0; n < outer; n++)
-        copy(n * plan.pitch * inner, this.#offset + (n * channels + tile.begin) * inner, run);
+      for (let n = 0; n < plan.outer; n++) copy(n * plan.pitch * inner, first + n * channels * inner, run);
     };
   }
 
@@ -160,23 +197,17 @@ export class KernelOperand {
   }
 }
 
-/** Returns the largest number of elements of a tile in memory. */
-const roomOf = ({ planar, pitch, outer, inner, stripe, columns, length }: Plan): number =>
-  planar ? pitch * outer * inner : Math.min(stripe * columns, length);
-
-/**
- * Returns the tiles of a plan. Untiled, there is one. Planar tiles have `pitch` channels, and interleaved tiles are
- * stripes.
- */
-function tilesOf({ planar, channels, stripes, pitch, tiled }: Plan): Range[] {
-  const end = planar ? channels : stripes;
-  return divided(end, tiled ? (planar ? pitch : 1) : end);
+/** Returns tiles of a planar tensor that lie together in it: whole images, or channels of one image. */
+function imageTiles({ outer, channels, inner }: Geometry): Tile[] {
+  const parts = divided(channels, IMAGE_TILE / inner);
+  return divided(outer, IMAGE_TILE / inner / channels).flatMap((images) => parts.map((part) => ({ ...part, images })));
 }
 
-/** Divides [from, end) into ranges of `step`, of which the last may be shorter. */
+/** Divides [from, end) into ranges of `step`, rounded down to at least 1. The last range may be shorter. */
 function divided(end: number, step: number, from = 0): Range[] {
+  const size = Math.max(Math.floor(step), 1);
   const ranges: Range[] = [];
-  for (let begin = from; begin < end; begin += step) ranges.push({ begin, end: Math.min(begin + step, end) });
+  for (let begin = from; begin < end; begin += size) ranges.push({ begin, end: Math.min(begin + size, end) });
   return ranges;
 }
 

@@ -19,6 +19,17 @@ export type Runs = (copy: CopyRun) => void;
  */
 const SHORT = 16;
 
+/** The distance in bytes at which addresses look alike to a processor, which compares their lower 12 bits first. */
+const ALIAS = 4096;
+
+/**
+ * The bytes, modulo ALIAS, from a large array's elements to the room for them. Copies take up to 17 times as long where
+ * this distance is between −32 and 96 (docs/numerics.md). Engines put large arrays at the start of a page or 16 bytes
+ * behind it, so the index of an element tells where in a page it is. From run to run of a tile the distance changes by a
+ * multiple of a plane's bytes. Often that is a multiple of 256, so the distance stays at least 128 away from 0.
+ */
+const DISTANCE = 2176;
+
 /**
  * Copies all elements of an array to another one of the same type and length. 16-bit elements are copied as their bits.
  */
@@ -51,10 +62,11 @@ export const oneRun =
 export class Room {
   readonly #heap: Heap;
   readonly #isFloat64: boolean;
-  /** The address of the float32 or float64 elements. */
-  readonly pointer: number;
+  readonly #allocation: number;
+  /** The address of the float32 or float64 elements. `place` changes it. */
+  pointer: number;
   /** The address of the 16-bit elements. */
-  readonly #bits: number;
+  #bits: number;
 
   /**
    * Allocates room for `length` elements of a call on type `dtype`. It is allocated at once, because growth during a
@@ -64,7 +76,17 @@ export class Room {
     this.#heap = heap;
     this.#isFloat64 = dtype === "float64";
     const bytes = length * BYTES[computeDtype(dtype)];
-    this.pointer = heap.allocate(is16Bit(dtype) ? bytes + length * BYTES[dtype] : bytes);
+    this.#allocation = heap.allocate(ALIAS + (is16Bit(dtype) ? bytes + length * BYTES[dtype] : bytes));
+    this.pointer = this.#allocation;
+    this.#bits = this.pointer + bytes;
+  }
+
+  /** Moves the room to where copies from and to an array of type `dtype`, from index `first` on, are fast. */
+  place(array: Bits, dtype: Dtype, first: number): void {
+    const bytes = this.#bits - this.pointer;
+    const wanted = array.byteOffset + first * BYTES[dtype] + DISTANCE - (is16Bit(dtype) ? bytes : 0);
+    // whole cache lines, which keep the alignment of the allocation
+    this.pointer = this.#allocation + ((wanted - this.#allocation) & (ALIAS - 64));
     this.#bits = this.pointer + bytes;
   }
 
@@ -98,6 +120,6 @@ export class Room {
 
   /** Frees the memory. */
   dispose(): void {
-    this.#heap.free(this.pointer);
+    this.#heap.free(this.#allocation);
   }
 }

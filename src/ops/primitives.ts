@@ -2,7 +2,7 @@
 // that normalises is made of these; docs/batchnorm.md numbers the terms.
 
 import type { Heap } from "../memory/heap.ts";
-import type { KernelOperand } from "../memory/operand.ts";
+import type { KernelOperand, Tile } from "../memory/operand.ts";
 import { copyRange } from "../memory/transfer.ts";
 import type { Vector } from "../tensor/dtype.ts";
 import {
@@ -89,8 +89,8 @@ function sumWithRetry(
   plan: Plan,
   operation: number,
   epsilon: number,
-  tiles: readonly Range[],
-  sum: (operation: number, tile: Range, units: Range) => void,
+  tiles: readonly Tile[],
+  sum: (operation: number, tile: Tile, units: Range) => void,
 ): number {
   const channels = channelsOf(plan, tiles);
   for (const tile of tiles) sum(operation, tile, sumUnits(plan, tile));
@@ -200,13 +200,13 @@ function mapAffine(
   residual: KernelOperand | undefined,
   y: KernelOperand,
   uploaded: UploadedTerms,
-  tiles: readonly Range[],
+  tiles: readonly Tile[],
 ): void {
   affineCoefficients(x, uploaded, channelsOf(uploaded.plan, tiles));
   for (const tile of tiles) {
     const source = x.load(tile);
     const operands = { x: source, b: residual ? residual.load(tile) : 0, y: y.target(source) };
-    x.kernels.map(uploaded.plan, AFFINE, uploaded.activation, operands, tile);
+    x.kernels.map(x.planOf(tile), AFFINE, uploaded.activation, operands, tile);
     x.unload(y, tile);
   }
 }
@@ -221,7 +221,7 @@ export function normalize(x: KernelOperand, residual: KernelOperand | undefined,
 }
 
 /** Computes dz = dy·f′(z) of a tile, from the coefficients of the affine map in the plan's vectors. */
-export type Derive = (tile: Range) => void;
+export type Derive = (tile: Tile) => void;
 
 /** Returns the computation of dz = dy·f′(z), where z is forward's value before its activation. dz may be dy. */
 export function derivationOf(
@@ -234,7 +234,7 @@ export function derivationOf(
   return (tile) => {
     const source = dy.load(tile);
     const operands = { x: x.load(tile), b: source, c: residual ? residual.load(tile) : 0, y: dz.target(source) };
-    x.kernels.map(x.plan, DERIVATIVE, activation.code, operands, tile);
+    x.kernels.map(x.planOf(tile), DERIVATIVE, activation.code, operands, tile);
     dy.unload(dz, tile);
   };
 }
@@ -275,7 +275,7 @@ function sumGradients(
   dy: KernelOperand,
   terms: Terms,
   fused: boolean,
-  tiles: readonly Range[],
+  tiles: readonly Tile[],
   uploaded: UploadedTerms,
   derive: Derive | undefined,
 ): void {
@@ -305,7 +305,7 @@ function mapGradients(
   dx: KernelOperand,
   terms: Terms,
   { count, gammaVaries, fused }: GradientFlow,
-  tiles: readonly Range[],
+  tiles: readonly Tile[],
   { plan, gamma, beta }: UploadedTerms,
 ): void {
   const { kernels } = x;
@@ -314,8 +314,8 @@ function mapGradients(
   for (const tile of tiles) {
     const source = dy.load(tile);
     const y = dx.target(source);
-    if (count === 0) kernels.map(plan, map, 0, { x: source, y }, tile);
-    else kernels.map(plan, map, fused ? terms.activation.code : 0, { x: x.load(tile), b: source, y }, tile);
+    if (count === 0) kernels.map(x.planOf(tile), map, 0, { x: source, y }, tile);
+    else kernels.map(x.planOf(tile), map, fused ? terms.activation.code : 0, { x: x.load(tile), b: source, y }, tile);
     dy.unload(dx, tile);
   }
 }
@@ -454,10 +454,10 @@ export function combine(
     if (powers) write(rows);
     const source = x.load(tile);
     const target = y.target(source);
-    kernels.map(plan, COMBINATION, 0, { x: source, b: b.load(tile), c: c.load(tile), y: target }, tile);
+    kernels.map(x.planOf(tile), COMBINATION, 0, { x: source, b: b.load(tile), c: c.load(tile), y: target }, tile);
     if (powers) {
       write([none, powers, none]);
-      kernels.map(plan, AFFINE, 0, { x: target, y: target }, tile);
+      kernels.map(x.planOf(tile), AFFINE, 0, { x: target, y: target }, tile);
     }
     x.unload(y, tile);
   }
