@@ -19,6 +19,7 @@ import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
 import { Affine, AffineSum, Combination, Derivative, Gradient, ScaledGradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
+import { mapWeighted, sumWeighted } from "./kernels/weights";
 import {
   AFFINE,
   COMBINATION,
@@ -35,6 +36,7 @@ import {
   SCALED_GRADIENT,
   SILU,
   sumUnits,
+  WEIGHTED,
 } from "./phases";
 import { Plan } from "./plan";
 
@@ -48,8 +50,9 @@ export function pivots(plan: usize, x: usize, begin: usize, end: usize): void {
  * of the core's `sums`, compensated. The sums of float32 are Σ dz and Σ dz·d, where dz = dy·f′(d·scale + shift) has the
  * coefficients of map 0.
  * @param operation float64: 0, moments; 1, gradients; 2 more, to sum again about better pivots. float32: 1, gradients;
- *   3, f64 sums of gradients.
- * @param activation float64: 0. float32: 1, 2 or 4.
+ *   3, f64 sums of gradients. 8 more: positions have weights.
+ * @param activation float64: 0. float32: 1, 2 or 4. Not read with weights.
+ * @param parameters With weights the address of their rows, `f64[outer·(inner + 3)]` for moments and `T[…]` for gradients.
  */
 export function sums(
   plan: usize,
@@ -62,7 +65,8 @@ export function sums(
   end: usize,
 ): void {
   const p = changetype<Plan>(plan);
-  if (p.elementBytes == 8) {
+  if (operation & WEIGHTED) sumWeighted(p, x, dy, parameters, bool(operation & GRADIENTS), begin, end);
+  else if (p.elementBytes == 8) {
     if (operation & GRADIENTS) sumUnits<f64, Gradients, Identity>(p, operation, x, dy, 0, begin, end);
     else sumUnits<f64, Moments, Identity>(p, operation, x, 0, 0, begin, end);
   } else if (activation == RELU) sumUnits<f32, Gradients, Relu>(p, operation, x, dy, 0, begin, end);
@@ -155,7 +159,7 @@ function mapOf<T extends number>(
 /**
  * Maps every element with the coefficients of its channel.
  * @param map 0: y = f(z + b), z = (x − hi)·scale + shift. 1: dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz =
- *   dy·f′((x − hi)·scale + extra); for float64 dz = dy. 2: dx = dy·scale, for statistics that are constants. 3: dx =
+ *   dy·f′((x − hi)·scale + extra); for float64 dz = dy; with weights dx = (w·((x − hi)·xCoefficient + shift) + dy)·scale. 2: dx = dy·scale, for statistics that are constants. 3: dx =
  *   ((x − hi)·xCoefficient + (dy·extra + shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz
  *   = dy·f′(z + c).
  * @param activation Map 0: 1 to 4, or with a residual 0 to 4; for float64 0 to 4. Map 1: 1, 2 or 4; for float64 0. Map 5:
@@ -163,7 +167,8 @@ function mapOf<T extends number>(
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
  * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of
  *   map 4.
- * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4.
+ * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4. Map 1: the weights,
+ *   `T[outer·(inner + 3)]`, or 0 for none.
  * @param y `T[outer·channels·inner]`, written: y, dx or dz.
  */
 export function map(
@@ -179,7 +184,8 @@ export function map(
   end: usize,
 ): void {
   const p = changetype<Plan>(plan);
-  if (p.elementBytes == 4) {
+  if (map == GRADIENT && c) mapWeighted(p, x, b, c, y, begin, end);
+  else if (p.elementBytes == 4) {
     if (map == GRADIENT) mapActivated<f32, Gradient, Relu6>(p, activation, x, b, 0, y, parameters, begin, end);
     else mapOf<f32>(p, map, activation, x, b, c, y, parameters, begin, end);
   } else if (map == GRADIENT) mapUnits<f64, Gradient, Identity>(p, x, b, 0, y, 0, begin, end);

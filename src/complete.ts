@@ -6,8 +6,7 @@ import { loadState, saveState } from "./interop/state-dict.ts";
 import { folding, renormalization, stateDicts } from "./layer/slots.ts";
 import { activations } from "./ops/activation.ts";
 import { activationOf } from "./ops/activation-functions.ts";
-import { selectionOf, weightsOf } from "./ops/mask.ts";
-import { maskedGradient, maskedStatistics } from "./ops/masked-sub-batches.ts";
+import { loadWeights, selectionOf, weightsOf } from "./ops/mask.ts";
 import {
   activationGradient,
   conditionalOf,
@@ -30,7 +29,7 @@ export function complete(): void {
   otherStores.install(allStores());
   fusion.install({ activationGradient, derivationOf });
   perSample.install({ conditionalOf, normalize: normalizeSamples, differentiate: differentiateSamples });
-  masks.install({ weightsOf, selectionOf, maskedStatistics, maskedGradient });
+  masks.install({ weightsOf, selectionOf, loadWeights });
   renormalization.install({ renormalize });
   stateDicts.install({ saveState, loadState });
   folding.install({ toAffine });

@@ -278,7 +278,7 @@ abstract class Compensated {
  * Writes target[i] = sums[i] + errors[i] for i in [begin, end). The entries of `sums` and of `errors` are `stride`
  * bytes apart.
  */
-function addErrors(sums: usize, errors: usize, stride: usize, target: usize, begin: usize, end: usize): void {
+export function addErrors(sums: usize, errors: usize, stride: usize, target: usize, begin: usize, end: usize): void {
   const single = changetype<Single>(<usize>0);
   for (; begin < end; ++begin) {
     const sum = Lanes.compensated(single.load<f64>(sums + begin * stride), single.load<f64>(errors + begin * stride));
@@ -587,7 +587,7 @@ export function sumPlanar<T extends number, S extends Moments, E extends Identit
  * Rows that are summed down a column at once: two blocks of four. With more rows of 2 KiB, the lines of the rows would
  * evict each other from the first-level cache.
  */
-const ROWS_DOWN: usize = 8;
+export const ROWS_DOWN: usize = 8;
 
 /**
  * Sums columns [begin, end) of the period, down the rows of one stripe: in blocks of four rows if P is Blocked4, else

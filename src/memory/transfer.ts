@@ -8,7 +8,7 @@ import type { Heap } from "./heap.ts";
 export type Bits = ReturnType<typeof bitsOf>;
 
 /** Copies `length` elements between index `inside` of the room and index `outside` of the array. */
-export type CopyRun = (inside: number, outside: number, length: number) => void;
+type CopyRun = (inside: number, outside: number, length: number) => void;
 
 /** A function that calls `copy` for every run of elements that lie together both in the room and in the array. */
 export type Runs = (copy: CopyRun) => void;

@@ -1,22 +1,13 @@
-// Masks: which positions of a batch count, and how much. A position is one value of every channel. The selected
-// positions are copied side by side, so that their statistics have the bits of a batch without the others:
-//
-//   positions   s s - s | s - - - | s s s -        s: selected, in runs
-//   packed      s s s s s s s s                    [1, C, selected], or [selected, C] with channels last
-//
-//   positions   s s s s | - - - - | s s s s        a mask of whole samples
-//   packed      s s s s | s s s s                  [selected samples, C, …]
+// Masks: which positions of a batch count, and how much. A position is one value of every channel. The kernels take the
+// weights of all positions from wasm memory (assembly/kernels/weights.ts), so that nothing is copied side by side.
 
 import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys, isList } from "../common/validate.ts";
-import { operandDtype } from "../memory/guards.ts";
-import type { Heap } from "../memory/heap.ts";
-import { KernelOperand } from "../memory/operand.ts";
-import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import { type CopyRun, Room } from "../memory/transfer.ts";
-import { bitsOf, computeDtype, type Dtype } from "../tensor/dtype.ts";
-import { type Geometry, geometryOf } from "../tensor/shape.ts";
+import type { CallScope, KernelOperand } from "../memory/operand.ts";
+import type { Vector } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
+import { COMBINATION, channelsOf, type Range } from "../wasm/kernels.ts";
+import type { Weights } from "./primitives.ts";
 
 /**
  * Which positions of a batch count. It is a list of booleans or of weights ≥ 0 for positions [N, …], without the
@@ -25,24 +16,16 @@ import type { Layout } from "../tensor/types.ts";
  */
 export type Mask = ArrayLike<boolean> | ArrayLike<number> | { lengths: ArrayLike<number> };
 
-/** Neighbouring positions [begin, end). */
-interface Run {
-  readonly begin: number;
-  readonly end: number;
-}
-
-/** The mask of one batch as runs of positions. */
+/** What a mask selects of a sub-batch. */
 export interface Selection {
-  readonly selected: readonly Run[];
-  readonly masked: readonly Run[];
-  /** The number of selected positions. */
+  /** The weights of all positions. */
+  readonly weights: Float64Array;
+  /** The number of positions whose weight is not 0. */
   readonly positions: number;
-  /** Whether the mask selects whole samples, so that the selected ones are a batch of the same shape. */
-  readonly wholeSamples: boolean;
-  /** The weight of each selected position; undefined if all are 1. */
-  readonly weights: Float64Array | undefined;
   /** The sum of the weights, by which sums are divided. */
   readonly count: number;
+  /** A position that has the largest weight. */
+  readonly heaviest: number;
 }
 
 /** The weights of all positions of a batch, [N, …]. Throws TypeError and RangeError for a wrong mask. */
@@ -67,9 +50,8 @@ function weightsOfPositions(mask: ArrayLike<unknown>, shape: readonly number[]):
   let sum = 0;
   for (let i = 0; i < weights.length; i++) {
     const value = mask[i];
-    if (typeof value !== "boolean" && typeof value !== "number")
-      throw wrongKind(`mask[${i}]`, "a boolean or a weight", value);
-    const weight = Number(value);
+    const weight = value === true ? 1 : value === false ? 0 : value; // Number(value) would take twice as long
+    if (typeof weight !== "number") throw wrongKind(`mask[${i}]`, "a boolean or a weight", value);
     if (!(weight >= 0 && weight < Infinity)) throw wrongValue(`mask[${i}]`, "a finite weight ≥ 0", value);
     weights[i] = weight;
     sum += weight;
@@ -91,137 +73,70 @@ function weightsOfLengths(lengths: ArrayLike<unknown>, samples: number, maximum:
   return weights;
 }
 
-/**
- * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it selects
- * all of them with weight 1.
- */
-export function selectionOf(all: Float64Array, from: number, to: number, inner: number): Selection | undefined {
-  const selected: Run[] = [];
-  const masked: Run[] = [];
+/** What a mask selects of some positions of a batch; undefined if it selects all of them with weight 1. */
+export function selectionOf(weights: Float64Array): Selection | undefined {
   let positions = 0;
   let count = 0;
+  let heaviest = 0;
   let weighted = false;
-  let wholeSamples = true;
-  for (let begin = from; begin < to; ) {
-    const isSelected = all[begin] !== 0;
-    let end = begin;
-    while (end < to && (all[end] !== 0) === isSelected) {
-      const weight = all[end++] as number;
-      count += weight;
-      if (isSelected && weight !== 1) weighted = true;
-    }
-    (isSelected ? selected : masked).push({ begin: begin - from, end: end - from });
-    if (isSelected) positions += end - begin;
-    if (end < to && (end - from) % inner !== 0) wholeSamples = false;
-    begin = end;
+  for (let p = 0; p < weights.length; p++) {
+    const weight = weights[p] as number;
+    if (weight !== 0) positions++;
+    if (weight !== 1) weighted = true;
+    if (weight > (weights[heaviest] as number)) heaviest = p;
+    count += weight;
   }
-  if (!weighted && masked.length === 0) return undefined;
-  const weights = weighted ? all.subarray(from, to).filter((weight) => weight !== 0) : undefined;
-  return { selected, masked, positions, wholeSamples, weights, count };
+  return weighted ? { weights, positions, count, heaviest } : undefined;
 }
 
-/** Runs that end where a sample of `inner` positions ends, by the first position of their sample. */
-function bySample(runs: readonly Run[], inner: number): Map<number, Run[]> {
-  const samples = new Map<number, Run[]>();
-  for (const { begin, end } of runs)
-    for (let from = begin; from < end; ) {
-      const first = from - (from % inner);
-      const to = Math.min(end, first + inner);
-      const runsOfSample = samples.get(first);
-      if (runsOfSample) runsOfSample.push({ begin: from, end: to });
-      else samples.set(first, [{ begin: from, end: to }]);
-      from = to;
-    }
-  return samples;
+/** The values that a row of weights repeats at its end (assembly/kernels/weights.ts). */
+const REPEATED = 3;
+
+/** Copies the weights of an image. It is a function of its own because V8 optimises it sooner than a loop of loops. */
+function copyRow(from: Float64Array, begin: number, inner: number, scale: number, to: Vector, at: number): void {
+  for (let i = 0; i < inner; i++) to[at + i] = (from[begin + i] as number) * scale;
+  for (let i = at + inner; i < at + inner + REPEATED; i++) to[i] = to[i - inner] as number;
 }
 
-/** Where a sub-batch lies: the part of a batch that `geometry` covers, from element `offset` on. */
-export interface Place {
-  readonly geometry: Geometry;
-  /** The shape of the whole batch. */
-  readonly shape: readonly number[];
-  readonly layout: Layout;
-  readonly offset: number;
+/**
+ * Copies the weights of a sub-batch to wasm memory, which the call frees. They are scaled so that their sum is the number
+ * of positions, since the kernels divide by that. They are float64 for statistics, and in the type of the arithmetic for
+ * gradients.
+ */
+export function loadWeights(
+  call: CallScope,
+  { plan, geometry, kernels }: KernelOperand,
+  { weights, count, heaviest }: Selection,
+  forGradients: boolean,
+): Weights {
+  const { heap } = call;
+  const { outer, inner } = plan;
+  const scale = count > 0 ? geometry.count / count : 1;
+  const length = outer * (inner + REPEATED);
+  const isFloat64 = kernels.isFloat64 || !forGradients;
+  const bytes = isFloat64 ? 8 : 4;
+  const pointer = heap.allocate(bytes * length);
+  call.disposeAfter({ dispose: () => heap.free(pointer) });
+  const rows = (isFloat64 ? heap.f64 : heap.f32).subarray(pointer / bytes, pointer / bytes + length);
+  for (let n = 0; n < outer; n++) copyRow(weights, n * inner, inner, scale, rows, n * (inner + REPEATED));
+  return { pointer, scale, pivots: (x, tiles) => loadPivots(x, tiles, heaviest) };
 }
 
-/** Some positions of a batch, side by side in wasm memory. 16-bit elements are float32 there. */
-export class PackedPositions {
-  readonly tensor: Tensor<"float32" | "float64">;
-  readonly operand: KernelOperand;
-  readonly #room: Room;
-  readonly #place: Place;
-  readonly #runs: readonly Run[];
-  readonly #positions: number;
-  /** Whether a run of positions is one piece of memory: channels are last, or runs are whole samples. */
-  readonly #contiguous: boolean;
-  /** The type of the call's elements. */
-  readonly #dtype: Dtype;
-
-  /** Packs the positions of `runs` in `value`. Throws BatchNormError "out-of-memory". */
-  constructor(heap: Heap, value: AnyTensor, place: Place, runs: readonly Run[], wholeSamples: boolean, dtype: Dtype) {
-    const { geometry, layout } = place;
-    const { channels } = geometry;
-    this.#place = place;
-    this.#runs = runs;
-    this.#dtype = dtype;
-    this.#contiguous = wholeSamples || layout === "channels-last";
-    this.#positions = runs.reduce((sum, { begin, end }) => sum + end - begin, 0);
-    const computed = computeDtype(dtype);
-    const rows = [this.#positions, channels];
-    const samples = [(this.#positions * geometry.samples) / geometry.count, ...place.shape.slice(1)];
-    const shape = wholeSamples ? samples : layout === "channels-last" ? rows : [1, channels, this.#positions];
-    const packed = geometryOf("mask", shape, layout, channels);
-    this.#room = new Room(heap, dtype, packed.length);
-    this.tensor = new Tensor(heap, shape, packed.length, computed, this.#room.pointer);
-    this.operand = new KernelOperand(heap, this.tensor, packed, computed);
-    try {
-      this.#room.load(bitsOf(value.data), this.#dtypeOf(value), packed.length, (copy) => this.#eachRun(copy));
-    } catch (error) {
-      this.dispose();
-      throw error;
-    }
-  }
-
-  #dtypeOf(value: AnyTensor): Dtype {
-    return operandDtype(value, this.#dtype) ?? this.#dtype;
-  }
-
-  /** Calls `copy` for every run of elements that lie together both in the room and in the batch. */
-  #eachRun(copy: CopyRun): void {
-    const { geometry, offset } = this.#place;
-    const { channels, count, samples } = geometry;
-    const inner = count / samples;
-    let at = 0;
-    if (this.#contiguous) {
-      for (const { begin, end } of this.#runs) {
-        copy(at * channels, offset + begin * channels, (end - begin) * channels);
-        at += end - begin;
-      }
-      return;
-    }
-    // channel by channel, so that the short runs of a channel follow each other in memory
-    for (const [first, runs] of bySample(this.#runs, inner)) {
-      let next = at;
-      for (let c = 0; c < channels; c++) {
-        const batchAt = offset + first * channels + c * inner - first;
-        next = at;
-        for (const { begin, end } of runs) {
-          copy(c * this.#positions + next, batchAt + begin, end - begin);
-          next += end - begin;
-        }
-      }
-      at = next;
-    }
-  }
-
-  /** Copies the elements back to their places in a batch. */
-  scatter(value: AnyTensor): void {
-    const runs = (copy: CopyRun) => this.#eachRun(copy);
-    this.#room.store(bitsOf(value.data), this.#dtypeOf(value), this.tensor.length, runs);
-  }
-
-  dispose(): void {
-    this.operand.dispose();
-    this.#room.dispose();
-  }
+/**
+ * Writes the pivots of the channels of some tiles: their values at a position of the largest weight. The distance from
+ * the mean is then at most std·√positions, whatever the weights are.
+ */
+function loadPivots(x: KernelOperand, tiles: readonly Range[], position: number): void {
+  const { heap, kernels, plan } = x;
+  const { inner, pitch } = plan;
+  const sample = Math.floor(position / inner);
+  const element = sample * pitch * inner + (position % inner);
+  const size = plan.stripe * plan.columns;
+  const tile = plan.planar ? tiles[0] : tiles.find(({ end }) => element < end * size);
+  const first = x.load(tile as Range) / kernels.bytes + element;
+  const elements = kernels.isFloat64 ? heap.f64 : heap.f32;
+  const channels = channelsOf(plan, tiles);
+  for (let c = channels.begin; c < channels.end; c++)
+    elements[plan.coefficients / kernels.bytes + c] = elements[first + c * inner] as number;
+  kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channels);
 }

@@ -61,6 +61,15 @@ export const emptyGradientSums = (length: number): GradientSums => ({
   dBeta: new Float64Array(length),
 });
 
+/** The weights of a batch's positions in wasm memory (assembly/kernels/weights.ts). */
+export interface Weights {
+  readonly pointer: number;
+  /** By how much the caller's weights are multiplied, so that their sum is the number of positions. */
+  readonly scale: number;
+  /** Writes the pivots of the channels of some tiles. */
+  pivots(x: KernelOperand, tiles: readonly Range[]): void;
+}
+
 /**
  * Runs of neighbouring channels that the latest statistics marked as unreliable, so that a run is summed again at once.
  */
@@ -82,18 +91,28 @@ function* unreliableRuns(heap: Heap, plan: Plan, channels: Range): Generator<Ran
  *   2  statistics, which mark channels whose sums are unreliable
  *   3  sums and statistics of those channels again: float32 in float64, float64 about a better pivot
  *
- * Returns the number of channels of step 3.
+ * With weights the sums of float32 are in float64 at once. Returns the number of channels of step 3.
  */
 function sumWithRetry(
-  { heap, kernels }: KernelOperand,
+  x: KernelOperand,
+  dy: KernelOperand | undefined,
   plan: Plan,
-  operation: number,
+  wanted: number,
+  activation: number,
   epsilon: number,
   tiles: readonly Tile[],
-  sum: (operation: number, tile: Tile, units: Range) => void,
+  weights: Weights | undefined,
+  derive?: Derive,
 ): number {
+  const { heap, kernels } = x;
   const channels = channelsOf(plan, tiles);
-  for (const tile of tiles) sum(operation, tile, sumUnits(plan, tile));
+  const operation = weights && !kernels.isFloat64 ? wanted + AGAIN : wanted;
+  const sum = (number: number, tile: Tile, units: Range) =>
+    kernels.sums(plan, number, activation, x.load(tile), dy ? dy.load(tile) : 0, units, weights?.pointer);
+  for (const tile of tiles) {
+    derive?.(tile);
+    sum(operation, tile, weights ? tile : sumUnits(plan, tile));
+  }
   const unreliable = kernels.statistics(plan, operation, epsilon, channels);
   if (unreliable === 0) return 0;
   const again = operation + AGAIN;
@@ -124,7 +143,7 @@ function writeElements({ heap, kernels }: KernelOperand, pointer: number, values
  * Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of x, which has values, and also y if it is
  * given: for a few channels at a time where the layout allows it, so that arrays pass through wasm memory once, and
  * tensors come from memory once. `terms` are those of y, whose mean and invStd are `into`. Returns whether the blocked
- * sums of all channels were reliable. All statistics are finite then.
+ * sums of all channels were reliable. All statistics are finite then. `weights` are those of the positions of x.
  */
 export function batchStatistics(
   x: KernelOperand,
@@ -133,17 +152,15 @@ export function batchStatistics(
   y?: KernelOperand,
   residual?: KernelOperand,
   terms?: Terms,
+  weights?: Weights,
 ): boolean {
   const { heap, kernels, plan } = x;
   const uploaded = y && terms && uploadParameters(x, terms);
-  let reliable = !sumsInF64(plan);
+  let reliable = !weights && !sumsInF64(plan);
   for (const tiles of x.independentTiles) {
-    const channels = channelsOf(plan, tiles);
-    kernels.pivots(plan, x.load(tiles[0] as Range), channels);
-    const unreliable = sumWithRetry(x, plan, MOMENTS, epsilon, tiles, (operation, tile, units) =>
-      kernels.sums(plan, operation, 0, x.load(tile), 0, units),
-    );
-    if (unreliable) reliable = false;
+    if (weights) weights.pivots(x, tiles);
+    else kernels.pivots(plan, x.load(tiles[0] as Range), channelsOf(plan, tiles));
+    if (sumWithRetry(x, undefined, plan, MOMENTS, 0, epsilon, tiles, weights)) reliable = false;
     if (y && uploaded) mapAffine(x, residual, y, uploaded, tiles);
   }
   readVector(heap, plan.mean, into.mean);
@@ -277,15 +294,14 @@ function sumGradients(
   fused: boolean,
   tiles: readonly Tile[],
   uploaded: UploadedTerms,
+  weights: Weights | undefined,
   derive: Derive | undefined,
 ): void {
   const { plan } = uploaded;
-  const activation = fused ? terms.activation.code : 0;
   affineCoefficients(x, uploaded, channelsOf(plan, tiles));
-  sumWithRetry(x, plan, GRADIENTS, 0, derive ? x.piecesOf(tiles) : tiles, (operation, tile, units) => {
-    if (operation === GRADIENTS) derive?.(tile);
-    x.kernels.sums(plan, operation, activation, x.load(tile), dy.load(tile), units);
-  });
+  const activation = fused ? terms.activation.code : 0;
+  const pieces = derive ? x.piecesOf(tiles) : tiles;
+  sumWithRetry(x, dy, plan, GRADIENTS, activation, 0, pieces, weights, derive);
 }
 
 /** How dx follows from dy. */
@@ -296,6 +312,8 @@ interface GradientFlow {
   readonly gammaVaries: boolean;
   /** Whether the kernels take the activation's derivative. */
   readonly fused: boolean;
+  /** The weights of the positions, which are not used with the former two. */
+  readonly weights?: Weights | undefined;
 }
 
 /** Computes dx of some tiles from the sums in the plan's vectors (B4 to B6). dx may be dy. */
@@ -304,18 +322,22 @@ function mapGradients(
   dy: KernelOperand,
   dx: KernelOperand,
   terms: Terms,
-  { count, gammaVaries, fused }: GradientFlow,
+  { count, gammaVaries, fused, weights }: GradientFlow,
   tiles: readonly Tile[],
   { plan, gamma, beta }: UploadedTerms,
 ): void {
   const { kernels } = x;
   const map = count === 0 ? CONSTANT_GRADIENT : gammaVaries ? SCALED_GRADIENT : GRADIENT;
-  kernels.coefficients(plan, map, fused, gamma, beta, count, channelsOf(plan, tiles));
+  kernels.coefficients(plan, map, fused, gamma, beta, count * (weights?.scale ?? 1), channelsOf(plan, tiles));
+  const c = weights ? weights.pointer : 0;
   for (const tile of tiles) {
     const source = dy.load(tile);
     const y = dx.target(source);
     if (count === 0) kernels.map(x.planOf(tile), map, 0, { x: source, y }, tile);
-    else kernels.map(x.planOf(tile), map, fused ? terms.activation.code : 0, { x: x.load(tile), b: source, y }, tile);
+    else {
+      const activation = fused ? terms.activation.code : 0;
+      kernels.map(x.planOf(tile), map, activation, { x: x.load(tile), b: source, c, y }, tile);
+    }
     dy.unload(dx, tile);
   }
 }
@@ -334,11 +356,12 @@ export function gradientSums(
   terms: Terms,
   fused: boolean,
   into: GradientSums | undefined,
+  weights?: Weights,
   derive?: Derive,
 ): void {
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
-  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded, derive);
+  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded, weights, derive);
   readSums(x.heap, uploaded.plan, into);
 }
 
@@ -376,7 +399,7 @@ export function differentiate(
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
   for (const tiles of x.independentTiles) {
-    sumGradients(x, dy, terms, flow.fused, tiles, uploaded, derive);
+    sumGradients(x, dy, terms, flow.fused, tiles, uploaded, flow.weights, derive);
     mapGradients(x, dy, dx, terms, flow, tiles, uploaded);
   }
   readSums(x.heap, uploaded.plan, into);

@@ -4,13 +4,13 @@
 
 import { oneValuePerChannel } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
-import type { CallScope } from "../memory/operand.ts";
+import type { CallScope, KernelOperand } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
 import { bitsOf, type Vector } from "../tensor/dtype.ts";
 import { type Geometry, geometryOf } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 import type { Activation } from "./activation.ts";
-import type { Mask, Place, Selection } from "./mask.ts";
+import type { Mask, Selection } from "./mask.ts";
 import {
   batchStatistics,
   type Derive,
@@ -24,10 +24,17 @@ import {
   normalize,
   type Statistics,
   type Terms,
+  type Weights,
 } from "./primitives.ts";
 
 /** Samples that are normalised by statistics of their own. */
-export interface SubBatch extends Place {
+export interface SubBatch {
+  readonly geometry: Geometry;
+  /** The shape of the whole batch. */
+  readonly shape: readonly number[];
+  readonly layout: Layout;
+  /** The index of the first element in the batch. */
+  readonly offset: number;
   /** The first sample. */
   readonly first: number;
   /** What a mask selects of it; undefined if that is everything. */
@@ -89,34 +96,14 @@ export const subBatchForward = (
   d: undefined,
 });
 
-/** What a call with a mask needs. mask.ts and masked-sub-batches.ts implement it. */
+/** What a call with a mask needs. mask.ts implements it. */
 export interface Masks {
   /** The weights of all positions of a batch, [N, …]. Throws TypeError and RangeError for a wrong mask. */
   weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array;
-  /**
-   * What a mask selects of positions [from, to) of a batch whose samples have `inner` positions; undefined if it
-   * selects all of them.
-   */
-  selectionOf(weights: Float64Array, from: number, to: number, inner: number): Selection | undefined;
-  /** Computes the batch statistics of what a mask selects of a sub-batch. */
-  maskedStatistics(
-    call: CallScope,
-    x: AnyTensor,
-    place: Place,
-    selection: Selection,
-    epsilon: number,
-    into: Statistics,
-  ): void;
-  /** Computes dx of a sub-batch with a mask if it is wanted, and its sums of gradients if they are needed. */
-  maskedGradient(
-    call: CallScope,
-    x: AnyTensor,
-    dz: AnyTensor,
-    subBatch: SubBatchForward,
-    request: BackwardRequest,
-    needed: boolean,
-    into: GradientSums,
-  ): void;
+  /** What a mask selects of some positions of a batch; undefined if it selects all of them. */
+  selectionOf(weights: Float64Array): Selection | undefined;
+  /** Copies the weights of a sub-batch to wasm memory, which the call frees. */
+  loadWeights(call: CallScope, x: KernelOperand, selection: Selection, forGradients: boolean): Weights;
 }
 
 export const masks = /* @__PURE__ */ new Slot<Masks>();
@@ -196,7 +183,7 @@ export function subBatchesOf(
     const size = Math.min(step, samples - first);
     const part = size === samples ? geometry : samplesOf(geometry, shape, layout, size);
     const end = first + size;
-    const selection = weights && masks.get("mask").selectionOf(weights, first * inner, end * inner, inner);
+    const selection = weights && masks.get("mask").selectionOf(weights.subarray(first * inner, end * inner));
     const count = selection ? selection.count : part.count;
     subBatches.push({ geometry: part, shape, layout, offset: first * inner * channels, first, selection, count });
     if (step === 0) break;
@@ -242,13 +229,13 @@ export function forwardSubBatch(
   wanted?: StatisticsTarget,
 ): void {
   const { geometry, offset, terms, selection, conditional } = subBatch;
-  if (wanted && selection)
-    masks.get("mask").maskedStatistics(call, x, subBatch, selection, wanted.epsilon, wanted.into);
-  const target = selection ? undefined : wanted;
+  if (wanted && subBatch.empty) for (const key of ["mean", "variance", "invStd"] as const) wanted.into[key].fill(0);
+  const target = subBatch.empty ? undefined : wanted;
   const mapped = conditional ? undefined : y;
   if (target)
     call.withOperands([x, mapped && residual, mapped], geometry, offset, (source, added, to) => {
-      target.finite = batchStatistics(source, target.epsilon, target.into, to, added, terms);
+      const weights = selection && masks.get("mask").loadWeights(call, source, selection, false);
+      target.finite = batchStatistics(source, target.epsilon, target.into, to, added, terms, weights);
     });
   else if (mapped)
     call.withOperands([x, residual, mapped], geometry, offset, (source, added, to) =>
@@ -305,11 +292,11 @@ export function backwardSubBatch(
   request: BackwardRequest,
   into: GradientSums | undefined,
 ): void {
-  const { geometry, offset, conditional, selection, total } = subBatch;
+  const { geometry, offset, conditional, total } = subBatch;
   const { dx, activated, joint } = request;
   const needed = request.sums || (dx !== undefined && total > 0 && !joint);
   if (geometry.length === 0) return;
-  if (activated && (subBatch.empty || conditional || selection || !needed)) {
+  if (activated && (subBatch.empty || conditional || !needed)) {
     const { dy, residual } = activated;
     fusion.get("activation").activationGradient(call, x, residual, dy, dz, [subBatch]);
   }
@@ -318,11 +305,7 @@ export function backwardSubBatch(
   } else if (conditional) {
     const add = (sums: GradientSums, sample: number) => addSums(into, sample * geometry.channels, sums, subBatch);
     perSample.get(PER_SAMPLE).differentiate(call, x, dz, subBatch, request, needed, add);
-  } else if (selection) {
-    const sums = emptyGradientSums(geometry.channels);
-    masks.get("mask").maskedGradient(call, x, dz, subBatch, request, needed, sums);
-    if (needed) addSums(into, 0, sums, subBatch);
-  } else backwardWhole(call, x, dz, subBatch, request, needed, into);
+  } else backwardShared(call, x, dz, subBatch, request, needed, into);
 }
 
 /**
@@ -335,8 +318,8 @@ function addSums(into: GradientSums | undefined, at: number, sums: GradientSums,
   addTo(into.dBeta, at, sums.dBeta);
 }
 
-/** backwardSubBatch of a sub-batch without a mask whose samples share scale and shift. */
-function backwardWhole(
+/** backwardSubBatch of a sub-batch whose samples share scale and shift. */
+function backwardShared(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
@@ -345,14 +328,15 @@ function backwardWhole(
   needed: boolean,
   into: GradientSums | undefined,
 ): void {
-  const { geometry, offset, terms, total } = subBatch;
+  const { geometry, offset, terms, total, selection } = subBatch;
   const sums = alone && !subBatch.r ? into : emptyGradientSums(geometry.channels);
-  const flow = { count: total, gammaVaries: false, fused };
   call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) => {
+    const weights = selection && masks.get("mask").loadWeights(call, source, selection, true);
+    const flow = { count: total, gammaVaries: false, fused, weights };
     const run = (derive?: Derive) => {
       if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums, derive);
       else {
-        if (needed) gradientSums(source, upstream, terms, fused, sums, derive);
+        if (needed) gradientSums(source, upstream, terms, fused, sums, weights, derive);
         if (target) gradientMap(source, upstream, target, terms, joint ?? sums, flow);
       }
     };

@@ -69,6 +69,8 @@ export const MOMENTS = 0;
 export const GRADIENTS = 1;
 /** Added to the number of an operation, it has the sums of unreliable channels taken again. */
 export const AGAIN = 2;
+/** Added to the number of an operation, positions have weights. */
+const WEIGHTED = 8;
 /** The numbers of the maps, as the kernels take them (docs/abi.md). */
 export const AFFINE = 0;
 export const GRADIENT = 1;
@@ -229,14 +231,17 @@ export class Kernels {
 
   /**
    * Computes the sums of moments or gradients in a range of units (docs/batchnorm.md, F1, F2, B1, B2). `activation` is
-   * the number of the activation whose derivative multiplies dy, or 0.
+   * the number of the activation whose derivative multiplies dy, or 0. `weights` is the address of the weights of the
+   * positions, or 0 for none; the units are then tiles.
    */
-  sums(plan: Plan, operation: number, activation: number, x: number, dy: number, units: Range): void {
-    const { pointer, parameters } = plan;
-    const extended = activation !== 0;
-    if (this.pool && this.#share(extended, "sums", plan, units, [pointer, operation, activation, x, dy, parameters]))
+  sums(plan: Plan, operation: number, activation: number, x: number, dy: number, units: Range, weights = 0): void {
+    const { pointer } = plan;
+    const parameters = weights || plan.parameters;
+    const extended = (activation || weights) !== 0;
+    const number = weights ? operation + WEIGHTED : operation;
+    if (this.pool && this.#share(extended, "sums", plan, units, [pointer, number, activation, x, dy, parameters]))
       return;
-    this.#module(extended).sums(pointer, operation, activation, x, dy, parameters, units.begin, units.end);
+    this.#module(extended).sums(pointer, number, activation, x, dy, parameters, units.begin, units.end);
   }
 
   /**
@@ -264,9 +269,12 @@ export class Kernels {
     this.#module(extended).coefficients(pointer, map, gamma, beta, count, begin, end);
   }
 
-  /** Maps every element of a tile (docs/batchnorm.md, F7, B6). `activation` is the number of an activation, or 0. */
+  /**
+   * Maps every element of a tile (docs/batchnorm.md, F7, B6). `activation` is the number of an activation, or 0. `c` of
+   * the map of gradients is the address of weights.
+   */
   map(plan: Plan, map: number, activation: number, { x, b = 0, c = 0, y }: MapOperands, tile: Range): void {
-    const extended = activation !== 0 || map > CONSTANT_GRADIENT || (map === AFFINE && b !== 0);
+    const extended = activation !== 0 || map > CONSTANT_GRADIENT || (map === AFFINE ? b : c) !== 0;
     const { pointer, parameters } = plan;
     const units = mapUnits(plan, tile);
     if (this.pool && this.#share(extended, "map", plan, units, [pointer, map, activation, x, b, c, y, parameters]))

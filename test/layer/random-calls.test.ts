@@ -14,7 +14,7 @@ import {
 } from "../../src/index.ts";
 import { defaultHeap } from "../../src/memory/heap.ts";
 import { ACTIVATIONS } from "../support/activations.ts";
-import { type Problem, solve } from "../support/reference.ts";
+import { errorOf, type Problem, solve } from "../support/reference.ts";
 import { layer, RUNNING } from "../support/variants.ts";
 import { drop, type Kind, LAYOUTS, make, normal, ordered, random, real, sizeOf, useBuild } from "../support/worlds.ts";
 
@@ -86,28 +86,6 @@ function anyCall(seed: number) {
     residual,
     outs,
   };
-}
-
-/** Largest error in units of what can be had: u × the largest condition scale of the channel. */
-function errorOf(
-  got: ArrayLike<number>,
-  expected: Float64Array,
-  scale: Float64Array,
-  u: number,
-  channel: (i: number) => number,
-) {
-  const largest = new Map<number, number>();
-  scale.forEach((s, i) => {
-    largest.set(channel(i), Math.max(largest.get(channel(i)) ?? 0, s));
-  });
-  let worst = 0;
-  expected.forEach((e, i) => {
-    const error = Math.abs((got[i] as number) - e);
-    if (error > 0) worst = Math.max(worst, error / (u * (largest.get(channel(i)) as number)));
-    if (Number.isNaN(error)) worst = Infinity;
-  });
-  expect(got.length).toBe(expected.length);
-  return worst;
 }
 
 describe("700 calls at random, by the layer and by plain loops", () => {

@@ -104,7 +104,7 @@ describe("memory", () => {
       }
     }
     for (const block of held) heap.free(block);
-    expect(failures).toBeGreaterThan(20);
+    expect(failures).toBeGreaterThan(10); // a masked call needs room for weights only
     expect(heap.usage.used).toBe(free.used);
   });
 });

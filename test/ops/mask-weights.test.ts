@@ -1,11 +1,11 @@
 // Masks with weights: integer weights as repeated values, statistics for weights of any magnitude, and their accuracy.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type AnyTensor, batchNormForward, type Mask, type Vector } from "../../src/index.ts";
+import { type AnyTensor, batchNormBackward, batchNormForward, type Mask, type Vector } from "../../src/index.ts";
 import { dropMade, mine } from "../support/made.ts";
 import { type Case, eachElement, indexOf, layer, maskedIn } from "../support/masks.ts";
-import { solve } from "../support/reference.ts";
-import { drop, ordered, useBuild, WAYS } from "../support/worlds.ts";
+import { errorOf, solve } from "../support/reference.ts";
+import { drop, ordered, sizeOf, useBuild, WAYS } from "../support/worlds.ts";
 
 afterEach(dropMade);
 
@@ -56,6 +56,54 @@ describe.each(WAYS)("masks ($layout, $kind, $dtype)", ({ layout, kind, dtype }) 
     expect(again.dGamma).toBeAllclose(repeated.dGamma as Vector, close);
     expect(again.dBeta).toBeAllclose(repeated.dBeta as Vector, close);
   });
+
+  // planes with and without whole vectors, columns of one and of several positions, and channels that fill no vector
+  test.each([[[5, 7, 70]], [[3, 2, 33]], [[40, 9]], [[5, 6, 6]], [[30, 5, 3]], [[9, 1, 8]], [[2, 1, 1]]])(
+    "of %j: within the gates, and what is not finite under the mask changes no bit elsewhere",
+    (dims) => {
+      const [samples = 0, channels = 0, ...rest] = dims;
+      const inner = sizeOf(rest);
+      const local: Case = { ...c, size: dims };
+      const weights = Array.from({ length: samples * inner }, (_, p) => (p % 3 === 1 ? 0 : 0.25 + ((p * 7) % 5)));
+      if (weights.length < 3) weights.fill(0.7);
+      const [x, dy] = [input(1, dims, 2, 5), input(2, dims)];
+      eachElement(local, (i, p) => {
+        if (!weights[p]) dy.data[i] = 0;
+      });
+      const once = () => {
+        const { y, mean, variance, saved } = batchNormForward(x, {}, { layout, mask: weights });
+        const { dx, dGamma, dBeta } = batchNormBackward(dy, saved);
+        const results = { y: y.data.slice(), dx: dx?.data.slice(), mean, variance, dGamma, dBeta };
+        drop(y, dx);
+        return results;
+      };
+      const clean = once();
+      const [xs, dys] = [x.data.slice() as Vector, dy.data.slice() as Vector];
+      const e = solve({ shape: ordered(dims, layout), layout, epsilon: 1e-5, x: xs, dy: dys, weights });
+      const [u, gate] = dtype === "float64" ? [2 ** -53, 16] : [2 ** -24, 4];
+      const channel = (i: number) => (layout === "channels-last" ? i % channels : Math.floor(i / inner) % channels);
+      expect(errorOf(clean.y as Vector, e.y, e.yScale, u, channel)).toBeLessThanOrEqual(gate);
+      expect(errorOf(clean.dx as Vector, e.dx, e.dxScale, u, channel)).toBeLessThanOrEqual(gate);
+      expect(clean.mean).toBeAllclose(e.batches[0]?.mean as Float64Array, { rtol: 1e-13, atol: 1e-13 });
+      expect(clean.variance).toBeAllclose(e.batches[0]?.variance as Float64Array, { rtol: 1e-12 });
+      for (const poisoned of [x, dy])
+        for (const value of [Number.NaN, Infinity]) {
+          const before = poisoned.data.slice() as Vector;
+          eachElement(local, (i, p, ch) => {
+            if (!weights[p] && (p + ch) % 2) poisoned.data[i] = value;
+          });
+          const got = once();
+          (poisoned.data as Vector).set(before);
+          for (const name of ["mean", "variance", "dGamma", "dBeta"] as const)
+            expect(got[name]).toBeAllclose(clean[name] as Vector);
+          eachElement(local, (i, p) => {
+            if (!weights[p]) return;
+            expect(got.y[i]).toBe(clean.y[i]);
+            expect(got.dx?.[i]).toBe(clean.dx?.[i]);
+          });
+        }
+    },
+  );
 
   test("weights on any scale give the same mean and variance", () => {
     const x = input(1, size);

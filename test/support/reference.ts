@@ -449,3 +449,25 @@ export function familyBackward(
     dBetaScale: byEntry((v) => Math.abs(v)),
   };
 }
+
+/** Returns the largest error in units of u × the largest condition scale of the channel. A wrong length is infinite. */
+export function errorOf(
+  got: ArrayLike<number>,
+  expected: Float64Array,
+  scale: Float64Array,
+  u: number,
+  channel: (i: number) => number,
+): number {
+  if (got.length !== expected.length) return Infinity;
+  const largest = new Map<number, number>();
+  scale.forEach((s, i) => {
+    largest.set(channel(i), Math.max(largest.get(channel(i)) ?? 0, s));
+  });
+  let worst = 0;
+  expected.forEach((e, i) => {
+    const error = Math.abs((got[i] as number) - e);
+    if (error > 0) worst = Math.max(worst, error / (u * (largest.get(channel(i)) as number)));
+    if (Number.isNaN(error)) worst = Infinity;
+  });
+  return worst;
+}
