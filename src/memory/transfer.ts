@@ -90,19 +90,41 @@ export class Room {
     this.#bits = this.pointer + bytes;
   }
 
-  /** Copies runs of an array of type `dtype` to the first `length` elements of the room, and widens 16 bits. */
+  /**
+   * Copies runs of an array of type `dtype` to the first `length` elements of the room, and widens 16 bits. Those that
+   * lie in wasm memory are widened from where they are.
+   */
   load(array: Bits, dtype: Dtype, length: number, runs: Runs): void {
-    this.#copy(array, dtype, runs, true);
-    if (is16Bit(dtype)) this.#heap.kernels.widen(dtype, this.#bits, this.pointer, length);
+    const { kernels } = this.#heap;
+    if (this.#reaches(array, dtype))
+      runs((inside, outside, run) =>
+        kernels.widen(dtype, array.byteOffset + outside * 2, this.pointer + inside * 4, run),
+      );
+    else {
+      this.#copy(array, dtype, runs, true);
+      if (is16Bit(dtype)) kernels.widen(dtype, this.#bits, this.pointer, length);
+    }
   }
 
   /**
    * Copies the first `length` elements of the room to runs of an array of type `dtype`, and rounds 16 bits to the
-   * nearest.
+   * nearest. Those that lie in wasm memory are rounded to where they belong.
    */
   store(array: Bits, dtype: Dtype, length: number, runs: Runs): void {
-    if (is16Bit(dtype)) this.#heap.kernels.narrow(dtype, this.pointer, this.#bits, length);
-    this.#copy(array, dtype, runs, false);
+    const { kernels } = this.#heap;
+    if (this.#reaches(array, dtype))
+      runs((inside, outside, run) =>
+        kernels.narrow(dtype, this.pointer + inside * 4, array.byteOffset + outside * 2, run),
+      );
+    else {
+      if (is16Bit(dtype)) kernels.narrow(dtype, this.pointer, this.#bits, length);
+      this.#copy(array, dtype, runs, false);
+    }
+  }
+
+  /** Returns whether the kernels convert elements of an array in place, since they have 16 bits in this memory. */
+  #reaches(array: Bits, dtype: Dtype): boolean {
+    return is16Bit(dtype) && array.buffer === this.#heap.u16.buffer;
   }
 
   #copy(array: Bits, dtype: Dtype, runs: Runs, into: boolean): void {

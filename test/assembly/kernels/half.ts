@@ -85,7 +85,25 @@ export function testWiden({ widen }: ExtendedExports, arena: Arena): void {
       arena.close();
     }
   });
+
+  it.each(FORMATS)("$name: infinity and NaN among ordinary values", (format) => {
+    const infinity = infinityOf(format);
+    const special = [infinity - 1, infinity, infinity + 1, SIGN - 1].flatMap((h) => [h, SIGN + h]);
+    for (const patterns of amongOrdinary(0x3c00, special)) {
+      const [source, target] = [arena.u16(Uint16Array.from(patterns)), arena.f32(blank(24))];
+      widen(format.type, source.pointer, target.pointer, 0, 24);
+      const expected = patterns.map((h) => decoded(h, format));
+      expectSame(target.view, expected, (i) => `pattern ${patterns[i]}`);
+      arena.close();
+    }
+  });
 }
+
+/** Lists of 24 values of which one, at every place of the second eight, is special. */
+const amongOrdinary = (ordinary: number, special: readonly number[]): number[][] =>
+  special.flatMap((value) =>
+    Array.from({ length: 8 }, (_, at) => Array.from({ length: 24 }, (_, i) => (i === 8 + at ? value : ordinary + i))),
+  );
 
 export function testNarrow({ narrow, widen }: ExtendedExports, arena: Arena): void {
   it.each(FORMATS)("$name: to the nearest, ties to even, in any ranges of elements", (format) => {
@@ -100,6 +118,17 @@ export function testNarrow({ narrow, widen }: ExtendedExports, arena: Arena): vo
       run(0, values.length);
       const expected = Array.from(values, (v) => encoded(v, format));
       expectSame(target.view, expected, (i) => `element ${i}, of ${values[i]},`, samePattern(format));
+      arena.close();
+    }
+  });
+
+  it.each(FORMATS)("$name: NaN, infinity and what is too large among ordinary values", (format) => {
+    const special = [65519, 65520, 65535, 65536, 1e38, 3.4e38, Infinity].flatMap((v) => [v, -v]);
+    for (const numbers of amongOrdinary(1.001, [...special, Number.NaN])) {
+      const [source, target] = [arena.f32(Float32Array.from(numbers)), arena.u16(new Uint16Array(24))];
+      narrow(format.type, source.pointer, target.pointer, 0, 24);
+      const expected = Array.from(source.view, (v) => encoded(v, format));
+      expectSame(target.view, expected, (i) => `element ${i}, of ${numbers[i]},`, samePattern(format));
       arena.close();
     }
   });
