@@ -191,44 +191,44 @@ abstract class Eight {
     v128.store(sums, f64x2.add(f64x2.add(v128.load(sums), Lanes.low(first)), Lanes.low(second)));
     v128.store(sums, f64x2.add(f64x2.add(v128.load(sums, 16), Lanes.high(first)), Lanes.high(second)), 16);
   }
-}
 
-/** Adds eight vectors, `stride` bytes apart, in two blocks of four. Each lane goes to the entry of its column. */
-function sumEightBlocked4<T extends number, S extends Moments, E extends Identity>(
-  x: usize,
-  dy: usize,
-  parameters: usize,
-  pivot: v128,
-  scale: v128,
-  shift: v128,
-  sum: usize,
-  dot: usize,
-  stride: usize,
-): void {
-  const x4 = x + 4 * stride;
-  const dy4 = dy + 4 * stride;
-  const d0 = v128.sub<T>(v128.load(x), pivot);
-  const d1 = v128.sub<T>(v128.load(x + stride), pivot);
-  const d2 = v128.sub<T>(v128.load(x + 2 * stride), pivot);
-  const d3 = v128.sub<T>(v128.load(x + 3 * stride), pivot);
-  const u0 = ActivationGate.u<T, S, E, Whole>(dy, d0, scale, shift, parameters);
-  const u1 = ActivationGate.u<T, S, E, Whole>(dy + stride, d1, scale, shift, parameters);
-  const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * stride, d2, scale, shift, parameters);
-  const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * stride, d3, scale, shift, parameters);
-  const u = v128.add<T>(v128.add<T>(v128.add<T>(u0, u1), u2), u3);
-  const ud = FourVectors.dot<T>(u3, d3, u2, d2, u1, d1, u0, d0);
-  const d4 = v128.sub<T>(v128.load(x4), pivot);
-  const d5 = v128.sub<T>(v128.load(x4 + stride), pivot);
-  const d6 = v128.sub<T>(v128.load(x4 + 2 * stride), pivot);
-  const d7 = v128.sub<T>(v128.load(x4 + 3 * stride), pivot);
-  const u4 = ActivationGate.u<T, S, E, Whole>(dy4, d4, scale, shift, parameters);
-  const u5 = ActivationGate.u<T, S, E, Whole>(dy4 + stride, d5, scale, shift, parameters);
-  const u6 = ActivationGate.u<T, S, E, Whole>(dy4 + 2 * stride, d6, scale, shift, parameters);
-  const u7 = ActivationGate.u<T, S, E, Whole>(dy4 + 3 * stride, d7, scale, shift, parameters);
-  const v = v128.add<T>(v128.add<T>(v128.add<T>(u4, u5), u6), u7);
-  const vd = FourVectors.dot<T>(u7, d7, u6, d6, u5, d5, u4, d4);
-  Eight.add(sum, u, v);
-  Eight.add(dot, ud, vd);
+  /** Adds eight vectors, `stride` bytes apart, in two blocks of four. Each lane goes to the entry of its column. */
+  @inline static sumBlocked4<T extends number, S extends Moments, E extends Identity>(
+    x: usize,
+    dy: usize,
+    parameters: usize,
+    pivot: v128,
+    scale: v128,
+    shift: v128,
+    sum: usize,
+    dot: usize,
+    stride: usize,
+  ): void {
+    const x4 = x + 4 * stride;
+    const dy4 = dy + 4 * stride;
+    const d0 = v128.sub<T>(v128.load(x), pivot);
+    const d1 = v128.sub<T>(v128.load(x + stride), pivot);
+    const d2 = v128.sub<T>(v128.load(x + 2 * stride), pivot);
+    const d3 = v128.sub<T>(v128.load(x + 3 * stride), pivot);
+    const u0 = ActivationGate.u<T, S, E, Whole>(dy, d0, scale, shift, parameters);
+    const u1 = ActivationGate.u<T, S, E, Whole>(dy + stride, d1, scale, shift, parameters);
+    const u2 = ActivationGate.u<T, S, E, Whole>(dy + 2 * stride, d2, scale, shift, parameters);
+    const u3 = ActivationGate.u<T, S, E, Whole>(dy + 3 * stride, d3, scale, shift, parameters);
+    const u = v128.add<T>(v128.add<T>(v128.add<T>(u0, u1), u2), u3);
+    const ud = FourVectors.dot<T>(u3, d3, u2, d2, u1, d1, u0, d0);
+    const d4 = v128.sub<T>(v128.load(x4), pivot);
+    const d5 = v128.sub<T>(v128.load(x4 + stride), pivot);
+    const d6 = v128.sub<T>(v128.load(x4 + 2 * stride), pivot);
+    const d7 = v128.sub<T>(v128.load(x4 + 3 * stride), pivot);
+    const u4 = ActivationGate.u<T, S, E, Whole>(dy4, d4, scale, shift, parameters);
+    const u5 = ActivationGate.u<T, S, E, Whole>(dy4 + stride, d5, scale, shift, parameters);
+    const u6 = ActivationGate.u<T, S, E, Whole>(dy4 + 2 * stride, d6, scale, shift, parameters);
+    const u7 = ActivationGate.u<T, S, E, Whole>(dy4 + 3 * stride, d7, scale, shift, parameters);
+    const v = v128.add<T>(v128.add<T>(v128.add<T>(u4, u5), u6), u7);
+    const vd = FourVectors.dot<T>(u7, d7, u6, d6, u5, d5, u4, d4);
+    Eight.add(sum, u, v);
+    Eight.add(dot, ud, vd);
+  }
 }
 
 /** Compensated summation of f64: the rounding errors of the sums are summed separately, and added at the end. */
@@ -628,7 +628,7 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
       const z = ActivationGate.load<T, E, Whole>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
       if (changetype<P>(<usize>0).blocked4 && steps == ROWS_DOWN)
-        sumEightBlocked4<T, S, E>(x + offset, dy + offset, parameters, p, scale, shift, sumEntry, dotEntry, row);
+        Eight.sumBlocked4<T, S, E>(x + offset, dy + offset, parameters, p, scale, shift, sumEntry, dotEntry, row);
       else
         sumStepsInF64<T, S, E, Whole, Columns>(
           x + offset,
