@@ -112,14 +112,15 @@ export function loadWeights(
   const { heap } = call;
   const { outer, inner } = plan;
   const scale = count > 0 ? geometry.count / count : 1;
-  const length = outer * (inner + REPEATED);
+  const row = inner + REPEATED;
+  const length = outer * row;
   const isFloat64 = kernels.isFloat64 || !forGradients;
   const bytes = isFloat64 ? 8 : 4;
   const pointer = heap.allocate(bytes * length);
   call.disposeAfter({ dispose: () => heap.free(pointer) });
   const rows = (isFloat64 ? heap.f64 : heap.f32).subarray(pointer / bytes, pointer / bytes + length);
-  for (let n = 0; n < outer; n++) copyRow(weights, n * inner, inner, scale, rows, n * (inner + REPEATED));
-  return { pointer, scale, pivots: (x, tiles) => loadPivots(x, tiles, heaviest) };
+  for (let n = 0; n < outer; n++) copyRow(weights, n * inner, inner, scale, rows, n * row);
+  return { pointer, rowBytes: bytes * row, scale, pivots: (x, tiles) => loadPivots(x, tiles, heaviest) };
 }
 
 /**

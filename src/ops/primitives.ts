@@ -63,7 +63,10 @@ export const emptyGradientSums = (length: number): GradientSums => ({
 
 /** The weights of a batch's positions in wasm memory (assembly/kernels/weights.ts). */
 export interface Weights {
+  /** The address of the weights of the first image. */
   readonly pointer: number;
+  /** The bytes of the weights of an image. */
+  readonly rowBytes: number;
   /** By how much the caller's weights are multiplied, so that their sum is the number of positions. */
   readonly scale: number;
   /** Writes the pivots of the channels of some tiles. */
@@ -329,13 +332,13 @@ function mapGradients(
   const { kernels } = x;
   const map = count === 0 ? CONSTANT_GRADIENT : gammaVaries ? SCALED_GRADIENT : GRADIENT;
   kernels.coefficients(plan, map, fused, gamma, beta, count * (weights?.scale ?? 1), channelsOf(plan, tiles));
-  const c = weights ? weights.pointer : 0;
   for (const tile of tiles) {
     const source = dy.load(tile);
     const y = dx.target(source);
     if (count === 0) kernels.map(x.planOf(tile), map, 0, { x: source, y }, tile);
     else {
       const activation = fused ? terms.activation.code : 0;
+      const c = weights ? weights.pointer + (tile.images?.begin ?? 0) * weights.rowBytes : 0;
       kernels.map(x.planOf(tile), map, activation, { x: x.load(tile), b: source, c, y }, tile);
     }
     dy.unload(dx, tile);

@@ -119,6 +119,20 @@ describe.each(["float32", "float64"] as const)("maps of plain arrays, %s", (dtyp
       }),
     );
 
+    test("dx of a joint batch with a mask", () =>
+      compare((make) => {
+        const x = make(1);
+        const mask = Array.from(normal(18, x.data.length / channels), (v) => Math.max(v, 0));
+        const [mean, variance, dGamma, dBeta] = [13, 14, 15, 16].map((seed) =>
+          Float64Array.from(normal(seed, channels), Math.abs),
+        ) as [Float64Array, Float64Array, Float64Array, Float64Array];
+        const count = x.data.length;
+        const { saved } = batchNormForward(x, { gamma, beta }, { statistics: { count, mean, variance }, mask });
+        // as large as the count, so that the terms of the statistics are seen
+        const sums = { dGamma: dGamma.map((v) => v * count), dBeta: dBeta.map((v) => v * count) };
+        return [batchNormBackward(make(2), saved, { sums, dxOut: make(3) }).dx];
+      }));
+
     test("second derivatives, in the range of float32 and where coefficients leave it", () => {
       for (const size of [1, 1e-32])
         compare((make) => {
