@@ -18,7 +18,7 @@ export const GRADIENTS: i32 = 1;
  * Added to the number of an operation, it has sums taken again: f64 sums for float32, about better pivots for float64.
  */
 export const AGAIN: i32 = 2;
-/** Added to the number of an operation, `sums` of the second module takes the sums of positions with weights. */
+/** Added to the number of an operation, it has `sums` of the second module weight the positions. */
 export const WEIGHTED: i32 = 8;
 /** The number of an operation that only `statistics` has: it computes invStd from the plan's variance. */
 export const INV_STD: i32 = 4;

@@ -1,5 +1,5 @@
 // Batches whose positions have weights w ≥ 0, such as those of a mask. A position is one value of every channel, and one
-// of weight 0 is masked. The two primitives differ in this:
+// of weight 0 is masked. The sums and the map differ from those without weights in this:
 //
 //   Moments     Σ w·d and Σ w·d·d over the selected positions, d = x − pivot
 //   Gradients   Σ dy and Σ dy·d as without weights, but a masked position that is not finite in x or dy adds nothing
@@ -98,8 +98,9 @@ function addStep(sums: usize, low: v128, high: v128, across: bool): void {
 
 /**
  * Adds `steps` vectors of f32 to an entry of the plan's sums. The steps are `stride` bytes apart in x and dy, and
- * `weightStride` bytes in the weights. With `across` all lanes belong to one channel, and otherwise to columns. Returns
- * false, and adds nothing, if trusted values are not finite.
+ * `weightStride` bytes in the weights. With `across` all lanes belong to one channel, and otherwise to columns. With
+ * `selects`, what a position of weight 0 must not add is left out. Without it, which is faster, all values are taken as
+ * they are. If one of them is not finite, nothing is added, and the result is false.
  */
 function sumVectors<S extends Moments>(
   plan: Plan,
@@ -129,16 +130,13 @@ function sumVectors<S extends Moments>(
     let g = gradients ? v128.load(dy) : v;
     const low = gradients ? v : v128.load(weights);
     const high = gradients ? v : v128.load(weights, 16);
-    // where x is set to 0, d is −pivot, and its factor is 0
-    if (!selects) {
-      // nothing is set to 0
-    } else if (gradients) {
+    if (selects && gradients) {
       const finite = f32x4.eq(f32x4.mul(f32x4.mul(v, zero), g), zero);
       const taken = v128.or(f32x4.ne(v128.load(weights), zero), finite);
       v = v128.and(v, taken);
       g = v128.and(g, taken);
-    } else {
-      // the upper 32 bits of a weight are 0 if it is, or if it is too small for any sum
+    } else if (selects) {
+      // the upper 32 bits of a weight are 0 if it is 0, or if it is too small for any sum
       const masked = i32x4.eq(v128.shuffle<u32>(low, high, 1, 3, 5, 7), zero);
       v = v128.andnot(v, masked);
     }

@@ -315,7 +315,7 @@ interface GradientFlow {
   readonly gammaVaries: boolean;
   /** Whether the kernels take the activation's derivative. */
   readonly fused: boolean;
-  /** The weights of the positions, which are not used with the former two. */
+  /** The weights of the positions. With them, gamma does not vary and no kernel takes the activation's derivative. */
   readonly weights?: Weights | undefined;
 }
 

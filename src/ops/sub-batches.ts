@@ -142,8 +142,8 @@ export interface PerSample {
 export const perSample = /* @__PURE__ */ new Slot<PerSample>();
 
 /**
- * What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts
- * implements it.
+ * What a call needs whose kernels do not take the activation's derivative, or that has a residual. per-sample.ts and
+ * primitives.ts implement it.
  */
 export interface Fusion {
   /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
@@ -155,7 +155,7 @@ export interface Fusion {
     dz: AnyTensor,
     subBatches: readonly SubBatchForward[],
   ): void;
-  /** Returns the computation of dz of some tiles, for sums that read dz at once. */
+  /** Returns the computation of dz of a tile, for sums that read dz while it is in cache. */
   derivationOf: typeof derivationOf;
 }
 
@@ -318,7 +318,7 @@ function addSums(into: GradientSums | undefined, at: number, sums: GradientSums,
   addTo(into.dBeta, at, sums.dBeta);
 }
 
-/** backwardSubBatch of a sub-batch whose samples share scale and shift. */
+/** Does the work of `backwardSubBatch` for a sub-batch whose samples share scale and shift. */
 function backwardShared(
   call: CallScope,
   x: AnyTensor,

@@ -69,7 +69,7 @@ export const MOMENTS = 0;
 export const GRADIENTS = 1;
 /** Added to the number of an operation, it has the sums of unreliable channels taken again. */
 export const AGAIN = 2;
-/** Added to the number of an operation, positions have weights. */
+/** Added to the number of an operation, it has `sums` weight the positions. */
 const WEIGHTED = 8;
 /** The numbers of the maps, as the kernels take them (docs/abi.md). */
 export const AFFINE = 0;
@@ -232,7 +232,7 @@ export class Kernels {
   /**
    * Computes the sums of moments or gradients in a range of units (docs/batchnorm.md, F1, F2, B1, B2). `activation` is
    * the number of the activation whose derivative multiplies dy, or 0. `weights` is the address of the weights of the
-   * positions, or 0 for none; the units are then tiles.
+   * positions, or 0 for none. With weights, the units are those of tiles.
    */
   sums(plan: Plan, operation: number, activation: number, x: number, dy: number, units: Range, weights = 0): void {
     const { pointer } = plan;
