@@ -12,7 +12,7 @@ import {
 } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
-import type { AnyTensor, TensorLike } from "../memory/tensor.ts";
+import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type Activation, activationOption } from "../ops/activation.ts";
 import {
   BACKWARD_OPTIONS,
@@ -24,6 +24,7 @@ import {
 import {
   checkForward,
   type ForwardInputs,
+  isPreparedFor,
   type PreparedForward,
   prepareForward,
   runForward,
@@ -298,25 +299,48 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#alive();
     checkKeys("forward options", options, FORWARD_OPTIONS);
     const mode = modeOption(options.mode, this.#mode);
-    const inputs = this.checkForward(x, options, mode);
-    const prepared = this.#prepare(inputs, options, mode);
+    const repeatable = isRepeatable(x, options);
+    const prepared =
+      (repeatable ? this.#preparedBefore(x, options, mode) : undefined) ??
+      this.#prepare(this.checkForward(x, options, mode), options, mode);
     const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
     if (updates) checkTracked(prepared.subBatches);
-    /** Whether the running statistics are to take in those of a sub-batch. */
-    const tracked: boolean[] = [];
-    const verify = () => {
-      for (const { count } of prepared.subBatches) {
-        const i = tracked.length;
-        const finite = () => prepared.targets?.[i]?.finite || this.#checkFinite(this.#spare.statistics(i));
-        tracked.push(count > 0 && finite());
-      }
-    };
     const { y, subBatches } = runForward(prepared, {
       adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
-      verify: updates ? verify : undefined,
+      verify: updates ? () => this.#verify(prepared) : undefined,
     });
-    this.#commit(prepared, subBatches, tracked);
+    if (updates) this.#commit(prepared, subBatches);
+    this.#keep(prepared, subBatches, repeatable ? mode : undefined);
     return y;
+  }
+
+  /**
+   * Returns the preparation of the forward before the latest one if it was for the same tensors: it is that of this call,
+   * too. Programs that reuse their tensors alternate between two preparations, since each has its own buffers.
+   */
+  #preparedBefore<T extends TensorLike<D>>(
+    x: T,
+    options: LayerForwardOptions<T>,
+    mode: Mode,
+  ): PreparedForward<T> | undefined {
+    const { latest } = this.#spare;
+    const { residual, out } = options;
+    if (latest?.mode !== mode || !isPreparedFor(latest.prepared, x, residual, out)) return undefined;
+    this.#checkVectors();
+    const { gamma, beta } = this.#scaleAndShift(options, 0);
+    const { terms } = latest.prepared.subBatches[0] as SubBatchForward;
+    if (terms.gamma !== gamma || terms.beta !== beta) return undefined;
+    if (!latest.prepared.batch) this.#runningStatistics(this.#spare.statistics(0));
+    return latest.prepared as PreparedForward<T>;
+  }
+
+  /** Decides which of a batch's new statistics are finite. Throws if one is not, and onNonFinite is "throw". */
+  #verify({ targets = [], subBatches }: PreparedForward<AnyTensor>): void {
+    for (let i = 0; i < targets.length; i++) {
+      const target = targets[i] as StatisticsTarget;
+      target.tracked =
+        (subBatches[i] as SubBatchForward).count > 0 && (target.finite || this.#checkFinite(target.into));
+    }
   }
 
   /**
@@ -354,7 +378,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   ): PreparedForward<T> {
     const { epsilon, ghostBatchSize } = this.options;
     const batch = this.#normalizesByBatch(mode);
-    const joint = options.statistics && checkStatistics(options.statistics, this.channels, epsilon);
+    const { statistics } = options;
+    const joint = statistics === undefined ? undefined : checkStatistics(statistics, this.channels, epsilon);
     if (joint && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
     if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (joint && this.#renorm) throw exclusiveStatistics("renorm");
@@ -376,24 +401,28 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return renormalization.get("renorm").renormalize(subBatch, into, running, epsilon, limits);
   }
 
-  /**
-   * Updates the running statistics, keeps what backward needs, and leaves the buffers of the forward before to the
-   * next.
-   */
-  #commit<T extends TensorLike<D>>(
-    prepared: PreparedForward<T>,
-    subBatches: readonly SubBatchForward[],
-    tracked: readonly boolean[],
-  ): void {
-    for (let i = 0; i < tracked.length; i++) {
-      if (!tracked[i]) continue;
-      const { mean, variance } = this.#spare.statistics(i);
-      this.#running?.update(mean, variance, (subBatches[i] as SubBatchForward).count);
+  /** Updates the running statistics by those of all sub-batches that are to be tracked. */
+  #commit({ targets = [] }: PreparedForward<AnyTensor>, subBatches: readonly SubBatchForward[]): void {
+    for (let i = 0; i < targets.length; i++) {
+      const { tracked, into } = targets[i] as StatisticsTarget;
+      if (tracked) this.#running?.update(into.mean, into.variance, (subBatches[i] as SubBatchForward).count);
     }
+  }
+
+  /**
+   * Keeps what backward needs, and leaves the buffers of the forward before to the next. A forward that has a `mode` is
+   * kept with it, so that another call in that mode can repeat it.
+   */
+  #keep(prepared: PreparedForward<AnyTensor>, subBatches: readonly SubBatchForward[], mode: Mode | undefined): void {
     const buffers = this.#spare;
     this.#spare = this.#used;
     this.#used = buffers;
-    this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, this.#used.scratch) : undefined;
+    const { latest } = buffers;
+    if (latest?.prepared === prepared && latest.saved?.subBatches === subBatches) this.#saved = latest.saved;
+    else {
+      this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, buffers.scratch) : undefined;
+      buffers.latest = mode && { mode, prepared, saved: this.#saved };
+    }
   }
 
   /**
@@ -420,7 +449,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#alive();
     checkKeys("backward options", options, BACKWARD_OPTIONS);
     if (!this.#saved) throw noForward("none that kept its x");
-    const complete = { ...options };
+    const complete = options.accumulate === true ? { ...options } : options;
     if (options.accumulate === true) {
       if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
       if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
@@ -447,6 +476,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   /** Releases the latest x. Parameters and statistics stay readable; forward and backward throw from then on. */
   dispose(): void {
     this.#saved = undefined;
+    this.#spare.latest = undefined;
+    this.#used.latest = undefined;
     this.#disposed = true;
   }
 
@@ -547,6 +578,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 }
 
+/**
+ * Whether a forward may be the same as another one of the same tensors. Plain arrays and other options can change between
+ * two calls, and have to be checked in each.
+ */
+const isRepeatable = (x: AnyTensor, { mask, gamma, beta, statistics }: LayerForwardOptions): boolean =>
+  x instanceof Tensor && [mask, gamma, beta, statistics].every((option) => option === undefined);
+
 /** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
 function checkTracked(subBatches: readonly SubBatchForward[]): void {
   for (const { count } of subBatches)
@@ -558,6 +596,10 @@ function checkTracked(subBatches: readonly SubBatchForward[]): void {
 class ForwardBuffers {
   readonly #channels: number;
   readonly #statistics: Statistics[] = [];
+  /** The latest forward in these buffers if it can be repeated, and what its backward needs. */
+  latest:
+    | { readonly mode: Mode; readonly prepared: PreparedForward<AnyTensor>; readonly saved: Saved | undefined }
+    | undefined;
   /** Buffers that repeated backward calls use again. */
   readonly scratch: Saved["scratch"] = {};
   #gamma: Vector | undefined;

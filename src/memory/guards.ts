@@ -21,6 +21,10 @@ export function checkTensor(name: string, t: Tensor<Dtype>, heap: Heap): void {
   if (t.heap !== heap) throw otherMemory(name);
 }
 
+/** Returns whether a value is absent, or a tensor that has not been disposed of. */
+export const isTensorInUse = (value: AnyTensor | undefined): boolean =>
+  value === undefined || (value instanceof Tensor && !value.disposed);
+
 /** The arrays that calls take, for messages. */
 const ARRAYS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";
 /** The arrays that hold each type, for messages. */

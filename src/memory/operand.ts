@@ -245,13 +245,15 @@ export class CallScope {
   constructor(heap: Heap, dtype: Dtype, values: readonly (AnyTensor | undefined)[]) {
     this.heap = heap;
     this.dtype = dtype;
-    this.#inPlace = !is16Bit(dtype) && values.some((value) => value instanceof Tensor);
-    // the call may grow the memory, which would empty a view of it
+    let inPlace = false;
     for (const value of values)
-      if (value && !(value instanceof Tensor) && inWasmMemory(value.data)) {
+      if (value instanceof Tensor) inPlace = !is16Bit(dtype);
+      else if (value && inWasmMemory(value.data)) {
+        // the call may grow the memory, which would empty a view of it
         this.#replacements ??= new Map();
         this.#replacements.set(value, { ...value, data: value.data.slice() });
       }
+    this.#inPlace = inPlace;
   }
 
   /** Returns its argument, which the call disposes of at its end. */

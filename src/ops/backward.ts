@@ -2,7 +2,15 @@
 
 import { noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
-import { checkApart, checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
+import {
+  checkApart,
+  checkOperand,
+  checkOut,
+  checkTensor,
+  checkVector,
+  isTensorInUse,
+  overwrites,
+} from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
@@ -177,14 +185,45 @@ function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
   return scratch.sums;
 }
 
-/** Checks everything that backward takes. `exists` tells which parameters the forward had. */
+/** The latest backward of tensors of every forward. */
+const latest = /* @__PURE__ */ new WeakMap<Saved, PreparedBackward<AnyTensor>>();
+
+/**
+ * Whether another backward may be the same as this one. Plain arrays and other options can change between two calls, and
+ * have to be checked in each.
+ */
+const isRepeatable = (dy: AnyTensor, { x, residual }: Saved, options: BackwardOptions): boolean =>
+  [dy, x, residual, options.dxOut, options.dResidualOut].every(isTensorInUse) &&
+  [options.needs, options.dGammaOut, options.dBetaOut, options.accumulate, options.sums].every((o) => o === undefined);
+
+/**
+ * Returns the preparation of the backward before if it was for the same tensors: it is that of this call, too, apart from
+ * new vectors for the gradients.
+ */
+function preparedBefore<T extends AnyTensor>(
+  dy: T,
+  saved: Saved,
+  { dxOut, dResidualOut }: BackwardOptions<T>,
+): PreparedBackward<T> | undefined {
+  const before = latest.get(saved);
+  if (before?.dy !== dy || before.dxOut !== dxOut || before.dResidualOut !== dResidualOut) return undefined;
+  const { dGamma, dBeta, sums } = before;
+  const renewed = (vector: Vector | undefined) => vector && newVector(computeDtype(saved.dtype), vector.length);
+  return {
+    ...(before as PreparedBackward<T>),
+    dGamma: renewed(dGamma),
+    dBeta: renewed(dBeta),
+    sums: sums && sumsFor(saved, sums.dGamma.length),
+  };
+}
+
+/** Checks everything that backward takes but the names of options. `exists` tells which parameters the forward had. */
 function prepareBackward<T extends AnyTensor>(
   dy: T,
   saved: Saved,
   exists: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
 ): PreparedBackward<T> {
-  checkKeys("backward options", options, BACKWARD_OPTIONS);
   const { needs = {}, dxOut, dResidualOut } = options;
   checkKeys("needs", needs, NEEDS);
   const heap = checkUpstream(dy, saved, dxOut, dResidualOut);
@@ -275,7 +314,10 @@ export function backward<T extends AnyTensor>(
   exists: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
 ): Gradients<T, Vector> {
-  const prepared = prepareBackward(dy, saved, exists, options);
+  const repeatable = isRepeatable(dy, saved, options);
+  const before = repeatable ? preparedBefore(dy, saved, options) : undefined;
+  const prepared = before ?? prepareBackward(dy, saved, exists, options);
+  if (repeatable && !before) latest.set(saved, prepared);
   return commitGradients(runBackward(prepared), prepared);
 }
 
@@ -294,6 +336,7 @@ export function batchNormBackward<T extends AnyTensor>(
   options: BackwardOptions<T> = {},
 ): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
   checkSaved(saved);
+  checkKeys("backward options", options, BACKWARD_OPTIONS);
   return backward(dy, saved, { gamma: true, beta: true }, options) as Gradients<T, never>;
 }
 

@@ -99,7 +99,8 @@ export function batchNormForward<T extends AnyTensor>(
   const { activation } = args;
   const scaleAndShift = { ...checkScaleAndShift(parameters, inputs.geometry, inputs.dtype), activation };
   const epsilon = epsilonOption(options.epsilon);
-  const joint = options.statistics && checkStatistics(options.statistics, channels, epsilon);
+  const { statistics } = options;
+  const joint = statistics === undefined ? undefined : checkStatistics(statistics, channels, epsilon);
   if (joint && options.ghostBatchSize !== undefined) throw exclusiveStatistics("ghostBatchSize");
   const all: Statistics[] = joint ? [joint] : [];
   const buffer = (i: number) => {

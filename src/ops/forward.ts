@@ -1,7 +1,7 @@
 // The forward pass that the class, the functions, SyncBatchNorm and the TF.js operations share.
 
 import { maskWithSamples, wrongShape, wrongValue } from "../common/errors.ts";
-import { checkOperand, checkOut, checkTensor, overwrites } from "../memory/guards.ts";
+import { checkOperand, checkOut, checkTensor, isTensorInUse, overwrites } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
@@ -212,11 +212,20 @@ export function prepareForward<T extends AnyTensor>(
   const targets: StatisticsTarget[] = [];
   for (const subBatch of split) {
     const into = source.buffer(targets.length);
-    targets.push({ epsilon: source.epsilon, into, finite: false });
+    targets.push({ epsilon: source.epsilon, into, finite: false, tracked: false });
     subBatches.push(subBatchForward(subBatch, into, scaleAndShift));
   }
   return { inputs, activation, subBatches, targets, batch: true };
 }
+
+/** Whether a forward that was prepared earlier was for these tensors, so that none of them has to be checked again. */
+export const isPreparedFor = <T extends AnyTensor>(
+  { inputs }: PreparedForward<AnyTensor>,
+  x: T,
+  residual: T | undefined,
+  out: T | undefined,
+): boolean =>
+  inputs.x === x && inputs.out === out && inputs.residual === residual && [x, out, residual].every(isTensorInUse);
 
 // ---- run ------------------------------------------------------------------------------------------------------------
 
@@ -243,11 +252,14 @@ export function runForward<T extends AnyTensor>(
   const call = new CallScope(inputs.heap, inputs.dtype, [x, residual, out]);
   try {
     const y = call.allocateResult(out, x);
-    const computed: SubBatchForward[] = [];
-    for (const subBatch of subBatches)
-      computed.push(runSubBatch(call, x, residual, y, subBatch, targets?.[computed.length], adjust));
+    const computed = adjust && [...subBatches];
+    for (let i = 0; i < subBatches.length; i++) {
+      const subBatch = subBatches[i] as SubBatchForward;
+      const adjusted = runSubBatch(call, x, residual, y, subBatch, targets?.[i], adjust);
+      if (computed) computed[i] = adjusted;
+    }
     verify?.();
-    return { y: call.result(y, out, x) as T, subBatches: computed };
+    return { y: call.result(y, out, x) as T, subBatches: computed ?? subBatches };
   } finally {
     call.dispose();
   }
@@ -285,6 +297,7 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
         epsilon: 0,
         into,
         finite: false,
+        tracked: false,
       });
   } finally {
     call.dispose();

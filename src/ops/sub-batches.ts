@@ -217,6 +217,8 @@ export interface StatisticsTarget {
   readonly into: Statistics;
   /** Whether the run has found all statistics to be finite. Otherwise they may be finite or not. */
   finite: boolean;
+  /** Whether the running statistics are to take these in. The layer decides it after the run. */
+  tracked: boolean;
 }
 
 /** Computes a sub-batch's y, if there is one. With `target`, it also computes its batch statistics. */

@@ -246,6 +246,18 @@ testWrongUse({
     ],
   ],
   "micro-batches": [
+    [
+      "with null as statistics, in the layer",
+      ({ bn, x, out }) => bn.forward(x, { out, statistics: null as Wrong }),
+      TypeError,
+      /^statistics: expected \{ count, mean, variance \}, got null$/,
+    ],
+    [
+      "with null as statistics, in the function",
+      ({ x, out }) => batchNormForward(x, {}, { out, statistics: null as Wrong }),
+      TypeError,
+      /^statistics: expected \{ count, mean, variance \}, got null$/,
+    ],
     ["without any", () => mergeStatistics([]), RangeError, /^statistics: expected at least one batch's, got "none"$/],
     [
       "that are no list",
