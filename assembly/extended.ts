@@ -2,7 +2,7 @@
 // not need: activations and residuals in maps and sums, the maps of conditional scale and of double backward, float64
 // (plans with 8 bytes per element), and 16-bit storage.
 //
-// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU, whose slope is the parameter,
+// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU,
 // 3 SiLU, 4 ReLU6. The sums have no SiLU: to compute its derivative twice takes longer than to write dz to memory. So map
 // 5 writes dz once, and plain sums and gradients read it.
 
@@ -69,9 +69,9 @@ export function sums(
   else if (p.elementBytes == 8) {
     if (operation & GRADIENTS) sumUnits<f64, Gradients, Identity>(p, operation, x, dy, 0, begin, end);
     else sumUnits<f64, Moments, Identity>(p, operation, x, 0, 0, begin, end);
-  } else if (activation == RELU) sumUnits<f32, Gradients, Relu>(p, operation, x, dy, 0, begin, end);
+  } else if (activation == RELU) sumUnits<f32, Gradients, Relu>(p, operation, x, dy, parameters, begin, end);
   else if (activation == LEAKY_RELU) sumUnits<f32, Gradients, LeakyRelu>(p, operation, x, dy, parameters, begin, end);
-  else sumUnits<f32, Gradients, Relu6>(p, operation, x, dy, 0, begin, end);
+  else sumUnits<f32, Gradients, Relu6>(p, operation, x, dy, parameters, begin, end);
 }
 
 /**

@@ -5,7 +5,7 @@
 //   sums   planar: channels.    interleaved: stripes, or by column: blocks of columns, stripe by stripe
 //   map    planar: channels.    interleaved: rows
 
-import { Identity } from "./kernels/activations";
+import { Identity, Piecewise } from "./kernels/activations";
 import { gradientStatistics, momentStatistics } from "./kernels/channels";
 import { Lanes } from "./kernels/lanes";
 import { Affine, mapPlanar, mapRows } from "./kernels/maps";
@@ -65,6 +65,19 @@ function sumColumnBlocks<T extends number, S extends Moments, E extends Identity
   }
 }
 
+/** Computes f64 sums of units [begin, end). Few channels need them, so one activation stands for all of them. */
+function sumUnitsInF64<T extends number, S extends Moments, E extends Identity>(
+  plan: Plan,
+  x: usize,
+  dy: usize,
+  parameters: usize,
+  begin: usize,
+  end: usize,
+): void {
+  if (plan.planar) sumPlanar<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+  else sumColumnBlocks<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+}
+
 /** Computes Σ u and Σ u·d of units [begin, end), in the plan's precision. With AGAIN, sums of float32 are f64 sums. */
 export function sumUnits<T extends number, S extends Moments, E extends Identity>(
   plan: Plan,
@@ -78,8 +91,8 @@ export function sumUnits<T extends number, S extends Moments, E extends Identity
   if (Lanes.accumulatesInF64<T>()) {
     const precision = operation & AGAIN ? IN_F64 : plan.precision;
     if (precision == IN_F64) {
-      if (plan.planar) sumPlanar<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
-      else sumColumnBlocks<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+      if (changetype<E>(<usize>0).needsInput) sumUnitsInF64<T, S, Piecewise>(plan, x, dy, parameters, begin, end);
+      else sumUnitsInF64<T, S, E>(plan, x, dy, parameters, begin, end);
       return;
     }
     if (precision != BLOCKED_64) {

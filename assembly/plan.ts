@@ -189,7 +189,7 @@ export class Plan {
   /** Addresses of two `T[channels]`, where a host may put gamma and beta. No export reads these fields. */
   gamma: usize = 0;
   beta: usize = 0;
-  /** Address of `T[1]`, where a host may put the parameter of an activation. No export reads this field. */
+  /** Address of `T[2]`, where a host may put the parameters of an activation. No export reads this field. */
   parameters: usize = 0;
   /** Address of `u8[channels]`: 1 for unreliable channels, whose sums have to be taken again. */
   unreliable: usize = 0;
@@ -281,7 +281,7 @@ export function planAt(
   const gamma = behind(scratch, sums * elementBytes * (elementBytes / 2));
   const beta = behind(gamma, channels * elementBytes);
   const parameters = behind(beta, channels * elementBytes);
-  const unreliable = behind(parameters, elementBytes);
+  const unreliable = behind(parameters, 2 * elementBytes);
   const bytes = behind(unreliable, channels) - workspace;
   if (!workspace) return bytes;
 

@@ -5,7 +5,8 @@
 //   derive   dz = dy·f′(z)
 //   gate     dz = dy·f′(d·scale + shift), given prepareShift(shift)
 //
-// NaN stays NaN. `parameters` points at one T, the slope, which only LeakyRelu reads.
+// NaN stays NaN. `parameters` points at two T: the slope, which LeakyRelu reads, and the cap, which with the slope tells
+// Piecewise the activation.
 
 import { Lanes } from "./lanes";
 
@@ -129,6 +130,44 @@ export class Relu6 {
   @inline derive<T extends number>(dy: v128, z: v128, _parameters: usize): v128 {
     const closed = v128.or(v128.le<T>(z, v128.splat<T>(<T>0)), v128.ge<T>(z, v128.splat<T>(<T>6)));
     return v128.andnot(dy, closed);
+  }
+
+  @inline prepareShift<T>(shift: v128): v128 {
+    return shift;
+  }
+
+  @inline gate<T extends number>(dy: v128, d: v128, scale: v128, shift: v128, parameters: usize): v128 {
+    return this.derive<T>(dy, Lanes.madd<T>(d, scale, shift), parameters);
+  }
+}
+
+/**
+ * The derivative of ReLU, leaky ReLU or ReLU6, as the parameters say: f′ is the slope for z ≤ 0, 0 for z ≥ cap, and 1 in
+ * between. The slope is 0 but for leaky ReLU. Without a cap, the cap is NaN. It is slower than the other classes, which
+ * have no parameters or one.
+ */
+@final
+@unmanaged
+export class Piecewise {
+  @inline get needsInput(): bool {
+    return true;
+  }
+
+  @inline get heavy(): bool {
+    return false;
+  }
+
+  @inline apply<T>(z: v128, _parameters: usize): v128 {
+    return z;
+  }
+
+  @inline derive<T extends number>(dy: v128, z: v128, parameters: usize): v128 {
+    const zero = v128.splat<T>(<T>0);
+    const slope = v128.load_splat<T>(parameters);
+    // an infinite dy times a slope of 0 would be NaN
+    const leak = v128.and(v128.mul<T>(dy, slope), v128.ne<T>(slope, zero));
+    const open = v128.andnot(dy, v128.ge<T>(z, v128.load_splat<T>(parameters + sizeof<T>())));
+    return v128.bitselect(leak, open, v128.le<T>(z, zero));
   }
 
   @inline prepareShift<T>(shift: v128): v128 {

@@ -3,14 +3,31 @@
 import { unknownOption, wrongKind, wrongValue } from "./errors.ts";
 
 /**
+ * Returns `value` if it is a number for which `holds` is true. Otherwise throws TypeError or RangeError with the
+ * argument's `name` and what was `expected`.
+ */
+export function checkNumber(
+  name: string,
+  value: unknown,
+  expected: string,
+  holds: (value: number) => boolean,
+  kind = "a number",
+): number {
+  if (typeof value !== "number") throw wrongKind(name, kind, value);
+  if (!holds(value)) throw wrongValue(name, expected, value);
+  return value;
+}
+
+/** Returns `value` if it is an integer from 1 on. Otherwise throws TypeError or RangeError with the argument's `name`. */
+export const positiveInteger = (name: string, value: unknown): number =>
+  checkNumber(name, value, "a positive integer", (n) => Number.isSafeInteger(n) && n > 0);
+
+/**
  * Returns `value` if it is an integer from `least` on. Otherwise throws TypeError or RangeError with the argument's
  * `name`.
  */
-export function integerAtLeast(least: number, name: string, value: unknown): number {
-  if (typeof value !== "number") throw wrongKind(name, "a number", value);
-  if (!(Number.isInteger(value) && value >= least)) throw wrongValue(name, `a whole number from ${least} on`, value);
-  return value;
-}
+export const integerAtLeast = (least: number, name: string, value: unknown): number =>
+  checkNumber(name, value, `a whole number from ${least} on`, (n) => Number.isInteger(n) && n >= least);
 
 /** Throws TypeError if `options` is not an object, or has a key that is not among `known`. */
 export function checkKeys(where: string, options: unknown, known: readonly string[]): void {

@@ -13,7 +13,7 @@ import {
   wrongOutputs,
   wrongValue,
 } from "../common/errors.ts";
-import { checkKeys, oneOf } from "../common/validate.ts";
+import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, Floats, FoldSource, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -201,8 +201,7 @@ function gridOf(format: LinearFormat | ConvFormat, shape: readonly number[], gro
 }
 
 function checkGroups(groups: number, format: string, inputs: number, channels: number): void {
-  if (typeof groups !== "number") throw wrongKind("groups", "a number", groups);
-  if (!(Number.isInteger(groups) && groups > 0)) throw wrongValue("groups", "a positive integer", groups);
+  positiveInteger("groups", groups);
   if (format === "HWOI" && groups > 1) throw wrongValue("groups", '1 with format "HWOI"', groups);
   const [size, axis] = format === "IOHW" ? [inputs, "inputs"] : [channels, "channels"];
   if (size % groups !== 0) throw wrongValue("groups", `a divisor of ${size} ${axis}`, groups);

@@ -122,8 +122,7 @@ const MAX_HEADER = 100_000_000;
 const LENGTH_BYTES = 8;
 const METADATA = "__metadata__";
 
-export const isDtype = (name: unknown): name is SafetensorsDtype =>
-  typeof name === "string" && Object.hasOwn(DTYPES, name);
+const isDtype = (name: unknown): name is SafetensorsDtype => typeof name === "string" && Object.hasOwn(DTYPES, name);
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);

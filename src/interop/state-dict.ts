@@ -1,8 +1,8 @@
 // Saving and loading a layer's state under the names of PyTorch, Keras, TF.js, ONNX, Flax and Haiku. No other file
 // contains these names. docs/state.md has them as a table.
 
-import { wrongKind, wrongState, wrongValue } from "../common/errors.ts";
-import { checkKeys, flag, isList, oneOf } from "../common/validate.ts";
+import { wrongKind, wrongState } from "../common/errors.ts";
+import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.ts";
 import type {
   Framework,
   Layer,
@@ -13,7 +13,7 @@ import type {
   StateSource,
 } from "../layer/slots.ts";
 import type { Vector } from "../tensor/dtype.ts";
-import { isDtype, numbersOf } from "./safetensors.ts";
+import { numbersOf } from "./safetensors.ts";
 
 export const FRAMEWORKS = ["pytorch", "keras", "tfjs", "onnx", "flax", "haiku"] as const;
 
@@ -112,10 +112,14 @@ function resolve(label: string, options: LoadOptions, known: readonly string[]) 
   checkKeys(label, options, known);
   const { prefix = "", count } = options;
   if (typeof prefix !== "string") throw wrongKind("prefix", "a string", prefix);
-  if (count !== undefined) {
-    if (typeof count !== "number") throw wrongKind("count", "a number of values per channel", count);
-    if (!(Number.isFinite(count) && count > 1)) throw wrongValue("count", "more than 1 value per channel", count);
-  }
+  if (count !== undefined)
+    checkNumber(
+      "count",
+      count,
+      "more than 1 value per channel",
+      (n) => n > 1 && n < Infinity,
+      "a number of values per channel",
+    );
   const format = oneOf("format", options.format, FRAMEWORKS, "pytorch");
   return { names: NAMES[format], format, prefix, count, strict: flag("strict", options.strict, true) };
 }
@@ -277,7 +281,8 @@ class StateReader {
     };
     if (isTensor(value)) {
       const { dtype, shape } = value;
-      if (isDtype(dtype) && !/^(F64|F32|F16|BF16)$/.test(dtype)) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
+      // capitals begin the names of safetensors' types
+      if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(String(dtype))) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
       const [size = 1, ...otherSizes] = shape.filter((d) => d !== 1);
       if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);
     }

@@ -536,8 +536,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const which = { gamma: options.gamma !== undefined, beta: options.beta !== undefined };
     if (!which.gamma && !which.beta) {
       // backward reads beta only to find out what an activation let through
-      const saved = activation.code ? this.#spare.beta(beta) : beta;
-      return { gamma: this.#spare.gamma(gamma), beta: saved, conditional: undefined, activation };
+      const saved = activation.code ? this.#spare.copy("beta", beta) : beta;
+      return { gamma: this.#spare.copy("gamma", gamma), beta: saved, conditional: undefined, activation };
     }
     const copy = (v: Vector | null) => (v ? v.slice() : null);
     const shape = [samples, this.channels];
@@ -602,8 +602,7 @@ class ForwardBuffers {
     | undefined;
   /** Buffers that repeated backward calls use again. */
   readonly scratch: Saved["scratch"] = {};
-  #gamma: Vector | undefined;
-  #beta: Vector | undefined;
+  readonly #copies: { gamma?: Vector; beta?: Vector } = {};
 
   constructor(channels: number) {
     this.#channels = channels;
@@ -615,19 +614,11 @@ class ForwardBuffers {
     return this.#statistics[i];
   }
 
-  /** A copy of gamma, or null if it is null. */
-  gamma(values: Vector | null): Vector | null {
+  /** A copy of gamma or beta, or null if it is null. */
+  copy(name: "gamma" | "beta", values: Vector | null): Vector | null {
     if (!values) return null;
-    if (this.#gamma) this.#gamma.set(values);
-    else this.#gamma = values.slice();
-    return this.#gamma;
-  }
-
-  /** A copy of beta, or null if it is null. */
-  beta(values: Vector | null): Vector | null {
-    if (!values) return null;
-    if (this.#beta) this.#beta.set(values);
-    else this.#beta = values.slice();
-    return this.#beta;
+    this.#copies[name] ??= values.slice();
+    this.#copies[name].set(values);
+    return this.#copies[name];
   }
 }

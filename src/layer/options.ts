@@ -1,7 +1,7 @@
 // Options of a layer, their defaults and their validation. Resolved options are complete and consistent.
 
-import { exclusiveOptions, momentumHint, wrongKind, wrongValue } from "../common/errors.ts";
-import { checkKeys, flag, oneOf } from "../common/validate.ts";
+import { exclusiveOptions, momentumHint, wrongValue } from "../common/errors.ts";
+import { checkKeys, checkNumber, flag, oneOf, positiveInteger } from "../common/validate.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
 import { epsilonOption, ghostBatchOption, type Renorm, renormOption } from "../ops/options.ts";
 import { type Dtype, dtypeOption } from "../tensor/dtype.ts";
@@ -188,11 +188,8 @@ export const estimatorOption = (value: unknown, fallback: Estimator): Estimator 
   oneOf("estimator", value, ESTIMATORS, fallback);
 export const modeOption = (value: unknown, fallback: Mode): Mode => oneOf("mode", value, MODES, fallback);
 
-function checkWeight(name: string, value: unknown): number {
-  if (typeof value !== "number") throw wrongKind(name, "a number", value);
-  if (!(value >= 0 && value <= 1)) throw wrongValue(name, "a number in [0, 1]", value);
-  return value;
-}
+const checkWeight = (name: string, value: unknown): number =>
+  checkNumber(name, value, "a number in [0, 1]", (n) => n >= 0 && n <= 1);
 
 let hasHinted = false;
 
@@ -216,12 +213,8 @@ function momentumOption(momentum: unknown, decay: unknown, fallback: number): nu
 const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
 
 /** Returns a number of channels, or throws TypeError or RangeError if it is not a positive integer in range. */
-export function checkChannels(channels: unknown): number {
-  if (typeof channels !== "number") throw wrongKind("channels", "a number", channels);
-  if (!(Number.isSafeInteger(channels) && channels > 0)) throw wrongValue("channels", "a positive integer", channels);
-  if (channels > MAX_CHANNELS) throw wrongValue("channels", `at most ${MAX_CHANNELS}`, channels);
-  return channels;
-}
+export const checkChannels = (channels: unknown): number =>
+  checkNumber("channels", positiveInteger("channels", channels), `at most ${MAX_CHANNELS}`, (n) => n <= MAX_CHANNELS);
 
 /** Checks every option and fills in the defaults. Throws TypeError or RangeError for a wrong option. */
 export function resolveOptions<D extends Dtype = "float32">(options: Options<D> = {}): ResolvedOptions<D> {

@@ -10,12 +10,14 @@ export interface Activation {
   readonly name: ActivationName;
   /** The number of the activation in the kernels (assembly/phases.ts). */
   readonly code: 0 | 1 | 2 | 3 | 4;
-  /** What f multiplies z ≤ 0 by. The kernels read that of "leaky_relu". */
+  /** What f multiplies z ≤ 0 by, for all activations but "silu". */
   readonly slope: number;
+  /** The largest value of f, or NaN if it has none. */
+  readonly cap: number;
 }
 
 /** The activation f(z) = z. */
-export const NONE: Activation = { name: "none", code: 0, slope: 1 };
+export const NONE: Activation = { name: "none", code: 0, slope: 1, cap: Number.NaN };
 
 /** The activations but "none". activation-functions.ts implements them. */
 export interface Activations {

@@ -204,8 +204,8 @@ function uploadParameters(x: KernelOperand, terms: Terms): UploadedTerms {
   const { heap, kernels, plan } = x;
   if (terms.gamma) writeElements(x, plan.gamma, terms.gamma);
   if (terms.beta) writeElements(x, plan.beta, terms.beta);
-  const { code, slope } = terms.activation;
-  if (code) (kernels.isFloat64 ? heap.f64 : heap.f32)[plan.parameters / kernels.bytes] = slope;
+  const { code, slope, cap } = terms.activation;
+  if (code) (kernels.isFloat64 ? heap.f64 : heap.f32).set([slope, cap], plan.parameters / kernels.bytes);
   return { plan, activation: code, gamma: terms.gamma ? plan.gamma : 0, beta: terms.beta ? plan.beta : 0 };
 }
 

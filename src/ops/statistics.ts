@@ -1,6 +1,7 @@
 // Statistics of a batch: they are computed, merged, and checked where the caller gives them.
 
 import { oneValuePerChannel, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { checkNumber } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { invStdOf, type Statistics } from "./primitives.ts";
@@ -18,9 +19,7 @@ export interface BatchStatistics {
 /** Copies statistics that a caller gives, with their invStd. Throws TypeError or RangeError for wrong ones. */
 export function checkStatistics(s: BatchStatistics, channels: number, epsilon: number): Statistics & { count: number } {
   if (typeof s !== "object" || s === null) throw wrongKind("statistics", "{ count, mean, variance }", s);
-  const { count } = s;
-  if (typeof count !== "number") throw wrongKind("statistics.count", "a number", count);
-  if (!(count >= 0 && count < Infinity)) throw wrongValue("statistics.count", "a finite number ≥ 0", count);
+  const count = checkNumber("statistics.count", s.count, "a finite number ≥ 0", (n) => n >= 0 && n < Infinity);
   const mean = checkVector("statistics.mean", s.mean, channels, "float64").slice();
   const variance = checkVector("statistics.variance", s.variance, channels, "float64").slice();
   const invStd = new Float64Array(channels);

@@ -1,8 +1,8 @@
 // The types of elements that an array or a tensor may have, and the types in which calls compute. float16 and bfloat16
 // are storage only: a call widens their values to float32 when it reads them, and rounds when it writes them.
 
-import { wrongKind, wrongValue } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
+import { oneOf } from "../common/validate.ts";
 
 /** The name of a type of elements. */
 export type Dtype = "float32" | "float64" | "float16" | "bfloat16";
@@ -103,10 +103,7 @@ export function dtypeOf(data: unknown, declaredDtype: Dtype | undefined): Dtype 
  * values, and TypeError in batchnorm-wasm/core for types other than "float32".
  */
 export function dtypeOption(value: unknown): Dtype {
-  if (value === undefined) return "float32";
-  if (typeof value !== "string") throw wrongKind("dtype", "a string", value);
-  const found = DTYPES.find((d) => d === value);
-  if (!found) throw wrongValue("dtype", DTYPES.map((d) => `"${d}"`).join(" or "), value);
-  storeOf(found, `dtype ${JSON.stringify(found)}`);
-  return found;
+  const dtype = oneOf("dtype", value, DTYPES, "float32");
+  storeOf(dtype, `dtype "${dtype}"`);
+  return dtype;
 }

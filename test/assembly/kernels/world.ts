@@ -227,20 +227,20 @@ export const IN_TILES = dimsOf("40×5×820 3×2×21901 1025×32×4");
 export interface Activation {
   readonly name: string;
   readonly number: number;
-  readonly parameters: readonly [slope: number];
+  readonly parameters: readonly [slope: number, cap: number];
   apply(z: number): number;
   derive(dy: number, z: number): number;
 }
 
 /** Of numbers that a kernel has no business to read. */
-const parameters = [Number.NaN] as const;
+const parameters = [Number.NaN, Number.NaN] as const;
 
 export const NONE: Activation = { name: "none", number: 0, parameters, apply: (z) => z, derive: (dy) => dy };
 
 const rectifier = (name: string, number: number, ceiling: number): Activation => ({
   name,
   number,
-  parameters,
+  parameters: [0, ceiling === Infinity ? Number.NaN : ceiling],
   apply: (z) => (z <= 0 ? 0 : Math.min(z, ceiling)),
   derive: (dy, z) => (z <= 0 || z >= ceiling ? 0 : dy),
 });
@@ -253,7 +253,7 @@ export const RELU6 = rectifier("relu6", 4, 6);
 export const LEAKY_RELU: Activation = {
   name: "leaky relu",
   number: 2,
-  parameters: [0.25],
+  parameters: [0.25, Number.NaN],
   apply: (z) => (z <= 0 ? z * 0.25 : z),
   derive: (dy, z) => (z <= 0 ? dy * 0.25 : dy),
 };
