@@ -6,7 +6,18 @@
 // Access in place depends on internals of TF.js (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap,
 // makeOutput), which may change. So each backend is probed once, and its tensors are copied if the probe fails.
 
-import { engine, getBackend, type KernelBackend, type TensorInfo, util } from "@tensorflow/tfjs-core";
+import {
+  engine,
+  getBackend,
+  getKernel,
+  Identity,
+  type KernelBackend,
+  type KernelConfig,
+  registerKernel,
+  type TensorInfo,
+  unregisterKernel,
+  util,
+} from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Build } from "../wasm/module.ts";
@@ -28,6 +39,11 @@ export abstract class Access {
 
   /** Turns a result of src/ops into a tensor of the backend. The backend then owns the memory of a result in place. */
   abstract adopt(result: TensorLike, shape: readonly number[]): TensorInfo;
+
+  /** Calls `save`, which clones tensors to keep them. On every backend but wasm, a clone shares their elements. */
+  sharingClones(save: () => void): void {
+    save();
+  }
 
   /** Returns a tensor's elements. Do not write to them: the array of the cpu backend is the tensor's own. */
   read({ dataId }: TensorInfo): Float32Array {
@@ -53,6 +69,12 @@ interface WasmBackend {
   };
   readonly dataIdMap?: { get(dataId: object): { readonly memoryOffset?: unknown } | undefined };
   makeOutput?(shape: readonly number[], dtype: "float32", memoryOffset: number): TensorInfo;
+}
+
+/** Replaces a kernel of TF.js by another, without the warning that registerKernel alone gives. */
+export function replaceKernel(config: KernelConfig): void {
+  unregisterKernel(config.kernelName, config.backendName);
+  registerKernel(config);
 }
 
 /** Access to tensors in the memory of TF.js's wasm backend, without copies. */
@@ -81,6 +103,27 @@ class InPlace extends Access {
 
   override adopt(result: TensorLike, shape: readonly number[]): TensorInfo {
     return this.#internal.makeOutput([...shape], "float32", (result as Tensor).pointer);
+  }
+
+  /**
+   * Calls `save` while a clone shares its tensor's elements, as on other backends. TF.js's wasm backend would copy them,
+   * which takes a quarter of a training step (docs/tfjs.md).
+   */
+  override sharingClones(save: () => void): void {
+    const original = getKernel(Identity, engine().backendName) as KernelConfig;
+    replaceKernel({
+      ...original,
+      kernelFunc: ({ inputs }) => {
+        const { dataId, shape, dtype } = inputs.x as TensorInfo;
+        this.backend.incRef(dataId);
+        return { dataId, shape, dtype };
+      },
+    });
+    try {
+      save();
+    } finally {
+      replaceKernel(original);
+    }
   }
 }
 

@@ -252,7 +252,7 @@ function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): T
     const read = (t: Tensor | undefined) => (t ? access.read(t) : null); // `forward` copies them for `saved`
     const parameters = { gamma: read(gamma), beta: read(beta) };
     const { y, saved } = forward(access.operand(input, view.shape), parameters);
-    save(args as Tensor[]);
+    access.sharingClones(() => save(args as Tensor[]));
     return {
       value: engine().makeTensorFromTensorInfo(access.adopt(y, input.shape)),
       gradFunc: (dy: Tensor, [x, ...vectors]: Tensor[]) => {
