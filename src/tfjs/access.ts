@@ -28,6 +28,8 @@ export abstract class Access {
   /** Why tensors are accessed in place or copied. */
   abstract readonly reason: string;
   abstract readonly build: Build["name"];
+  /** The heap over the backend's memory, if tensors are accessed in place. */
+  readonly heap?: HostHeap;
   protected readonly backend: KernelBackend;
 
   constructor(backend: KernelBackend) {
@@ -81,24 +83,24 @@ export function replaceKernel(config: KernelConfig): void {
 class InPlace extends Access {
   readonly memory = "in place";
   readonly reason = "the kernels run on the memory of TF.js's wasm backend";
-  readonly #heap: HostHeap;
+  override readonly heap: HostHeap;
   readonly #internal: Required<WasmBackend>;
 
   constructor(backend: KernelBackend & Required<WasmBackend>, heap: HostHeap) {
     super(backend);
     this.#internal = backend;
-    this.#heap = heap;
+    this.heap = heap;
   }
 
   get build(): Build["name"] {
-    return this.#heap.build.name;
+    return this.heap.build.name;
   }
 
   override operand(t: TensorInfo, shape: readonly number[]): Tensor {
     // get() also moves the elements to this backend if another one holds them
     const pointer = this.#internal.dataIdMap.get(t.dataId)?.memoryOffset as number;
-    this.#heap.refresh();
-    return new Tensor(this.#heap, shape, util.sizeFromShape(t.shape), "float32", pointer);
+    this.heap.refresh();
+    return new Tensor(this.heap, shape, util.sizeFromShape(t.shape), "float32", pointer);
   }
 
   override adopt(result: TensorLike, shape: readonly number[]): TensorInfo {
@@ -209,12 +211,20 @@ export interface Info {
   readonly memory: "in place" | "copied";
   /** Why tensors are accessed in place or copied, as a text for people. */
   readonly reason: string;
-  /** The build of the kernels that runs: "simd", "relaxed" with relaxed SIMD, or "given" by a call of init. */
+  /** The build of the kernels that runs: "simd", or "relaxed" with relaxed SIMD. */
   readonly build: Build["name"];
+  /** The number of threads that calls on tensors of 131,072 elements and more run on. */
+  readonly threads: number;
+  /** The reason for the number of threads, as a text for people. */
+  readonly threadsReason: string;
 }
+
+/** The reason why copies of tensors have one thread. */
+export const COPIED = "calls on copies of TF.js's tensors run on the caller's thread";
 
 /** Returns how calls access the tensors of TF.js's current backend, and why. */
 export function info(): Info {
-  const { memory, reason, build } = accessTo(engine().backend);
-  return { backend: getBackend(), memory, reason, build };
+  const { memory, reason, build, heap } = accessTo(engine().backend);
+  const threads = heap?.kernels.pool?.threads ?? 1;
+  return { backend: getBackend(), memory, reason, build, threads, threadsReason: heap?.threadsReason ?? COPIED };
 }

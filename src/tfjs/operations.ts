@@ -296,9 +296,7 @@ export function batchNorm(x: Tensor, scale: Scale = {}, options: BatchNormOption
   checkKeys("scale", scale, ["gamma", "beta"]);
   return tidy(() => {
     const { y, statistics } = normalizeBatch(x, scale, options);
-    const [mean, variance] = [statistics.mean, statistics.variance].map((values) =>
-      tensor1d(Float32Array.from(values)),
-    );
+    const [mean, variance] = [statistics.mean, statistics.variance].map((values) => tensor1d(new Float32Array(values)));
     return { y, mean: mean as Tensor, variance: variance as Tensor };
   });
 }

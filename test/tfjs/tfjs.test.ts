@@ -5,7 +5,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vite
 import { batchNormBackward } from "../../src/ops/backward.ts";
 import { batchNormForward, batchNormInference as facadeInference } from "../../src/ops/batch-norm.ts";
 import { accessTo } from "../../src/tfjs/access.ts";
-import { batchNorm, batchNormInference, info, registerKernels } from "../../src/tfjs/index.ts";
+import { batchNorm, batchNormInference, dispose, info, init, registerKernels } from "../../src/tfjs/index.ts";
 import { BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -50,6 +50,26 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
         : /no memory of WebAssembly|does not show its memory/,
     );
     expect(["simd", "relaxed"]).toContain(info().build);
+  });
+
+  it("has threads only where they can share TF.js's memory, and says why", async () => {
+    const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+    const { crossOriginIsolated } = globalThis as { crossOriginIsolated?: boolean }; // undefined in Node
+    const inPlace = memory === "in place";
+    await init({ threads: 2 }); // test/browser/tfjs.test.ts has the pool itself
+    const two = inPlace && crossOriginIsolated === true;
+    expect(info().threads).toBe(two ? 2 : 1);
+    if (!inPlace) expect(info().threadsReason).toMatch("copies of TF.js's tensors");
+    else if (!two) expect(info().threadsReason).toMatch(/TF.js's memory is not shared|not cross-origin isolated/);
+    await dispose();
+    expect(info().threads).toBe(1);
+    warn.mockRestore();
+  });
+
+  it("refuses wrong options of init", async () => {
+    await expect(init({ threads: 0 })).rejects.toThrow(/^threads: expected an integer from 1 to/);
+    await expect(init({ module: 1 } as never)).rejects.toThrow(TypeError);
+    await expect(init()).resolves.toBeUndefined();
   });
 
   const cases = CASES.filter(([shape]) => shape.length > 1);
