@@ -13,9 +13,8 @@ import {
   Identity,
   type KernelBackend,
   type KernelConfig,
-  registerKernel,
+  type KernelFunc,
   type TensorInfo,
-  unregisterKernel,
   util,
 } from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
@@ -73,18 +72,18 @@ interface WasmBackend {
   makeOutput?(shape: readonly number[], dtype: "float32", memoryOffset: number): TensorInfo;
 }
 
-/** Replaces a kernel of TF.js by another, without the warning that registerKernel alone gives. */
-export function replaceKernel(config: KernelConfig): void {
-  unregisterKernel(config.kernelName, config.backendName);
-  registerKernel(config);
-}
-
 /** Access to tensors in the memory of TF.js's wasm backend, without copies. */
 class InPlace extends Access {
   readonly memory = "in place";
   readonly reason = "the kernels run on the memory of TF.js's wasm backend";
   override readonly heap: HostHeap;
   readonly #internal: Required<WasmBackend>;
+  /** A kernel like Identity whose output shares the elements of its input. */
+  readonly #share: KernelFunc = ({ inputs }) => {
+    const { dataId, shape, dtype } = inputs.x as TensorInfo;
+    this.backend.incRef(dataId);
+    return { dataId, shape, dtype };
+  };
 
   constructor(backend: KernelBackend & Required<WasmBackend>, heap: HostHeap) {
     super(backend);
@@ -112,19 +111,15 @@ class InPlace extends Access {
    * which takes a quarter of a training step (docs/tfjs.md).
    */
   override sharingClones(save: () => void): void {
-    const original = getKernel(Identity, engine().backendName) as KernelConfig;
-    replaceKernel({
-      ...original,
-      kernelFunc: ({ inputs }) => {
-        const { dataId, shape, dtype } = inputs.x as TensorInfo;
-        this.backend.incRef(dataId);
-        return { dataId, shape, dtype };
-      },
-    });
+    // a build of TF.js without gradients may lack the kernel, and then `save` needs none
+    const identity: Partial<KernelConfig> = getKernel(Identity, engine().backendName) ?? {};
+    const { kernelFunc } = identity;
+    // registering another kernel and then this one again would take 3 µs
+    identity.kernelFunc = this.#share;
     try {
       save();
     } finally {
-      replaceKernel(original);
+      identity.kernelFunc = kernelFunc as KernelFunc;
     }
   }
 }

@@ -6,12 +6,15 @@ import {
   type FusedBatchNormAttrs,
   getKernel,
   type KernelBackend,
+  type KernelConfig,
   type KernelFunc,
+  registerKernel,
   type TensorInfo,
+  unregisterKernel,
   util,
 } from "@tensorflow/tfjs-core";
 import { batchNormInference } from "../ops/batch-norm.ts";
-import { accessTo, replaceKernel } from "./access.ts";
+import { accessTo } from "./access.ts";
 
 /** Backends whose tensors are in memory that the kernels or JavaScript can read directly. */
 const BACKENDS = ["wasm", "cpu"];
@@ -55,6 +58,11 @@ const replacementOf =
     return access.adopt(y, x.shape);
   };
 
+function register(config: KernelConfig): void {
+  unregisterKernel(config.kernelName, config.backendName);
+  registerKernel(config);
+}
+
 /**
  * Makes tf.batchNorm run on this library's kernels, in those of TF.js's backends wasm and cpu that have been imported.
  * The gradient of tf.batchNorm remains TF.js's. Returns a function that restores TF.js's kernels.
@@ -67,8 +75,8 @@ export function registerKernels(): () => void {
     throw new Error(
       "registerKernels: expected @tensorflow/tfjs-backend-wasm or -cpu to be imported before, got neither; import one, then call it",
     );
-  for (const config of originals) replaceKernel({ ...config, kernelFunc: replacementOf(config.kernelFunc) });
+  for (const config of originals) register({ ...config, kernelFunc: replacementOf(config.kernelFunc) });
   return () => {
-    for (const config of originals) replaceKernel(config);
+    for (const config of originals) register(config);
   };
 }

@@ -280,7 +280,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
   });
 
   it("keeps x for its gradient without a copy where clones share elements, and x may be disposed of", () => {
-    const identity = tf.getKernel("Identity", backend);
+    const { kernelFunc } = tf.getKernel("Identity", backend);
     const x = tf.tensor2d(normal(1, 24), [6, 4]);
     let added = 0;
     const f = (x: tf.Tensor) => {
@@ -295,7 +295,19 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     expect(added).toBe(backend === "hidden" ? 4 : 3); // y, mean, variance; TF.js's wasm backend copies for a clone
     const undisturbed = tf.grad((x: tf.Tensor) => batchNorm(tf.square(x)).y)(x, x);
     expect(dx).toEqual(values(undisturbed));
-    expect(tf.getKernel("Identity", backend)).toBe(identity);
+    expect(tf.getKernel("Identity", backend).kernelFunc).toBe(kernelFunc);
+  });
+
+  it("infers in a build of TF.js without gradients, which may lack the kernel Identity", () => {
+    const identity = tf.getKernel("Identity", backend);
+    const given = { mean: tf.zeros([2]), variance: tf.ones([2]) };
+    const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
+    tf.unregisterKernel("Identity", backend);
+    try {
+      expect(values(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
+    } finally {
+      tf.registerKernel(identity);
+    }
   });
 
   it("is profiled by TF.js under its own names", async () => {
