@@ -272,7 +272,7 @@ export const NO_SHARED_MEMORY =
   "Cross-Origin-Embedder-Policy: require-corp";
 
 /** Returns the warning that calls run on one thread. It is no error, because the results are the same. */
-export const oneThreadWarning = () => `batchnorm-wasm: one thread, because ${NO_SHARED_MEMORY}`;
+export const oneThreadWarning = (reason: string) => `batchnorm-wasm: one thread, because ${reason}`;
 
 /** Returns the warning for a momentum above 0.5, which most often is the decay of another framework. */
 export const momentumHint = (momentum: number) =>

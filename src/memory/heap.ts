@@ -50,7 +50,9 @@ const buffers = new WeakSet<ArrayBufferLike>();
 export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
 
 /** A memory with the kernels instantiated over it. Subclasses decide how bytes are allocated. */
-abstract class KernelHeap implements Heap {
+export abstract class KernelHeap implements Heap {
+  /** The reason for the number of threads, for `info`. */
+  threadsReason = "init was not asked for more";
   readonly build: Build;
   readonly kernels: Kernels;
   readonly kernels64: Kernels;
@@ -115,14 +117,18 @@ abstract class KernelHeap implements Heap {
     return this.#u32;
   }
 
+  /** The pool whose threads take part in calls. Undefined: calls run on one thread. */
+  set pool(pool: Pool | undefined) {
+    this.kernels.pool = pool;
+    this.kernels64.pool = pool;
+  }
+
   abstract allocate(bytes: number): number;
   abstract free(pointer: number): void;
 }
 
 /** A heap in a WebAssembly.Memory of its own, which grows as needed. */
 export class WasmHeap extends KernelHeap {
-  /** The reason for the number of threads, for `info`. */
-  threadsReason = "init was not asked for more";
   readonly #allocator: Allocator;
 
   /**
@@ -144,12 +150,6 @@ export class WasmHeap extends KernelHeap {
       }
       this.refresh();
     });
-  }
-
-  /** The pool whose threads take part in calls. Undefined: calls run on one thread. */
-  set pool(pool: Pool | undefined) {
-    this.kernels.pool = pool;
-    this.kernels64.pool = pool;
   }
 
   /** The bytes in use, and the bytes that the memory has grown to. It never shrinks. */
@@ -179,12 +179,15 @@ export interface HostAllocator {
  * of 8 bytes.
  */
 export class HostHeap extends KernelHeap {
+  /** Whether threads can share the memory. */
+  readonly shared: boolean;
   readonly #host: HostAllocator;
 
   /** Instantiates the kernels over the memory. Throws WebAssembly.LinkError if they cannot import it. */
   constructor(memory: WebAssembly.Memory, host: HostAllocator) {
     const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
     super(kernelBuild(shared ? "shared" : "own"), memory);
+    this.shared = shared;
     this.#host = host;
   }
 

@@ -6,7 +6,7 @@ import { NO_SHARED_MEMORY, oneThreadWarning, wrongKind, wrongValue } from "../co
 import { checkKeys } from "../common/validate.ts";
 import { type Build, compileAhead, secondModule } from "../wasm/module.ts";
 import { MAX_THREADS, Pool } from "../wasm/threads/pool.ts";
-import { currentHeap, useHeap, WasmHeap } from "./heap.ts";
+import { currentHeap, type KernelHeap, useHeap, WasmHeap } from "./heap.ts";
 
 /** Options of init in batchnorm-wasm/core. */
 export interface CoreInitOptions {
@@ -30,14 +30,21 @@ export interface InitOptions extends CoreInitOptions {
 /** Whether the page has been warned that it has one thread only. */
 let warned = false;
 
-/** Returns the number of threads to use, and the reason for it. Warns once if memory cannot be shared. */
-async function countThreads(asked: number | "auto" | undefined): Promise<{ threads: number; reason: string }> {
+/**
+ * Returns the number of threads to use, and the reason for it. `unshared` is the reason why the threads cannot share the
+ * tensors' memory, if they cannot. Then it warns once.
+ */
+export async function countThreads(
+  asked: number | "auto" | undefined,
+  unshared?: string,
+): Promise<{ threads: number; reason: string }> {
   if (asked === undefined) return { threads: 1, reason: "init was not asked for more" };
   if (asked === 1) return { threads: 1, reason: "init was asked for 1" };
-  if (!sharedMemory()) {
-    if (!warned) console.warn(oneThreadWarning());
+  const reason = sharedMemory() ? unshared : NO_SHARED_MEMORY;
+  if (reason) {
+    if (!warned) console.warn(oneThreadWarning(reason));
     warned = true;
-    return { threads: 1, reason: NO_SHARED_MEMORY };
+    return { threads: 1, reason };
   }
   if (asked !== "auto") return { threads: asked, reason: `init was asked for ${asked}` };
   const threads = Math.min(await processors(), MAX_THREADS);
@@ -56,7 +63,7 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
 }
 
 /** Starts the threads of a pool over a heap. In the complete entry they get both modules. */
-function startPool(heap: WasmHeap, threads: number): Promise<Pool> {
+export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
   const { build, memory, core } = heap;
   return secondModule.installed
     ? Pool.start([build.module, build.extended()], memory, [core, heap.extended], threads)
@@ -89,12 +96,14 @@ export async function init(options: InitOptions = {}): Promise<void> {
 }
 
 /** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
-export async function dispose(): Promise<void> {
-  const heap = currentHeap();
+export const dispose = (): Promise<void> => endPool(currentHeap(), "dispose() ended the pool");
+
+/** Ends the pool of a heap, if it has one, for a reason that `info` returns from then on. */
+export async function endPool(heap: KernelHeap | undefined, reason: string): Promise<void> {
   const pool = heap?.kernels.pool;
   if (!heap || !pool) return;
   heap.pool = undefined;
-  heap.threadsReason = "dispose() ended the pool";
+  heap.threadsReason = reason;
   await pool.dispose();
 }
 

@@ -6,7 +6,17 @@
 // Access in place depends on internals of TF.js (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap,
 // makeOutput), which may change. So each backend is probed once, and its tensors are copied if the probe fails.
 
-import { engine, getBackend, type KernelBackend, type TensorInfo, util } from "@tensorflow/tfjs-core";
+import {
+  engine,
+  getBackend,
+  getKernel,
+  Identity,
+  type KernelBackend,
+  type KernelConfig,
+  type KernelFunc,
+  type TensorInfo,
+  util,
+} from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Build } from "../wasm/module.ts";
@@ -17,6 +27,8 @@ export abstract class Access {
   /** Why tensors are accessed in place or copied. */
   abstract readonly reason: string;
   abstract readonly build: Build["name"];
+  /** The heap over the backend's memory, if tensors are accessed in place. */
+  readonly heap?: HostHeap;
   protected readonly backend: KernelBackend;
 
   constructor(backend: KernelBackend) {
@@ -28,6 +40,11 @@ export abstract class Access {
 
   /** Turns a result of src/ops into a tensor of the backend. The backend then owns the memory of a result in place. */
   abstract adopt(result: TensorLike, shape: readonly number[]): TensorInfo;
+
+  /** Calls `save`, which clones tensors to keep them. On every backend but wasm, a clone shares their elements. */
+  sharingClones(save: () => void): void {
+    save();
+  }
 
   /** Returns a tensor's elements. Do not write to them: the array of the cpu backend is the tensor's own. */
   read({ dataId }: TensorInfo): Float32Array {
@@ -59,28 +76,51 @@ interface WasmBackend {
 class InPlace extends Access {
   readonly memory = "in place";
   readonly reason = "the kernels run on the memory of TF.js's wasm backend";
-  readonly #heap: HostHeap;
+  override readonly heap: HostHeap;
   readonly #internal: Required<WasmBackend>;
+  /** A kernel like Identity whose output shares the elements of its input. */
+  readonly #share: KernelFunc = ({ inputs }) => {
+    const { dataId, shape, dtype } = inputs.x as TensorInfo;
+    this.backend.incRef(dataId);
+    return { dataId, shape, dtype };
+  };
 
   constructor(backend: KernelBackend & Required<WasmBackend>, heap: HostHeap) {
     super(backend);
     this.#internal = backend;
-    this.#heap = heap;
+    this.heap = heap;
   }
 
   get build(): Build["name"] {
-    return this.#heap.build.name;
+    return this.heap.build.name;
   }
 
   override operand(t: TensorInfo, shape: readonly number[]): Tensor {
     // get() also moves the elements to this backend if another one holds them
     const pointer = this.#internal.dataIdMap.get(t.dataId)?.memoryOffset as number;
-    this.#heap.refresh();
-    return new Tensor(this.#heap, shape, util.sizeFromShape(t.shape), "float32", pointer);
+    this.heap.refresh();
+    return new Tensor(this.heap, shape, util.sizeFromShape(t.shape), "float32", pointer);
   }
 
   override adopt(result: TensorLike, shape: readonly number[]): TensorInfo {
     return this.#internal.makeOutput([...shape], "float32", (result as Tensor).pointer);
+  }
+
+  /**
+   * Calls `save` while a clone shares its tensor's elements, as on other backends. TF.js's wasm backend would copy them,
+   * which takes a quarter of a training step (docs/tfjs.md).
+   */
+  override sharingClones(save: () => void): void {
+    // a build of TF.js without gradients may lack the kernel, and then `save` needs none
+    const identity: Partial<KernelConfig> = getKernel(Identity, engine().backendName) ?? {};
+    const { kernelFunc } = identity;
+    // registering another kernel and then this one again would take 3 µs
+    identity.kernelFunc = this.#share;
+    try {
+      save();
+    } finally {
+      identity.kernelFunc = kernelFunc as KernelFunc;
+    }
   }
 }
 
@@ -166,12 +206,20 @@ export interface Info {
   readonly memory: "in place" | "copied";
   /** Why tensors are accessed in place or copied, as a text for people. */
   readonly reason: string;
-  /** The build of the kernels that runs: "simd", "relaxed" with relaxed SIMD, or "given" by a call of init. */
+  /** The build of the kernels that runs: "simd", or "relaxed" with relaxed SIMD. */
   readonly build: Build["name"];
+  /** The number of threads that calls on tensors of 131,072 elements and more run on. */
+  readonly threads: number;
+  /** The reason for the number of threads, as a text for people. */
+  readonly threadsReason: string;
 }
+
+/** The reason why copies of tensors have one thread. */
+export const COPIED = "calls on copies of TF.js's tensors run on the caller's thread";
 
 /** Returns how calls access the tensors of TF.js's current backend, and why. */
 export function info(): Info {
-  const { memory, reason, build } = accessTo(engine().backend);
-  return { backend: getBackend(), memory, reason, build };
+  const { memory, reason, build, heap } = accessTo(engine().backend);
+  const threads = heap?.kernels.pool?.threads ?? 1;
+  return { backend: getBackend(), memory, reason, build, threads, threadsReason: heap?.threadsReason ?? COPIED };
 }

@@ -252,7 +252,7 @@ function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): T
     const read = (t: Tensor | undefined) => (t ? access.read(t) : null); // `forward` copies them for `saved`
     const parameters = { gamma: read(gamma), beta: read(beta) };
     const { y, saved } = forward(access.operand(input, view.shape), parameters);
-    save(args as Tensor[]);
+    access.sharingClones(() => save(args as Tensor[]));
     return {
       value: engine().makeTensorFromTensorInfo(access.adopt(y, input.shape)),
       gradFunc: (dy: Tensor, [x, ...vectors]: Tensor[]) => {
@@ -296,9 +296,7 @@ export function batchNorm(x: Tensor, scale: Scale = {}, options: BatchNormOption
   checkKeys("scale", scale, ["gamma", "beta"]);
   return tidy(() => {
     const { y, statistics } = normalizeBatch(x, scale, options);
-    const [mean, variance] = [statistics.mean, statistics.variance].map((values) =>
-      tensor1d(Float32Array.from(values)),
-    );
+    const [mean, variance] = [statistics.mean, statistics.variance].map((values) => tensor1d(new Float32Array(values)));
     return { y, mean: mean as Tensor, variance: variance as Tensor };
   });
 }

@@ -5,7 +5,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vite
 import { batchNormBackward } from "../../src/ops/backward.ts";
 import { batchNormForward, batchNormInference as facadeInference } from "../../src/ops/batch-norm.ts";
 import { accessTo } from "../../src/tfjs/access.ts";
-import { batchNorm, batchNormInference, info, registerKernels } from "../../src/tfjs/index.ts";
+import { batchNorm, batchNormInference, dispose, info, init, registerKernels } from "../../src/tfjs/index.ts";
 import { BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -50,6 +50,26 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
         : /no memory of WebAssembly|does not show its memory/,
     );
     expect(["simd", "relaxed"]).toContain(info().build);
+  });
+
+  it("has threads only where they can share TF.js's memory, and says why", async () => {
+    const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+    const { crossOriginIsolated } = globalThis as { crossOriginIsolated?: boolean }; // undefined in Node
+    const inPlace = memory === "in place";
+    await init({ threads: 2 }); // test/browser/tfjs.test.ts has the pool itself
+    const two = inPlace && crossOriginIsolated === true;
+    expect(info().threads).toBe(two ? 2 : 1);
+    if (!inPlace) expect(info().threadsReason).toMatch("copies of TF.js's tensors");
+    else if (!two) expect(info().threadsReason).toMatch(/TF.js's memory is not shared|not cross-origin isolated/);
+    await dispose();
+    expect(info().threads).toBe(1);
+    warn.mockRestore();
+  });
+
+  it("refuses wrong options of init", async () => {
+    await expect(init({ threads: 0 })).rejects.toThrow(/^threads: expected an integer from 1 to/);
+    await expect(init({ module: 1 } as never)).rejects.toThrow(TypeError);
+    await expect(init()).resolves.toBeUndefined();
   });
 
   const cases = CASES.filter(([shape]) => shape.length > 1);
@@ -257,6 +277,37 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     const before = { ...tf.memory() };
     for (let i = 0; i < 20; i++) round();
     expect(tf.memory()).toMatchObject({ numTensors: before.numTensors, numDataBuffers: before.numDataBuffers });
+  });
+
+  it("keeps x for its gradient without a copy where clones share elements, and x may be disposed of", () => {
+    const { kernelFunc } = tf.getKernel("Identity", backend);
+    const x = tf.tensor2d(normal(1, 24), [6, 4]);
+    let added = 0;
+    const f = (x: tf.Tensor) => {
+      const z = tf.square(x);
+      const before = tf.memory().numDataBuffers;
+      const { y } = batchNorm(z);
+      added = tf.memory().numDataBuffers - before;
+      z.dispose();
+      return y;
+    };
+    const dx = values(tf.grad(f)(x, x));
+    expect(added).toBe(backend === "hidden" ? 4 : 3); // y, mean, variance; TF.js's wasm backend copies for a clone
+    const undisturbed = tf.grad((x: tf.Tensor) => batchNorm(tf.square(x)).y)(x, x);
+    expect(dx).toEqual(values(undisturbed));
+    expect(tf.getKernel("Identity", backend).kernelFunc).toBe(kernelFunc);
+  });
+
+  it("infers in a build of TF.js without gradients, which may lack the kernel Identity", () => {
+    const identity = tf.getKernel("Identity", backend);
+    const given = { mean: tf.zeros([2]), variance: tf.ones([2]) };
+    const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
+    tf.unregisterKernel("Identity", backend);
+    try {
+      expect(values(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
+    } finally {
+      tf.registerKernel(identity);
+    }
   });
 
   it("is profiled by TF.js under its own names", async () => {
