@@ -120,8 +120,9 @@ export function costChart(entries, document) {
   });
 }
 
-/** How many times as fast as with one thread. The dashed line is as many times as there are threads. */
-export function threadChart(threads, document) {
+/** How many times as fast as with one thread; ours, without native code. The dashed line is as many times as there are threads. */
+export function threadChart(variants, document) {
+  const threads = variants.filter((v) => typeof v.threads === "number");
   const one = (v) => threads.find((o) => o.threads === 1 && titleOf(o) === titleOf(v) && o.operation === v.operation);
   const points = threads.map((v) => ({
     ...{ shape: titleOf(v), operation: worded(v.operation), threads: v.threads, speedup: one(v).ms / v.ms },

@@ -3,7 +3,6 @@
 // words.
 
 import { readFileSync, writeFileSync } from "node:fs";
-import os from "node:os";
 import { Presets, SingleBar } from "cli-progress";
 import { buildsInChild } from "./builds.mjs";
 import { buildOf, compareCommits, renderCommits } from "./compare.mjs";
@@ -15,6 +14,7 @@ import { parseOptions, reject } from "./options.mjs";
 import { complaints, save } from "./output.mjs";
 import { findPackages, folderOf } from "./packages.mjs";
 import { PEERS } from "./peers/index.mjs";
+import { nativePeers } from "./peers/native.mjs";
 import { HOW_TO_INSTALL, pytorchPeers } from "./peers/pytorch.mjs";
 import { isolatedBy } from "./peers/remote.mjs";
 import {
@@ -109,13 +109,15 @@ async function bench({ quick, only, python, out, write }) {
   const { present, versions, missing } = findPackages();
   const pytorch = await pytorchPeers(python);
   if (pytorch.length === 0) missing.push({ peer: "PyTorch", reason: HOW_TO_INSTALL });
+  const native = nativePeers([1, 2]);
+  if (native.reason) missing.push({ peer: "native code", reason: native.reason });
 
   const isolated = isolatedBy(isolate);
   const parts = partsOf({
     ...{ isolated, quick, builds: buildsInChild },
     peers: [...present.map((id) => isolated(id)), ...pytorch],
     settings: { copyModule: compileCopy(), tfjsWasm: folderOf(PEERS.tfjsWasm.needs) },
-    threadCounts: Array.from({ length: os.availableParallelism() }, (_, i) => i + 1),
+    natives: native.peers,
   });
   const wanted = parts.filter(({ title }) => title.includes(only));
   if (wanted.length === 0)
@@ -126,7 +128,7 @@ async function bench({ quick, only, python, out, write }) {
   console.log(`${renderEnvironment(environment)}\n`);
   if (missing.length) console.log(`${renderMissing(missing)}\n`);
   const results = { environment, missing, ...(await runParts(wanted, announce)) };
-  for (const { close } of pytorch) close();
+  for (const { close } of [...pytorch, native]) close();
   if (results.shapes.length) console.log(`## Targets\n\n${renderTargets(results)}`);
 
   const files = save(results, out);

@@ -131,6 +131,8 @@ ${renderResults(results)}
   the kernels run on TF.js's own memory, on others elements are copied.
 - **onnxruntime-web** runs a model of one BatchNormalization, in training mode for the training forward, and copies x in
   and y out. It has no backward.
+- Under **Threads**, **native** is \`bench/peers/native.c\`, batch normalization in C by the same rounds: what threads gain on this
+  machine. In brackets is the gain over one thread of the same kind. More threads than cores should not be slower than one.
 - **PyTorch** is native, on one thread, in a process that times itself: ATen's \`native_batch_norm\` and its backward,
   without autograd, and with malloc told to keep freed memory, as its outputs are allocated anew by every call.
 - **error** is the largest error of any result, relative to the largest magnitude expected, against float64. A peer above

@@ -33,7 +33,7 @@ function chosen(peers, description, quick) {
 }
 
 /** The parts in their order: { title, part, run(onProgress) → what to add to results[part] }. */
-export function partsOf({ peers, isolated, settings, quick, threadCounts, builds }) {
+export function partsOf({ peers, isolated, settings, quick, natives, builds }) {
   const effort = quick ? QUICK : THOROUGH;
   const less = quick ? QUICK : BRIEF;
   const ours = peers.filter(({ name }) => name === OURS);
@@ -95,7 +95,7 @@ export function partsOf({ peers, isolated, settings, quick, threadCounts, builds
     {
       title: "threads",
       part: "threads",
-      run: (onProgress) => compareThreads(threadCounts, { isolated, effort, onProgress }),
+      run: (onProgress) => compareThreads(natives, { isolated, effort, onProgress }),
     },
     { title: "builds", part: "builds", run: (onProgress) => builds({ isolated, effort, quick, onProgress }) },
   ];

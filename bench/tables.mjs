@@ -85,18 +85,25 @@ export function costTable(entries) {
   return { head: ["", "shape", "elements", ...operations.map((o) => OPERATIONS[o])], rows, left: 2 };
 }
 
-/** Threads or builds, by `key`: a row for each shape and operation, a column for each number of threads or build. */
+/**
+ * Threads or builds, by `key`: a row for each shape and operation, a column for each number of threads or build. Threads have
+ * their gain over one thread of their kind.
+ */
 export function variantTable(variants, key) {
   const columns = [...new Set(variants.map((v) => v[key]))];
   const nameOf = (v) => `${titleOf(v)}, ${v.operation}`;
   const rows = [...new Map(variants.map((v) => [nameOf(v), v])).values()].map((first) => [
     ...[titleOf(first), OPERATIONS[first.operation]],
     ...columns.map((column) => {
-      const found = variants.find((v) => v[key] === column && nameOf(v) === nameOf(first));
-      return found ? `${found.wrong ? "**wrong** " : ""}${digits(found.ms)}` : "";
+      const inColumn = (wanted) => variants.find((v) => v[key] === wanted && nameOf(v) === nameOf(first));
+      const found = inColumn(column);
+      if (!found) return "";
+      const alone = key === "threads" && inColumn(typeof column === "number" ? 1 : "native, 1 thread");
+      const gain = alone && alone !== found ? ` (${digits(alone.ms / found.ms)}×)` : "";
+      return `${found.wrong ? "**wrong** " : ""}${digits(found.ms)}${gain}`;
     }),
   ]);
-  const names = key === "threads" ? columns.map((n) => `${n} thread${n > 1 ? "s" : ""}`) : columns;
+  const names = columns.map((n) => (typeof n === "number" ? `${n} thread${n > 1 ? "s" : ""}` : n));
   return { head: ["ms", "", ...names], rows, left: 2 };
 }
 

@@ -10,8 +10,11 @@ import { measure } from "./measure.mjs";
 import { runShape, SEED, WRONG } from "./run.mjs";
 import { SHAPES, sizeOf } from "./shapes.mjs";
 
-/** Large tensors, in both layouts and without images. */
-const FOR_THREADS = [SHAPES[0], SHAPES[1], SHAPES[5]];
+/** Large tensors, in both layouts and without images, and one that stays in cache. */
+const FOR_THREADS = [SHAPES[0], SHAPES[1], SHAPES[5], SHAPES[2]];
+
+/** Numbers of threads. More than there are cores should not be slower than one. */
+const THREADS = [1, 2, 4, 8];
 
 /** Tensors in cache, where arithmetic is what costs. */
 const FOR_BUILDS = [SHAPES[3], SHAPES[4]];
@@ -31,14 +34,18 @@ async function compare(descriptions, key, peers, { effort, onProgress }) {
   return variants;
 }
 
-export const compareThreads = (counts, { isolated, ...options }) =>
+/** `natives` are peers that are no JavaScript, in the same rounds. */
+export const compareThreads = (natives, { isolated, ...options }) =>
   compare(
     FOR_THREADS,
     "threads",
-    counts.map((threads) => ({
-      ...isolated("tensors", { name: `threads ${threads}`, settings: { init: { threads } } }),
-      value: threads,
-    })),
+    [
+      ...THREADS.map((threads) => ({
+        ...isolated("tensors", { name: `threads ${threads}`, settings: { init: { threads } } }),
+        value: threads,
+      })),
+      ...natives,
+    ],
     options,
   );
 

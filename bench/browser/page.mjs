@@ -30,8 +30,7 @@ async function run() {
   const base = new URL(".", location.href).href;
   const settings = { copyModule, tfjsWasm: `${base}tfjs/`, onnxWasm: `${base}onnx/` };
   const peers = Object.keys(PEERS).map((id) => isolated(id));
-  const threadCounts = Array.from({ length: navigator.hardwareConcurrency }, (_, i) => i + 1);
-  const parts = partsOf({ peers, isolated, settings, quick, threadCounts, builds });
+  const parts = partsOf({ peers, isolated, settings, quick, natives: [], builds });
   const wanted = parts.filter(({ title }) => title.includes(only));
   if (wanted.length === 0) throw new Error(`no part has "${only}" in its title`);
   const partly = await runParts(wanted, (title) => {

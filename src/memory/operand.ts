@@ -125,8 +125,8 @@ export class KernelOperand {
   get independentTiles(): readonly (readonly Tile[])[] {
     const { plan } = this;
     if (!plan.planar) return [this.tiles];
-    // every thread takes a block
-    const block = this.#tiled ? plan.block : plan.block * (this.kernels.pool?.threads ?? 1);
+    // a pool divides the channels itself
+    const block = this.kernels.pool && !this.#tiled ? plan.channels : plan.block;
     return divided(plan.channels, block).map((tile) => [tile]);
   }
 

@@ -127,6 +127,18 @@ function sumWithRetry(
   return unreliable;
 }
 
+/**
+ * Calls `visit` with lists of tiles that cover x and share no channel. With a pool, the phases may run later, and end
+ * early on tiles that have unreliable channels. `visit` is called `again` for such tiles, on which no map of sums has run.
+ */
+function visitIndependent(x: KernelOperand, visit: (tiles: readonly Tile[], again: boolean) => void): void {
+  for (const tiles of x.independentTiles) {
+    const rest = x.kernels.pool?.together(x.plan, () => visit(tiles, false));
+    if (!rest) visit(tiles, false);
+    else for (const tile of rest) visit([tile], true);
+  }
+}
+
 /** Copies the first elements of a vector of a plan. */
 function readVector({ f64 }: Heap, pointer: number, into: Float64Array): void {
   copyRange(f64, pointer / 8, into, 0, into.length);
@@ -160,12 +172,12 @@ export function batchStatistics(
   const { heap, kernels, plan } = x;
   const uploaded = y && terms && uploadParameters(x, terms);
   let reliable = !weights && !sumsInF64(plan);
-  for (const tiles of x.independentTiles) {
+  visitIndependent(x, (tiles) => {
     if (weights) weights.pivots(x, tiles);
     else kernels.pivots(plan, x.load(tiles[0] as Range), channelsOf(plan, tiles));
     if (sumWithRetry(x, undefined, plan, MOMENTS, 0, epsilon, tiles, weights)) reliable = false;
     if (y && uploaded) mapAffine(x, residual, y, uploaded, tiles);
-  }
+  });
   readVector(heap, plan.mean, into.mean);
   readVector(heap, plan.variance, into.variance);
   readVector(heap, plan.invStd, into.invStd);
@@ -364,7 +376,9 @@ export function gradientSums(
 ): void {
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
-  for (const tiles of x.independentTiles) sumGradients(x, dy, terms, fused, tiles, uploaded, weights, derive);
+  visitIndependent(x, (tiles, again) =>
+    sumGradients(x, dy, terms, fused, tiles, uploaded, weights, again ? undefined : derive),
+  );
   readSums(x.heap, uploaded.plan, into);
 }
 
@@ -401,10 +415,10 @@ export function differentiate(
 ): void {
   if (x.geometry.length === 0) return;
   const uploaded = uploadTerms(x, terms);
-  for (const tiles of x.independentTiles) {
-    sumGradients(x, dy, terms, flow.fused, tiles, uploaded, flow.weights, derive);
+  visitIndependent(x, (tiles, again) => {
+    sumGradients(x, dy, terms, flow.fused, tiles, uploaded, flow.weights, again ? undefined : derive);
     mapGradients(x, dy, dx, terms, flow, tiles, uploaded);
-  }
+  });
   readSums(x.heap, uploaded.plan, into);
 }
 

@@ -4,7 +4,6 @@
 
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Exports, ExtendedExports } from "./module.ts";
-import { MAX_CALLS } from "./threads/job-board.ts";
 import type { Pool } from "./threads/pool.ts";
 
 /** A range [begin, end) of units or channels. */
@@ -123,26 +122,6 @@ function mapUnits({ planar, stripe, rows }: Plan, tile: Range): Range {
   return planar ? tile : { begin: tile.begin * stripe, end: Math.min(tile.end * stripe, rows) };
 }
 
-/**
- * Elements from which a call runs on the pool. In smaller tensors, waking the other threads takes as long as they save
- * (docs/numerics.md has the measurements).
- */
-const PARALLEL_FROM = 131_072;
-
-/**
- * Pieces of a call per thread. With one piece each, all threads would wait for a thread that is interrupted. Two let
- * the others take its second piece.
- */
-const PIECES = 2;
-
-/** Divides a range into at most `pieces` neighbouring ranges of equal size, the last perhaps smaller. */
-function divide({ begin, end }: Range, pieces: number): Range[] {
-  const size = Math.ceil((end - begin) / pieces);
-  const ranges: Range[] = [];
-  for (let start = begin; start < end; start += size) ranges.push({ begin: start, end: Math.min(start + size, end) });
-  return ranges;
-}
-
 /** The addresses that `Kernels.map` reads (x, b, c) and writes (y). 0 means none. */
 export interface MapOperands {
   readonly x: number;
@@ -171,8 +150,6 @@ export class Kernels {
   readonly #extended: () => ExtendedExports;
   /** The threads that take part in calls on large tensors. Undefined: every call runs on the caller's thread. */
   pool: Pool | undefined;
-  /** Elements from which a call runs on the pool. */
-  parallelFrom = PARALLEL_FROM;
 
   /**
    * Takes the exports of the core. It calls `extended` for those of the second module when the first of them is needed.
@@ -188,19 +165,10 @@ export class Kernels {
     return extended || this.isFloat64 ? this.#extended() : this.#core;
   }
 
-  /**
-   * Runs an export on the threads of the pool, in pieces of `units`, which follow the arguments `call`. Returns false,
-   * and does nothing, if there is no pool, too little work, or only one piece.
-   */
-  #share(extended: boolean, name: "sums" | "map", plan: Plan, units: Range, call: readonly number[]): boolean {
-    const { pool } = this;
-    const elements = plan.planar ? (units.end - units.begin) * plan.outer * plan.inner : plan.length;
-    if (!pool || elements < this.parallelFrom) return false;
-    const pieces = divide(units, Math.min(pool.threads * PIECES, MAX_CALLS));
-    if (pieces.length < 2) return false;
-    const calls = pieces.map(({ begin, end }) => [...call, begin, end]);
-    pool.run(extended || this.isFloat64 ? "extended" : "core", name, calls);
-    return true;
+  /** Runs an export on the threads of the pool. Returns false, and does nothing, if the pool does not take it. */
+  #share(extended: boolean, name: keyof Exports, plan: Plan, units: Range, call: readonly number[]): boolean {
+    const phase = { name: `${extended || this.isFloat64 ? "extended" : "core"}.${name}`, call } as const;
+    return this.pool?.share(phase, plan, units) === true;
   }
 
   /** Returns the bytes of a tensor's workspace: the plan, its vectors and its scratch. */
@@ -225,8 +193,10 @@ export class Kernels {
   }
 
   /** Computes the pivots of a range of channels from their first values. Interleaved, the range is all channels. */
-  pivots({ pointer }: Plan, x: number, { begin, end }: Range): void {
-    this.#module(false).pivots(pointer, x, begin, end);
+  pivots(plan: Plan, x: number, channels: Range): void {
+    const { pointer } = plan;
+    if (this.pool && this.#share(false, "pivots", plan, channels, [pointer, x])) return;
+    this.#module(false).pivots(pointer, x, channels.begin, channels.end);
   }
 
   /**
@@ -248,8 +218,10 @@ export class Kernels {
    * Turns sums into the plan's mean, variance and invStd, or into its dGamma and dBeta, in f64. Returns the number of
    * unreliable channels, which have to be summed again.
    */
-  statistics({ pointer }: Plan, operation: number, epsilon: number, { begin, end }: Range): number {
-    return this.#module(false).statistics(pointer, operation, epsilon, begin, end);
+  statistics(plan: Plan, operation: number, epsilon: number, channels: Range): number {
+    const { pointer } = plan;
+    if (this.pool && this.#share(false, "statistics", plan, channels, [pointer, operation, epsilon])) return 0;
+    return this.#module(false).statistics(pointer, operation, epsilon, channels.begin, channels.end);
   }
 
   /**
@@ -257,16 +229,18 @@ export class Kernels {
    * `gamma` and `beta` are addresses, or 0 for none.
    */
   coefficients(
-    { pointer }: Plan,
+    plan: Plan,
     map: number,
     activated: boolean,
     gamma: number,
     beta: number,
     count: number,
-    { begin, end }: Range,
+    channels: Range,
   ): void {
+    const { pointer } = plan;
     const extended = map > CONSTANT_GRADIENT || (map === GRADIENT && activated);
-    this.#module(extended).coefficients(pointer, map, gamma, beta, count, begin, end);
+    if (this.pool && this.#share(extended, "coefficients", plan, channels, [pointer, map, gamma, beta, count])) return;
+    this.#module(extended).coefficients(pointer, map, gamma, beta, count, channels.begin, channels.end);
   }
 
   /**

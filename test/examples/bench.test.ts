@@ -17,6 +17,7 @@ import { copyKernel, passesOver } from "../../bench/peers/copy.mjs";
 import { features as featuresPeer } from "../../bench/peers/features.mjs";
 import { PEERS } from "../../bench/peers/index.mjs";
 import { javascript } from "../../bench/peers/javascript.mjs";
+import { nativePeers } from "../../bench/peers/native.mjs";
 import { pytorchPeers } from "../../bench/peers/pytorch.mjs";
 import { remote } from "../../bench/peers/remote.mjs";
 import {
@@ -601,4 +602,25 @@ it("commits are compared operation by operation, as the median of repetitions, a
 it("every listed shape is listed once", () => {
   expect(new Set(SHAPES.map(titleOf)).size).toBe(SHAPES.length);
   expect(Math.max(...SHAPES.map(sizeOf))).toBe(32 * 64 * 56 * 56);
+});
+
+it("native code computes batch norm on one and two threads, or says which compiler it needs", async () => {
+  const { peers, reason, close } = nativePeers([1, 2]);
+  if (reason) expect(reason).toMatch(/needs a C compiler/);
+  for (const shape of [
+    [4, 8, 9, 9],
+    [300, 16],
+  ]) {
+    const problem = makeProblem({ shape, layout: "channels-first" }, 1);
+    const expected = expectedOf(problem);
+    for (const peer of peers) {
+      const { operations, dispose } = await peer.prepare(problem, {});
+      for (const operation of ["inference", "forward", "backward"] as const) {
+        expect(await operations[operation].time(50)).toBeGreaterThan(0);
+        expect(errorOf(await operations[operation].results(), expected[operation])).toBeLessThan(1e-5);
+      }
+      await dispose();
+    }
+  }
+  close();
 });

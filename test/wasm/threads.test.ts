@@ -4,6 +4,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, it, test } from "vitest";
 import { relaxedSimd } from "../../src/common/engine.ts";
@@ -57,9 +58,8 @@ test("blocks of channels have the same bits on two threads, which take a block e
 /** A pool that is asked even for the smallest tensors. */
 async function useThreads(build: Build, threads: number): Promise<void> {
   await useBuild(build, threads);
-  const { kernels, kernels64 } = defaultHeap();
-  kernels.parallelFrom = 0;
-  kernels64.parallelFrom = 0;
+  const { pool } = defaultHeap().kernels;
+  if (pool) pool.parallelFrom = 0;
 }
 
 type Case = (typeof CASES)[number];
@@ -156,10 +156,37 @@ describe.each(LARGE)("$shape, $layout, std $std", ({ layout, shape, std }) => {
     for (const threads of [2, 3, 4]) {
       await useBuild("simd", threads);
       expect(step()).toBe(alone);
-      defaultHeap().kernels.parallelFrom = 0;
+      (defaultHeap().kernels.pool as Pool).parallelFrom = 0;
       expect(step()).toBe(alone);
     }
   });
+});
+
+test("channels that are summed again have the same bits, and dz in the place of dy is computed once", async () => {
+  const shape = [5, 9, 61, 61];
+  const values = (seed: number) => {
+    const data = normal(seed, 5 * 9 * 61 * 61, 1, 1);
+    return data.map((v, i) => (Math.floor(i / 61 / 61) % 3 === 1 ? v * 1e-30 : v)); // every third channel
+  };
+  const run = () => {
+    const [x, residual, dy] = [values(1), values(2), values(3)].map((data) => tensor(shape, data)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    const bn = new BatchNorm(9, { activation: "silu", epsilon: 1e-60 });
+    const y = bn.forward(x, { residual });
+    const { dGamma, dBeta } = bn.backward(dy, { dxOut: dy, needs: { dResidual: false } });
+    const digest = digestOf([y.data, dy.data, dGamma, dBeta]).digest("hex");
+    drop(x, residual, dy, y);
+    return digest;
+  };
+  await useBuild("simd");
+  const alone = run();
+  for (const threads of [2, 4]) {
+    await useThreads("simd", threads);
+    expect(run()).toBe(alone);
+  }
 });
 
 const FUSED: { layout: Layout; shape: number[]; std: number }[] = [
@@ -304,14 +331,22 @@ const moduleOf = (...code: number[]) =>
 const FOREVER = moduleOf(3, 64, 12, 0, 11);
 const TRAP = moduleOf(0);
 
-/** A pool of two whose worker runs `module`, and whose owner takes 50 ms for a call, so that the worker gets one. */
-const poolOf = (module: WebAssembly.Module, stalledMs?: number) => {
+/** A pool whose workers run `module`, and whose owner takes 50 ms for a piece, so that a worker gets one. */
+const poolOf = (module: WebAssembly.Module, stalledMs?: number, threads = 2) => {
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
   const work = () => {
     for (const start = performance.now(); performance.now() - start < 50; );
   };
-  return Pool.start([module], memory, [{ work }], 2, stalledMs);
+  return Pool.start([module], memory, [{ work }], threads, stalledMs);
 };
+
+/** Runs three pieces on the first `threads` threads of a pool. */
+const work = (pool: Pool, threads: number) =>
+  pool.run(
+    [{ name: "core.work", call: [] }],
+    [1, 2, 3].map((end) => ({ begin: end - 1, end })),
+    threads,
+  );
 
 const caught = (call: () => unknown): unknown => {
   try {
@@ -325,7 +360,7 @@ const caught = (call: () => unknown): unknown => {
 describe("a worker that dies is an error that names it", () => {
   test("where it never finishes", async () => {
     const pool = await poolOf(FOREVER, 200);
-    const call = () => pool.run("core", "work", [[1], [2], [3]]);
+    const call = () => work(pool, 2);
     const error = caught(call);
     expect(error).toBeInstanceOf(BatchNormError);
     expect(error).toMatchObject({
@@ -338,10 +373,20 @@ describe("a worker that dies is an error that names it", () => {
 
   test("where its kernel traps", async () => {
     const pool = await poolOf(TRAP);
-    expect(caught(() => pool.run("core", "work", [[1], [2], [3]]))).toMatchObject({
+    expect(caught(() => work(pool, 2))).toMatchObject({
       code: "thread",
       message: expect.stringMatching(/^thread 1 of the pool: .*its kernel failed/),
     });
+    await pool.dispose();
+  });
+
+  test("of the threads that a job asks for, and no other", async () => {
+    const pool = await poolOf(TRAP, undefined, 3);
+    for (let i = 0; i < 3; i++) {
+      await setTimeout(20); // the workers sleep by then
+      expect(work(pool, 1)).toEqual([]);
+    }
+    expect(caught(() => work(pool, 2))).toMatchObject({ message: expect.stringMatching(/^thread 1 of the pool: /) });
     await pool.dispose();
   });
 

@@ -1,4 +1,4 @@
-// The thread pool. Its threads make the calls of one kernel, each on another range, and the caller waits for them. The
+// The thread pool. Its threads run the phases of a job, each on other pieces, and the caller waits for them. The
 // threads are worker threads in Node and Deno, and web workers elsewhere. They share the kernels' memory and a job
 // board (job-board.ts).
 
@@ -6,26 +6,30 @@ import source from "../../../build/worker.txt";
 import { node, nodeModule } from "../../common/engine.ts";
 import { threadDied, threadNotStarted } from "../../common/errors.ts";
 import {
+  ASLEEP,
+  AWAKE,
   FAILED,
   GENERATION,
   INSIDE,
   JobBoard,
   type Kernel,
-  MAX_CALLS,
+  MAX_PIECES,
   MAX_THREADS,
   OPEN,
-  SLEEPERS,
+  type Piece,
   STATE,
+  THREADS,
+  WANTED,
 } from "./job-board.ts";
 
-export { MAX_CALLS, MAX_THREADS };
+export { MAX_THREADS };
 
 /**
  * The number of times that the owner reads the board before it sleeps, about 70 µs (Node 20.20). Workers mostly finish
- * within that time, since all threads take from the same calls. To sleep and to be woken takes 36 µs more (SPINS in
+ * within that time, since all threads take from the same pieces. To sleep and to be woken takes 36 µs more (SPINS in
  * shared-memory.ts).
  */
-const SPINS = 4000;
+const SPINS = 2000;
 
 /**
  * The owner wakes after this many milliseconds to see whether a worker has stalled. The last worker to leave wakes it
@@ -34,7 +38,7 @@ const SPINS = 4000;
 const NAP_MS = 100;
 
 /**
- * A worker that is inside for this many milliseconds after the owner has finished its calls counts as dead. A forward
+ * A worker that is inside for this many milliseconds after the owner has finished its pieces counts as dead. A forward
  * of 6.4 million elements takes 2.4 ms (docs/numerics.md), so one of 4 GiB would take about 0.4 s. Only a worker that
  * has ended or is suspended takes as long.
  */
@@ -107,7 +111,43 @@ const mayWait = /* @__PURE__ */ (() => {
 /** The names of the modules, in the order in which Pool.start takes them. */
 const NAMES = ["core", "extended"] as const;
 
-type ModuleName = (typeof NAMES)[number];
+/**
+ * Elements from which a call runs on the pool. In smaller tensors, waking the other threads takes as long as they save
+ * (docs/numerics.md has the measurements).
+ */
+const PARALLEL_FROM = 131_072;
+
+/**
+ * Pieces of a job per thread. With one piece each, all threads would wait for a thread that is interrupted. Two let
+ * the others take its second piece.
+ */
+const PIECES = 2;
+
+/** The fields of a plan that say how much work a tensor is, and how it can be divided. */
+interface Walk {
+  readonly planar: number;
+  readonly outer: number;
+  readonly channels: number;
+  readonly inner: number;
+  readonly length: number;
+  readonly tiled: number;
+  readonly block: number;
+}
+
+/** Divides a range into neighbouring ranges of `size`, rounded up. The last may be shorter. */
+function divide({ begin, end }: Piece, size: number): Piece[] {
+  const step = Math.ceil(size);
+  const pieces: Piece[] = [];
+  for (let start = begin; start < end; start += step) pieces.push({ begin: start, end: Math.min(start + step, end) });
+  return pieces;
+}
+
+/** A phase of a job. The range of a piece follows the arguments of the call. */
+export interface NamedPhase {
+  /** The module and the export, such as "core.map". */
+  readonly name: `${(typeof NAMES)[number]}.${string}`;
+  readonly call: readonly number[];
+}
 
 type Modules = readonly WebAssembly.Module[];
 
@@ -124,6 +164,10 @@ export class Pool {
   /** The index of each export in #kernels, by its name "module.export". */
   readonly #index: ReadonlyMap<string, number>;
   readonly #stalledMs: number;
+  /** Elements from which a call runs on the pool. */
+  parallelFrom = PARALLEL_FROM;
+  /** The phases that `together` collects, while it does. */
+  #collected: NamedPhase[] | undefined;
   #workers: Thread[] = [];
   /** The error of every later call, once a worker has died or failed. */
   #broken: Error | undefined;
@@ -186,7 +230,7 @@ export class Pool {
       this.#broken ??= isReady ? threadDied(thread, how) : threadNotStarted(thread, how);
       settle?.reject(this.#broken);
     };
-    const message = { modules, memory, buffer: this.#jobBoard.buffer, thread, threads: this.threads };
+    const message = { modules, memory, buffer: this.#jobBoard.buffer, thread };
     try {
       this.#workers.push(await startWorker(message, ready, died));
     } catch (error) {
@@ -195,19 +239,76 @@ export class Pool {
     await started;
   }
 
+  /** Returns the number of threads that have enough to do: two in the smallest job, and more in proportion. */
+  #threadsFor(elements: number): number {
+    return Math.min(this.threads, Math.ceil((2 * elements) / this.parallelFrom));
+  }
+
   /**
-   * Makes the calls of a module's export, at most MAX_CALLS, on all threads. Returns when all calls are done. Throws
+   * Runs a phase of a tensor, in pieces of `units`. While `together` collects phases, it only collects the phase.
+   * Returns false, and does nothing, if the phase is one of vectors, has too little work, or is only one piece.
+   */
+  share(phase: NamedPhase, plan: Walk, units: Piece): boolean {
+    if (this.#collected) return this.#collected.push(phase) > 0;
+    const size = units.end - units.begin;
+    const elements = plan.planar ? size * plan.outer * plan.inner : plan.length;
+    if (elements < this.parallelFrom || !/\.(sums|map)$/.test(phase.name)) return false;
+    const threads = this.#threadsFor(elements);
+    const pieces = divide(units, size / threads / PIECES);
+    if (pieces.length < 2) return false;
+    this.run([phase], pieces, threads);
+    return true;
+  }
+
+  /**
+   * Calls `visit`, which runs phases on all channels of a planar tensor. They are only collected then, and afterwards the
+   * threads run all of them on a few channels, then on the next. So they do not wait for each other in between, and the
+   * map finds in cache what the sums have read. Returns ranges of channels that are not done, because `statistics` found
+   * unreliable channels there. Returns undefined, and does nothing, if the tensor is not planar or too small.
+   */
+  together(plan: Walk, visit: () => void): readonly Piece[] | undefined {
+    const { planar, tiled, block, channels, length } = plan;
+    if (!planar || tiled || length < this.parallelFrom) return undefined;
+    const phases: NamedPhase[] = [];
+    this.#collected = phases;
+    try {
+      visit();
+    } finally {
+      this.#collected = undefined;
+    }
+    const threads = this.#threadsFor(length);
+    const pieces = divide({ begin: 0, end: channels }, Math.min(block, channels / threads / PIECES));
+    return this.run(phases, pieces, threads);
+  }
+
+  /**
+   * Runs the phases on each piece, one after the other, and the pieces on the first `threads` threads. A phase that
+   * returns a number other than 0 is the last that runs on its piece. Returns these pieces when all are done. Throws
    * BatchNormError "thread" if a worker has died, fails or stalls.
    */
-  run(module: ModuleName, name: string, calls: readonly (readonly number[])[]): void {
+  run<P extends Piece>(phases: readonly NamedPhase[], pieces: readonly P[], threads: number): P[] {
     if (this.#broken) throw this.#broken;
+    const calls = phases.map(({ name, call }) => ({ kernel: this.#index.get(name) as number, call }));
+    const stopped: P[] = [];
+    for (let first = 0; first < pieces.length; first += MAX_PIECES) {
+      const some = pieces.slice(first, first + MAX_PIECES);
+      this.#jobBoard.write(calls, some);
+      this.#runJob(threads);
+      stopped.push(...some.filter((_, i) => this.#jobBoard.hasStopped(i)));
+    }
+    return stopped;
+  }
+
+  /** Runs the job on the board on this thread and on the first workers, and wakes those that sleep. */
+  #runJob(threads: number): void {
     const { i32 } = this.#jobBoard;
-    this.#jobBoard.write(this.#index.get(`${module}.${name}`) as number, calls);
+    i32[WANTED] = threads;
     Atomics.store(i32, STATE, OPEN);
     Atomics.add(i32, GENERATION, 1);
-    if (Atomics.load(i32, SLEEPERS) > 0) Atomics.notify(i32, GENERATION);
+    for (let thread = THREADS + 1; thread < THREADS + threads; thread++)
+      if (Atomics.compareExchange(i32, thread, ASLEEP, AWAKE) === ASLEEP) Atomics.notify(i32, thread);
     try {
-      this.#jobBoard.work(this.#kernels, 0, this.threads);
+      this.#jobBoard.work(this.#kernels, 0, threads);
     } finally {
       this.#closeBoard();
     }
@@ -229,7 +330,7 @@ export class Pool {
       if (spins < SPINS) continue;
       since ??= performance.now();
       if (performance.now() - since > this.#stalledMs) {
-        const thread = i32.subarray(INSIDE, INSIDE + this.threads).indexOf(1);
+        const thread = i32.subarray(THREADS, THREADS + this.threads).indexOf(INSIDE);
         this.#broken = threadDied(thread, `it did not finish within ${this.#stalledMs} ms of the others`);
         throw this.#broken;
       }

@@ -2,7 +2,19 @@
 // it is ready. From then on it only waits for jobs on the board. The build bundles this file to a text, and pool.ts
 // starts workers from that text.
 
-import { FAILED, GENERATION, INSIDE, JobBoard, type Kernel, OPEN, SLEEPERS, STATE } from "./job-board.ts";
+import {
+  ASLEEP,
+  AWAKE,
+  FAILED,
+  GENERATION,
+  INSIDE,
+  JobBoard,
+  type Kernel,
+  OPEN,
+  STATE,
+  THREADS,
+  WANTED,
+} from "./job-board.ts";
 
 /** The message that starts a worker. */
 interface Start {
@@ -12,7 +24,6 @@ interface Start {
   buffer: SharedArrayBuffer;
   /** The number of this thread; the owner is 0. */
   thread: number;
-  threads: number;
 }
 
 interface Port {
@@ -21,8 +32,9 @@ interface Port {
 }
 
 /**
- * The number of times that a worker reads the board before it sleeps: 0.1 to 0.4 ms (Node 20.20), which is longer than
- * the time between the sums and the map of one call.
+ * The number of times that the first worker reads the board before it sleeps: 0.1 to 0.4 ms (Node 20.20), which is
+ * longer than the time between two jobs of one call. Worker n reads it 1/n as many times: if there are more threads than
+ * cores, a worker that reads takes a core from one that has work.
  */
 const SPINS = 20_000;
 
@@ -48,19 +60,26 @@ function leave({ i32 }: JobBoard): void {
   if (Atomics.sub(i32, STATE, 1) === 1) Atomics.notify(i32, STATE);
 }
 
-/** Waits for another job than `seen`, and returns its generation. Sleeps after SPINS reads. */
-function nextGeneration({ i32 }: JobBoard, seen: number): number {
-  for (let spins = 0; Atomics.load(i32, GENERATION) === seen; spins++) {
-    if (spins < SPINS) continue;
-    Atomics.add(i32, SLEEPERS, 1);
-    Atomics.wait(i32, GENERATION, seen);
-    Atomics.sub(i32, SLEEPERS, 1);
+/** Waits for a job after `seen` that wants this thread, and returns its generation. Sleeps after SPINS reads or less. */
+function nextGeneration({ i32 }: JobBoard, seen: number, thread: number): number {
+  const most = SPINS / thread;
+  for (let spins = 0; ; spins++) {
+    const generation = Atomics.load(i32, GENERATION);
+    if (generation !== seen) {
+      if (thread < Atomics.load(i32, WANTED)) return generation;
+      seen = generation;
+      spins = most;
+    }
+    if (spins < most) continue;
+    Atomics.store(i32, THREADS + thread, ASLEEP);
+    // the owner may have looked for sleepers before
+    if (Atomics.load(i32, GENERATION) === seen) Atomics.wait(i32, THREADS + thread, ASLEEP);
+    Atomics.store(i32, THREADS + thread, AWAKE);
     spins = 0;
   }
-  return Atomics.load(i32, GENERATION);
 }
 
-port.onmessage = ({ data: { modules, memory, buffer, thread, threads } }) => {
+port.onmessage = ({ data: { modules, memory, buffer, thread } }) => {
   const kernels = modules.flatMap((module) => {
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
     return WebAssembly.Module.exports(module).map(({ name }) => exports[name] as Kernel);
@@ -68,16 +87,16 @@ port.onmessage = ({ data: { modules, memory, buffer, thread, threads } }) => {
   const jobBoard = new JobBoard(buffer);
   port.postMessage("ready");
   for (let seen = 0; ; ) {
-    seen = nextGeneration(jobBoard, seen);
+    seen = nextGeneration(jobBoard, seen, thread);
     if (!enter(jobBoard)) continue;
-    Atomics.store(jobBoard.i32, INSIDE + thread, 1);
+    Atomics.store(jobBoard.i32, THREADS + thread, INSIDE);
     try {
-      jobBoard.work(kernels, thread, threads);
+      jobBoard.work(kernels, thread, Atomics.load(jobBoard.i32, WANTED));
     } catch (error) {
       Atomics.store(jobBoard.i32, FAILED, thread);
       console.error(`batchnorm-wasm: thread ${thread}:`, error);
     } finally {
-      Atomics.store(jobBoard.i32, INSIDE + thread, 0);
+      Atomics.store(jobBoard.i32, THREADS + thread, AWAKE);
       leave(jobBoard);
     }
   }
