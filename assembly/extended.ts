@@ -1,5 +1,5 @@
 // The second module, over the same memory and the same plans. It has all that plain batch normalization of float32 does
-// not need: activations and residuals in maps and sums, the maps of conditional scale and of double backward, float64
+// not need: activations and residuals in maps and sums, the maps of scale per sample and of double backward, float64
 // (plans with 8 bytes per element), and 16-bit storage.
 //
 // The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU, whose slope is the parameter,
@@ -7,17 +7,10 @@
 // 5 writes dz once, and plain sums and gradients read it.
 
 import { Identity, LeakyRelu, Relu, Relu6, Silu } from "./kernels/activations";
-import {
-  affineRows,
-  broadcastRows,
-  constantGradientRows,
-  gradientRows,
-  pivotsOf,
-  scaledGradientRows,
-} from "./kernels/channels";
+import { affineRows, broadcastRows, constantGradientRows, gradientRows, pivotsOf } from "./kernels/channels";
 import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
-import { Affine, AffineSum, Combination, Derivative, Gradient, ScaledGradient } from "./kernels/maps";
+import { Affine, AffineSum, Combination, Derivative, Gradient, mapRows, Product } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
 import { mapWeighted, sumWeighted } from "./kernels/weights";
 import {
@@ -30,10 +23,10 @@ import {
   LEAKY_RELU,
   mapUnits,
   NONE,
+  PRODUCT,
   RELU,
   RELU6,
   readSums,
-  SCALED_GRADIENT,
   SILU,
   sumUnits,
   WEIGHTED,
@@ -90,7 +83,6 @@ export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usi
 function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, begin: usize, end: usize): void {
   if (map == GRADIENT) gradientRows<T>(p, gamma, beta, count, Lanes.accumulatesInF64<T>(), begin, end);
   else if (map == CONSTANT_GRADIENT) constantGradientRows<T>(p, gamma, begin, end);
-  else if (map == SCALED_GRADIENT) scaledGradientRows<T>(p, gamma, count, begin, end);
   else if (map == COMBINATION) broadcastRows<T>(5, p);
   else affineRows<T>(p, gamma, beta, begin, end);
 }
@@ -98,9 +90,9 @@ function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, beg
 /**
  * Computes the rows of coefficients of a map from the plan's vectors, for plans of float32 or float64.
  * @param map 0, 1 and 2 as in the core; map 1 of float32 is for an activation and has a fifth row, extra, the shift of
- *   z. 3: the rows of dx if gamma differs among the values of one statistic; extra is gamma. 4: the caller has written
+ *   z. 4: the caller has written
  *   the five rows, each `T[channels]` at the beginning of its row, and they are repeated over their columns.
- * @param count The number of values per channel that dGamma and dBeta sum over. Read by maps 1 and 3.
+ * @param count The number of values per channel that dGamma and dBeta sum over. Read by map 1.
  */
 export function coefficients(
   plan: usize,
@@ -147,7 +139,7 @@ function mapOf<T extends number>(
   begin: usize,
   end: usize,
 ): void {
-  if (map == SCALED_GRADIENT) mapUnits<T, ScaledGradient, Identity>(p, x, b, 0, y, 0, begin, end);
+  if (map == PRODUCT) mapRows<T, Product, Identity>(p, x, b, 0, y, 0, begin, end);
   else if (map == COMBINATION) mapUnits<T, Combination, Identity>(p, x, b, c, y, 0, begin, end);
   else if (map == DERIVATIVE) mapActivated<T, Derivative, Silu>(p, activation, x, b, c, y, parameters, begin, end);
   else if (activation == NONE) mapUnits<T, AffineSum, Identity>(p, x, b, 0, y, 0, begin, end);
@@ -160,13 +152,13 @@ function mapOf<T extends number>(
  * Maps every element with the coefficients of its channel.
  * @param map 0: y = f(z + b), z = (x − hi)·scale + shift. 1: dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz =
  *   dy·f′((x − hi)·scale + extra); for float64 dz = dy; with weights dx = (w·((x − hi)·xCoefficient + shift) +
- *   dy)·scale. 2: dx = dy·scale, for statistics that are constants. 3: dx = ((x − hi)·xCoefficient + (dy·extra +
- *   shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz = dy·f′(z + c).
+ *   dy)·scale. 2: dx = dy·scale, for statistics that are constants. 3: y = z·b, for interleaved plans. 4: y = (x −
+ *   hi)·scale + b·xCoefficient + c·extra + shift. 5: dz = dy·f′(z + c).
  * @param activation Map 0: 1 to 4, or with a residual 0 to 4; for float64 0 to 4. Map 1: 1, 2 or 4; for float64 0. Map 5:
  *   1 to 4. Other maps: 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
- * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of
- *   map 4.
+ * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1 and 5; a source of maps
+ *   3 and 4.
  * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4. Map 1: the weights,
  *   `T[outer·(inner + 3)]`, or 0 for none.
  * @param y `T[outer·channels·inner]`, written: y, dx or dz.

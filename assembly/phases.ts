@@ -27,7 +27,7 @@ export const INV_STD: i32 = 4;
 export const AFFINE: i32 = 0;
 export const GRADIENT: i32 = 1;
 export const CONSTANT_GRADIENT: i32 = 2;
-export const SCALED_GRADIENT: i32 = 3;
+export const PRODUCT: i32 = 3;
 export const COMBINATION: i32 = 4;
 export const DERIVATIVE: i32 = 5;
 

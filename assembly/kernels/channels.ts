@@ -450,15 +450,3 @@ export function gradientRows<T>(
   }
   broadcastRows<T>(activated ? 5 : 4, p);
 }
-
-/**
- * Writes the rows of map ScaledGradient of channels [begin, end): the rows of Gradient for gamma = 1, and a row of
- * gamma.
- */
-export function scaledGradientRows<T>(p: Plan, gamma: usize, count: f64, begin: usize, end: usize): void {
-  gradientRows<T>(p, 0, 0, count, false, begin, end);
-  const row = p.coefficients + Lanes.bytes<T>(4 * p.columns);
-  for (let channel = begin; channel < end; ++channel)
-    store<T>(row + Lanes.bytes<T>(channel), <T>valueOr<T>(gamma, channel, 1));
-  if (p.columns != p.channels) broadcastToColumns<T>(row, p);
-}

@@ -508,12 +508,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
       const saved = activation.code ? this.#spare.beta(beta) : beta;
       return { gamma: this.#spare.gamma(gamma), beta: saved, conditional: undefined, activation };
     }
-    const copy = (v: Vector | null) => (v ? v.slice() : null);
     const shape = [samples, this.channels];
     for (const name of ["gamma", "beta"] as const)
       if (which[name]) checkVector(name, options[name], this.channels, computeDtype(dtype), shape);
     const { conditionalOf } = perSample.get(PER_SAMPLE);
-    const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), which, samples);
+    const shift = options.beta ?? beta;
+    const saved = activation.code ? this.#spare.beta(shift) : shift;
+    const conditional = conditionalOf(this.#spare.gamma(options.gamma ?? gamma), saved, which, samples);
     return { gamma: null, beta: null, conditional, activation };
   }
 
@@ -576,7 +577,7 @@ class ForwardBuffers {
   /** A copy of gamma, or null if it is null. */
   gamma(values: Vector | null): Vector | null {
     if (!values) return null;
-    if (this.#gamma) this.#gamma.set(values);
+    if (this.#gamma?.length === values.length) this.#gamma.set(values);
     else this.#gamma = values.slice();
     return this.#gamma;
   }
@@ -584,7 +585,7 @@ class ForwardBuffers {
   /** A copy of beta, or null if it is null. */
   beta(values: Vector | null): Vector | null {
     if (!values) return null;
-    if (this.#beta) this.#beta.set(values);
+    if (this.#beta?.length === values.length) this.#beta.set(values);
     else this.#beta = values.slice();
     return this.#beta;
   }

@@ -241,6 +241,7 @@ export class CallScope {
   readonly #disposables: { dispose(): void }[] = [];
   /** Copies of the caller's values, which the call works on instead of these values. */
   #replacements: Map<AnyTensor, AnyTensor> | undefined;
+  #sharedScratch: AnyTensor | undefined;
 
   constructor(heap: Heap, dtype: Dtype, values: readonly (AnyTensor | undefined)[]) {
     this.heap = heap;
@@ -317,6 +318,12 @@ export class CallScope {
   scratch(like: AnyTensor): AnyTensor {
     if (!is16Bit(this.dtype)) return this.allocateResult(undefined, like);
     return { data: new Float32Array(like.data.length), shape: like.shape };
+  }
+
+  /** Returns what `scratch` returns, but the same value in every call of it. */
+  sharedScratch(like: AnyTensor): AnyTensor {
+    this.#sharedScratch ??= this.scratch(like);
+    return this.#sharedScratch;
   }
 
   /** Returns a new Tensor, which the call disposes of at its end unless it becomes the result. */

@@ -11,7 +11,7 @@ import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.t
 import { sameShape } from "../tensor/shape.ts";
 import type { Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
-import { backwardSubBatch, fusesSubBatch } from "./sub-batches.ts";
+import { backwardSubBatch, fusesSubBatch, type VectorGradients } from "./sub-batches.ts";
 
 /** Which gradients backward computes in batchnorm-wasm/core; all by default. */
 export interface CoreNeeds {
@@ -101,8 +101,11 @@ interface PreparedBackward<T extends AnyTensor> {
   readonly dGamma: Vector | undefined;
   readonly dBeta: Vector | undefined;
   readonly accumulate: boolean;
-  /** Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. */
-  readonly sums: GradientSums | undefined;
+  /**
+   * Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. Those of every sample are
+   * dGamma and dBeta themselves where they can be.
+   */
+  readonly sums: VectorGradients | undefined;
   /** The sums of a larger batch, which dx takes instead of its own. */
   readonly joint: GradientSums | undefined;
 }
@@ -168,9 +171,23 @@ function parameterGradient(
   return out ?? newVector(precision, shape.length > 1 ? samples * channels : channels);
 }
 
-/** Zeros to add sums to: the buffers of the backward before, if they are as long. */
-function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
-  if (length !== geometry.channels) return emptyGradientSums(length);
+/**
+ * Zeros to add sums to: the buffers of the backward before. For scale and shift per sample, where to write those of every
+ * sample: the gradients themselves, if they are of every sample and not to be added to.
+ */
+function sumsFor(
+  { scratch, geometry, subBatches }: Saved,
+  accumulate: boolean,
+  dGamma: Vector | undefined,
+  dBeta: Vector | undefined,
+): VectorGradients {
+  const length = geometry.channels;
+  if (subBatches[0]?.conditional) {
+    const all = length * geometry.samples;
+    const target = (gradient: Vector | undefined) =>
+      gradient?.length === all && geometry.length && !accumulate ? gradient : new Float64Array(all);
+    return { dGamma: target(dGamma), dBeta: target(dBeta) };
+  }
   scratch.sums ??= emptyGradientSums(length);
   scratch.sums.dGamma.fill(0);
   scratch.sums.dBeta.fill(0);
@@ -195,9 +212,7 @@ function prepareBackward<T extends AnyTensor>(
   const dx = flag("needs.dx", needs.dx, true);
   const dResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
   const joint = checkJointSums(options.sums, saved);
-  const { channels, samples } = saved.geometry;
-  const length = saved.subBatches[0]?.conditional ? samples * channels : channels;
-  const sums = dGamma || dBeta ? sumsFor(saved, length) : undefined;
+  const sums = dGamma || dBeta ? sumsFor(saved, accumulate, dGamma, dBeta) : undefined;
   return { heap, dy, saved, dx, dxOut, dResidual, dResidualOut, dGamma, dBeta, accumulate, sums, joint };
 }
 
@@ -240,7 +255,8 @@ function runBackward<T extends AnyTensor>(
 // ---- commit ---------------------------------------------------------------------------------------------------------
 
 /** Writes or adds sums to a gradient; the sums of all samples to a gradient that all samples share. */
-function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean): void {
+function writeGradient(gradient: Vector, sums: Vector, accumulate: boolean): void {
+  if (sums === gradient) return;
   if (!accumulate && sums.length === gradient.length) {
     copyRange(sums, 0, gradient, 0, sums.length);
     return;

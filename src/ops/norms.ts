@@ -34,6 +34,7 @@ import {
   type GradientSums,
   gradientMap,
   gradientSums,
+  identity,
   invStdOf,
   normalize,
   type Terms,
@@ -282,7 +283,7 @@ interface BackwardBlocks {
  * Computes dx of a block, and adds its dGamma and dBeta to the sums, with one map. With g = gamma·dy, A = Σ g·x̂ and B =
  * Σ g over a group of m values, dx = invStd·(g − B/m − x̂·A/m), without B where no mean is subtracted.
  */
-function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, block: Block): void {
+function backwardOneMap({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm: Norm, block: Block): void {
   const terms = channelTerms(norm, block);
   const [source, upstream] = [x.at(block, block.channels), dy.at(block, block.channels)];
   const sums = emptyGradientSums(block.channels.channels);
@@ -294,11 +295,13 @@ function backwardOneMap({ x, dy, dx, sums: total }: BackwardBlocks, norm: Norm, 
   const gammaVaries = norm.groupChannels > 1;
   if (gammaVaries) for (const name of NAMES) sumGroups(sums[name], terms.gamma, norm.groupChannels);
   if (!norm.centred) sums.dBeta.fill(0);
-  gradientMap(source, upstream, dx.at(block, block.channels), terms, sums, {
-    count: norm.count,
-    gammaVaries,
-    fused: false,
-  });
+  const flow = { count: norm.count, fused: false };
+  const target = dx.at(block, block.channels);
+  if (gammaVaries && terms.gamma) {
+    const g = spare.at(block, block.channels);
+    normalize(upstream, undefined, g, identity(sums.dBeta.length, NONE, terms.gamma));
+    gradientMap(source, g, target, { ...terms, gamma: null }, sums, flow);
+  } else gradientMap(source, upstream, target, terms, sums, flow);
 }
 
 /** Computes what backwardOneMap does, with two maps: dGamma and dBeta from x̂, and dx from g = gamma·dy. */
@@ -317,7 +320,7 @@ function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm
   const sums = emptyGradientSums(groups.channels);
   gradientSums(source, g, rows, false, sums);
   if (!norm.centred) sums.dBeta.fill(0);
-  gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, gammaVaries: false, fused: false });
+  gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, fused: false });
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ const WEIGHTED = 8;
 export const AFFINE = 0;
 export const GRADIENT = 1;
 export const CONSTANT_GRADIENT = 2;
-export const SCALED_GRADIENT = 3;
+export const PRODUCT = 3;
 export const COMBINATION = 4;
 export const DERIVATIVE = 5;
 

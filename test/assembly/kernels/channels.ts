@@ -267,10 +267,10 @@ export function testCoefficients(w: World, maps: Readonly<Record<number, number>
           const shift = (b ? (beta.view[c] as number) : 0) - low * (weight * i);
           const x = (-i * (dGamma?.[c] as number)) / count;
           const dxShift = -(dBeta?.[c] as number) / count - low * x;
-          if (map === 0) return [m, weight * i, shift];
+          if (map === 0 || map === 3) return [m, weight * i, shift];
           if (map === 1) return [m, weight * i, dxShift, x, shift];
           if (map === 2) return [0, weight * i, 0];
-          return map === 3 ? [m, i, dxShift, x, weight] : caller.map((row) => row[c] as number);
+          return caller.map((row) => row[c] as number);
         });
         for (let r = 0; r < 5; r++)
           expectRow(p, r, (c) => (r < rows ? round(table[c]?.[r] as number) : UNWRITTEN), `map ${map}, ${given}`);
