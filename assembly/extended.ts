@@ -1,12 +1,12 @@
 // The second module, over the same memory and the same plans. It has all that plain batch normalization of float32 does
-// not need: activations and residuals in maps and sums, the maps of conditional scale and of double backward, float64
+// not need: activations and residuals in maps and sums, the maps of scale per sample and of double backward, float64
 // (plans with 8 bytes per element), and 16-bit storage.
 //
 // The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU,
 // 3 SiLU, 4 ReLU6. The sums have no SiLU: to compute its derivative twice takes longer than to write dz to memory. So map
 // 5 writes dz once, and plain sums and gradients read it.
 
-import { Identity, LeakyRelu, Relu, Relu6, Silu } from "./kernels/activations";
+import { Identity, LeakyRelu, Piecewise, Relu, Relu6, Silu } from "./kernels/activations";
 import {
   affineRows,
   broadcastRows,
@@ -17,7 +17,7 @@ import {
 } from "./kernels/channels";
 import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
-import { Affine, AffineSum, Combination, Derivative, Gradient, ScaledGradient } from "./kernels/maps";
+import { Affine, AffineSum, Combination, Derivative, Gradient, mapRows, Product, ScaledGradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
 import { mapWeighted, sumWeighted } from "./kernels/weights";
 import {
@@ -30,6 +30,7 @@ import {
   LEAKY_RELU,
   mapUnits,
   NONE,
+  PRODUCT,
   RELU,
   RELU6,
   readSums,
@@ -116,7 +117,10 @@ export function coefficients(
   else rowsOf<f32>(p, map, gamma, beta, count, begin, end);
 }
 
-/** Runs map M with the activation of this number: Relu, LeakyRelu, Relu6, or E for any other number. */
+/**
+ * Runs map M with the activation of this number: Relu, LeakyRelu, Relu6, or E for any other number. Maps of float64 have
+ * Piecewise instead of the three.
+ */
 function mapActivated<T extends number, M extends Affine, E extends Identity>(
   p: Plan,
   activation: i32,
@@ -128,7 +132,10 @@ function mapActivated<T extends number, M extends Affine, E extends Identity>(
   begin: usize,
   end: usize,
 ): void {
-  if (activation == RELU) mapUnits<T, M, Relu>(p, x, b, c, y, 0, begin, end);
+  if (sizeof<T>() == 8) {
+    if (activation == SILU) mapUnits<T, M, E>(p, x, b, c, y, parameters, begin, end);
+    else mapUnits<T, M, Piecewise>(p, x, b, c, y, parameters, begin, end);
+  } else if (activation == RELU) mapUnits<T, M, Relu>(p, x, b, c, y, 0, begin, end);
   else if (activation == LEAKY_RELU) mapUnits<T, M, LeakyRelu>(p, x, b, c, y, parameters, begin, end);
   else if (activation == RELU6) mapUnits<T, M, Relu6>(p, x, b, c, y, 0, begin, end);
   else mapUnits<T, M, E>(p, x, b, c, y, parameters, begin, end);
@@ -148,6 +155,7 @@ function mapOf<T extends number>(
   end: usize,
 ): void {
   if (map == SCALED_GRADIENT) mapUnits<T, ScaledGradient, Identity>(p, x, b, 0, y, 0, begin, end);
+  else if (map == PRODUCT) mapRows<T, Product, Identity>(p, x, b, 0, y, 0, begin, end);
   else if (map == COMBINATION) mapUnits<T, Combination, Identity>(p, x, b, c, y, 0, begin, end);
   else if (map == DERIVATIVE) mapActivated<T, Derivative, Silu>(p, activation, x, b, c, y, parameters, begin, end);
   else if (activation == NONE) mapUnits<T, AffineSum, Identity>(p, x, b, 0, y, 0, begin, end);
@@ -162,11 +170,12 @@ function mapOf<T extends number>(
  *   dy·f′((x − hi)·scale + extra); for float64 dz = dy; with weights dx = (w·((x − hi)·xCoefficient + shift) +
  *   dy)·scale. 2: dx = dy·scale, for statistics that are constants. 3: dx = ((x − hi)·xCoefficient + (dy·extra +
  *   shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz = dy·f′(z + c).
+ *   6: y = z·b, for interleaved plans.
  * @param activation Map 0: 1 to 4, or with a residual 0 to 4; for float64 0 to 4. Map 1: 1, 2 or 4; for float64 0. Map 5:
  *   1 to 4. Other maps: 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.
  * @param b `T[outer·channels·inner]`, read: the residual of map 0, or 0 for none; dy of maps 1, 3 and 5; a source of
- *   map 4.
+ *   maps 4 and 6.
  * @param c `T[outer·channels·inner]`, read: the residual of map 5, or 0 for none; a source of map 4. Map 1: the weights,
  *   `T[outer·(inner + 3)]`, or 0 for none.
  * @param y `T[outer·channels·inner]`, written: y, dx or dz.

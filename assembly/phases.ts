@@ -30,6 +30,7 @@ export const CONSTANT_GRADIENT: i32 = 2;
 export const SCALED_GRADIENT: i32 = 3;
 export const COMBINATION: i32 = 4;
 export const DERIVATIVE: i32 = 5;
+export const PRODUCT: i32 = 6;
 
 /** The numbers of the activations. */
 export const NONE: i32 = 0;

@@ -7,6 +7,7 @@
 //   ScaledGradient  dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale
 //   Derivative      dz = dy·f′(z + c)                                      c: the residual
 //   Combination     y  = (x − hi)·scale + b·xCoefficient + c·extra + shift
+//   Product         y  = z·b
 //
 // The coefficients of a plan are rows of T: hi, scale, shift, xCoefficient, extra. A map has the first three, four or
 // five of them. In Gradient with an activation, `extra` is the shift of z. In ScaledGradient it is gamma, and scale is
@@ -240,6 +241,41 @@ export class Combination {
     _parameters: usize,
   ): v128 {
     return Lanes.madd<T>(v128.sub<T>(x, hi), scale, Lanes.madd<T>(b, xCoefficient, Lanes.madd<T>(c, extra, shift)));
+  }
+}
+
+/** The map y = z·b. It reads two sources and three rows. */
+@final
+@unmanaged
+export class Product {
+  @inline get sources(): i32 {
+    return 2;
+  }
+
+  @inline get rows(): i32 {
+    return 3;
+  }
+
+  @inline get addsLast(): bool {
+    return false;
+  }
+
+  @inline get far(): bool {
+    return false;
+  }
+
+  @inline at<T, E extends Identity>(
+    x: v128,
+    b: v128,
+    _c: v128,
+    hi: v128,
+    scale: v128,
+    shift: v128,
+    _xCoefficient: v128,
+    _extra: v128,
+    _parameters: usize,
+  ): v128 {
+    return v128.mul<T>(Lanes.madd<T>(v128.sub<T>(x, hi), scale, shift), b);
   }
 }
 

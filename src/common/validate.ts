@@ -6,14 +6,8 @@ import { unknownOption, wrongKind, wrongValue } from "./errors.ts";
  * Returns `value` if it is a number for which `holds` is true. Otherwise throws TypeError or RangeError with the
  * argument's `name` and what was `expected`.
  */
-export function checkNumber(
-  name: string,
-  value: unknown,
-  expected: string,
-  holds: (value: number) => boolean,
-  kind = "a number",
-): number {
-  if (typeof value !== "number") throw wrongKind(name, kind, value);
+export function checkNumber(name: string, value: unknown, expected: string, holds: (value: number) => boolean): number {
+  if (typeof value !== "number") throw wrongKind(name, "a number", value);
   if (!holds(value)) throw wrongValue(name, expected, value);
   return value;
 }

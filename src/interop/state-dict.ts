@@ -112,14 +112,7 @@ function resolve(label: string, options: LoadOptions, known: readonly string[]) 
   checkKeys(label, options, known);
   const { prefix = "", count } = options;
   if (typeof prefix !== "string") throw wrongKind("prefix", "a string", prefix);
-  if (count !== undefined)
-    checkNumber(
-      "count",
-      count,
-      "more than 1 value per channel",
-      (n) => n > 1 && n < Infinity,
-      "a number of values per channel",
-    );
+  if (count !== undefined) checkNumber("count", count, "more than 1 value per channel", (n) => n > 1 && n < Infinity);
   const format = oneOf("format", options.format, FRAMEWORKS, "pytorch");
   return { names: NAMES[format], format, prefix, count, strict: flag("strict", options.strict, true) };
 }

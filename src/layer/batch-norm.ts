@@ -95,7 +95,9 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   beta?: Vector;
 }
 
-const FORWARD_OPTIONS = ["mode", "out", "residual", "mask", "gamma", "beta", "statistics"];
+/** The options of a forward that may be repeated without checks. */
+const REPEATABLE = ["mode", "out", "residual"];
+const FORWARD_OPTIONS = [...REPEATABLE, "mask", "gamma", "beta", "statistics"];
 
 /** A recalibration of a layer, during which it collects new running statistics. */
 export interface RecalibrationSession {
@@ -539,12 +541,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
       const saved = activation.code ? this.#spare.copy("beta", beta) : beta;
       return { gamma: this.#spare.copy("gamma", gamma), beta: saved, conditional: undefined, activation };
     }
-    const copy = (v: Vector | null) => (v ? v.slice() : null);
     const shape = [samples, this.channels];
     for (const name of ["gamma", "beta"] as const)
       if (which[name]) checkVector(name, options[name], this.channels, computeDtype(dtype), shape);
     const { conditionalOf } = perSample.get(PER_SAMPLE);
-    const conditional = conditionalOf(copy(options.gamma ?? gamma), copy(options.beta ?? beta), which, samples);
+    const shift = options.beta ?? beta;
+    const saved = activation.code ? this.#spare.copy("beta", shift) : shift;
+    const conditional = conditionalOf(this.#spare.copy("gamma", options.gamma ?? gamma), saved, which, samples);
     return { gamma: null, beta: null, conditional, activation };
   }
 
@@ -582,8 +585,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
  * Whether a forward may be the same as another one of the same tensors. Plain arrays and other options can change between
  * two calls, and have to be checked in each.
  */
-const isRepeatable = (x: AnyTensor, { mask, gamma, beta, statistics }: LayerForwardOptions): boolean =>
-  x instanceof Tensor && [mask, gamma, beta, statistics].every((option) => option === undefined);
+const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>
+  x instanceof Tensor && Object.keys(options).every((key) => REPEATABLE.includes(key));
 
 /** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
 function checkTracked(subBatches: readonly SubBatchForward[]): void {
@@ -617,8 +620,9 @@ class ForwardBuffers {
   /** A copy of gamma or beta, or null if it is null. */
   copy(name: "gamma" | "beta", values: Vector | null): Vector | null {
     if (!values) return null;
-    this.#copies[name] ??= values.slice();
-    this.#copies[name].set(values);
-    return this.#copies[name];
+    const copy = this.#copies[name];
+    if (copy?.length === values.length) copy.set(values);
+    else this.#copies[name] = values.slice();
+    return this.#copies[name] as Vector;
   }
 }

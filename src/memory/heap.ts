@@ -62,11 +62,12 @@ export abstract class KernelHeap implements Heap {
   /** The exports of the core. */
   readonly core: Exports;
   #extended: ExtendedExports | undefined;
-  #f32 = new Float32Array();
-  #f64 = new Float64Array();
-  #u8 = new Uint8Array();
-  #u16 = new Uint16Array();
-  #u32 = new Uint32Array();
+  // views of the whole memory, which `refresh` replaces
+  f32 = new Float32Array();
+  f64 = new Float64Array();
+  u8 = new Uint8Array();
+  u16 = new Uint16Array();
+  u32 = new Uint32Array();
 
   constructor(build: Build, memory: WebAssembly.Memory) {
     this.build = build;
@@ -82,39 +83,19 @@ export abstract class KernelHeap implements Heap {
   /** Makes new views if the memory has grown. */
   refresh(): void {
     const { buffer } = this.memory;
-    if (buffer === this.#u8.buffer) return;
+    if (buffer === this.u8.buffer) return;
     buffers.add(buffer);
-    this.#f32 = new Float32Array(buffer);
-    this.#f64 = new Float64Array(buffer);
-    this.#u8 = new Uint8Array(buffer);
-    this.#u16 = new Uint16Array(buffer);
-    this.#u32 = new Uint32Array(buffer);
+    this.f32 = new Float32Array(buffer);
+    this.f64 = new Float64Array(buffer);
+    this.u8 = new Uint8Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+    this.u32 = new Uint32Array(buffer);
   }
 
   /** The exports of the second module, which is instantiated when it is first used. */
   get extended(): ExtendedExports {
     this.#extended ??= instantiateKernels<ExtendedExports>(this.build.extended(), this.memory);
     return this.#extended;
-  }
-
-  get f32(): Float32Array {
-    return this.#f32;
-  }
-
-  get f64(): Float64Array {
-    return this.#f64;
-  }
-
-  get u8(): Uint8Array {
-    return this.#u8;
-  }
-
-  get u16(): Uint16Array {
-    return this.#u16;
-  }
-
-  get u32(): Uint32Array {
-    return this.#u32;
   }
 
   /** The pool whose threads take part in calls. Undefined: calls run on one thread. */
@@ -209,8 +190,6 @@ export class Workspace {
   #pointer = 0;
   #bytes = 0;
   #plan: Plan | undefined;
-  #geometry: Geometry | undefined;
-  #elementBytes = 0;
   #options = 0;
 
   constructor(heap: Heap) {
@@ -223,8 +202,9 @@ export class Workspace {
    */
   plan(geometry: Geometry, kernels: Kernels, tiled: boolean): Plan {
     const options = (tiled ? TILED : 0) + (geometry.planes ? PLANES : 0);
-    if (this.#plan && kernels.bytes === this.#elementBytes && options === this.#options && this.#hasShape(geometry))
-      return this.#plan;
+    const last = this.#plan;
+    if (last?.outer === geometry.outer && last.channels === geometry.channels && last.inner === geometry.inner)
+      if (last.elementBytes === kernels.bytes && options === this.#options) return last;
     const bytes = kernels.workspaceBytes(geometry);
     if (bytes > this.#bytes) {
       const pointer = this.#heap.allocate(bytes);
@@ -233,15 +213,8 @@ export class Workspace {
       this.#bytes = bytes;
     }
     this.#plan = kernels.plan(this.#heap.u32, this.#pointer, geometry, options);
-    this.#geometry = geometry;
-    this.#elementBytes = kernels.bytes;
     this.#options = options;
     return this.#plan;
-  }
-
-  #hasShape({ outer, channels, inner }: Geometry): boolean {
-    const last = this.#geometry;
-    return last !== undefined && last.outer === outer && last.channels === channels && last.inner === inner;
   }
 }
 

@@ -241,6 +241,7 @@ export class CallScope {
   readonly #disposables: { dispose(): void }[] = [];
   /** Copies of the caller's values, which the call works on instead of these values. */
   #replacements: Map<AnyTensor, AnyTensor> | undefined;
+  #sharedScratch: AnyTensor | undefined;
 
   constructor(heap: Heap, dtype: Dtype, values: readonly (AnyTensor | undefined)[]) {
     this.heap = heap;
@@ -281,22 +282,14 @@ export class CallScope {
     offset: number,
     use: (a: OperandOf<A>, b: OperandOf<B>, c: OperandOf<C>, d: OperandOf<D>) => void,
   ): void {
-    const operandA = this.#operand(values[0], geometry, offset);
-    const operandB = this.#operand(values[1], geometry, offset);
-    const operandC = this.#operand(values[2], geometry, offset);
-    const operandD = this.#operand(values[3], geometry, offset);
+    const operands = values.map(
+      (value) => value && new KernelOperand(this.heap, this.value(value), geometry, this.dtype, offset),
+    ) as [OperandOf<A>, OperandOf<B>, OperandOf<C>, OperandOf<D>];
     try {
-      use(operandA as OperandOf<A>, operandB as OperandOf<B>, operandC as OperandOf<C>, operandD as OperandOf<D>);
+      use(...operands);
     } finally {
-      operandA?.dispose();
-      operandB?.dispose();
-      operandC?.dispose();
-      operandD?.dispose();
+      for (const operand of operands) operand?.dispose();
     }
-  }
-
-  #operand(value: Value, geometry: Geometry, offset: number): KernelOperand | undefined {
-    return value && new KernelOperand(this.heap, this.value(value), geometry, this.dtype, offset);
   }
 
   /** Returns the uninitialised destination of a result: `out`, or a new Tensor or array of the kind of `like`. */
@@ -319,6 +312,12 @@ export class CallScope {
   scratch(like: AnyTensor): AnyTensor {
     if (!is16Bit(this.dtype)) return this.allocateResult(undefined, like);
     return { data: new Float32Array(like.data.length), shape: like.shape };
+  }
+
+  /** Returns what `scratch` returns, but the same value in every call of it. */
+  sharedScratch(like: AnyTensor): AnyTensor {
+    this.#sharedScratch ??= this.scratch(like);
+    return this.#sharedScratch;
   }
 
   /** Returns a new Tensor, which the call disposes of at its end unless it becomes the result. */

@@ -19,7 +19,7 @@ import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.t
 import { sameShape } from "../tensor/shape.ts";
 import type { Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
-import { backwardSubBatch, fusesSubBatch } from "./sub-batches.ts";
+import { backwardSubBatch, fusesSubBatch, type VectorGradients } from "./sub-batches.ts";
 
 /** Which gradients backward computes in batchnorm-wasm/core; all by default. */
 export interface CoreNeeds {
@@ -109,8 +109,11 @@ interface PreparedBackward<T extends AnyTensor> {
   readonly dGamma: Vector | undefined;
   readonly dBeta: Vector | undefined;
   readonly accumulate: boolean;
-  /** Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. */
-  readonly sums: GradientSums | undefined;
+  /**
+   * Float64 sums of gradients, zeros at first; undefined if neither dGamma nor dBeta is needed. Those of every sample are
+   * dGamma and dBeta themselves where they can be.
+   */
+  readonly sums: VectorGradients | undefined;
   /** The sums of a larger batch, which dx takes instead of its own. */
   readonly joint: GradientSums | undefined;
 }
@@ -176,9 +179,23 @@ function parameterGradient(
   return out ?? newVector(precision, shape.length > 1 ? samples * channels : channels);
 }
 
-/** Zeros to add sums to: the buffers of the backward before, if they are as long. */
-function sumsFor({ scratch, geometry }: Saved, length: number): GradientSums {
-  if (length !== geometry.channels) return emptyGradientSums(length);
+/**
+ * Zeros to add sums to: the buffers of the backward before. For scale and shift per sample, where to write those of every
+ * sample: the gradients themselves, if they are of every sample and not to be added to.
+ */
+function sumsFor(
+  { scratch, geometry, subBatches }: Saved,
+  accumulate: boolean,
+  dGamma: Vector | undefined,
+  dBeta: Vector | undefined,
+): VectorGradients {
+  const length = geometry.channels;
+  if (subBatches[0]?.conditional) {
+    const all = length * geometry.samples;
+    const target = (gradient: Vector | undefined) =>
+      gradient?.length === all && geometry.length && !accumulate ? gradient : new Float64Array(all);
+    return { dGamma: target(dGamma), dBeta: target(dBeta) };
+  }
   scratch.sums ??= emptyGradientSums(length);
   scratch.sums.dGamma.fill(0);
   scratch.sums.dBeta.fill(0);
@@ -194,7 +211,7 @@ const latest = /* @__PURE__ */ new WeakMap<Saved, PreparedBackward<AnyTensor>>()
  */
 const isRepeatable = (dy: AnyTensor, { x, residual }: Saved, options: BackwardOptions): boolean =>
   [dy, x, residual, options.dxOut, options.dResidualOut].every(isTensorInUse) &&
-  [options.needs, options.dGammaOut, options.dBetaOut, options.accumulate, options.sums].every((o) => o === undefined);
+  Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");
 
 /**
  * Returns the preparation of the backward before if it was for the same tensors: it is that of this call, too, apart from
@@ -207,14 +224,11 @@ function preparedBefore<T extends AnyTensor>(
 ): PreparedBackward<T> | undefined {
   const before = latest.get(saved);
   if (before?.dy !== dy || before.dxOut !== dxOut || before.dResidualOut !== dResidualOut) return undefined;
-  const { dGamma, dBeta, sums } = before;
   const renewed = (vector: Vector | undefined) => vector && newVector(computeDtype(saved.dtype), vector.length);
-  return {
-    ...(before as PreparedBackward<T>),
-    dGamma: renewed(dGamma),
-    dBeta: renewed(dBeta),
-    sums: sums && sumsFor(saved, sums.dGamma.length),
-  };
+  const dGamma = renewed(before.dGamma);
+  const dBeta = renewed(before.dBeta);
+  const sums = before.sums && sumsFor(saved, false, dGamma, dBeta);
+  return { ...(before as PreparedBackward<T>), dGamma, dBeta, sums };
 }
 
 /** Checks everything that backward takes but the names of options. `exists` tells which parameters the forward had. */
@@ -234,9 +248,7 @@ function prepareBackward<T extends AnyTensor>(
   const dx = flag("needs.dx", needs.dx, true);
   const dResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
   const joint = checkJointSums(options.sums, saved);
-  const { channels, samples } = saved.geometry;
-  const length = saved.subBatches[0]?.conditional ? samples * channels : channels;
-  const sums = dGamma || dBeta ? sumsFor(saved, length) : undefined;
+  const sums = dGamma || dBeta ? sumsFor(saved, accumulate, dGamma, dBeta) : undefined;
   return { heap, dy, saved, dx, dxOut, dResidual, dResidualOut, dGamma, dBeta, accumulate, sums, joint };
 }
 
@@ -279,7 +291,8 @@ function runBackward<T extends AnyTensor>(
 // ---- commit ---------------------------------------------------------------------------------------------------------
 
 /** Writes or adds sums to a gradient; the sums of all samples to a gradient that all samples share. */
-function writeGradient(gradient: Vector, sums: Float64Array, accumulate: boolean): void {
+function writeGradient(gradient: Vector, sums: Vector, accumulate: boolean): void {
+  if (sums === gradient) return;
   if (!accumulate && sums.length === gradient.length) {
     copyRange(sums, 0, gradient, 0, sums.length);
     return;

@@ -3,25 +3,31 @@
 
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { newVector, type Vector } from "../tensor/dtype.ts";
+import { is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import type { Geometry } from "../tensor/shape.ts";
+import type { PlainTensor } from "../tensor/types.ts";
+import { PRODUCT } from "../wasm/kernels.ts";
+import { NONE } from "./activation.ts";
 import type { Renorm } from "./options.ts";
 import {
   differentiateActivation,
   emptyGradientSums,
-  type GradientSums,
   gradientMap,
   gradientSums,
+  identity,
   normalize,
   type Statistics,
   type Terms,
 } from "./primitives.ts";
 import {
+  addSums,
   addTo,
   type BackwardRequest,
+  backwardShared,
   type Conditional,
   type SubBatchForward,
   samplesOf,
+  type VectorGradients,
   withoutActivation,
 } from "./sub-batches.ts";
 
@@ -35,44 +41,29 @@ export function conditionalOf(
   samples: number,
 ): Conditional {
   const rows = (vector: Vector | null, isPerSample: boolean) => {
-    if (!vector || isPerSample) return vector;
-    const dtype = vector instanceof Float64Array ? "float64" : "float32";
-    const repeated = newVector(dtype, vector.length * samples);
-    for (let n = 0; n < samples; n++) repeated.set(vector, n * vector.length);
-    return repeated;
+    if (!vector) return null;
+    let data = vector;
+    if (!isPerSample) {
+      data = newVector(vector instanceof Float64Array ? "float64" : "float32", vector.length * samples);
+      for (let n = 0; n < samples; n++) data.set(vector, n * vector.length);
+    }
+    return { data, shape: [data.length] };
   };
   return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
-}
-
-/** A sample of a sub-batch: its geometry, its first element, its terms, and its number in the batch. */
-type VisitSample = (geometry: Geometry, offset: number, terms: Terms, sample: number) => void;
-
-/** Calls `visit` for every sample of a sub-batch with scale and shift per sample. */
-function forEachSample({ geometry, shape, layout, ...subBatch }: SubBatchForward, visit: VisitSample): void {
-  const { conditional, offset, first, terms, r, d } = subBatch;
-  const { channels, samples } = geometry;
-  const sampleGeometry = samplesOf(geometry, shape, layout, 1);
-  for (let sample = first; sample < first + samples; sample++) {
-    const row = (vector: Vector | null | undefined) =>
-      vector ? vector.subarray(sample * channels, (sample + 1) * channels) : null;
-    const scaleAndShift = renormalized(row(conditional?.gamma), row(conditional?.beta), r, d);
-    const start = offset + (sample - first) * sampleGeometry.length;
-    visit(sampleGeometry, start, { ...terms, ...scaleAndShift }, sample);
-  }
 }
 
 /** gamma·r and beta + gamma·d with Batch Renormalization; gamma and beta without it. */
 function renormalized(
   gamma: Vector | null,
   beta: Vector | null,
-  r: Float64Array | undefined,
-  d: Float64Array | undefined,
+  r: Vector | null | undefined,
+  d: Vector | null | undefined,
 ): { gamma: Vector | null; beta: Vector | null } {
   if (!r || !d) return { gamma, beta };
   const gammaAt = (c: number) => (gamma ? (gamma[c] as number) : 1);
   return {
-    gamma: r.map((value, c) => gammaAt(c) * value),
-    beta: d.map((value, c) => (beta ? (beta[c] as number) : 0) + gammaAt(c) * value),
+    gamma: Float64Array.from(r, (value, c) => gammaAt(c) * value),
+    beta: Float64Array.from(d, (value, c) => (beta ? (beta[c] as number) : 0) + gammaAt(c) * value),
   };
 }
 
@@ -94,6 +85,73 @@ export function renormalize(
   return { ...subBatch, r, d, terms: { ...terms, ...renormalized(terms.gamma, terms.beta, r, d) } };
 }
 
+// ---- a sub-batch with scale and shift per sample --------------------------------------------------------------------
+
+/** Whether a sample has one value per channel, so that kernels read scale and shift like tensors of x's shape. */
+const isOfElements = ({ geometry }: SubBatchForward): boolean => geometry.count === geometry.samples;
+
+/** Calls `visit` for every sample of a sub-batch, with its geometry, its first element and its first scale. */
+function forEachSample(
+  { geometry, shape, layout, offset, first }: SubBatchForward,
+  visit: (geometry: Geometry, offset: number, row: number) => void,
+): void {
+  const sample = samplesOf(geometry, shape, layout, 1);
+  for (let n = 0; n < geometry.samples; n++) visit(sample, offset + n * sample.length, (first + n) * geometry.channels);
+}
+
+/**
+ * Computes y = f(z + b) of all elements of a sub-batch, where z is x normalised by `terms`, which f is of. With map
+ * PRODUCT it is z·b.
+ */
+function mapElements(
+  call: CallScope,
+  x: AnyTensor,
+  b: AnyTensor | null | undefined,
+  y: AnyTensor,
+  { geometry, offset }: SubBatchForward,
+  terms: Terms,
+  map?: number,
+): void {
+  call.withOperands([x, y, b ?? undefined], geometry, offset, (source, target, other) =>
+    normalize(source, other, target, terms, map),
+  );
+}
+
+/**
+ * Computes y = f(z·gamma + beta + residual) of a sub-batch, where z is x normalised by `terms`, which f is of. gamma and
+ * beta are those of the sub-batch by default.
+ */
+export function normalizeSamples(
+  call: CallScope,
+  x: AnyTensor,
+  residual: AnyTensor | undefined,
+  y: AnyTensor,
+  subBatch: SubBatchForward,
+  terms = subBatch.terms,
+  { gamma, beta }: Omit<Conditional, "perSample"> = subBatch.conditional as Conditional,
+): void {
+  const { channels } = subBatch.geometry;
+  if (isOfElements(subBatch)) {
+    const last = residual ?? beta;
+    // y may be the residual, and 16-bit storage would round z
+    const z = residual || is16Bit(call.dtype) ? call.sharedScratch(x) : y;
+    mapElements(call, x, gamma, z, subBatch, withoutActivation(terms), gamma ? PRODUCT : undefined);
+    if (residual && beta) mapElements(call, z, beta, z, subBatch, identity(channels, NONE));
+    if (last || terms.activation.code || z !== y)
+      mapElements(call, z, last, y, subBatch, identity(channels, terms.activation));
+    return;
+  }
+  forEachSample(subBatch, (sample, start, row) => {
+    // an array that the caller has given away is empty, and nothing reads it
+    const of = (vector: PlainTensor<Vector> | null) =>
+      vector?.data.length ? vector.data.subarray(row, row + channels) : null;
+    const own = { ...terms, ...renormalized(of(gamma), of(beta), terms.gamma, terms.beta) };
+    call.withOperands([x, y, residual], sample, start, (source, target, added) =>
+      normalize(source, added, target, own),
+    );
+  });
+}
+
 /** Computes dz = dy·f′(z) of all sub-batches. `dz` may be dy. */
 export function activationGradient(
   call: CallScope,
@@ -103,62 +161,104 @@ export function activationGradient(
   dz: AnyTensor,
   subBatches: readonly SubBatchForward[],
 ): void {
-  const map = (geometry: Geometry, offset: number, terms: Terms) =>
-    call.withOperands([x, dy, dz, residual], geometry, offset, (source, upstream, target, added) =>
-      differentiateActivation(source, added, upstream, target, terms),
-    );
   for (const subBatch of subBatches) {
-    if (subBatch.conditional) forEachSample(subBatch, map);
-    else map(subBatch.geometry, subBatch.offset, subBatch.terms);
+    const { geometry, offset, terms, conditional } = subBatch;
+    const z = conditional ? call.sharedScratch(x) : x;
+    if (conditional) normalizeSamples(call, x, undefined, z, subBatch, withoutActivation(terms));
+    call.withOperands([z, dy, dz, residual], geometry, offset, (source, upstream, target, added) =>
+      differentiateActivation(
+        source,
+        added,
+        upstream,
+        target,
+        conditional ? identity(geometry.channels, terms.activation) : terms,
+      ),
+    );
   }
 }
 
-/** Computes y of a sub-batch, sample by sample. */
-export function normalizeSamples(
+/** Writes dGamma and dBeta of a sub-batch whose samples have one value per channel, where they are no sums. */
+function writeElements(
   call: CallScope,
   x: AnyTensor,
-  residual: AnyTensor | undefined,
-  y: AnyTensor,
+  dz: AnyTensor,
   subBatch: SubBatchForward,
+  terms: Terms,
+  into: VectorGradients,
 ): void {
-  forEachSample(subBatch, (geometry, offset, terms) =>
-    call.withOperands([x, residual, y], geometry, offset, (source, added, target) =>
-      normalize(source, added, target, terms),
-    ),
-  );
+  const { geometry, offset } = subBatch;
+  const product = call.sharedScratch(x);
+  const isHalf = is16Bit(call.dtype);
+  const write = (vector: Vector, { data }: AnyTensor) =>
+    vector.set((data as Vector).subarray(offset, offset + geometry.length), offset);
+  mapElements(call, x, dz, product, subBatch, terms, PRODUCT);
+  write(into.dGamma, product);
+  if (isHalf) mapElements(call, dz, undefined, product, subBatch, identity(geometry.channels, NONE));
+  write(into.dBeta, isHalf ? product : call.value(dz));
 }
 
-/**
- * Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed.
- */
+/** Computes dx of a sub-batch whose samples have one value per channel: that of g = gamma·dz without a scale. */
+function differentiateElements(
+  call: CallScope,
+  x: AnyTensor,
+  dz: AnyTensor,
+  subBatch: SubBatchForward,
+  request: BackwardRequest,
+  terms: Terms,
+): void {
+  const gamma = subBatch.conditional?.gamma;
+  const g = gamma ? call.sharedScratch(x) : dz;
+  const plain = identity(subBatch.geometry.channels, NONE);
+  if (gamma) normalizeSamples(call, dz, undefined, g, subBatch, plain, { gamma, beta: null });
+  const plainRequest = { ...request, activated: undefined, joint: undefined };
+  backwardShared(call, x, g, { ...subBatch, terms }, plainRequest, subBatch.total > 0, undefined);
+}
+
+/** Computes dx of a sub-batch if it is wanted, and writes the sums of gradients of its samples to `into`. */
 export function differentiateSamples(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
   subBatch: SubBatchForward,
-  { dx }: BackwardRequest,
+  request: BackwardRequest,
   needed: boolean,
-  add: (sums: GradientSums, sample: number) => void,
+  into: VectorGradients | undefined,
 ): void {
-  const { total } = subBatch;
-  const { channels } = subBatch.geometry;
+  const { conditional, geometry, total } = subBatch;
+  const { channels } = geometry;
+  const { dx } = request;
+  const terms = withoutActivation(subBatch.terms);
+  if (isOfElements(subBatch)) {
+    if (into) writeElements(call, x, dz, subBatch, terms, into);
+    if (dx) differentiateElements(call, x, dz, subBatch, request, terms);
+    return;
+  }
+  const gammaOf = (row: number) => {
+    const gamma = conditional?.gamma?.data.subarray(row, row + channels);
+    return renormalized(gamma ?? null, null, terms.gamma, terms.beta).gamma;
+  };
   // Σ g·x̂ and Σ g over all samples, with g = gamma·dz, since every sample has a gamma of its own
   const joint = emptyGradientSums(channels);
   const sums = emptyGradientSums(channels);
-  const sum: VisitSample = (geometry, offset, terms, sample) => {
-    call.withOperands([x, dz], geometry, offset, (source, upstream) =>
-      gradientSums(source, upstream, withoutActivation(terms), false, sums),
-    );
-    add(sums, sample);
-    addTo(joint.dGamma, 0, sums.dGamma, terms.gamma);
-    addTo(joint.dBeta, 0, sums.dBeta, terms.gamma);
-  };
-  if (needed) forEachSample(subBatch, sum);
+  if (needed)
+    forEachSample(subBatch, (sample, start, row) => {
+      call.withOperands([x, dz], sample, start, (source, upstream) =>
+        gradientSums(source, upstream, terms, false, sums),
+      );
+      const gamma = gammaOf(row);
+      addTo(joint.dGamma, sums.dGamma, gamma);
+      addTo(joint.dBeta, sums.dBeta, gamma);
+      if (!into) return;
+      const own = emptyGradientSums(channels);
+      addSums(own, sums, subBatch);
+      into.dGamma.set(own.dGamma, row);
+      into.dBeta.set(own.dBeta, row);
+    });
   if (!dx) return;
   const flow = { count: total, gammaVaries: total > 0, fused: false };
-  forEachSample(subBatch, (geometry, offset, terms) =>
-    call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) =>
-      gradientMap(source, upstream, target, withoutActivation(terms), joint, flow),
+  forEachSample(subBatch, (sample, start, row) =>
+    call.withOperands([x, dz, dx], sample, start, (source, upstream, target) =>
+      gradientMap(source, upstream, target, { ...terms, gamma: gammaOf(row) }, joint, flow),
     ),
   );
 }

@@ -49,6 +49,15 @@ export interface Terms {
   readonly activation: Activation;
 }
 
+/** The terms of the map y = f(gamma·x). */
+export const identity = (channels: number, activation: Activation, gamma: Vector | null = null): Terms => ({
+  mean: new Float64Array(channels),
+  invStd: new Float64Array(channels).fill(1),
+  gamma,
+  beta: null,
+  activation,
+});
+
 /** dGamma = Σ dz·x̂ and dBeta = Σ dz of a batch, float64, [C] each. */
 export interface GradientSums {
   readonly dGamma: Float64Array;
@@ -226,30 +235,37 @@ function affineCoefficients({ kernels }: KernelOperand, { plan, gamma, beta }: U
   kernels.coefficients(plan, AFFINE, false, gamma, beta, 0, channels);
 }
 
-/** Computes y of some tiles from the plan's mean and invStd (F6, F7). */
+/** Computes y of some tiles from the plan's mean and invStd (F6, F7), or their product with b. */
 function mapAffine(
   x: KernelOperand,
   residual: KernelOperand | undefined,
   y: KernelOperand,
   uploaded: UploadedTerms,
   tiles: readonly Tile[],
+  map = AFFINE,
 ): void {
   affineCoefficients(x, uploaded, channelsOf(uploaded.plan, tiles));
   for (const tile of tiles) {
     const source = x.load(tile);
     const operands = { x: source, b: residual ? residual.load(tile) : 0, y: y.target(source) };
-    x.kernels.map(x.planOf(tile), AFFINE, uploaded.activation, operands, tile);
+    x.kernels.map(x.planOf(tile), map, uploaded.activation, operands, tile);
     x.unload(y, tile);
   }
 }
 
 /**
  * Computes y = f(gamma·(x − mean)·invStd + beta + residual) (F6, F7). All operands are tensors or all are arrays. y may
- * be x or the residual.
+ * be x or the residual. Map PRODUCT is for interleaved operands: it multiplies by `residual`, and has no activation.
  */
-export function normalize(x: KernelOperand, residual: KernelOperand | undefined, y: KernelOperand, terms: Terms): void {
+export function normalize(
+  x: KernelOperand,
+  residual: KernelOperand | undefined,
+  y: KernelOperand,
+  terms: Terms,
+  map?: number,
+): void {
   if (x.geometry.length === 0) return;
-  mapAffine(x, residual, y, uploadTerms(x, terms), x.tiles);
+  mapAffine(x, residual, y, uploadTerms(x, terms), x.tiles, map);
 }
 
 /** Computes dz = dy·f′(z) of a tile, from the coefficients of the affine map in the plan's vectors. */

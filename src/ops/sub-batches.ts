@@ -8,7 +8,7 @@ import type { CallScope, KernelOperand } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
 import { bitsOf, type Vector } from "../tensor/dtype.ts";
 import { type Geometry, geometryOf } from "../tensor/shape.ts";
-import type { Layout } from "../tensor/types.ts";
+import type { Layout, PlainTensor } from "../tensor/types.ts";
 import type { Activation } from "./activation.ts";
 import type { Mask, Selection } from "./mask.ts";
 import {
@@ -43,10 +43,10 @@ export interface SubBatch {
   readonly count: number;
 }
 
-/** Scale and shift of every sample, [N, C]; null counts as ones and zeros. */
+/** Scale and shift of every sample, N·C values; null counts as ones and zeros. */
 export interface Conditional {
-  readonly gamma: Vector | null;
-  readonly beta: Vector | null;
+  readonly gamma: PlainTensor<Vector> | null;
+  readonly beta: PlainTensor<Vector> | null;
   /** Which of the two is per sample. The other is one vector repeated, and its gradient is one vector, too. */
   readonly perSample: { readonly gamma: boolean; readonly beta: boolean };
 }
@@ -117,7 +117,7 @@ export interface PerSample {
     perSample: Conditional["perSample"],
     samples: number,
   ): Conditional;
-  /** Computes y of a sub-batch, sample by sample. */
+  /** Computes y of a sub-batch. */
   normalize(
     call: CallScope,
     x: AnyTensor,
@@ -125,9 +125,7 @@ export interface PerSample {
     y: AnyTensor,
     subBatch: SubBatchForward,
   ): void;
-  /**
-   * Computes dx of a sub-batch if it is wanted, and passes each sample's sums of gradients to `add` if they are needed.
-   */
+  /** Computes dx of a sub-batch if it is wanted, and writes the sums of gradients of its samples to `into`. */
   differentiate(
     call: CallScope,
     x: AnyTensor,
@@ -135,7 +133,7 @@ export interface PerSample {
     subBatch: SubBatchForward,
     request: BackwardRequest,
     needed: boolean,
-    add: (sums: GradientSums, sample: number) => void,
+    into: VectorGradients | undefined,
   ): void;
 }
 
@@ -248,15 +246,10 @@ export function forwardSubBatch(
 
 // ---- backward -------------------------------------------------------------------------------------------------------
 
-/** Adds values, each times its factor, to `into` from index `at` on. */
-export function addTo(
-  into: Float64Array,
-  at: number,
-  values: ArrayLike<number>,
-  factor?: ArrayLike<number> | null,
-): void {
+/** Adds values, each times its factor, to `into`. */
+export function addTo(into: Vector, values: ArrayLike<number>, factor?: ArrayLike<number> | null): void {
   for (let c = 0; c < values.length; c++)
-    into[at + c] = (into[at + c] as number) + (values[c] as number) * (factor ? (factor[c] as number) : 1);
+    into[c] = (into[c] as number) + (values[c] as number) * (factor ? (factor[c] as number) : 1);
 }
 
 /**
@@ -268,6 +261,12 @@ export const fusesSubBatch = (
   activation: Activation,
   { conditional, selection, total }: SubBatchForward,
 ): boolean => operandDtype !== "float64" && !conditional && !selection && total > 0 && fuses(residual, activation);
+
+/** dGamma and dBeta in any precision: float64 sums, or where a caller wants those of every sample, [N·C]. */
+export interface VectorGradients {
+  readonly dGamma: Vector;
+  readonly dBeta: Vector;
+}
 
 /** What the caller of a backward asks for. */
 export interface BackwardRequest {
@@ -285,14 +284,17 @@ export interface BackwardRequest {
   readonly joint: GradientSums | undefined;
 }
 
-/** Computes dx of a sub-batch, and dz if it is not given, and adds the sums of gradients to `into`. */
+/**
+ * Computes dx of a sub-batch, and dz if it is not given, and adds the sums of gradients to `into`. Those of samples are
+ * written to their places in it.
+ */
 export function backwardSubBatch(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
   subBatch: SubBatchForward,
   request: BackwardRequest,
-  into: GradientSums | undefined,
+  into: VectorGradients | undefined,
 ): void {
   const { geometry, offset, conditional, total } = subBatch;
   const { dx, activated, joint } = request;
@@ -304,24 +306,26 @@ export function backwardSubBatch(
   }
   if (subBatch.empty) {
     if (dx) bitsOf(dx.data).fill(0, offset, offset + geometry.length);
-  } else if (conditional) {
-    const add = (sums: GradientSums, sample: number) => addSums(into, sample * geometry.channels, sums, subBatch);
-    perSample.get(PER_SAMPLE).differentiate(call, x, dz, subBatch, request, needed, add);
-  } else backwardShared(call, x, dz, subBatch, request, needed, into);
+  } else if (conditional) perSample.get(PER_SAMPLE).differentiate(call, x, dz, subBatch, request, needed, into);
+  else backwardShared(call, x, dz, subBatch, request, needed, into as GradientSums | undefined);
 }
 
 /**
  * Adds a sub-batch's sums of gradients to those of the call. Batch Renormalization scales and shifts x̂·r + d, not x̂.
  */
-function addSums(into: GradientSums | undefined, at: number, sums: GradientSums, { r, d }: SubBatchForward): void {
+export function addSums(
+  into: VectorGradients | undefined,
+  sums: VectorGradients,
+  { r, d }: Pick<SubBatchForward, "r" | "d">,
+): void {
   if (!into) return;
-  addTo(into.dGamma, at, sums.dGamma, r);
-  if (d) addTo(into.dGamma, at, sums.dBeta, d);
-  addTo(into.dBeta, at, sums.dBeta);
+  addTo(into.dGamma, sums.dGamma, r);
+  if (d) addTo(into.dGamma, sums.dBeta, d);
+  addTo(into.dBeta, sums.dBeta);
 }
 
 /** Does the work of `backwardSubBatch` for a sub-batch whose samples share scale and shift. */
-function backwardShared(
+export function backwardShared(
   call: CallScope,
   x: AnyTensor,
   dz: AnyTensor,
@@ -347,7 +351,7 @@ function backwardShared(
       run(fusion.get("activation").derivationOf(source, residual, dy, upstream, terms)),
     );
   });
-  if (sums && sums !== into) addSums(into, 0, sums, subBatch);
+  if (sums && sums !== into) addSums(into, sums, subBatch);
 }
 
 /** The terms of the map before its activation. */

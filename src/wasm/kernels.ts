@@ -77,6 +77,7 @@ export const CONSTANT_GRADIENT = 2;
 export const SCALED_GRADIENT = 3;
 export const COMBINATION = 4;
 export const DERIVATIVE = 5;
+export const PRODUCT = 6;
 
 /**
  * The value of `precision` with which interleaved sums are taken stripe by stripe. Otherwise they are taken by column

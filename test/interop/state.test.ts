@@ -370,7 +370,7 @@ test.each<[unknown, ErrorConstructor, RegExp]>([
   [{ format: 5 }, TypeError, /^format: expected a string, got 5/],
   [{ format: "constructor" }, RangeError, /^format: expected /],
   [{ prefix: 5 }, TypeError, /^prefix: expected a string, got 5/],
-  [{ count: "8" }, TypeError, /^count: expected a number of values per channel, got "8"/],
+  [{ count: "8" }, TypeError, /^count: expected a number, got "8"/],
   [{ count: 1 }, RangeError, /^count: expected more than 1 value per channel, got 1/],
   [{ count: Number.NaN }, RangeError, /^count: expected more than 1/],
   [{ count: Number.POSITIVE_INFINITY }, RangeError, /^count: expected more than 1/],

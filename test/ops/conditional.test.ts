@@ -1,8 +1,17 @@
 // Scale and shift per sample: each sample's results, and the gradients by finite differences, also in ghost batches.
 
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
-import { batchNormBackward, batchNormForward, type Vector } from "../../src/index.ts";
+import {
+  type ActivationName,
+  type AnyTensor,
+  batchNormBackward,
+  batchNormForward,
+  batchNormInference,
+  tensor,
+  type Vector,
+} from "../../src/index.ts";
 import { dropMade, mine } from "../support/made.ts";
+import { errorOf, solve } from "../support/reference.ts";
 import { close, differences, inputsIn, layer, type Step, same, step } from "../support/variants.ts";
 import { LAYOUTS, normal, ordered, real, sizeOf, useBuild, WAYS } from "../support/worlds.ts";
 
@@ -136,4 +145,82 @@ describe.each(LAYOUTS)("gradients, float64, %s", (layout) => {
       }
     },
   );
+});
+
+describe("rows of one value per channel, against plain loops in float64", () => {
+  beforeAll(() => useBuild("simd"));
+  const u = 2 ** -24;
+
+  /** Runs forward and backward of [N, C], and expects all results within their units. */
+  function check(
+    size: readonly [number, number],
+    isTensor: boolean,
+    activation: ActivationName,
+    hasResidual: boolean,
+    which: { gamma: boolean; beta: boolean },
+  ): void {
+    const [n, c] = size;
+    const f32 = (seed: number, std = 1, mean = 0, length = n * c) => Float32Array.from(normal(seed, length, std, mean));
+    const values = { x: f32(1, 2, 5), dy: f32(2), residual: f32(3) };
+    const parameter = (name: "gamma" | "beta", seed: number) => f32(seed, 1, 0, which[name] ? n * c : c);
+    const parameters = { gamma: parameter("gamma", 4), beta: parameter("beta", 5) };
+    const residual = hasResidual ? values.residual : undefined;
+    const expected = solve({
+      ...{ shape: size, layout: "channels-first", epsilon: 1e-5, activation, x: values.x, dy: values.dy, residual },
+      ...parameters,
+    } as never);
+    const give = (data: Float32Array) => mine(isTensor ? tensor(size, data) : { data: data.slice(), shape: size });
+    const [x, dy] = [give(values.x), give(values.dy)];
+    const added = hasResidual ? { residual: give(values.residual) } : {};
+    const { y, saved } = batchNormForward<AnyTensor>(x, parameters, { activation, ...added });
+    const got = batchNormBackward<AnyTensor>(dy, saved, { dxOut: dy }); // dx takes the place of dy
+    const worst = (name: "y" | "dx" | "dResidual" | "dGamma" | "dBeta", result: unknown) =>
+      errorOf(result as Vector, expected[name], expected[`${name}Scale`], u, (i) => i % c);
+    const name = JSON.stringify([size, isTensor, activation, hasResidual, which]);
+    expect(worst("y", mine(y).data), `y of ${name}`).toBeLessThanOrEqual(4);
+    expect(worst("dx", got.dx?.data), `dx of ${name}`).toBeLessThanOrEqual(4);
+    if (hasResidual)
+      expect(worst("dResidual", mine(got.dResidual)?.data), `dResidual of ${name}`).toBeLessThanOrEqual(4);
+    expect(worst("dGamma", got.dGamma), `dGamma of ${name}`).toBeLessThanOrEqual(4);
+    expect(worst("dBeta", got.dBeta), `dBeta of ${name}`).toBeLessThanOrEqual(4);
+    if (activation === "none" && which.beta) expect(got.dBeta).toEqual(values.dy);
+    dropMade();
+  }
+
+  const SIZES = [2, 3, 64, 127, 128, 1024].flatMap((n) => [1, 2, 3, 5, 7, 8, 37].map((c) => [n, c] as const));
+
+  test.each([true, false])("of all sizes, in wasm memory: %j", (isTensor) => {
+    for (const size of SIZES) check(size, isTensor, "none", false, { gamma: true, beta: true });
+    check([1030, 131], isTensor, "none", false, { gamma: true, beta: true });
+  });
+
+  test.each(["none", "relu", "leaky_relu", "relu6", "silu"] as const)(
+    "with activation %s and a residual",
+    (activation) => {
+      for (const isTensor of [true, false])
+        for (const hasResidual of [false, true])
+          for (const [gamma, beta] of [
+            [true, true],
+            [true, false],
+            [false, true],
+          ] as const)
+            check([33, 7], isTensor, activation, hasResidual, { gamma, beta });
+    },
+  );
+
+  test.each([true, false])("y may take the place of x or of the residual, in wasm memory: %j", (isTensor) => {
+    const shape = [33, 7];
+    const f32 = (seed: number, length = 231) => Float32Array.from(normal(seed, length));
+    const give = (seed: number) => mine(isTensor ? tensor(shape, f32(seed)) : { data: f32(seed), shape });
+    const parameters = { gamma: f32(4), beta: f32(5), mean: f32(6, 7), variance: new Float32Array(7).fill(2) };
+    for (const activation of ["none", "silu"] as const) {
+      const run = (place?: "x" | "residual") => {
+        const operands: Record<"x" | "residual", AnyTensor> = { x: give(1), residual: give(3) };
+        const options = { activation, residual: operands.residual, ...(place && { out: operands[place] }) };
+        return mine(batchNormInference<AnyTensor>(operands.x, parameters, options).y).data.slice() as Vector;
+      };
+      expect(run("x")).toEqual(run());
+      expect(run("residual")).toEqual(run());
+    }
+  });
 });

@@ -267,7 +267,7 @@ export function testCoefficients(w: World, maps: Readonly<Record<number, number>
           const shift = (b ? (beta.view[c] as number) : 0) - low * (weight * i);
           const x = (-i * (dGamma?.[c] as number)) / count;
           const dxShift = -(dBeta?.[c] as number) / count - low * x;
-          if (map === 0) return [m, weight * i, shift];
+          if (map === 0 || map === 6) return [m, weight * i, shift];
           if (map === 1) return [m, weight * i, dxShift, x, shift];
           if (map === 2) return [0, weight * i, 0];
           return map === 3 ? [m, i, dxShift, x, weight] : caller.map((row) => row[c] as number);

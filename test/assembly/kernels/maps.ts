@@ -26,8 +26,16 @@ function plain(name: string, map: number, sources: 1 | 2 | 3, of: Case["of"]): C
 const affine = plain("affine", 0, 1, (hi, scale, shift) => (x) => (x - hi) * scale + shift);
 const gradient = plain("gradient", 1, 2, (hi, scale, shift, g) => (x, dy) => ((x - hi) * g + (dy + shift)) * scale);
 const CORE: readonly Case[] = [affine, gradient, { ...affine, name: "gradient of constants", map: 2 }];
+/** The map of interleaved plans alone. Products of the smallest special values are 0 in float32. */
+const product: Case = {
+  ...plain("product", 6, 2, (h, s, shift) => (x, b) => ((x - h) * s + shift) * b),
+  tolerance: { relative: 0, absolute: 2 ** -149 },
+};
+/** Whether a map has no kernel for the walk of a plan. */
+const isMissing = (c: Case, m: Mapped) => c === product && m.get("planar") === 1;
 const GENERAL: readonly Case[] = [
   plain("scaled gradient", 3, 2, (h, s, shift, g, e) => (x, dy) => ((x - h) * g + (dy * e + shift)) * s),
+  product,
   plain("combination", 4, 3, (h, s, shift, g, e) => (x, b, c) => (x - h) * s + b * g + c * e + shift),
 ];
 
@@ -124,6 +132,10 @@ const specialValues = (k: number, length: number) =>
 function testOne(w: World, c: Case, name = c.name): void {
   /** Beside the sources, and in place of each; sources that are not written stay as they are. */
   function check(m: Mapped, inPlace: boolean): void {
+    if (isMissing(c, m)) {
+      w.arena.close();
+      return;
+    }
     const given = m.sources.map((s) => s.slice());
     for (const target of inPlace ? [m.y, ...m.sources] : [m.y]) {
       m.run(0, m.units(), target.byteOffset);
@@ -141,7 +153,7 @@ function testOne(w: World, c: Case, name = c.name): void {
     for (const dims of dimsOf(`1×1×${n} ${n}×1×1`)) check(new Mapped(w, dims, c, undefined, true), true);
     for (const dims of world.DIVISIBLE.slice(0, -3)) {
       const m = new Mapped(w, dims, c);
-      world.checkRanges([m.bytes, m.y], m.units(), (begin, end) => m.run(begin, end));
+      if (!isMissing(c, m)) world.checkRanges([m.bytes, m.y], m.units(), (begin, end) => m.run(begin, end));
       w.arena.close();
     }
   });
@@ -151,6 +163,10 @@ function testTiles(w: World, c: Case, name = c.name): void {
   it(`${name}: tensors pass through tiles`, () => {
     for (const dims of world.IN_TILES) {
       const m = new Mapped(w, dims, c, world.TILED);
+      if (isMissing(c, m)) {
+        w.arena.close();
+        continue;
+      }
       const units = m.get("planar") ? 1 : m.get("stripe");
       m.forTiles((begin, end, indices, before) => {
         const tile = (of: Reals) => w.arena.real(world.gather(of, indices)).view;
