@@ -7,14 +7,13 @@ import { is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import type { PlainTensor } from "../tensor/types.ts";
 import { PRODUCT } from "../wasm/kernels.ts";
-import { NONE } from "./activation.ts";
+import { type Activation, NONE } from "./activation.ts";
 import type { Renorm } from "./options.ts";
 import {
   differentiateActivation,
   emptyGradientSums,
   gradientMap,
   gradientSums,
-  identity,
   normalize,
   type Statistics,
   type Terms,
@@ -86,6 +85,15 @@ export function renormalize(
 }
 
 // ---- a sub-batch with scale and shift per sample --------------------------------------------------------------------
+
+/** The terms of the map y = f(x). */
+const identity = (channels: number, activation: Activation): Terms => ({
+  mean: new Float64Array(channels),
+  invStd: new Float64Array(channels).fill(1),
+  gamma: null,
+  beta: null,
+  activation,
+});
 
 /** Whether a sample has one value per channel, so that kernels read scale and shift like tensors of x's shape. */
 const isOfElements = ({ geometry }: SubBatchForward): boolean => geometry.count === geometry.samples;

@@ -49,15 +49,6 @@ export interface Terms {
   readonly activation: Activation;
 }
 
-/** The terms of the map y = f(gamma·x). */
-export const identity = (channels: number, activation: Activation, gamma: Vector | null = null): Terms => ({
-  mean: new Float64Array(channels),
-  invStd: new Float64Array(channels).fill(1),
-  gamma,
-  beta: null,
-  activation,
-});
-
 /** dGamma = Σ dz·x̂ and dBeta = Σ dz of a batch, float64, [C] each. */
 export interface GradientSums {
   readonly dGamma: Float64Array;
