@@ -8,6 +8,7 @@ import {
   batchNormBackward,
   batchNormForward,
   batchNormInference,
+  type Dtype,
   type Layout,
   type TensorLike,
 } from "../../src/index.ts";
@@ -22,7 +23,19 @@ import {
   invStdOf,
   statistics,
 } from "../support/reference.ts";
-import { drop, KINDS, LAYOUTS, make, makeOf, normal, random, sizeOf, useBuild, WORLDS } from "../support/worlds.ts";
+import {
+  drop,
+  KINDS,
+  LAYOUTS,
+  make,
+  makeOf,
+  normal,
+  random,
+  real,
+  sizeOf,
+  useBuild,
+  WORLDS,
+} from "../support/worlds.ts";
 
 const inChannel = (d: Dims, i: number) => Math.floor(i / d.inner) % d.channels;
 
@@ -257,6 +270,35 @@ describe.each(WORLDS)("fused ($build, $kind)", ({ build, kind }) => {
       );
     }
   });
+
+  test.each(["float32", "float64"] as const)(
+    "an infinite dy changes no gradient where z ≤ 0: ReLU and ReLU6, %s",
+    (dtype) => {
+      for (const [layout, shape] of SHAPES)
+        for (const activation of ["relu", "relu6"] as const)
+          for (const residual of [false, true]) {
+            const length = sizeOf(shape);
+            const channels = layout === "channels-last" ? (shape.at(-1) as number) : (shape[1] as number);
+            const bn = new BatchNorm<Dtype>(channels, { layout, activation, dtype });
+            const give = (values: ArrayLike<number>) => {
+              const tensor = make(kind, shape, real(dtype, values) as Float32Array);
+              made.push(tensor);
+              return tensor;
+            };
+            const added = residual ? { residual: give(normal(2, length)) } : {};
+            const y = bn.forward(give(normal(1, length)), added).data.slice();
+            const dy = normal(3, length);
+            const gradientsOf = (values: ArrayLike<number>) => {
+              const { dx, dGamma, dBeta } = bn.backward(give(values));
+              if (dx) made.push(dx as TensorLike);
+              return [dx?.data.slice(), dGamma, dBeta];
+            };
+            const expected = gradientsOf(dy);
+            expect(gradientsOf(dy.map((value, i) => (y[i] === 0 ? -Infinity : value)))).toEqual(expected);
+            drop(...made.splice(0));
+          }
+    },
+  );
 
   test("nothing that is read is written: x, residual, dy, gamma, beta", () => {
     for (const [layout, shape] of SHAPES)
