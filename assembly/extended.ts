@@ -2,9 +2,9 @@
 // not need: activations and residuals in maps and sums, the maps of scale per sample and of double backward, float64
 // (plans with 8 bytes per element), and 16-bit storage.
 //
-// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU,
-// 3 SiLU, 4 ReLU6. The sums have no SiLU: to compute its derivative twice takes longer than to write dz to memory. So map
-// 5 writes dz once, and plain sums and gradients read it.
+// The number of an activation chooses a type once per call: 0 none, 1 ReLU, 2 leaky ReLU, 3 SiLU,
+// 4 ReLU6. The sums have no SiLU: to compute its derivative twice takes longer than to write dz to memory. So map 5 writes
+// dz once, and plain sums and gradients read it.
 
 import { Identity, LeakyRelu, Piecewise, Relu, Relu6, Silu } from "./kernels/activations";
 import {
@@ -169,8 +169,8 @@ function mapOf<T extends number>(
  * @param map 0: y = f(z + b), z = (x − hi)·scale + shift. 1: dx = ((x − hi)·xCoefficient + (dz + shift))·scale, dz =
  *   dy·f′((x − hi)·scale + extra); for float64 dz = dy; with weights dx = (w·((x − hi)·xCoefficient + shift) +
  *   dy)·scale. 2: dx = dy·scale, for statistics that are constants. 3: dx = ((x − hi)·xCoefficient + (dy·extra +
- *   shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz = dy·f′(z + c).
- *   6: y = z·b, for interleaved plans.
+ *   shift))·scale. 4: y = (x − hi)·scale + b·xCoefficient + c·extra + shift. 5: dz = dy·f′(z + c). 6: y = z·b, for
+ *   interleaved plans. The coefficients of maps 5 and 6 are those of map 0.
  * @param activation Map 0: 1 to 4, or with a residual 0 to 4; for float64 0 to 4. Map 1: 1, 2 or 4; for float64 0. Map 5:
  *   1 to 4. Other maps: 0.
  * @param x `T[outer·channels·inner]`, read. Map 2 takes dy here.

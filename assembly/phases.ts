@@ -66,7 +66,7 @@ function sumColumnBlocks<T extends number, S extends Moments, E extends Identity
   }
 }
 
-/** Computes f64 sums of units [begin, end). Few channels need them, so one activation stands for all of them. */
+/** Computes f64 sums of units [begin, end) of float32. */
 function sumUnitsInF64<T extends number, S extends Moments, E extends Identity>(
   plan: Plan,
   x: usize,
@@ -92,6 +92,7 @@ export function sumUnits<T extends number, S extends Moments, E extends Identity
   if (Lanes.accumulatesInF64<T>()) {
     const precision = operation & AGAIN ? IN_F64 : plan.precision;
     if (precision == IN_F64) {
+      // few channels are summed in f64, so one kernel for all activations is fast enough
       if (changetype<E>(<usize>0).needsInput) sumUnitsInF64<T, S, Piecewise>(plan, x, dy, parameters, begin, end);
       else sumUnitsInF64<T, S, E>(plan, x, dy, parameters, begin, end);
       return;

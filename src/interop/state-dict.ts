@@ -274,7 +274,7 @@ class StateReader {
     };
     if (isTensor(value)) {
       const { dtype, shape } = value;
-      // capitals begin the names of safetensors' types
+      // names of safetensors' types begin with a capital, and those of other libraries do not
       if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(String(dtype))) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
       const [size = 1, ...otherSizes] = shape.filter((d) => d !== 1);
       if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);

@@ -62,7 +62,7 @@ export abstract class KernelHeap implements Heap {
   /** The exports of the core. */
   readonly core: Exports;
   #extended: ExtendedExports | undefined;
-  // views of the whole memory, which `refresh` replaces
+  // Views of the whole memory. `refresh` replaces them when the memory has grown.
   f32 = new Float32Array();
   f64 = new Float64Array();
   u8 = new Uint8Array();
