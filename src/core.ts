@@ -2,6 +2,7 @@
 // but installs no features (complete.ts). Its types omit these features.
 
 import {
+  type CoreLayerBackwardOptions as LayerBackwardOptions,
   type CoreLayerForwardOptions as LayerForwardOptions,
   BatchNorm as LayerOfAnyType,
 } from "./layer/batch-norm.ts";
@@ -16,7 +17,7 @@ import type {
 } from "./ops/backward.ts";
 import * as backward from "./ops/backward.ts";
 import * as forward from "./ops/batch-norm.ts";
-import type { CoreForwardOptions as ForwardOptions } from "./ops/forward.ts";
+import type { CoreForwardOptions as ForwardOptions, ForwardResult, Saved } from "./ops/forward.ts";
 import type { GradientSums } from "./ops/primitives.ts";
 import type { BatchStatistics } from "./ops/statistics.ts";
 import type { Layout } from "./tensor/types.ts";
@@ -30,13 +31,16 @@ export type {
   BackwardOptions,
   BatchStatistics,
   ForwardOptions,
+  ForwardResult,
   GradientSums,
   Gradients,
   InitOptions,
+  LayerBackwardOptions,
   LayerForwardOptions,
   Needs,
   Options,
   ResolvedOptions,
+  Saved,
 };
 
 /** An argument or a result of a call: an array with its shape in memory order, or a Tensor. */
@@ -77,16 +81,16 @@ export interface Tensor {
  * batch's statistics and does not update. Modes "eval" and "frozen" normalise by the running statistics. `backward`
  * differentiates the latest `forward`.
  */
-export interface BatchNorm {
+export interface BatchNorm<Scale extends boolean = true, Shift extends boolean = true> {
   /** The number of channels, C. */
   readonly channels: number;
   /** The layer's options with every default filled in. */
   readonly options: ResolvedOptions;
   /** gamma (PyTorch: weight), [C], or null with scale: false. The layer uses an assigned array without copying it. */
-  get gamma(): Float32Array | null;
+  get gamma(): Scale extends true ? Float32Array : null;
   set gamma(values: Float32Array);
   /** beta (PyTorch: bias), [C], or null with shift: false. The layer uses an assigned array without copying it. */
-  get beta(): Float32Array | null;
+  get beta(): Shift extends true ? Float32Array : null;
   set beta(values: Float32Array);
   /**
    * The running mean, [C], or null with trackRunningStats: false. The layer uses an assigned array without copying it.
@@ -106,11 +110,23 @@ export interface BatchNorm {
   /** The gradient of beta, [C], from the latest backward that computed it. */
   readonly dBeta: Float32Array | undefined;
   /** The mode of a forward whose options do not name one. Initially "train". */
-  readonly mode: Mode;
-  /** Sets `mode` to "train" and returns the layer. */
-  train(): this;
+  mode: Mode;
+  /** Sets `mode` to "train", or with `on` = false to "eval", and returns the layer. */
+  train(on?: boolean): this;
   /** Sets `mode` to "eval" and returns the layer. */
   eval(): this;
+  /**
+   * Sets `mode` to "frozen" and returns the layer. The running statistics are constants then, and dx = gamma·invStd·dy.
+   */
+  freeze(): this;
+  /** The number added to the variance inside the root, finite and ≥ 0. Assigning it affects later forwards. */
+  epsilon: number;
+  /** The weight of the NEW batch in the running statistics, in [0, 1]. Assigning it affects later batches. */
+  momentum: number;
+  /** The record of the latest forward, which a backward can differentiate after later forwards. */
+  readonly saved: Saved | undefined;
+  /** Returns a layer with the same options, mode, parameters and running statistics, in arrays of its own. */
+  clone(): this;
   /** Sets the running mean to 0, the running variance to 1 and the number of batches to 0. */
   resetRunningStats(): void;
   /**
@@ -133,12 +149,16 @@ export interface BatchNorm {
    * shape and is an array or a Tensor, as dy is; dGamma and dBeta are [C]. After mode "eval" or "frozen", dx =
    * gamma·invStd·dy.
    *
-   * The option `needs` switches gradients off. `dxOut` receives dx and may be dy. `accumulate` adds to dGammaOut and
+   * The option `saved` names an earlier forward. Without it, the latest forward can be differentiated once. The option
+   * `needs` switches gradients off. `dxOut` receives dx and may be dy. `accumulate` adds to dGammaOut and
    * dBetaOut, or without these to the layer's dGamma and dBeta.
    *
    * Throws BatchNormError without a forward, and RangeError for another shape.
    */
-  backward<T extends TensorLike>(dy: T, options?: BackwardOptions<T>): Gradients<T>;
+  backward<T extends TensorLike, const N extends Needs = object>(
+    dy: T,
+    options?: LayerBackwardOptions<T, N>,
+  ): Gradients<T, Float32Array, N, Scale, Shift>;
   /** Releases the latest x. Parameters and statistics remain readable, but forward and backward throw. */
   dispose(): void;
   [Symbol.dispose](): void;
@@ -148,7 +168,10 @@ export interface BatchNorm {
  * Makes a layer of batch normalization with `channels` channels. Throws TypeError or RangeError for a wrong number of
  * channels or a wrong option.
  */
-export const BatchNorm: new (channels: number, options?: Options) => BatchNorm = LayerOfAnyType<"float32">;
+export const BatchNorm = LayerOfAnyType as new <Scale extends boolean = true, Shift extends boolean = true>(
+  channels: number,
+  options?: Options & { scale?: Scale; shift?: Shift; affine?: Scale | Shift },
+) => BatchNorm<Scale, Shift>;
 
 /** The learnable parameters of batch normalization. */
 export interface Parameters {
@@ -156,38 +179,6 @@ export interface Parameters {
   gamma?: Float32Array | null;
   /** Addend after the multiplication by gamma, [C]. null or an absent beta counts as zeros. */
   beta?: Float32Array | null;
-}
-
-/**
- * Values of a forward that its backward needs. Programs pass it to batchNormBackward without reading it. It refers to
- * x, so x must not change before the backward.
- */
-export interface Saved {
-  /**
-   * true if x was normalised by its own statistics. false if the statistics are constants, through which no gradient
-   * flows.
-   */
-  readonly batch: boolean;
-  /** false if y was written over x, so that no backward is possible. */
-  readonly inputIntact: boolean;
-  /** The mean of the first or only sub-batch, [C]. */
-  readonly mean: Float64Array;
-  /** 1/√(variance + epsilon) of the first or only sub-batch, [C]. */
-  readonly invStd: Float64Array;
-  /** The sub-batches (ghost batches), in order. */
-  readonly subBatches: readonly unknown[];
-}
-
-/** The result of batchNormForward. */
-export interface Forward<T extends TensorLike> {
-  /** The normalised x, in x's shape: an array or a Tensor, as x is. */
-  y: T;
-  /** Values for batchNormBackward. */
-  saved: Saved;
-  /** The mean of the first or only sub-batch, [C]. */
-  mean: Float64Array;
-  /** The biased variance of the first or only sub-batch, [C]. */
-  variance: Float64Array;
 }
 
 /**
@@ -200,7 +191,7 @@ export const batchNormForward: <T extends TensorLike>(
   x: T,
   parameters?: Parameters,
   options?: ForwardOptions<T>,
-) => Forward<T> = forward.batchNormForward;
+) => ForwardResult<T> = forward.batchNormForward;
 
 /**
  * Normalises x by given statistics (torch.nn.functional.batch_norm with training=False): `mean` and the biased
@@ -213,7 +204,7 @@ export const batchNormInference: <T extends TensorLike>(
   x: T,
   parameters: Parameters & { mean: Float32Array | Float64Array; variance: Float32Array | Float64Array },
   options?: ForwardOptions<T>,
-) => Pick<Forward<T>, "y" | "saved"> = forward.batchNormInference;
+) => ForwardResult<T> = forward.batchNormInference;
 
 /**
  * Returns the gradients of a forward for dy, which has the shape of x (Ioffe & Szegedy 2015, section 3;
@@ -222,11 +213,11 @@ export const batchNormInference: <T extends TensorLike>(
  *
  * Throws RangeError for another shape, and BatchNormError if x has been disposed of.
  */
-export const batchNormBackward = backward.batchNormBackward as <T extends TensorLike>(
+export const batchNormBackward = backward.batchNormBackward as <T extends TensorLike, const N extends Needs = object>(
   dy: T,
   saved: Saved,
-  options?: BackwardOptions<T>,
-) => Gradients<T>;
+  options?: BackwardOptions<T, N>,
+) => Gradients<T, Float32Array, N>;
 
 /**
  * Returns the statistics of one part of a batch (torch.batch_norm_stats). mergeStatistics merges those of all parts.

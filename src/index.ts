@@ -26,7 +26,7 @@ export {
   type WritableTensor,
   writeSafetensors,
 } from "./interop/safetensors.ts";
-export { BatchNorm, type LayerForwardOptions } from "./layer/batch-norm.ts";
+export { BatchNorm, type LayerBackwardOptions, type LayerForwardOptions } from "./layer/batch-norm.ts";
 export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
 export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
@@ -54,6 +54,7 @@ export {
   batchNormGradientSums,
   type Gradients,
   type Needs,
+  type VectorFor,
 } from "./ops/backward.ts";
 export { batchNormForward, batchNormInference, batchNormStatistics } from "./ops/batch-norm.ts";
 export {
@@ -62,7 +63,7 @@ export {
   type DoubleGradients,
   type GradientsOfGradients,
 } from "./ops/double-backward.ts";
-export type { ForwardOptions, Parameters, Saved } from "./ops/forward.ts";
+export type { ForwardOptions, ForwardParameters, ForwardResult, Parameters, Saved } from "./ops/forward.ts";
 export type { Mask } from "./ops/mask.ts";
 export {
   groupNormForward,
@@ -75,7 +76,7 @@ export {
   rmsNormForward,
   type SavedNorm,
 } from "./ops/norms.ts";
-export type { Renorm } from "./ops/options.ts";
+export type { PerSampleParameters, Renorm } from "./ops/options.ts";
 export type { GradientSums } from "./ops/primitives.ts";
 export { type BatchStatistics, mergeStatistics, packStatistics, unpackStatistics } from "./ops/statistics.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";

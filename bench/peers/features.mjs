@@ -82,7 +82,7 @@ export const features = {
       };
       const forwards = {
         ...(added && !separate && { residual: added }),
-        ...(conditional && { gamma: gammas, beta: betas }),
+        ...(conditional && { perSample: { gamma: gammas, beta: betas } }),
       };
       const trains = { ...forwards, ...(masked && { mask: { lengths } }) };
       const passes = separate && passesOver(copyModule, x.heap.memory);
@@ -98,15 +98,16 @@ export const features = {
       const kept = separate ? named(`y of ${feature}`, dtype) : y;
       differentiating.forward(x, { out: kept, ...trains });
       if (separate) bend(kept);
+      const { saved } = differentiating;
       let gradients = {};
       const dz = dAdded ?? dx;
       const differentiate = separate
         ? () => {
             passes.gate(kept.pointer, dy.pointer, dz.pointer, bytes);
-            gradients = differentiating.backward(dz, { dxOut: dx });
+            gradients = differentiating.backward(dz, { saved, dxOut: dx });
           }
         : () => {
-            gradients = differentiating.backward(dy, { dxOut: dx, dResidualOut: dAdded });
+            gradients = differentiating.backward(dy, { saved, dxOut: dx, dResidualOut: dAdded });
           };
       const forward = (layer, given) => () => {
         layer.forward(x, { out: y, ...given });

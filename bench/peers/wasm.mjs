@@ -32,8 +32,10 @@ const ours = (makeWith) => ({
     inferring.eval();
     differentiating.forward(x, { out: y });
     let gradients = {};
-    const backward = (layer) => {
-      gradients = layer.backward(dy, { dxOut: dx });
+    // builds before `saved` differentiate a forward again without it
+    const again = differentiating.saved && { saved: differentiating.saved };
+    const backward = (layer, options) => {
+      gradients = layer.backward(dy, { dxOut: dx, ...options });
     };
     const ofBackward = () => ({ dx: dx.data, dGamma: gradients.dGamma, dBeta: gradients.dBeta });
     return {
@@ -41,7 +43,7 @@ const ours = (makeWith) => ({
         ...(copyModule && x.heap && { copy: copyOperation(copyModule, x, y) }),
         inference: { call: () => inferring.forward(x, { out: y }), results: () => ({ y: y.data }) },
         forward: { call: () => training.forward(x, { out: y }), results: () => ({ y: y.data }) },
-        backward: { call: () => backward(differentiating), results: ofBackward },
+        backward: { call: () => backward(differentiating, again), results: ofBackward },
         step: {
           call: () => {
             stepping.forward(x, { out: y });

@@ -90,16 +90,22 @@ export const tooLarge = (name: string, shape: Shape, bytes: number, limit: numbe
 export const unknownOption = (where: string, name: string, known: readonly string[]) =>
   new TypeError(`${where}: expected options among ${known.join(", ")}, got ${show(name)}`);
 
+export const unknownProperty = (name: string) =>
+  new TypeError(
+    `bn.${name}: expected a property that can be assigned (mode, momentum, epsilon, gamma, beta, runningMean, ` +
+      `runningVariance, renorm), got ${show(name)}`,
+  );
+
 export const exclusiveOptions = (a: string, b: string) =>
   new TypeError(`${a}: expected without ${b}, got both; ${a} weighs the new batch, ${b} the old value, so give one`);
 
-export const maskWithSamples = () =>
-  new TypeError(
-    "mask: expected gamma and beta of one value per channel with it, got one per sample; mask without them",
-  );
+export const maskWithSamples = () => new TypeError("mask: expected without perSample, got both; mask without it");
 
 export const exclusiveStatistics = (name: string) =>
   new TypeError(`${name}: expected without statistics that are given, got both; leave one of them out`);
+
+export const exclusiveParameter = (name: string) =>
+  new TypeError(`${name}: expected without perSample.${name}, got both; leave one of them out`);
 
 export const absentParameter = (name: string, option: string) =>
   new TypeError(`${name}: expected a layer that has it, got one made with ${option}; make it without that option`);
@@ -118,7 +124,7 @@ export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
 export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
   new BatchNormError(
     "one-value-per-channel",
-    `Expected more than 1 ${instance ? "spatial element" : "value per group"} when training, got input size ${dims(shape)}: ` +
+    `x: expected more than 1 ${instance ? "spatial element" : "value per group"}, got input size ${dims(shape)}: ` +
       `the variance of one value is 0 and says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
   );
 
@@ -136,8 +142,15 @@ export const nonFinite = (
       `${channel}; nothing was updated. Look for NaN or Infinity in the input${remedy}`,
   );
 
-export const noForward = (what: string) =>
-  new BatchNormError("no-forward", `backward: expected a forward call before it, got ${what}; call forward first`);
+export const noForward = (what: string, remedy = "call forward first") =>
+  new BatchNormError("no-forward", `backward: expected a forward call before it, got ${what}; ${remedy}`);
+
+/** Returns the error for a second backward of one forward, whose x may have been replaced since. */
+export const secondBackward = () =>
+  noForward(
+    "one whose backward has run",
+    "to differentiate a forward again, keep bn.saved behind it and call backward(dy, { saved })",
+  );
 
 export const noRunningStatistics = (mode: string) =>
   new BatchNormError(

@@ -8,9 +8,11 @@ import {
   noForward,
   nonFinite,
   noRunningStatistics,
+  secondBackward,
   wrongValue,
 } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
+import { Strict } from "../common/strict.ts";
+import { checkKeys, flag } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type Activation, activationOption } from "../ops/activation.ts";
@@ -18,12 +20,16 @@ import {
   BACKWARD_OPTIONS,
   type BackwardOptions,
   backward,
-  batchNormGradientSums,
+  type CoreBackwardOptions,
+  type CoreNeeds,
   type Gradients,
+  type Needs,
+  recordOf,
 } from "../ops/backward.ts";
 import {
   checkForward,
   type ForwardInputs,
+  type ForwardRecord,
   isPreparedFor,
   type PreparedForward,
   prepareForward,
@@ -33,8 +39,8 @@ import {
   savedOf,
 } from "../ops/forward.ts";
 import type { Mask } from "../ops/mask.ts";
-import { type Renorm, renormOption } from "../ops/options.ts";
-import { emptyStatistics, type GradientSums, invStdOf, type Statistics } from "../ops/primitives.ts";
+import { epsilonOption, type PerSampleParameters, type Renorm, renormOption } from "../ops/options.ts";
+import { emptyStatistics, invStdOf, type Statistics } from "../ops/primitives.ts";
 import { type BatchStatistics, checkStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import {
   PER_SAMPLE,
@@ -43,13 +49,15 @@ import {
   type StatisticsTarget,
   type SubBatchForward,
 } from "../ops/sub-batches.ts";
-import { computeDtype, type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
+import { type Dtype, newVector, type Vector, type VectorOf } from "../tensor/dtype.ts";
+import type { Geometry } from "../tensor/shape.ts";
 import {
   checkChannels,
   type Estimator,
+  type LayerOptions,
   type Mode,
   modeOption,
-  type Options,
+  momentumOption,
   type ResolvedOptions,
   resolveOptions,
 } from "./options.ts";
@@ -87,17 +95,33 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   residual?: T;
   /** The positions that count in the batch's statistics; all by default. */
   mask?: Mask;
+  /** A scale, a shift or both of every sample, [N, C], instead of the layer's gamma or beta. */
+  perSample?: PerSampleParameters;
+}
+
+/** Options of a layer's backward in batchnorm-wasm/core. */
+export interface CoreLayerBackwardOptions<T, N extends CoreNeeds = CoreNeeds> extends CoreBackwardOptions<T, N> {
   /**
-   * The scale of every sample, [N, C], instead of the layer's gamma (de Vries et al. 2017). dGamma has that shape, too.
+   * The forward to differentiate: `bn.saved` behind that forward. By default it is the latest forward, which can be
+   * differentiated once.
    */
-  gamma?: Vector;
-  /** The shift of every sample, [N, C], instead of the layer's beta. dBeta has that shape, too. */
-  beta?: Vector;
+  saved?: Saved | undefined;
+}
+
+/** Options of a layer's backward. */
+export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends Needs = Needs>
+  extends BackwardOptions<T, N> {
+  /**
+   * The forward to differentiate: `bn.saved` behind that forward. By default it is the latest forward, which can be
+   * differentiated once.
+   */
+  saved?: Saved | undefined;
 }
 
 /** The options of a forward that may be repeated without checks. */
 const REPEATABLE = ["mode", "out", "residual"];
-const FORWARD_OPTIONS = [...REPEATABLE, "mask", "gamma", "beta", "statistics"];
+const LAYER_BACKWARD_OPTIONS = [...BACKWARD_OPTIONS, "saved"];
+const FORWARD_OPTIONS = [...REPEATABLE, "mask", "perSample", "statistics"];
 
 /** A recalibration of a layer, during which it collects new running statistics. */
 export interface RecalibrationSession {
@@ -116,11 +140,18 @@ export interface RecalibrationSession {
  * A layer of batch normalization over [N, C, …] or [N, …, C] (torch.nn.BatchNorm1d, 2d and 3d; Ioffe & Szegedy 2015).
  *
  * In mode "train" it normalises by the batch's statistics and updates the running ones; in "batch" it does not update
- * them. In "eval" and "frozen" it normalises by the running statistics. `backward` differentiates the latest `forward`.
+ * them. In "eval" and "frozen" it normalises by the running statistics; "eval" is for predictions, and "frozen" for
+ * training around a layer that keeps its statistics. `backward` differentiates the latest `forward`.
+ *
+ * `clone()` copies a layer. structuredClone and spread syntax lose all that a layer holds.
  */
-export class BatchNorm<D extends Dtype = "float32"> {
-  readonly channels: number;
-  readonly options: ResolvedOptions<D>;
+export class BatchNorm<
+  D extends Dtype = "float32",
+  Scale extends boolean = true,
+  Shift extends boolean = true,
+> extends Strict {
+  readonly #channels: number;
+  #options: ResolvedOptions<D>;
   readonly #activation: Activation;
   #gamma: VectorOf<D> | null;
   #beta: VectorOf<D> | null;
@@ -131,16 +162,20 @@ export class BatchNorm<D extends Dtype = "float32"> {
   #spare: ForwardBuffers;
   /** Buffers of the latest forward, which its backward reads. */
   #used: ForwardBuffers;
-  #saved: Saved | undefined;
+  /** The latest forward that left its input intact. */
+  #saved: ForwardRecord | undefined;
+  /** Whether a backward without option `saved` has differentiated the latest forward. */
+  #differentiated = false;
   #dGamma: Vector | undefined;
   #dBeta: Vector | undefined;
   #disposed = false;
   #isRecalibrating = false;
 
   /** Throws TypeError or RangeError for a wrong number of channels or a wrong option. */
-  constructor(channels: number, options: Options<D> = {}) {
-    this.channels = checkChannels(channels);
-    this.options = resolveOptions(options);
+  constructor(channels: number, options: LayerOptions<D, Scale, Shift> = {}) {
+    super();
+    this.#channels = checkChannels(channels);
+    this.#options = resolveOptions<D>(options);
     const { dtype, scale, shift, trackRunningStats, activation, negativeSlope, renorm } = this.options;
     if (renorm) renormalization.get("renorm");
     this.#activation = activationOption(activation, negativeSlope);
@@ -150,15 +185,26 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#renorm = renorm;
     this.#spare = new ForwardBuffers(channels);
     this.#used = new ForwardBuffers(channels);
+    if (new.target === BatchNorm) Object.preventExtensions(this);
   }
 
   // ---- state --------------------------------------------------------------------------------------------------------
 
+  /** The number of channels, C. */
+  get channels(): number {
+    return this.#channels;
+  }
+
+  /** The layer's options with every default filled in, and with its present epsilon and momentum. */
+  get options(): ResolvedOptions<D> {
+    return this.#options;
+  }
+
   /**
    * The scale gamma, [C] (PyTorch: weight), or null with scale: false. The layer uses an assigned array without a copy.
    */
-  get gamma(): VectorOf<D> | null {
-    return this.#gamma;
+  get gamma(): Scale extends true ? VectorOf<D> : null {
+    return this.#gamma as Scale extends true ? VectorOf<D> : null;
   }
 
   set gamma(values: VectorOf<D>) {
@@ -169,8 +215,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   /**
    * The shift beta, [C] (PyTorch: bias), or null with shift: false. The layer uses an assigned array without a copy.
    */
-  get beta(): VectorOf<D> | null {
-    return this.#beta;
+  get beta(): Shift extends true ? VectorOf<D> : null {
+    return this.#beta as Shift extends true ? VectorOf<D> : null;
   }
 
   set beta(values: VectorOf<D>) {
@@ -215,21 +261,71 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return this.#dBeta as VectorOf<D> | undefined;
   }
 
-  /** The mode of a forward without option `mode`. */
+  /** The mode of a forward without option `mode`; initially "train". Assigning another value than a mode throws. */
   get mode(): Mode {
     return this.#mode;
   }
 
-  /** Sets the layer's mode to "train". */
-  train(): this {
-    this.#mode = "train";
+  set mode(mode: Mode) {
+    this.#mode = modeOption(mode ?? null, "train");
+  }
+
+  /** Sets the layer's mode to "train", or with `on` = false to "eval" (torch.nn.Module.train). */
+  train(on = true): this {
+    this.#mode = flag("on", on, true) ? "train" : "eval";
     return this;
   }
 
-  /** Sets the layer's mode to "eval". */
+  /** Sets the layer's mode to "eval", for predictions. */
   eval(): this {
-    this.#mode = "eval";
+    return this.train(false);
+  }
+
+  /**
+   * Sets the layer's mode to "frozen", for fine-tuning (torchvision.ops.FrozenBatchNorm2d): running statistics are
+   * constants, and backward gives dx = gamma·invStd·dy. Also leave gamma and beta as they are to freeze these. Throws
+   * BatchNormError "no-running-statistics" with trackRunningStats: false.
+   */
+  freeze(): this {
+    if (!this.#running) throw noRunningStatistics("frozen");
+    this.#mode = "frozen";
     return this;
+  }
+
+  /** The number added to the variance inside the root, finite and ≥ 0. Assigning it affects later forwards. */
+  get epsilon(): number {
+    return this.#options.epsilon;
+  }
+
+  set epsilon(epsilon: number) {
+    this.#change({ epsilon: epsilonOption(epsilon ?? null) });
+    // a preparation of a forward holds its epsilon
+    this.#spare.latest = undefined;
+    this.#used.latest = undefined;
+  }
+
+  /** The weight of the NEW batch in the running statistics, in [0, 1]. Assigning it affects later batches. */
+  get momentum(): number {
+    return this.#options.momentum;
+  }
+
+  set momentum(momentum: number) {
+    this.#change({ momentum: momentumOption(momentum ?? null, undefined, 0) });
+  }
+
+  #change(changes: Partial<ResolvedOptions<D>>): void {
+    this.#options = Object.freeze({ ...this.#options, ...changes } as ResolvedOptions<D>);
+    if (this.#running) this.#running.options = this.#options;
+  }
+
+  /**
+   * The record of the latest forward. Keep it to differentiate that forward after others: `backward(dy, { saved })`,
+   * batchNormGradientSums and batchNormDoubleBackward take it. It is undefined before the first forward, and after one
+   * whose `out` took the place of x. Later forwards leave it as it is, and use new buffers instead.
+   */
+  get saved(): Saved | undefined {
+    if (this.#saved) this.#used.isKept = true;
+    return this.#saved;
   }
 
   /** The limits of Batch Renormalization, which training widens step by step (Ioffe 2017). null turns it off. */
@@ -247,6 +343,38 @@ export class BatchNorm<D extends Dtype = "float32"> {
   /** Resets the running statistics: mean 0, variance 1, no batches. */
   resetRunningStats(): void {
     this.#running?.reset();
+  }
+
+  /**
+   * Returns a layer with the same options, mode, parameters and running statistics, in arrays of its own. A pending
+   * backward is not copied. A subclass whose constructor has other parameters than BatchNorm's overrides this method.
+   */
+  clone(): this {
+    const Copy = this.constructor as new (channels: number, options: ResolvedOptions<D>) => this;
+    // copyTo sets the momentum, which the constructor might take for another framework's
+    const { momentum, ...options } = this.#options;
+    return this.copyTo(new Copy(this.#channels, options as ResolvedOptions<D>));
+  }
+
+  /**
+   * Copies all that `clone` copies to a layer of the same channels and options.
+   *
+   * @internal
+   */
+  copyTo<L extends BatchNorm<D, Scale, Shift>>(copy: L): L {
+    copy.#change(this.#options);
+    copy.#mode = this.#mode;
+    copy.#renorm = this.#renorm;
+    if (this.#gamma) copy.#gamma?.set(this.#gamma);
+    if (this.#beta) copy.#beta?.set(this.#beta);
+    if (this.#running) copy.#running?.copyFrom(this.#running);
+    return copy;
+  }
+
+  /** Returns stateDict() for JSON.stringify, with arrays of numbers. loadStateDict reads it after JSON.parse. */
+  toJSON(): Record<string, number | number[]> {
+    const entries = Object.entries(this.stateDict() as NamedState);
+    return Object.fromEntries(entries.map(([name, v]) => [name, typeof v === "number" ? v : Array.from(v)]));
   }
 
   /**
@@ -329,7 +457,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     const { residual, out } = options;
     if (latest?.mode !== mode || !isPreparedFor(latest.prepared, x, residual, out)) return undefined;
     this.#checkVectors();
-    const { gamma, beta } = this.#scaleAndShift(options, 0);
+    const { gamma, beta } = this.#scaleAndShift();
     const { terms } = latest.prepared.subBatches[0] as SubBatchForward;
     if (terms.gamma !== gamma || terms.beta !== beta) return undefined;
     if (!latest.prepared.batch) this.#runningStatistics(this.#spare.statistics(0));
@@ -385,7 +513,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (joint && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
     if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (joint && this.#renorm) throw exclusiveStatistics("renorm");
-    const scaleAndShift = this.#scaleAndShift(options, inputs.geometry.samples);
+    const scaleAndShift = this.#scaleAndShift(options.perSample, inputs.geometry);
     return prepareForward(inputs, scaleAndShift, this.#source(joint, batch), mode);
   }
 
@@ -417,8 +545,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
    */
   #keep(prepared: PreparedForward<AnyTensor>, subBatches: readonly SubBatchForward[], mode: Mode | undefined): void {
     const buffers = this.#spare;
-    this.#spare = this.#used;
+    this.#spare = this.#used.isKept ? new ForwardBuffers(this.#channels) : this.#used;
     this.#used = buffers;
+    this.#differentiated = false;
     const { latest } = buffers;
     if (latest?.prepared === prepared && latest.saved?.subBatches === subBatches) this.#saved = latest.saved;
     else {
@@ -441,38 +570,55 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Computes the gradients of the latest forward from dy, the gradient of y, in x's shape: dx in dy's kind, dGamma and
-   * dBeta as vectors. `accumulate` adds to dGammaOut and dBetaOut, or without those to the arrays of the backward
-   * before. After "eval" or "frozen" the statistics are constants, and dx = gamma·invStd·dy.
+   * Computes the gradients of the latest forward, or of the forward `saved`, from dy, the gradient of y, in x's shape: dx
+   * in dy's kind, dGamma and dBeta as vectors. `accumulate` adds to dGammaOut and dBetaOut, or without those to the
+   * arrays of the backward before. Where a forward normalised by running statistics (modes "eval" and "frozen"), they are
+   * constants, and dx = gamma·invStd·dy.
    *
-   * Throws BatchNormError without a forward, TypeError and RangeError for wrong arguments.
+   * Throws BatchNormError "no-forward" without a forward, and for a second backward of the latest forward without
+   * `saved`. Throws TypeError and RangeError for wrong arguments.
    */
-  backward<T extends TensorLike<D>>(dy: T, options: BackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
-    this.#alive();
-    checkKeys("backward options", options, BACKWARD_OPTIONS);
-    if (!this.#saved) throw noForward("none that kept its x");
-    const complete = options.accumulate === true ? { ...options } : options;
-    if (options.accumulate === true) {
+  backward<T extends TensorLike<D>, const N extends Needs = object>(
+    dy: T,
+    options: LayerBackwardOptions<T, N> = {},
+  ): Gradients<T, VectorOf<D>, N, Scale, Shift> {
+    checkKeys("backward options", options, LAYER_BACKWARD_OPTIONS);
+    const { saved, accumulate } = options;
+    const record = this.recordFor(saved);
+    let complete: BackwardOptions<T> = options;
+    if (saved || accumulate === true) complete = { ...options };
+    if (saved) delete (complete as LayerBackwardOptions<T>).saved;
+    if (accumulate === true) {
       if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
       if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
     }
-    const parameters = this.#saved.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };
+    const parameters = record.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };
     const exists = { gamma: parameters.gamma !== null, beta: parameters.beta !== null };
-    const result = backward(dy, this.#saved, exists, complete);
+    const result = backward(dy, record, exists, complete);
+    if (!saved) this.#differentiated = true;
     this.#dGamma = result.dGamma ?? this.#dGamma;
     this.#dBeta = result.dBeta ?? this.#dBeta;
-    return result as Gradients<T, VectorOf<D>>;
+    return result as Gradients<T, VectorOf<D>, N, Scale, Shift>;
   }
 
   /**
-   * The sums of gradients of the latest forward, float64, for SyncBatchNorm.
+   * Returns the forward that a backward with the option `saved` differentiates. Throws if there is none, or if it is of
+   * other channels or another type.
    *
    * @internal
    */
-  gradientSums(dy: TensorLike<D>): GradientSums {
+  recordFor(saved: Saved | undefined): ForwardRecord {
     this.#alive();
+    if (saved !== undefined) {
+      const record = recordOf(saved);
+      const { dtype } = this.#options;
+      if (record.geometry.channels !== this.#channels || record.dtype !== dtype)
+        throw wrongValue("saved", `a forward of ${this.#channels} channels of ${dtype}`, "one of another layer");
+      return record;
+    }
     if (!this.#saved) throw noForward("none that kept its x");
-    return batchNormGradientSums(dy, this.#saved);
+    if (this.#differentiated) throw secondBackward();
+    return this.#saved;
   }
 
   /** Releases the latest x. Parameters and statistics stay readable; forward and backward throw from then on. */
@@ -499,7 +645,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
     const fresh = old.fresh(estimator);
-    const [mode, saved, renorm] = [this.#mode, this.#saved, this.#renorm];
+    const [mode, saved, renorm, differentiated] = [this.#mode, this.#saved, this.#renorm, this.#differentiated];
     const [spare, used] = [this.#spare, this.#used];
     // the old buffers belong to the pending backward
     this.#spare = new ForwardBuffers(this.channels);
@@ -517,6 +663,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
         this.#running = old;
         this.#mode = mode;
         this.#saved = saved;
+        this.#differentiated = differentiated;
         this.#spare = spare;
         this.#used = used;
         this.#renorm = renorm;
@@ -530,24 +677,16 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */
-  #scaleAndShift(options: Pick<LayerForwardOptions, "gamma" | "beta">, samples: number): ScaleAndShift {
-    const { dtype } = this.options;
+  #scaleAndShift(given?: PerSampleParameters, geometry?: Geometry): ScaleAndShift {
     const activation = this.#activation;
-    const gamma = this.#gamma;
-    const beta = this.#beta;
-    const which = { gamma: options.gamma !== undefined, beta: options.beta !== undefined };
-    if (!which.gamma && !which.beta) {
-      // backward reads beta only to find out what an activation let through
-      const saved = activation.code ? this.#spare.copy("beta", beta) : beta;
-      return { gamma: this.#spare.copy("gamma", gamma), beta: saved, conditional: undefined, activation };
-    }
-    const shape = [samples, this.channels];
-    for (const name of ["gamma", "beta"] as const)
-      if (which[name]) checkVector(name, options[name], this.channels, computeDtype(dtype), shape);
+    // backward reads beta only to find out what an activation let through
+    const copy = (name: "gamma" | "beta", values: Vector | null) =>
+      name === "gamma" || activation.code ? this.#spare.copy(name, values) : values;
+    const [gamma, beta] = [this.#gamma, this.#beta];
+    if (given === undefined || !geometry)
+      return { gamma: copy("gamma", gamma), beta: copy("beta", beta), conditional: undefined, activation };
     const { conditionalOf } = perSample.get(PER_SAMPLE);
-    const shift = options.beta ?? beta;
-    const saved = activation.code ? this.#spare.copy("beta", shift) : shift;
-    const conditional = conditionalOf(this.#spare.copy("gamma", options.gamma ?? gamma), saved, which, samples);
+    const conditional = conditionalOf(given, { gamma, beta }, geometry, this.#options.dtype, copy);
     return { gamma: null, beta: null, conditional, activation };
   }
 
@@ -601,10 +740,12 @@ class ForwardBuffers {
   readonly #statistics: Statistics[] = [];
   /** The latest forward in these buffers if it can be repeated, and what its backward needs. */
   latest:
-    | { readonly mode: Mode; readonly prepared: PreparedForward<AnyTensor>; readonly saved: Saved | undefined }
+    | { readonly mode: Mode; readonly prepared: PreparedForward<AnyTensor>; readonly saved: ForwardRecord | undefined }
     | undefined;
   /** Buffers that repeated backward calls use again. */
-  readonly scratch: Saved["scratch"] = {};
+  readonly scratch: ForwardRecord["scratch"] = {};
+  /** Whether a program has asked for the record of the forward, so that no other forward may use the buffers. */
+  isKept = false;
   readonly #copies: { gamma?: Vector; beta?: Vector } = {};
 
   constructor(channels: number) {

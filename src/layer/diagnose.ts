@@ -240,12 +240,12 @@ const ONE = { float16: 0x3c00, bfloat16: 0x3f80, float32: 1, float64: 1 } as con
  * be one whose derivative is 0 or 1. For a dy of ones dBeta is then the number of these values.
  */
 function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOptions, dtype: Dtype): Float64Array {
-  const { y, saved } = batchNormForward(x, parameters, options);
+  const { y, saved, count } = batchNormForward(x, parameters, options);
   if (y instanceof Tensor) y.dispose();
-  const data = newData(dtype, saved.geometry.length, x.data);
+  const data = newData(dtype, x.data.length, x.data);
   data.fill(data instanceof Uint16Array ? ONE[dtype] : 1);
   const { dBeta } = batchNormGradientSums({ data, shape: x.shape, dtype }, saved);
-  return dBeta.map((sum) => sum / saved.geometry.count);
+  return dBeta.map((sum) => sum / count);
 }
 
 /**
@@ -257,7 +257,7 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
  * BatchNormError for a batch with fewer than two values per channel.
  */
 export function diagnose<D extends Dtype, T extends TensorLike<D>>(
-  bn: BatchNorm<D>,
+  bn: BatchNorm<D, boolean, boolean>,
   x: T,
   options: DiagnoseOptions<T> = {},
 ): Diagnosis {

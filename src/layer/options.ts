@@ -89,6 +89,13 @@ export interface Options<D extends Dtype = "float32"> extends CoreOptions {
   renorm?: Renorm | null;
 }
 
+/** Options of a layer whose types tell whether it has gamma (Scale) and beta (Shift). */
+export type LayerOptions<D extends Dtype, Scale extends boolean, Shift extends boolean> = Options<D> & {
+  scale?: Scale;
+  shift?: Shift;
+  affine?: Scale | Shift;
+};
+
 /**
  * A rule by which batches update the running statistics.
  *
@@ -197,7 +204,7 @@ let hasHinted = false;
  * Returns the weight of the new batch, from either option. A momentum above 0.5 gives one warning per program, since it
  * is probably a weight of the old value.
  */
-function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
+export function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
   if (momentum !== undefined && decay !== undefined) throw exclusiveOptions("momentum", "decay");
   if (decay !== undefined) return 1 - checkWeight("decay", decay);
   if (momentum === undefined) return fallback;

@@ -38,7 +38,7 @@ export interface RecalibrateOptions<B> {
  * passed through a layer, and with any error that `batches` or `forward` throws.
  */
 export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
-  layers: BatchNorm<D> | readonly BatchNorm<D>[],
+  layers: BatchNorm<D, boolean, boolean> | readonly BatchNorm<D, boolean, boolean>[],
   batches: Iterable<B> | AsyncIterable<B>,
   options: RecalibrateOptions<B> = {},
 ): Promise<void> {

@@ -71,12 +71,13 @@ export class RunningStatistics<D extends Dtype> {
   values = 0;
   readonly #mean: Estimate<D>;
   readonly #variance: Estimate<D>;
-  readonly #options: ResolvedOptions<D>;
+  /** The layer's options, which the layer replaces when its epsilon or momentum changes. */
+  options: ResolvedOptions<D>;
   readonly #channels: number;
 
   constructor(channels: number, options: ResolvedOptions<D>) {
     this.#channels = channels;
-    this.#options = options;
+    this.options = options;
     this.#mean = new Estimate(channels, options.dtype);
     this.#variance = new Estimate(channels, options.dtype);
     this.reset();
@@ -87,7 +88,7 @@ export class RunningStatistics<D extends Dtype> {
   }
 
   set mean(values: VectorOf<D>) {
-    this.#mean.values = checkVector("runningMean", values, this.#channels, this.#options.dtype);
+    this.#mean.values = checkVector("runningMean", values, this.#channels, this.options.dtype);
   }
 
   get variance(): VectorOf<D> {
@@ -95,7 +96,7 @@ export class RunningStatistics<D extends Dtype> {
   }
 
   set variance(values: VectorOf<D>) {
-    this.#variance.values = checkVector("runningVariance", values, this.#channels, this.#options.dtype);
+    this.#variance.values = checkVector("runningVariance", values, this.#channels, this.options.dtype);
   }
 
   /** Sets the mean to 0, the variance to 1, and the numbers of batches and values to 0. */
@@ -110,7 +111,7 @@ export class RunningStatistics<D extends Dtype> {
 
   /** Returns statistics of the same channels without any batch, with another estimator. */
   fresh(estimator: Estimator): RunningStatistics<D> {
-    return new RunningStatistics(this.#channels, { ...this.#options, estimator });
+    return new RunningStatistics(this.#channels, { ...this.options, estimator });
   }
 
   /** Copies other statistics into the arrays of these, which users may hold. */
@@ -125,7 +126,7 @@ export class RunningStatistics<D extends Dtype> {
 
   /** Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. */
   update(mean: Float64Array, variance: Float64Array, count: number): void {
-    const { estimator, momentum, runningVariance } = this.#options;
+    const { estimator, momentum, runningVariance } = this.options;
     this.batches++;
     if (estimator === "population") {
       this.#merge(mean, variance, count);
@@ -139,7 +140,7 @@ export class RunningStatistics<D extends Dtype> {
 
   /** Merges a batch into the statistics of all values (Chan, Golub & LeVeque 1979). */
   #merge(mean: Float64Array, variance: Float64Array, count: number): void {
-    const correction = this.#options.runningVariance === "unbiased" ? 1 : 0;
+    const correction = this.options.runningVariance === "unbiased" ? 1 : 0;
     const before = this.values;
     const total = before + count;
     const share = count / total;

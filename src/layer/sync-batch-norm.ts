@@ -10,12 +10,12 @@
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
 import type { ProcessGroup } from "../distributed/process-group.ts";
 import type { TensorLike } from "../memory/tensor.ts";
-import type { BackwardOptions, Gradients } from "../ops/backward.ts";
+import { type Gradients, gradientSumsOf, type Needs } from "../ops/backward.ts";
 import { runStatistics } from "../ops/forward.ts";
 import { type BatchStatistics, mergePacked, nonFiniteChannel, packStatistics } from "../ops/statistics.ts";
 import type { Dtype, VectorOf } from "../tensor/dtype.ts";
-import { BatchNorm, type LayerForwardOptions } from "./batch-norm.ts";
-import { type Mode, modeOption, type Options } from "./options.ts";
+import { BatchNorm, type LayerBackwardOptions, type LayerForwardOptions } from "./batch-norm.ts";
+import { type LayerOptions, type Mode, modeOption } from "./options.ts";
 
 /** The count that a rank sends to tell the others that it has thrown. */
 const FAILED = -1;
@@ -27,13 +27,19 @@ const FAILED = -1;
 type Steps<T> = Generator<() => Promise<void> | void, T, undefined>;
 
 /** Options of SyncBatchNorm. */
-export interface SyncOptions<D extends Dtype> extends Omit<Options<D>, "ghostBatchSize" | "renorm"> {
+export type SyncOptions<D extends Dtype = "float32", Scale extends boolean = true, Shift extends boolean = true> = Omit<
+  LayerOptions<D, Scale, Shift>,
+  "ghostBatchSize" | "renorm"
+> & {
   /** The ranks that normalise together. */
   group: ProcessGroup;
-}
+};
 
-type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "gamma" | "beta">;
-type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>, "sums">;
+type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "perSample">;
+type SyncBackwardOptions<T extends TensorLike<Dtype>, N extends Needs = Needs> = Omit<
+  LayerBackwardOptions<T, N>,
+  "sums"
+>;
 
 /**
  * A layer of batch normalization over the batch of a process group (torch.nn.SyncBatchNorm, on the processor). Every
@@ -47,18 +53,33 @@ type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>,
  * If a rank throws before it has sent anything, the others throw BatchNormError "group" before any state has changed.
  * For one value in the whole group, and for statistics that are not finite, all ranks throw the same error.
  */
-export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
+export class SyncBatchNorm<
+  D extends Dtype = "float32",
+  Scale extends boolean = true,
+  Shift extends boolean = true,
+> extends BatchNorm<D, Scale, Shift> {
   readonly group: ProcessGroup;
-  /** Whether the latest forward used the statistics of the group, so that backward uses its sums. */
-  #joint = false;
 
   /** Throws as BatchNorm does, and TypeError if `group` is not a process group. */
-  constructor(channels: number, { group, ...options }: SyncOptions<D>) {
-    super(channels, options as Options<D>);
+  constructor(channels: number, { group, ...options }: SyncOptions<D, Scale, Shift>) {
+    super(channels, options as LayerOptions<D, Scale, Shift>);
     if (typeof group !== "object" || group === null || typeof group.sum !== "function")
       throw wrongKind("group", "{ rank, size, sum }", group);
     this.group = group;
     for (const name of ["ghostBatchSize", "renorm"] as const) if (this.options[name]) throw exclusiveStatistics(name);
+    if (new.target === SyncBatchNorm) Object.preventExtensions(this);
+  }
+
+  /** Returns a layer of the same group with the same options, mode, parameters and running statistics. */
+  override clone(): this {
+    const { momentum, ghostBatchSize, renorm, ...options } = this.options;
+    return this.copyTo(
+      new SyncBatchNorm<D, Scale, Shift>(this.channels, { ...options, group: this.group } as SyncOptions<
+        D,
+        Scale,
+        Shift
+      >),
+    ) as this;
   }
 
   /** BatchNorm.forward over a synchronous group. Throws TypeError if the group is asynchronous (see forwardAsync). */
@@ -67,7 +88,10 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   }
 
   /** BatchNorm.backward over a synchronous group. Throws TypeError if the group is asynchronous (see backwardAsync). */
-  override backward<T extends TensorLike<D>>(dy: T, options: SyncBackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
+  override backward<T extends TensorLike<D>, const N extends Needs = object>(
+    dy: T,
+    options: SyncBackwardOptions<T, N> = {},
+  ): Gradients<T, VectorOf<D>, N, Scale, Shift> {
     return this.#now(this.#backward(dy, options));
   }
 
@@ -77,17 +101,16 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   }
 
   /** BatchNorm.backward over any group. */
-  backwardAsync<T extends TensorLike<D>>(
+  backwardAsync<T extends TensorLike<D>, const N extends Needs = object>(
     dy: T,
-    options: SyncBackwardOptions<T> = {},
-  ): Promise<Gradients<T, VectorOf<D>>> {
+    options: SyncBackwardOptions<T, N> = {},
+  ): Promise<Gradients<T, VectorOf<D>, N, Scale, Shift>> {
     return this.#later(this.#backward(dy, options));
   }
 
   *#forward<T extends TensorLike<D>>(x: T, options: SyncForwardOptions<T>): Steps<T> {
     const mode = modeOption(options.mode, this.mode);
     const batch = mode === "train" || mode === "batch" || !this.runningMean;
-    this.#joint = false;
     if (!batch) return super.forward(x, options);
     // whatever forward throws for its arguments, it has to throw before the other ranks go on
     const shard = attempt(() => runStatistics(this.checkForward(x, options, mode)));
@@ -100,7 +123,6 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     const statistics = this.#merge(all, packed.length, x.shape, mode);
     const y = super.forward(x, { ...options, mode, statistics });
     if (mode === "train" && this.runningMean) this.track(statistics);
-    this.#joint = true;
     return y;
   }
 
@@ -121,9 +143,13 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
     return statistics;
   }
 
-  *#backward<T extends TensorLike<D>>(dy: T, options: SyncBackwardOptions<T>): Steps<Gradients<T, VectorOf<D>>> {
-    if (!this.#joint) return super.backward(dy, options);
-    const shard = attempt(() => this.gradientSums(dy));
+  *#backward<T extends TensorLike<D>, const N extends Needs>(
+    dy: T,
+    options: SyncBackwardOptions<T, N>,
+  ): Steps<Gradients<T, VectorOf<D>, N, Scale, Shift>> {
+    const record = this.recordFor(options.saved);
+    if (!record.joint) return super.backward(dy, options);
+    const shard = attempt(() => gradientSumsOf(dy, record));
     const { channels } = this;
     const all = new Float64Array(2 * channels + 1);
     if (shard.value) {

@@ -17,7 +17,7 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { copyElements, copyRange } from "../memory/transfer.ts";
 import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
-import type { Saved } from "./forward.ts";
+import type { ForwardRecord, Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
 import { backwardSubBatch, fusesSubBatch, type VectorGradients } from "./sub-batches.ts";
 
@@ -34,11 +34,11 @@ export interface Needs extends CoreNeeds {
 }
 
 /** Options of backward in batchnorm-wasm/core. */
-export interface CoreBackwardOptions<T> {
+export interface CoreBackwardOptions<T, N extends CoreNeeds = CoreNeeds> {
   /** Where to write dx. It may be dy itself, and by default it is new. */
   dxOut?: T;
   /** Which gradients to compute; all by default. */
-  needs?: CoreNeeds;
+  needs?: N;
   /** Where to write dGamma, [C]; a new array by default. */
   dGammaOut?: Float32Array;
   /** Where to write dBeta, [C]; a new array by default. */
@@ -53,10 +53,8 @@ export interface CoreBackwardOptions<T> {
 }
 
 /** Options of backward. */
-export interface BackwardOptions<T extends AnyTensor = AnyTensor>
-  extends Omit<CoreBackwardOptions<T>, "needs" | "dGammaOut" | "dBetaOut"> {
-  /** Which gradients to compute; all by default. */
-  needs?: Needs;
+export interface BackwardOptions<T extends AnyTensor = AnyTensor, N extends Needs = Needs>
+  extends Omit<CoreBackwardOptions<T, N>, "dGammaOut" | "dBetaOut"> {
   /** Where to write dGamma, in the shape of gamma: [C] or [N, C]. */
   dGammaOut?: Vector;
   /** Where to write dBeta, in the shape of beta: [C] or [N, C]. */
@@ -65,22 +63,51 @@ export interface BackwardOptions<T extends AnyTensor = AnyTensor>
   dResidualOut?: T;
 }
 
-/** The gradients in batchnorm-wasm/core. One that is not needed, or whose parameter does not exist, is absent. */
-export interface CoreGradients<T, V extends Vector = Float32Array> {
+/** The type of a result that `needs` may switch off: V unless N says false, and undefined if it does. */
+type Needed<N, K extends string, V> = K extends keyof N
+  ? N[K] extends false
+    ? undefined
+    : N[K] extends true | undefined
+      ? V
+      : V | undefined
+  : V;
+
+/**
+ * The gradients in batchnorm-wasm/core. N is the type of `needs`, which switches gradients off, and Scale and Shift say
+ * whether the layer has gamma and beta. What is switched off or does not exist is absent.
+ */
+export interface CoreGradients<
+  T,
+  V extends Vector = Float32Array,
+  N extends CoreNeeds = object,
+  Scale extends boolean = true,
+  Shift extends boolean = true,
+> {
   /** The gradient of x, in dy's kind and shape. */
-  dx?: T;
+  dx: Needed<N, "dx", T>;
   /** The gradient of gamma, in its shape. */
-  dGamma?: V;
+  dGamma: Needed<N, "dGamma", Scale extends true ? V : undefined>;
   /** The gradient of beta, in its shape. */
-  dBeta?: V;
+  dBeta: Needed<N, "dBeta", Shift extends true ? V : undefined>;
 }
 
-/** The gradients of a backward. One that is not needed, or whose parameter does not exist, is absent. */
-export interface Gradients<T extends AnyTensor = AnyTensor, V extends Vector = Float32Array>
-  extends CoreGradients<T, V> {
-  /** The gradient of the residual, in dy's kind and shape. */
+/** The gradients of a backward, as CoreGradients has them, and that of the residual. */
+export interface Gradients<
+  T extends AnyTensor = AnyTensor,
+  V extends Vector = Float32Array,
+  N extends Needs = object,
+  Scale extends boolean = true,
+  Shift extends boolean = true,
+> extends CoreGradients<T, V, N, Scale, Shift> {
+  /** The gradient of the residual, in dy's kind and shape. It is absent if the forward had no residual. */
   dResidual?: T;
 }
+
+/** The kind of vector that belongs to a tensor: Float64Array for float64, else Float32Array. */
+export type VectorFor<T> = T extends { data: Float64Array } ? Float64Array : Float32Array;
+
+/** Gradients of which any may be absent. */
+export type SomeGradients<T> = { dx?: T; dGamma?: Vector; dBeta?: Vector; dResidual?: T };
 
 export const BACKWARD_OPTIONS = [
   "dxOut",
@@ -99,7 +126,7 @@ const NEEDS = ["dx", "dGamma", "dBeta", "dResidual"];
 interface PreparedBackward<T extends AnyTensor> {
   readonly heap: Heap;
   readonly dy: T;
-  readonly saved: Saved;
+  readonly saved: ForwardRecord;
   /** Whether to compute dx, and where to write it: a new tensor or array by default. */
   readonly dx: boolean;
   readonly dxOut: T | undefined;
@@ -118,23 +145,26 @@ interface PreparedBackward<T extends AnyTensor> {
   readonly joint: GradientSums | undefined;
 }
 
-function checkJointSums(sums: GradientSums | undefined, { subBatches, geometry }: Saved): GradientSums | undefined {
+function checkJointSums(
+  sums: GradientSums | undefined,
+  { subBatches, geometry }: ForwardRecord,
+): GradientSums | undefined {
   if (sums === undefined) return undefined;
   if (typeof sums !== "object" || sums === null) throw wrongKind("sums", "{ dGamma, dBeta }", sums);
   for (const name of ["dGamma", "dBeta"] as const)
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
   const [first, ...others] = subBatches;
   if (others.length || first?.conditional || first?.r)
-    throw wrongValue(
-      "sums",
-      "a forward without ghost batches, renorm, and scale and shift per sample",
-      "one with them",
-    );
+    throw wrongValue("sums", "a forward without ghost batches, renorm and perSample", "one with them");
   return sums;
 }
 
 /** Checks dy, and the tensors that forward saved, which may be disposed of by now. Returns the heap to work in. */
-function checkUpstream(dy: AnyTensor, { x, residual, dtype, shape }: Saved, ...outs: (AnyTensor | undefined)[]): Heap {
+function checkUpstream(
+  dy: AnyTensor,
+  { x, residual, dtype, shape }: ForwardRecord,
+  ...outs: (AnyTensor | undefined)[]
+): Heap {
   checkOperand("dy", dy, dtype);
   if (!sameShape(dy.shape, shape)) throw wrongShape("dy", shape, dy.shape);
   checkOperand("x", x, dtype);
@@ -145,7 +175,12 @@ function checkUpstream(dy: AnyTensor, { x, residual, dtype, shape }: Saved, ...o
 }
 
 /** Refuses destinations of another shape or in the memory of an input or of each other; dy itself is allowed. */
-function checkOuts<T extends AnyTensor>(dy: T, saved: Saved, { dxOut, dResidualOut }: BackwardOptions<T>, heap: Heap) {
+function checkOuts<T extends AnyTensor>(
+  dy: T,
+  saved: ForwardRecord,
+  { dxOut, dResidualOut }: BackwardOptions<T>,
+  heap: Heap,
+) {
   const { x, residual, dtype, shape } = saved;
   checkOut("dxOut", dxOut, shape, heap, dtype);
   checkOut("dResidualOut", dResidualOut, shape, heap, dtype);
@@ -165,7 +200,7 @@ function checkOuts<T extends AnyTensor>(dy: T, saved: Saved, { dxOut, dResidualO
 /** Where to write a parameter's gradient: the caller's vector, or a new one of the parameter's shape. */
 function parameterGradient(
   parameter: "gamma" | "beta",
-  { geometry, dtype, subBatches }: Saved,
+  { geometry, dtype, subBatches }: ForwardRecord,
   exists: boolean,
   needed: unknown,
   out: Vector | undefined,
@@ -184,7 +219,7 @@ function parameterGradient(
  * sample: the gradients themselves, if they are of every sample and not to be added to.
  */
 function sumsFor(
-  { scratch, geometry, subBatches }: Saved,
+  { scratch, geometry, subBatches }: ForwardRecord,
   accumulate: boolean,
   dGamma: Vector | undefined,
   dBeta: Vector | undefined,
@@ -203,13 +238,13 @@ function sumsFor(
 }
 
 /** The latest backward of tensors of every forward. */
-const latest = /* @__PURE__ */ new WeakMap<Saved, PreparedBackward<AnyTensor>>();
+const latest = /* @__PURE__ */ new WeakMap<ForwardRecord, PreparedBackward<AnyTensor>>();
 
 /**
  * Whether another backward may be the same as this one. Plain arrays and other options can change between two calls, and
  * have to be checked in each.
  */
-const isRepeatable = (dy: AnyTensor, { x, residual }: Saved, options: BackwardOptions): boolean =>
+const isRepeatable = (dy: AnyTensor, { x, residual }: ForwardRecord, options: BackwardOptions): boolean =>
   [dy, x, residual, options.dxOut, options.dResidualOut].every(isTensorInUse) &&
   Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");
 
@@ -219,11 +254,11 @@ const isRepeatable = (dy: AnyTensor, { x, residual }: Saved, options: BackwardOp
  */
 function preparedBefore<T extends AnyTensor>(
   dy: T,
-  saved: Saved,
+  saved: ForwardRecord,
   { dxOut, dResidualOut }: BackwardOptions<T>,
 ): PreparedBackward<T> | undefined {
   const before = latest.get(saved);
-  if (before?.dy !== dy || before.dxOut !== dxOut || before.dResidualOut !== dResidualOut) return undefined;
+  if (!before || before.dy !== dy || before.dxOut !== dxOut || before.dResidualOut !== dResidualOut) return undefined;
   const renewed = (vector: Vector | undefined) => vector && newVector(computeDtype(saved.dtype), vector.length);
   const dGamma = renewed(before.dGamma);
   const dBeta = renewed(before.dBeta);
@@ -234,7 +269,7 @@ function preparedBefore<T extends AnyTensor>(
 /** Checks everything that backward takes but the names of options. `exists` tells which parameters the forward had. */
 function prepareBackward<T extends AnyTensor>(
   dy: T,
-  saved: Saved,
+  saved: ForwardRecord,
   exists: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
 ): PreparedBackward<T> {
@@ -260,11 +295,11 @@ function prepareBackward<T extends AnyTensor>(
  */
 function runBackward<T extends AnyTensor>(
   prepared: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">,
-): Gradients<T, Vector> {
+): SomeGradients<T> {
   const { dy, saved, dxOut, dResidualOut, sums, joint } = prepared;
   const { x, residual, dtype, subBatches, activation } = saved;
   const call = new CallScope(prepared.heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
-  const result: Gradients<T, Vector> = {};
+  const result: SomeGradients<T> = {};
   try {
     const dx = prepared.dx ? call.allocateResult(dxOut, dy) : undefined;
     const dResidual = prepared.dResidual ? call.allocateResult(dResidualOut, dy) : undefined;
@@ -305,7 +340,7 @@ function writeGradient(gradient: Vector, sums: Vector, accumulate: boolean): voi
 }
 
 /** Writes sums to the gradients that are needed, and adds those to the result. */
-export function commitGradients<G extends Gradients<AnyTensor, Vector>>(
+export function commitGradients<G extends SomeGradients<AnyTensor>>(
   result: G,
   { dGamma, dBeta, accumulate, sums }: Pick<PreparedBackward<AnyTensor>, "dGamma" | "dBeta" | "accumulate" | "sums">,
 ): G {
@@ -323,10 +358,10 @@ export function commitGradients<G extends Gradients<AnyTensor, Vector>>(
 /** Gradients of a forward that was saved. `exists` tells which parameters it had. */
 export function backward<T extends AnyTensor>(
   dy: T,
-  saved: Saved,
+  saved: ForwardRecord,
   exists: { gamma: boolean; beta: boolean },
   options: BackwardOptions<T>,
-): Gradients<T, Vector> {
+): SomeGradients<T> {
   const repeatable = isRepeatable(dy, saved, options);
   const before = repeatable ? preparedBefore(dy, saved, options) : undefined;
   const prepared = before ?? prepareBackward(dy, saved, exists, options);
@@ -343,21 +378,26 @@ export function backward<T extends AnyTensor>(
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
-export function batchNormBackward<T extends AnyTensor>(
+export function batchNormBackward<T extends AnyTensor, const N extends Needs = object>(
   dy: T,
   saved: Saved,
-  options: BackwardOptions<T> = {},
-): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
-  checkSaved(saved);
+  options: BackwardOptions<T, N> = {},
+): Gradients<T, VectorFor<T>, N> {
+  const record = recordOf(saved);
   checkKeys("backward options", options, BACKWARD_OPTIONS);
-  return backward(dy, saved, { gamma: true, beta: true }, options) as Gradients<T, never>;
+  return backward(dy, record, { gamma: true, beta: true }, options) as Gradients<T, VectorFor<T>, N>;
 }
 
-/** Throws BatchNormError "no-forward" unless `saved` is the record of a forward that left its input intact. */
-export function checkSaved(saved: Saved): void {
-  if (typeof saved !== "object" || saved === null || !Array.isArray(saved.subBatches))
-    throw noForward("no result of batchNormForward as `saved`");
-  if (!saved.inputIntact) throw noForward("one whose `out` took the place of what backward needs");
+/**
+ * Returns the record of a forward. Throws TypeError for anything else, and BatchNormError "no-forward" if the forward
+ * wrote y over what a backward needs.
+ */
+export function recordOf(saved: Saved): ForwardRecord {
+  const record = saved as ForwardRecord;
+  if (typeof saved !== "object" || saved === null || !Array.isArray(record.subBatches))
+    throw wrongKind("saved", "the record of a forward of batch norm; normBackward takes those of other norms", saved);
+  if (!record.inputIntact) throw noForward("one whose `out` took the place of what backward needs");
+  return record;
 }
 
 /**
@@ -367,9 +407,12 @@ export function checkSaved(saved: Saved): void {
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
 export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums {
-  checkSaved(saved);
-  if (saved.subBatches[0]?.conditional)
-    throw wrongValue("gamma", "one value per channel in two phases", "one per sample");
+  return gradientSumsOf(dy, recordOf(saved));
+}
+
+/** The sums of gradients of a forward that is one batch. */
+export function gradientSumsOf(dy: AnyTensor, saved: ForwardRecord): GradientSums {
+  if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", "one with it");
   const heap = checkUpstream(dy, saved);
   const sums = emptyGradientSums(saved.geometry.channels);
   const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };

@@ -1,6 +1,6 @@
 // The stateless functions: forward, inference and statistics on plain arrays or tensors. backward.ts has the others.
 
-import { exclusiveStatistics } from "../common/errors.ts";
+import { exclusiveParameter, exclusiveStatistics } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -12,18 +12,18 @@ import {
   checkForward,
   type ForwardArguments,
   type ForwardOptions,
-  type Parameters,
+  type ForwardParameters,
+  type ForwardResult,
   prepareForward,
   runForward,
   runStatistics,
-  type Saved,
   type StatisticsSource,
   savedOf,
 } from "./forward.ts";
 import { epsilonOption, ghostBatchOption } from "./options.ts";
 import { emptyStatistics, invStdOf, type Statistics } from "./primitives.ts";
 import { type BatchStatistics, checkStatistics } from "./statistics.ts";
-import { PER_SAMPLE, perSample, type ScaleAndShift } from "./sub-batches.ts";
+import { PER_SAMPLE, perSample as perSampleSlot, type ScaleAndShift, type SubBatchForward } from "./sub-batches.ts";
 
 const FORWARD_OPTIONS = [
   "layout",
@@ -57,43 +57,42 @@ function argumentsOf<T extends AnyTensor>(
   };
 }
 
-/** gamma and beta, each of every channel, or of every channel of every sample. */
+/** Copies gamma and beta, each of every channel, or of every channel of every sample. */
 function checkScaleAndShift(
-  parameters: Parameters,
-  { channels, samples }: Geometry,
+  { gamma, beta, perSample }: ForwardParameters,
+  geometry: Geometry,
   dtype: Dtype,
 ): Omit<ScaleAndShift, "activation"> {
-  const isPerSample = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
-  const vector = (name: "gamma" | "beta"): Vector | null => {
-    const v = parameters[name];
-    const shape = isPerSample(v) ? [samples, channels] : [channels];
-    return v ? checkVector(name, v, channels, computeDtype(dtype), shape).slice() : null;
-  };
-  const [gamma, beta] = [vector("gamma"), vector("beta")];
-  const which = { gamma: isPerSample(gamma), beta: isPerSample(beta) };
-  if (!which.gamma && !which.beta) return { gamma, beta, conditional: undefined };
-  const conditional = perSample.get(PER_SAMPLE).conditionalOf(gamma, beta, which, samples);
+  const precision = computeDtype(dtype);
+  const copyOf = (name: "gamma" | "beta", v: Vector | null | undefined) =>
+    v ? checkVector(name, v, geometry.channels, precision).slice() : null;
+  const shared = { gamma: copyOf("gamma", gamma), beta: copyOf("beta", beta) };
+  if (perSample === undefined) return { ...shared, conditional: undefined };
+  const copy = (_: string, v: Vector | null) => v?.slice() ?? null;
+  const conditional = perSampleSlot.get(PER_SAMPLE).conditionalOf(perSample, shared, geometry, dtype, copy);
+  for (const name of ["gamma", "beta"] as const) if (perSample[name] && shared[name]) throw exclusiveParameter(name);
   return { gamma: null, beta: null, conditional };
 }
 
 /**
  * Normalises x by its own statistics: y = f(gamma·x̂ + beta + residual), where f is the activation
  * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x has shape [N, C, …], or [N, …,
- * C] with layout "channels-last"; gamma and beta have shape [C] or [N, C].
+ * C] with layout "channels-last"; gamma and beta have shape [C], and those of `perSample` have shape [N, C].
  *
- * Returns y in x's kind and shape, mean and biased variance of the first or only ghost batch as Float64Array [C], and
- * `saved` for batchNormBackward. `saved` refers to x and, with an activation, to the residual. An empty batch gives an
- * empty y and statistics of zeros. A batch that is masked as a whole gives zeros, too, and its y is beta.
+ * Returns y in x's kind and shape, `saved` for batchNormBackward, and the statistics of the first or only ghost batch:
+ * mean, biased variance and invStd, float64 [C], and count, the number of values per channel. `saved` refers to x and,
+ * with an activation, to the residual. An empty batch gives an empty y and statistics of zeros. A batch that is masked
+ * as a whole gives zeros, too, and its y is beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
  */
 export function batchNormForward<T extends AnyTensor>(
   x: T,
-  parameters: Parameters = {},
+  parameters: ForwardParameters = {},
   options: ForwardOptions<T> = {},
-): { y: T; saved: Saved; mean: Float64Array; variance: Float64Array } {
+): ForwardResult<T> {
   const args = argumentsOf(x, options, "train");
-  checkKeys("parameters", parameters, ["gamma", "beta"]);
+  checkKeys("parameters", parameters, ["gamma", "beta", "perSample"]);
   const inputs = checkForward(args, undefined);
   const { channels } = inputs.geometry;
   const { activation } = args;
@@ -112,7 +111,9 @@ export function batchNormForward<T extends AnyTensor>(
     : { kind: "batch", epsilon, buffer };
   const prepared = prepareForward(inputs, scaleAndShift, source, "train");
   const { y, subBatches } = runForward(prepared);
-  return { y, saved: savedOf(prepared, subBatches), ...(all[0] as Statistics) };
+  const { mean, variance, invStd } = all[0] as Statistics;
+  const count = (subBatches[0] as SubBatchForward).total;
+  return { y, saved: savedOf(prepared, subBatches), mean, variance, invStd, count };
 }
 
 /**
@@ -120,18 +121,18 @@ export function batchNormForward<T extends AnyTensor>(
  * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
  * or the residual.
  *
- * Returns y in x's kind and shape, and `saved` for batchNormBackward, in which the statistics are constants: dx =
- * gamma·invStd·dy. There is no backward if `out` is x, or if it is the residual and there is an activation.
+ * Returns what batchNormForward returns, with count 0. The statistics are constants to a backward: dx = gamma·invStd·dy.
+ * There is no backward if `out` is x, or if it is the residual and there is an activation.
  *
  * Throws TypeError and RangeError for wrong arguments.
  */
 export function batchNormInference<T extends AnyTensor>(
   x: T,
-  parameters: Parameters & { mean: Vector; variance: Vector },
+  parameters: ForwardParameters & { mean: Vector; variance: Vector },
   options: ForwardOptions<T> = {},
-): { y: T; saved: Saved } {
+): ForwardResult<T> {
   const args = argumentsOf(x, options, undefined);
-  checkKeys("parameters", parameters, ["gamma", "beta", "mean", "variance"]);
+  checkKeys("parameters", parameters, ["gamma", "beta", "perSample", "mean", "variance"]);
   const inputs = checkForward(args, undefined);
   const { dtype, geometry } = inputs;
   const { activation } = args;
@@ -146,13 +147,13 @@ export function batchNormInference<T extends AnyTensor>(
       ? v.slice()
       : Float64Array.from(checkVector(name, v, channels, computeDtype(dtype)));
   };
-  const mean = statistic("mean");
+  const [mean, variance] = [statistic("mean"), statistic("variance")];
   const invStd = new Float64Array(channels);
-  invStdOf(statistic("variance"), epsilon, invStd);
+  invStdOf(variance, epsilon, invStd);
   const source = { kind: "constant", statistics: { mean, invStd } } as const;
   const prepared = prepareForward(inputs, scaleAndShift, source, "frozen");
   const { y, subBatches } = runForward(prepared);
-  return { y, saved: savedOf(prepared, subBatches) };
+  return { y, saved: savedOf(prepared, subBatches), mean, variance, invStd, count: 0 };
 }
 
 /**

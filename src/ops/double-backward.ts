@@ -11,8 +11,8 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { computeDtype, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
 import { fusesBackward, NONE } from "./activation.ts";
-import { checkSaved } from "./backward.ts";
-import type { Saved } from "./forward.ts";
+import { recordOf } from "./backward.ts";
+import type { ForwardRecord, Saved } from "./forward.ts";
 import { activationGradient } from "./per-sample.ts";
 import {
   type Coefficients,
@@ -53,7 +53,7 @@ export interface DoubleGradients<T extends AnyTensor = AnyTensor, V extends Vect
 }
 
 /** Refuses forwards that the derivation does not cover. */
-function checkCovered({ subBatches, activation }: Saved): void {
+function checkCovered({ subBatches, activation }: ForwardRecord): void {
   const refuse = (what: string) => {
     throw wrongValue("saved", "a forward whose double backward is known", what);
   };
@@ -164,18 +164,17 @@ function differentiateTwice(
 interface PreparedDoubleBackward<T extends AnyTensor> {
   readonly heap: Heap;
   readonly dy: T;
-  readonly saved: Saved;
+  readonly saved: ForwardRecord;
   readonly gradients: GradientsOfGradients<T>;
   readonly needs: { readonly dx: boolean; readonly dGamma: boolean; readonly ddy: boolean };
 }
 
 function prepareDoubleBackward<T extends AnyTensor>(
   dy: T,
-  saved: Saved,
+  saved: ForwardRecord,
   gradients: GradientsOfGradients<T>,
   options: DoubleBackwardOptions,
 ): PreparedDoubleBackward<T> {
-  checkSaved(saved);
   checkKeys("gradients", gradients, ["ddx", "ddGamma", "ddBeta", "ddResidual"]);
   checkKeys("options", options, ["needs"]);
   const { needs = {} } = options;
@@ -254,12 +253,13 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
   gradients: GradientsOfGradients<T>,
   options: DoubleBackwardOptions = {},
 ): DoubleGradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
-  const prepared = prepareDoubleBackward(dy, saved, gradients, options);
-  const { channels } = saved.geometry;
+  const record = recordOf(saved);
+  const prepared = prepareDoubleBackward(dy, record, gradients, options);
+  const { channels } = record.geometry;
   const sums = new Float64Array(channels);
   const result: DoubleGradients<T, Vector> = runDoubleBackward(prepared, sums);
   if (prepared.needs.dGamma) {
-    result.dGamma = newVector(computeDtype(saved.dtype), channels);
+    result.dGamma = newVector(computeDtype(record.dtype), channels);
     result.dGamma.set(sums);
   }
   return result as DoubleGradients<T, never>;

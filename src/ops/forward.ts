@@ -10,6 +10,7 @@ import { channelAxis, type Geometry, geometryOf, sameShape } from "../tensor/sha
 import type { Layout } from "../tensor/types.ts";
 import { type Activation, type ActivationName, NONE } from "./activation.ts";
 import type { Mask } from "./mask.ts";
+import type { PerSampleParameters } from "./options.ts";
 import { emptyStatistics, type GradientSums, type Statistics } from "./primitives.ts";
 import { type BatchStatistics, checkJointCount } from "./statistics.ts";
 import {
@@ -25,13 +26,22 @@ import {
   subBatchForward,
 } from "./sub-batches.ts";
 
+declare const OPAQUE: unique symbol;
+
 /**
- * The record of a forward, for backward alone to read. It refers to x, and with an activation to the residual. They
- * must not change before backward.
+ * The record of a forward of batch normalization. Programs pass it to a backward without reading it. It refers to x,
+ * and with an activation to the residual, so these must not change before the backward.
  */
 export interface Saved {
+  readonly [OPAQUE]: "batch norm";
+}
+
+/** What a record holds. Only functions of ops/ and layer/ read it. */
+export interface ForwardRecord extends Saved {
   /** false if the statistics are constants, through which no gradient flows. */
   readonly batch: boolean;
+  /** Whether x is a part of a joint batch, whose statistics the caller gave. */
+  readonly joint: boolean;
   readonly dtype: Dtype;
   readonly geometry: Geometry;
   readonly shape: readonly number[];
@@ -46,21 +56,36 @@ export interface Saved {
   readonly subBatches: readonly SubBatchForward[];
   /** Buffers that the next backward uses again. */
   readonly scratch: { sums?: GradientSums };
-  /** The mean that normalised the first sub-batch, float64, [C]. */
-  readonly mean: Float64Array;
-  /** The invStd that normalised the first sub-batch, float64, [C]. */
-  readonly invStd: Float64Array;
 }
 
-/**
- * The parameters of a forward: Float64Array if x is float64, else Float32Array. They have shape [C], or [N, C] for
- * scale and shift per sample (conditional batch normalization, de Vries et al. 2017).
- */
+/** The result of a forward function. */
+export interface ForwardResult<T> {
+  /** The normalised x, in x's kind and shape. */
+  y: T;
+  /** The record for a backward. */
+  saved: Saved;
+  /** The mean that normalised the first or only ghost batch, float64, [C]. */
+  mean: Float64Array;
+  /** The biased variance of the first or only ghost batch, float64, [C]. */
+  variance: Float64Array;
+  /** 1/√(variance + epsilon) of the first or only ghost batch, float64, [C]. */
+  invStd: Float64Array;
+  /** The number of values per channel behind these statistics, or the sum of their weights. */
+  count: number;
+}
+
+/** A scale and a shift: Float64Array if x is float64, else Float32Array. */
 export interface Parameters {
-  /** The scale; ones if it is null or absent. */
+  /** The scale, [C]; ones if it is null or absent. */
   gamma?: Vector | null;
-  /** The shift; zeros if it is null or absent. */
+  /** The shift, [C]; zeros if it is null or absent. */
   beta?: Vector | null;
+}
+
+/** The parameters of batchNormForward and batchNormInference. */
+export interface ForwardParameters extends Parameters {
+  /** A scale, a shift or both of every sample, instead of gamma or beta. */
+  perSample?: PerSampleParameters;
 }
 
 /** Options of batchNormForward and batchNormInference in batchnorm-wasm/core. */
@@ -137,6 +162,8 @@ export interface PreparedForward<T extends AnyTensor> {
   readonly targets: readonly StatisticsTarget[] | undefined;
   /** false if the statistics are constants. */
   readonly batch: boolean;
+  /** Whether the statistics are those of a joint batch of which x is a part. */
+  readonly joint: boolean;
 }
 
 /** Throws if `out` would overwrite an input that backward needs; returns false in a call where it may. */
@@ -207,7 +234,7 @@ export function prepareForward<T extends AnyTensor>(
     const batch = source.kind === "joint";
     const total = batch ? source.count : 0;
     for (const subBatch of split) subBatches.push(subBatchForward(subBatch, source.statistics, scaleAndShift, total));
-    return { inputs, activation, subBatches, targets: undefined, batch };
+    return { inputs, activation, subBatches, targets: undefined, batch, joint: batch };
   }
   const targets: StatisticsTarget[] = [];
   for (const subBatch of split) {
@@ -215,7 +242,7 @@ export function prepareForward<T extends AnyTensor>(
     targets.push({ epsilon: source.epsilon, into, finite: false, tracked: false });
     subBatches.push(subBatchForward(subBatch, into, scaleAndShift));
   }
-  return { inputs, activation, subBatches, targets, batch: true };
+  return { inputs, activation, subBatches, targets, batch: true, joint: false };
 }
 
 /** Whether a forward that was prepared earlier was for these tensors, so that none of them has to be checked again. */
@@ -309,14 +336,14 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
 
 /** What backward needs of a forward that has run. `scratch` are buffers of a backward before, to be used again. */
 export function savedOf<T extends AnyTensor>(
-  { inputs, activation, batch }: PreparedForward<T>,
+  { inputs, activation, batch, joint }: PreparedForward<T>,
   subBatches: readonly SubBatchForward[],
-  scratch: Saved["scratch"] = {},
-): Saved {
+  scratch: ForwardRecord["scratch"] = {},
+): ForwardRecord {
   const { x, residual, dtype, geometry, inputIntact } = inputs;
-  const { mean, invStd } = (subBatches[0] as SubBatchForward).terms;
   return {
     batch,
+    joint,
     dtype,
     geometry,
     shape: [...x.shape],
@@ -327,7 +354,5 @@ export function savedOf<T extends AnyTensor>(
     activation,
     subBatches,
     scratch,
-    mean,
-    invStd,
-  };
+  } as Omit<ForwardRecord, keyof Saved> as ForwardRecord;
 }

@@ -14,7 +14,7 @@
 //
 // Work goes block by block through the cache. No bit of a group depends on the other groups of its block.
 
-import { noForward, oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
+import { oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
 import { type Heap, inWasmMemory } from "../memory/heap.ts";
@@ -25,8 +25,17 @@ import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } fro
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
-import { type BackwardOptions, commitGradients, type Gradients, type Needs } from "./backward.ts";
-import type { ForwardOptions, Parameters } from "./forward.ts";
+import {
+  type BackwardOptions,
+  batchNormBackward,
+  type CoreNeeds,
+  commitGradients,
+  type Gradients,
+  type Needs,
+  type SomeGradients,
+  type VectorFor,
+} from "./backward.ts";
+import type { ForwardOptions, Parameters, Saved } from "./forward.ts";
 import { epsilonOption } from "./options.ts";
 import {
   batchStatistics,
@@ -178,6 +187,8 @@ interface Norm extends NormPlan {
   readonly beta: Vector | null;
   /** The mean of every group, over all samples. */
   readonly mean: Float64Array;
+  /** The biased variance of every group, or the mean square if no mean is subtracted. */
+  readonly variance: Float64Array;
   readonly invStd: Float64Array;
   /** Whether the mean is subtracted. Otherwise the mean is 0, and invStd is that of the mean square. */
   readonly centred: boolean;
@@ -232,12 +243,12 @@ function channelTerms(norm: Norm, block: Block): Terms {
 /** Computes mean and invStd of a block's groups. */
 function blockStatistics(x: KernelOperand, epsilon: number, norm: Norm, block: Block): void {
   const { mean, invStd } = groupTerms(norm, block);
-  const variance = new Float64Array(mean.length);
+  const variance = norm.variance.subarray(block.first, block.first + mean.length);
   batchStatistics(x, epsilon, { mean, variance, invStd });
   if (norm.centred) return;
   // the mean square is variance + mean²: two positive terms, so nothing cancels
-  const squares = variance.map((v, i) => v + (mean[i] as number) ** 2);
-  invStdOf(squares, epsilon, invStd);
+  for (let i = 0; i < mean.length; i++) variance[i] = (variance[i] as number) + (mean[i] as number) ** 2;
+  invStdOf(variance, epsilon, invStd);
   mean.fill(0);
 }
 
@@ -322,8 +333,18 @@ function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-/** The record of a forward, for normBackward alone to read. It refers to x, which must not change until then. */
+declare const OPAQUE: unique symbol;
+
+/**
+ * The record of a forward of instance, group, layer or RMS norm. Programs pass it to normBackward without reading it. It
+ * refers to x, which must not change before that.
+ */
 export interface SavedNorm {
+  readonly [OPAQUE]: "norm";
+}
+
+/** What a record holds. */
+interface NormRecord extends SavedNorm {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
   /** The shape of gamma and beta. */
@@ -336,22 +357,26 @@ export interface SavedNorm {
 export interface NormForwardResult<T extends AnyTensor = AnyTensor> {
   /** The result, in x's kind and shape. */
   y: T;
-  /** What normBackward needs. */
+  /** The record for normBackward. */
   saved: SavedNorm;
-  /** The mean of every group in memory order; zeros for RMS norm. */
+  /** The mean of every group in memory order, float64; zeros for RMS norm. */
   mean: Float64Array;
-  /** 1/√(variance + epsilon) of every group in memory order; RMS norm has the mean square instead of the variance. */
+  /** The biased variance of every group in memory order, float64; RMS norm has the mean square. */
+  variance: Float64Array;
+  /** 1/√(variance + epsilon) of every group in memory order, float64. */
   invStd: Float64Array;
+  /** The number of values in a group. */
+  count: number;
 }
 
 /** Options of instanceNormForward, groupNormForward, layerNormForward and rmsNormForward. */
 export type NormOptions<T extends AnyTensor = AnyTensor> = Pick<ForwardOptions<T>, "layout" | "epsilon" | "out">;
 
-/** Options of normBackward. */
-export type NormBackwardOptions<T extends AnyTensor = AnyTensor> = Pick<
-  BackwardOptions<T>,
-  "dxOut" | "dGammaOut" | "dBetaOut" | "accumulate"
-> & { needs?: Pick<Needs, "dx" | "dGamma" | "dBeta"> };
+/** Options of normBackward for instance, group, layer and RMS norm. */
+export type NormBackwardOptions<T extends AnyTensor = AnyTensor, N extends CoreNeeds = CoreNeeds> = Pick<
+  BackwardOptions<T, N>,
+  "dxOut" | "needs" | "dGammaOut" | "dBetaOut" | "accumulate"
+>;
 
 /** Calls `use` for every block of a plan, with the operands of the values. */
 function eachBlock<const V extends readonly (AnyTensor | undefined)[]>(
@@ -398,10 +423,11 @@ function forward<T extends AnyTensor>(
   checkOut("out", out, x.shape, heap, dtype);
   overwrites("out", out, "x", x, "train");
   const groups = geometry.samples * geometry.groups;
-  const [mean, invStd] = [new Float64Array(groups), new Float64Array(groups)];
-  const norm: Norm = { ...planOf(geometry), gamma, beta, mean, invStd, centred };
+  const [mean, variance, invStd] = [new Float64Array(groups), new Float64Array(groups), new Float64Array(groups)];
+  const norm: Norm = { ...planOf(geometry), gamma, beta, mean, variance, invStd, centred };
   const y = runForward(heap, dtype, x, out, epsilon, norm);
-  return { y, saved: { dtype, shape: [...x.shape], vector, x, norm }, mean, invStd };
+  const record: Omit<NormRecord, keyof SavedNorm> = { dtype, shape: [...x.shape], vector, x, norm };
+  return { y, saved: record as NormRecord, mean, variance, invStd, count: norm.count };
 }
 
 function runForward<T extends AnyTensor>(
@@ -447,7 +473,9 @@ function forwardGroups<T extends AnyTensor>(
   const count = groups ?? channels;
   if (!(Number.isInteger(count) && count > 0 && channels % count === 0))
     throw wrongValue("groups", `a divisor of the ${channels} channels`, count);
-  if (samples > 0 && (channels / count) * inner === 1) throw oneValuePerGroup(groups === undefined, shape);
+  // instance norm wants two positions, group norm two values of all samples' groups, as in PyTorch
+  if (samples > 0 && inner === 1 && (groups === undefined || (samples * channels) / count === 1))
+    throw oneValuePerGroup(groups === undefined, shape);
   const channelsLast = layout === "channels-last" && inner > 1;
   const geometry = { samples, channels, inner, groups: count, channelsLast };
   return forward(x, dtype, { geometry, vector: [channels], centred: true }, parameters, options);
@@ -491,9 +519,10 @@ export const instanceNormForward = <T extends AnyTensor>(
 
 /**
  * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample
- * by their own statistics. Otherwise as instanceNormForward; mean and invStd: [N, groups].
+ * by their own statistics. x is [N, C, …] or, with layout "channels-last", [N, …, C]; gamma and beta are [C], and the
+ * statistics [N, groups]. A group of one value gives beta.
  *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per group.
+ * Throws TypeError and RangeError for wrong arguments, BatchNormError if all samples together have one value per group.
  */
 export function groupNormForward<T extends AnyTensor>(
   x: T,
@@ -536,7 +565,7 @@ export const rmsNormForward = <T extends AnyTensor>(
 interface PreparedBackward<T extends AnyTensor> {
   readonly heap: Heap;
   readonly dy: T;
-  readonly saved: SavedNorm;
+  readonly saved: NormRecord;
   readonly dx: boolean;
   readonly dxOut: T | undefined;
   /** Where to write the gradients of the parameters; undefined for those that are not needed. */
@@ -549,7 +578,7 @@ interface PreparedBackward<T extends AnyTensor> {
 
 function prepareBackward<T extends AnyTensor>(
   dy: T,
-  saved: SavedNorm,
+  saved: NormRecord,
   options: NormBackwardOptions<T>,
 ): PreparedBackward<T> {
   checkKeys("backward options", options, ["dxOut", "needs", "dGammaOut", "dBetaOut", "accumulate"]);
@@ -598,19 +627,30 @@ function runBackward<T extends AnyTensor>({ heap, dy, saved, dx, dxOut, sums }: 
 }
 
 /**
- * Gradients of instanceNormForward, groupNormForward, layerNormForward or rmsNormForward. dy: the shape of x. dx is in
- * dy's kind; dGamma and dBeta are there if gamma and beta were, and of their shape.
+ * Computes the gradients of a forward from dy, the gradient of y, in x's shape: of instanceNormForward,
+ * groupNormForward, layerNormForward and rmsNormForward, and of batch norm, as batchNormBackward does. dx is in dy's
+ * kind. dGamma and dBeta are in the shape of gamma and beta; those of a norm are absent if gamma or beta was.
  *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError where x was disposed since.
+ * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
-export function normBackward<T extends AnyTensor>(
+export function normBackward<T extends AnyTensor, const N extends Needs = object>(
+  dy: T,
+  saved: Saved,
+  options?: BackwardOptions<T, N>,
+): Gradients<T, VectorFor<T>, N>;
+export function normBackward<T extends AnyTensor, const N extends CoreNeeds = object>(
   dy: T,
   saved: SavedNorm,
-  options: NormBackwardOptions<T> = {},
-): Gradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
+  options?: NormBackwardOptions<T, N>,
+): Gradients<T, VectorFor<T>, N, boolean, boolean>;
+export function normBackward<T extends AnyTensor>(
+  dy: T,
+  saved: Saved | SavedNorm,
+  options: BackwardOptions<T> = {},
+): unknown {
   if (typeof saved !== "object" || saved === null || !("norm" in saved))
-    throw noForward("no result of instanceNormForward and the like as `saved`");
-  const prepared = prepareBackward(dy, saved, options);
-  const result: Gradients<T, Vector> = runBackward(prepared);
-  return commitGradients(result, prepared) as Gradients<T, never>;
+    return batchNormBackward(dy, saved as Saved, options);
+  const prepared = prepareBackward(dy, saved as NormRecord, options);
+  const result: SomeGradients<T> = runBackward(prepared);
+  return commitGradients(result, prepared);
 }

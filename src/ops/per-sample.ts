@@ -1,14 +1,16 @@
 // Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of
 // Batch Renormalization, and the derivative of an activation as a pass of its own.
 
+import { checkKeys } from "../common/validate.ts";
+import { checkVector } from "../memory/guards.ts";
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
+import { computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import type { PlainTensor } from "../tensor/types.ts";
 import { PRODUCT } from "../wasm/kernels.ts";
 import { type Activation, NONE } from "./activation.ts";
-import type { Renorm } from "./options.ts";
+import type { PerSampleParameters, Renorm } from "./options.ts";
 import {
   differentiateActivation,
   emptyGradientSums,
@@ -24,6 +26,7 @@ import {
   type BackwardRequest,
   backwardShared,
   type Conditional,
+  PER_SAMPLE,
   type SubBatchForward,
   samplesOf,
   type VectorGradients,
@@ -31,24 +34,31 @@ import {
 } from "./sub-batches.ts";
 
 /**
- * Scale and shift per sample. One of the two may be a vector that all samples share; it is repeated for each of them.
+ * Checks the option or parameter `perSample`, and copies it by `copy`. If one of its two is absent, the vector that all
+ * samples share is repeated for each of them. Throws TypeError and RangeError for wrong vectors.
  */
 export function conditionalOf(
-  gamma: Vector | null,
-  beta: Vector | null,
-  perSample: Conditional["perSample"],
-  samples: number,
+  given: PerSampleParameters,
+  shared: Readonly<Record<"gamma" | "beta", Vector | null>>,
+  { samples, channels }: Pick<Geometry, "samples" | "channels">,
+  dtype: Dtype,
+  copy: (name: "gamma" | "beta", values: Vector | null) => Vector | null,
 ): Conditional {
-  const rows = (vector: Vector | null, isPerSample: boolean) => {
-    if (!vector) return null;
-    let data = vector;
-    if (!isPerSample) {
-      data = newVector(vector instanceof Float64Array ? "float64" : "float32", vector.length * samples);
-      for (let n = 0; n < samples; n++) data.set(vector, n * vector.length);
+  checkKeys(PER_SAMPLE, given, ["gamma", "beta"]);
+  const precision = computeDtype(dtype);
+  const rows = (name: "gamma" | "beta") => {
+    const own = given[name];
+    if (own !== undefined) checkVector(`${PER_SAMPLE}.${name}`, own, channels, precision, [samples, channels]);
+    let data = copy(name, own ?? shared[name]);
+    if (data && own === undefined) {
+      const vector = data;
+      data = newVector(precision, channels * samples);
+      for (let n = 0; n < samples; n++) data.set(vector, n * channels);
     }
-    return { data, shape: [data.length] };
+    return data && { data, shape: [data.length] };
   };
-  return { gamma: rows(gamma, perSample.gamma), beta: rows(beta, perSample.beta), perSample };
+  const perSample = { gamma: given.gamma !== undefined, beta: given.beta !== undefined };
+  return { gamma: rows("gamma"), beta: rows("beta"), perSample };
 }
 
 /** gamma·r and beta + gamma·d with Batch Renormalization; gamma and beta without it. */

@@ -6,11 +6,12 @@ import { oneValuePerChannel } from "../common/errors.ts";
 import { Slot } from "../common/slot.ts";
 import type { CallScope, KernelOperand } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { bitsOf, type Vector } from "../tensor/dtype.ts";
+import { bitsOf, type Dtype, type Vector } from "../tensor/dtype.ts";
 import { type Geometry, geometryOf } from "../tensor/shape.ts";
 import type { Layout, PlainTensor } from "../tensor/types.ts";
 import type { Activation } from "./activation.ts";
 import type { Mask, Selection } from "./mask.ts";
+import type { PerSampleParameters } from "./options.ts";
 import {
   batchStatistics,
   type Derive,
@@ -110,12 +111,13 @@ export const masks = /* @__PURE__ */ new Slot<Masks>();
 
 /** What a call with scale or shift per sample needs. per-sample.ts implements it. */
 export interface PerSample {
-  /** Scale and shift per sample, of which one may be a vector that all samples share. */
+  /** Checks scale and shift per sample, and completes them by the vectors that all samples share. */
   conditionalOf(
-    gamma: Vector | null,
-    beta: Vector | null,
-    perSample: Conditional["perSample"],
-    samples: number,
+    given: PerSampleParameters,
+    shared: Readonly<Record<"gamma" | "beta", Vector | null>>,
+    geometry: Pick<Geometry, "samples" | "channels">,
+    dtype: Dtype,
+    copy: (name: "gamma" | "beta", values: Vector | null) => Vector | null,
   ): Conditional;
   /** Computes y of a sub-batch. */
   normalize(
@@ -160,7 +162,7 @@ export interface Fusion {
 export const fusion = /* @__PURE__ */ new Slot<Fusion>();
 
 /** The name of scale and shift per sample in errors. */
-export const PER_SAMPLE = "gamma or beta of every sample";
+export const PER_SAMPLE = "perSample";
 
 /**
  * Splits a batch into sub-batches of at most `maximum` samples, the last of which may be smaller. `weights` are those

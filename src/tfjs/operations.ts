@@ -30,7 +30,7 @@ import type { TensorLike } from "../memory/tensor.ts";
 import { batchNormBackward } from "../ops/backward.ts";
 import { batchNormForward, batchNormInference as inference } from "../ops/batch-norm.ts";
 import { batchNormDoubleBackward } from "../ops/double-backward.ts";
-import type { Saved } from "../ops/forward.ts";
+import type { ForwardRecord, ForwardResult } from "../ops/forward.ts";
 import { epsilonOption } from "../ops/options.ts";
 import type { BatchStatistics } from "../ops/statistics.ts";
 import type { Layout } from "../tensor/types.ts";
@@ -145,7 +145,7 @@ type Prepared = ReturnType<typeof prepare>;
 
 /** Inputs of a gradient kernel that are not tensors. */
 interface Attributes {
-  readonly saved: Saved;
+  readonly saved: ForwardRecord;
   readonly view: FacadeView;
   readonly hasGamma: boolean;
   readonly hasBeta: boolean;
@@ -182,7 +182,7 @@ const GRADIENT: GradientKernel = {
   compute({ dy, x }, { saved, view, hasGamma, hasBeta }, access) {
     const upstream = access.operand(dy as TensorInfo, view.shape);
     // TF.js may have moved x since the forward, to another backend for example
-    const savedWithX = { ...saved, x: access.operand(x as TensorInfo, view.shape) };
+    const savedWithX: ForwardRecord = { ...saved, x: access.operand(x as TensorInfo, view.shape) };
     const needs = { dGamma: hasGamma, dBeta: hasBeta };
     const { dx, dGamma, dBeta } = batchNormBackward(upstream, savedWithX, { needs });
     const shape = (x as TensorInfo).shape;
@@ -197,7 +197,7 @@ const GRADIENT_OF_GRADIENT: GradientKernel = {
     const [upstream, input, gradientOfDx] = [dy, x, ddx].map((t) => access.operand(t as TensorInfo, view.shape));
     const result = batchNormDoubleBackward(
       upstream as TensorLike,
-      { ...saved, x: input as TensorLike },
+      { ...saved, x: input as TensorLike } as ForwardRecord,
       {
         ddx: gradientOfDx as TensorLike,
         ...(ddGamma ? { ddGamma: access.read(ddGamma) } : {}),
@@ -239,7 +239,7 @@ const present = (tensors: Named<Tensor | undefined>): Named<Tensor> =>
 type Forward = (
   x: TensorLike,
   parameters: { gamma: Float32Array | null; beta: Float32Array | null },
-) => { y: TensorLike; saved: Saved };
+) => Pick<ForwardResult<TensorLike>, "y" | "saved">;
 
 /** Computes y by `forward`, as a tensor that TF.js can differentiate twice with respect to x, gamma and beta. */
 function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): Tensor {
@@ -257,7 +257,7 @@ function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): T
       value: engine().makeTensorFromTensorInfo(access.adopt(y, input.shape)),
       gradFunc: (dy: Tensor, [x, ...vectors]: Tensor[]) => {
         const inputs = present({ dy, x, gamma: gamma && vectors.shift(), beta: beta && vectors.shift() });
-        return run(GRADIENT, inputs, { saved, view, hasGamma: !!gamma, hasBeta: !!beta });
+        return run(GRADIENT, inputs, { saved: saved as ForwardRecord, view, hasGamma: !!gamma, hasBeta: !!beta });
       },
     };
   });
@@ -275,8 +275,8 @@ export function normalizeBatch(
   const prepared = prepare(x, parameters, options);
   let statistics: BatchStatistics = { count: 0, mean: new Float64Array(), variance: new Float64Array() };
   const y = differentiable(prepared, (input, vectors) => {
-    const { mean, variance, ...result } = batchNormForward(input, vectors, prepared.settings);
-    statistics = { count: result.saved.subBatches[0]?.count ?? 0, mean, variance };
+    const { mean, variance, count, ...result } = batchNormForward(input, vectors, prepared.settings);
+    statistics = { count, mean, variance };
     return result;
   });
   return { y, statistics };

@@ -125,7 +125,7 @@ testWrongUse({
       "a name that is none",
       ({ bn, x, out }) => bn.forward(x, { training: true, out } as Wrong),
       TypeError,
-      /^forward options: expected options among mode, out, residual, mask, gamma, beta, statistics, got "training"$/,
+      /^forward options: expected options among mode, out, residual, mask, perSample, statistics, got "training"$/,
     ],
     [
       "the mode alone",
@@ -264,7 +264,7 @@ testWrongUse({
       "with a name that is none",
       ({ bn, dy, out }) => bn.backward(dy, { out, dxOut: out } as Wrong),
       TypeError,
-      /^backward options: expected options among dxOut, needs, dGammaOut, dBetaOut, dResidualOut, accumulate, sums, got "out"$/,
+      /^backward options: expected options among dxOut, needs, dGammaOut, dBetaOut, dResidualOut, accumulate, sums, saved, got "out"$/,
     ],
     [
       "with options that are null",

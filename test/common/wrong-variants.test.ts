@@ -120,29 +120,30 @@ testWrongUse({
     ],
     [
       "with a scale of every sample's own",
-      ({ bn, x, out }) => bn.forward(x, { mask: new Array(8).fill(true), gamma: new Float32Array(12), out }),
+      ({ bn, x, out }) =>
+        bn.forward(x, { mask: new Array(8).fill(true), perSample: { gamma: new Float32Array(12) }, out }),
       TypeError,
-      /^mask: expected gamma and beta of one value per channel with it, got one per sample; mask without them$/,
+      /^mask: expected without perSample, got both; mask without it$/,
     ],
   ],
   "scale and shift per sample": [
     [
       "of the layer's length",
-      ({ bn, x, out, vector }) => bn.forward(x, { gamma: vector, out }),
+      ({ bn, x, out, vector }) => bn.forward(x, { perSample: { gamma: vector }, out }),
       RangeError,
-      /^gamma: expected 12 elements \(4×3\), got 3$/,
+      /^perSample\.gamma: expected 12 elements \(4×3\), got 3$/,
     ],
     [
       "of another kind",
-      ({ bn, x, out }) => bn.forward(x, { beta: new Float64Array(12), out }),
+      ({ bn, x, out }) => bn.forward(x, { perSample: { beta: new Float64Array(12) }, out }),
       TypeError,
-      /^beta: expected a Float32Array, got Float64Array\(12\)$/,
+      /^perSample\.beta: expected a Float32Array, got Float64Array\(12\)$/,
     ],
     [
       "that are null",
-      ({ bn, x, out }) => bn.forward(x, { beta: null as Wrong, out }),
+      ({ bn, x, out }) => bn.forward(x, { perSample: { beta: null as Wrong }, out }),
       TypeError,
-      /^beta: expected a Float32Array, got null$/,
+      /^perSample\.beta: expected a Float32Array, got null$/,
     ],
     [
       "of other samples, without a layer",
@@ -154,7 +155,7 @@ testWrongUse({
       "with a gradient for all",
       ({ x, dy, out, vector }) => {
         const bn = new BatchNorm(3);
-        drop(bn.forward(x, { gamma: new Float32Array(12) }));
+        drop(bn.forward(x, { perSample: { gamma: new Float32Array(12) } }));
         bn.backward(dy, { dxOut: out, dGammaOut: vector });
       },
       RangeError,
@@ -363,13 +364,13 @@ testWrongUse({
         bn.backward(dy, { dxOut: out, sums: SUMS });
       },
       RangeError,
-      /^sums: expected a forward without ghost batches, renorm, and scale and shift per sample, got "one with them"$/,
+      /^sums: expected a forward without ghost batches, renorm and perSample, got "one with them"$/,
     ],
     [
       "with sums after a scale of every sample's own",
       ({ x, dy, out }) => {
         const bn = new BatchNorm(3);
-        drop(bn.forward(x, { gamma: new Float32Array(12) }));
+        drop(bn.forward(x, { perSample: { gamma: new Float32Array(12) } }));
         bn.backward(dy, { dxOut: out, sums: SUMS });
       },
       RangeError,
@@ -388,12 +389,12 @@ testWrongUse({
     [
       "with sums of a scale of every sample's own",
       ({ x, dy }) => {
-        const { y, saved } = batchNormForward(x, { gamma: new Float32Array(12) });
+        const { y, saved } = batchNormForward(x, { perSample: { gamma: new Float32Array(12) } });
         drop(y);
         batchNormGradientSums(dy, saved);
       },
       RangeError,
-      /^gamma: expected one value per channel in two phases, got "one per sample"$/,
+      /^saved: expected a forward without perSample, got "one with it"$/,
     ],
     [
       "with sums of dy of another shape",
@@ -419,8 +420,8 @@ testWrongUse({
     [
       "with sums of nothing saved",
       ({ dy }) => batchNormGradientSums(dy, {} as Wrong),
-      "no-forward",
-      /^backward: expected a forward call before it, got no result of batchNormForward as `saved`/,
+      TypeError,
+      /^saved: expected the record of a forward of batch norm; .*, got Object$/,
     ],
   ],
 });

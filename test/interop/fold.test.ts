@@ -120,7 +120,8 @@ describe("toAffine", () => {
 
   test("is the layer in mode eval", () => {
     const bn = new BatchNorm(5, { epsilon: 1e-3 });
-    Object.assign(bn, sourceOf(21, 5), { options: bn.options });
+    const { options, ...parameters } = sourceOf(21, 5);
+    Object.assign(bn, parameters);
     const x = { data: normal(9, 60), shape: [4, 5, 3] };
     const y = bn.forward(x, { mode: "eval" });
     const { scale, shift, warnings } = bn.toAffine();

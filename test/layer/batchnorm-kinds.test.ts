@@ -174,6 +174,7 @@ describe.each(BUILDS.flatMap((build) => LAYOUTS.map((layout) => ({ build, layout
           for (const { mode } of MODES) {
             bn.forward(x, { mode, out });
             bn.backward(dy, { dxOut, ...gradients });
+            bn.forward(x, { mode, out });
             bn.backward(dy, { dxOut, ...gradients, accumulate: true, needs: { dx: false } });
           }
       };

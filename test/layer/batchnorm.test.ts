@@ -80,7 +80,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
       const expected = bn.backward(dy);
       mine(expected.dx as TensorLike);
       const values = valuesOf(expected);
-      const inPlace = bn.backward(dy, { dxOut: dy });
+      const inPlace = bn.backward(dy, { saved: bn.saved, dxOut: dy });
       expect(inPlace.dx).toBe(dy);
       expect(valuesOf(inPlace)).toEqual(values);
     });
@@ -92,7 +92,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
       const [dGammaOut, dBetaOut] = [new Float32Array(3).fill(5), new Float32Array(3).fill(6)];
       mine(bn.forward(input(1), { mode }));
       const [dx, dGamma, dBeta] = valuesOf(bn.backward(dy, { dxOut: junk() }));
-      const some = bn.backward(dy, { needs, dxOut, dGammaOut, dBetaOut });
+      const some = bn.backward(dy, { saved: bn.saved, needs, dxOut, dGammaOut, dBetaOut });
       expect(Object.keys(some).sort()).toEqual(
         Object.keys(needs)
           .filter((k) => needs[k as keyof typeof needs])
@@ -150,7 +150,8 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
         expect([dGamma, dBeta]).toEqual([new Float32Array(3), new Float32Array(3)]);
         mine(dx as TensorLike);
         const kept = Float32Array.of(1, 2, 3);
-        bn.backward(input(2, size), { accumulate: true, dGammaOut: kept, dBetaOut: kept, needs: { dx: false } });
+        const again = { saved: bn.saved, needs: { dx: false } } as const;
+        bn.backward(input(2, size), { ...again, accumulate: true, dGammaOut: kept, dBetaOut: kept });
         expect(kept).toEqual(Float32Array.of(1, 2, 3));
         expect(bn.stateDict()).toEqual(before);
       },
@@ -206,7 +207,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     bn.forward(input(1), { out: junk() });
     const { dGamma, dBeta } = bn.backward(dy, { needs: { dx: false } });
     const outs = { dGammaOut: Float32Array.of(10, 20, 30), dBetaOut: Float32Array.of(-1, -2, -3) };
-    const added = bn.backward(dy, { accumulate: true, needs: { dx: false }, ...outs });
+    const added = bn.backward(dy, { saved: bn.saved, accumulate: true, needs: { dx: false }, ...outs });
     expect(
       [added.dGamma, added.dBeta, bn.dGamma, bn.dBeta].map((v) => v === outs.dGammaOut || v === outs.dBetaOut),
     ).toEqual([true, true, true, true]);
@@ -218,13 +219,13 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
       (dBeta as Float32Array).map((v, c) => v - (c + 1)),
       CLOSE,
     );
-    bn.backward(dy, { accumulate: false, needs: { dx: false }, ...outs });
+    bn.backward(dy, { saved: bn.saved, accumulate: false, needs: { dx: false }, ...outs });
     expect(outs).toEqual({ dGammaOut: dGamma, dBetaOut: dBeta });
   });
 
   test("accumulate without given arrays adds to those of the backward before, and otherwise there are new ones", () => {
     const bn = layer({ layout });
-    const needs = { dx: false };
+    const needs = { dx: false } as const;
     // undefined is as good as absent
     const options = { needs, accumulate: true, dGammaOut: undefined, dBetaOut: undefined } as object;
     const step = (seed: number) => {
@@ -246,7 +247,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect(third.dGamma).toBeAllclose(sum("dGamma"), CLOSE);
     expect(third.dBeta).toBeAllclose(sum("dBeta"), CLOSE);
     const totals = valuesOf(third);
-    const fresh = bn.backward(input(13), { needs });
+    const fresh = bn.backward(input(13), { needs, saved: bn.saved });
     expect(fresh.dGamma).not.toBe(first.dGamma);
     expect(valuesOf(fresh)).toEqual(valuesOf(separate[2] as Gradients));
     expect(valuesOf(third)).toEqual(totals);
@@ -257,19 +258,21 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect([bn.dGamma, bn.dBeta]).toEqual([undefined, undefined]);
     bn.forward(input(1), { out: junk() });
     const first = bn.backward(input(2), { needs: { dx: false } });
-    const second = bn.backward(input(3), { needs: { dx: false, dGamma: false } });
+    const { saved } = bn;
+    const second = bn.backward(input(3), { saved, needs: { dx: false, dGamma: false } });
     expect(bn.dGamma).toBe(first.dGamma);
     expect(bn.dBeta).toBe(second.dBeta);
-    bn.backward(input(3), { dxOut: junk(), needs: { dGamma: false, dBeta: false } });
+    bn.backward(input(3), { saved, dxOut: junk(), needs: { dGamma: false, dBeta: false } });
     expect([bn.dGamma, bn.dBeta]).toEqual([first.dGamma, second.dBeta]);
   });
 
-  test("backward may be called again for the same forward, with the same result", () => {
+  test("backward may be called again for the same forward with `saved`, with the same result", () => {
     const bn = layer({ layout });
     bn.forward(input(1), { out: junk() });
     const first = valuesOf(bn.backward(input(2), { dxOut: junk() }));
-    const other = valuesOf(bn.backward(input(3), { dxOut: junk() }));
-    expect(valuesOf(bn.backward(input(2), { dxOut: junk() }))).toEqual(first);
+    const { saved } = bn;
+    const other = valuesOf(bn.backward(input(3), { saved, dxOut: junk() }));
+    expect(valuesOf(bn.backward(input(2), { saved, dxOut: junk() }))).toEqual(first);
     expect(other).not.toEqual(first);
   });
 
@@ -325,7 +328,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     drop(...made.splice(count));
     expect(defaultHeap().usage.used).toBe(used);
     expect([bn.stateDict(), bn.mode]).toEqual([state, mode]);
-    expect(valuesOf(bn.backward(dy, { dxOut: junk() }))).toEqual(expected);
+    expect(valuesOf(bn.backward(dy, { saved: bn.saved, dxOut: junk() }))).toEqual(expected);
   });
 
   test("dispose gives back what the layer holds; its parameters stay readable, calls are refused", () => {

@@ -125,7 +125,7 @@ describe("700 calls at random, by the layer and by plain loops", () => {
         ? { gamma: normal(seed + 5, size[0] * 3), beta: normal(seed + 6, size[0] * 3) }
         : {};
       const perSample = call.conditional
-        ? { gamma: real(dtype, rows.gamma ?? []), beta: real(dtype, rows.beta ?? []) }
+        ? { perSample: { gamma: real(dtype, rows.gamma ?? []), beta: real(dtype, rows.beta ?? []) } }
         : {};
       const problem: Problem = {
         shape,

@@ -117,7 +117,7 @@ describe.each(Object.entries(LAYERS))("a layer %s", (_, layerOptions) => {
         const [mean, variance] = [Float64Array.from(values(CHANNELS)), Float64Array.of(1, 2, 3)];
         forward({ mode: "batch", statistics: { count: 100, mean, variance } });
       },
-      () => forward({ gamma: values(CHANNELS * (world.x[0]?.shape[0] ?? 0)) }),
+      () => forward({ perSample: { gamma: values(CHANNELS * (world.x[0]?.shape[0] ?? 0)) } }),
     ];
     forward({ mode: "train" });
     for (let step = 0; step < 200; step++) {
@@ -146,6 +146,7 @@ describe("a call that is repeated", () => {
       bn.forward(x, { out });
       bn.backward(dy, { dxOut });
     }
+    bn.forward(x, { out });
     return { bn, x, dy, out, dxOut };
   };
 
@@ -161,7 +162,7 @@ describe("a call that is repeated", () => {
     expect(() => tensors.bn.backward(tensors.dy, { dxOut: tensors.dxOut })).toThrow(`${name}: expected`);
   });
 
-  test.each(["mask", "statistics", "gamma", "beta"] as const)("forward refuses a wrong %s", (name) => {
+  test.each(["mask", "statistics", "perSample"] as const)("forward refuses a wrong %s", (name) => {
     const { bn, x, out } = setUp();
     expect(() => bn.forward(x, { out, [name]: null })).toThrow(name);
   });
@@ -174,7 +175,8 @@ describe("a call that is repeated", () => {
 
   test("backward returns new vectors", () => {
     const { bn, dy, dxOut } = setUp();
-    const [a, b] = [bn.backward(dy, { dxOut }), bn.backward(dy, { dxOut })];
+    const { saved } = bn;
+    const [a, b] = [bn.backward(dy, { dxOut }), bn.backward(dy, { dxOut, saved })];
     expect(a.dGamma).not.toBe(b.dGamma);
     expect(a.dBeta).not.toBe(b.dBeta);
   });

@@ -30,7 +30,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
       [{ renorm: { rMax: 2, dMax: 2 } }, {}],
       [{ ghostBatchSize: 2 }, {}],
       [{}, { mask }],
-      [{}, { gamma: real(dtype, normal(5, 12)) }],
+      [{}, { perSample: { gamma: real(dtype, normal(5, 12)) } }],
     ];
     /** The last thing in its memory. */
     const view = (values: Vector): AnyTensor => ({ data: make("tensor", shape, values).data, shape }) as AnyTensor;
@@ -94,8 +94,9 @@ describe("memory", () => {
       expect(bn.stateDict()).toEqual(state);
     };
     out.data.set(junk);
+    const { saved } = bn;
     for (;;) {
-      mayFail(() => bn.backward(dy, { dxOut: out }));
+      mayFail(() => bn.backward(dy, { dxOut: out, saved }));
       mayFail(() => bn.forward(x, { mask, out, mode: "batch" }));
       try {
         held.push(heap.allocate(4096));

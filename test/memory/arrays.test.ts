@@ -152,7 +152,11 @@ describe.each(["float32", "float64"] as const)("maps of plain arrays, %s", (dtyp
         const { dx } = bn.backward(make(4), { dxOut: make(5) });
         const perSample = (dtype === "float64" ? Float64Array : Float32Array).from(normal(17, samples * channels));
         const options = { out: make(6) };
-        return [y, dx, batchNormInference(make(1), { ...statistics, gamma: perSample as never }, options).y];
+        return [
+          y,
+          dx,
+          batchNormInference(make(1), { ...statistics, perSample: { gamma: perSample as never } }, options).y,
+        ];
       });
     });
   });

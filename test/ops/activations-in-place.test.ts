@@ -111,7 +111,7 @@ describe.each(KINDS)("what may be overwritten (%s)", (kind) => {
         const given = run(residual, () => ({ dxOut: junk(), ...(residual && { dResidualOut: junk() }) }));
         expect(given.values).toEqual(values);
         if (!residual) {
-          expect(() => bn.backward(input(3), { dResidualOut: junk() })).toThrow(
+          expect(() => bn.backward(input(3), { saved: bn.saved, dResidualOut: junk() })).toThrow(
             new RangeError('dResidualOut: expected a forward with a residual before it, got "none"'),
           );
           continue;
@@ -119,19 +119,19 @@ describe.each(KINDS)("what may be overwritten (%s)", (kind) => {
         const other = run(true, (dy) => ({ dResidualOut: dy }));
         expect(other.g.dResidual).toBe(other.dy);
         expect(other.values).toEqual(values);
-        const [a, dy] = [junk(), input(3)];
+        const [a, dy, saved] = [junk(), input(3), bn.saved];
         refused(
-          () => bn.backward(dy, { dxOut: a, dResidualOut: a }),
+          () => bn.backward(dy, { saved, dxOut: a, dResidualOut: a }),
           /^dResidualOut: expected other memory than dxOut, /,
         );
         refused(
-          () => bn.backward(dy, { dResidualOut: x }),
+          () => bn.backward(dy, { saved, dResidualOut: x }),
           /^dResidualOut: expected other memory than x in mode "train"/,
         );
         if (activation === "none") continue;
         for (const name of ["dxOut", "dResidualOut"])
           refused(
-            () => bn.backward(dy, { [name]: r }),
+            () => bn.backward(dy, { saved, [name]: r }),
             new RegExp(`^${name}: expected other memory than residual in mode `),
           );
         expect(r.data).toBeAllclose(normal(2, size));
@@ -150,7 +150,7 @@ describe.each(KINDS)("what may be overwritten (%s)", (kind) => {
       for (const dx of [true, false])
         for (const dResidual of [true, false])
           for (const rest of [true, false]) {
-            const g = bn.backward(input(3), { needs: { dx, dResidual, dGamma: rest, dBeta: rest } });
+            const g = bn.backward(input(3), { saved: bn.saved, needs: { dx, dResidual, dGamma: rest, dBeta: rest } });
             made.push(...[g.dx, g.dResidual].filter((t) => t !== undefined));
             expect(Object.keys(g).sort()).toEqual(
               Object.entries({ dBeta: rest, dGamma: rest, dResidual, dx })
@@ -215,7 +215,7 @@ describe.each(KINDS)("what may be overwritten (%s)", (kind) => {
       const results = [1, 1, 2, 1].map((seed) => {
         made.push(bn.forward(input(seed), more));
         return [1, 2].map(() => {
-          const { dx, dGamma, dBeta } = bn.backward(input(3));
+          const { dx, dGamma, dBeta } = bn.backward(input(3), { saved: bn.saved });
           made.push(dx as TensorLike);
           return [dx?.data.slice(), dGamma, dBeta];
         });

@@ -27,7 +27,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
       const [x, dy] = [input(1, size), input(2, size)];
       const [gamma, beta] = [normal(5, n * 3), normal(6, n * 3)].map((v) => real(dtype, v)) as [Vector, Vector];
       for (const activation of ["none", "relu", "silu"] as const) {
-        const got = step(layer(dtype, { layout, activation }), x, dy, { gamma, beta });
+        const got = step(layer(dtype, { layout, activation }), x, dy, { perSample: { gamma, beta } });
         // each sample by the batch's statistics
         const { mean, variance, y } = batchNormForward(x, {}, { layout });
         mine(y);
@@ -43,7 +43,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
           const wanted = { y: of(got.y, one), dGamma: of(got.dGamma, 3), dBeta: of(got.dBeta, 3) };
           same(wanted, own, dtype === "float64" ? { rtol: 1e-9, atol: 1e-9 } : { rtol: 1e-4, atol: 1e-3 });
         }
-        const stateless = batchNormForward(x, { gamma, beta }, { layout, activation });
+        const stateless = batchNormForward(x, { perSample: { gamma, beta } }, { layout, activation });
         const { dx, dGamma, dBeta } = batchNormBackward(dy, stateless.saved);
         const results = { y: mine(stateless.y).data, dx: mine(dx).data, dGamma, dBeta } as Partial<Step>;
         // a single sample's is the layer's own way to the stateless function
@@ -62,7 +62,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
           Array.from({ length: 12 }, (_, i) => v[i % 3] as number),
         );
       const [gamma, beta] = [rows(bn.gamma as Vector), rows(bn.beta as Vector)];
-      const both = step(bn, x, dy, { gamma, beta });
+      const both = step(bn, x, dy, { perSample: { gamma, beta } });
       const { y, dx } = plain;
       same({ y, dx }, both, close(dtype));
       const sum = (v: Vector | null) =>
@@ -74,7 +74,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
         ["gamma", "beta"],
         ["beta", "gamma"],
       ] as const) {
-        const given = { [name]: { gamma, beta }[name] };
+        const given = { perSample: { [name]: { gamma, beta }[name] } };
         const one = step(layer(dtype, { layout }), x, dy, given);
         same({ y, dx }, one, close(dtype));
         const [own, shared] = name === "gamma" ? [one.dGamma, one.dBeta] : [one.dBeta, one.dGamma];
@@ -86,7 +86,7 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
         same({ ...results, dGamma: gradients.dGamma, dBeta: gradients.dBeta } as Partial<Step>, one);
       }
       // a layer without them takes them all the same
-      const bare = step(layer(dtype, { layout, affine: false }), x, dy, { gamma });
+      const bare = step(layer(dtype, { layout, affine: false }), x, dy, { perSample: { gamma } });
       expect([bare.dGamma?.length, bare.dBeta]).toEqual([12, null]);
     });
 
@@ -94,13 +94,13 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
       const [x, dy] = [input(1, [4, 3, 5]), input(2, [4, 3, 5])];
       const [gamma, beta] = [normal(5, 12), normal(6, 12)].map((v) => real(dtype, v)) as [Vector, Vector];
       const bn = layer(dtype, { layout });
-      mine(bn.forward(x, { gamma, beta, mode: "batch" }));
+      mine(bn.forward(x, { perSample: { gamma, beta }, mode: "batch" }));
       const expected = bn.backward(dy);
       const dx = mine(expected.dx).data.slice() as Vector;
       gamma.fill(9);
       beta.fill(9);
       const outs = { dGammaOut: real(dtype, new Array(12).fill(1)), dBetaOut: real(dtype, new Array(12).fill(2)) };
-      const again = bn.backward(dy, { ...outs, accumulate: true } as object);
+      const again = bn.backward(dy, { ...outs, accumulate: true, saved: bn.saved } as object);
       expect(mine(again.dx).data).toBeAllclose(dx);
       expect(again.dGamma).toBe(outs.dGammaOut);
       expect(outs.dGammaOut).toBeAllclose(
@@ -111,9 +111,9 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
         (expected.dBeta as Vector).map((v) => v + 2),
         close(dtype),
       );
-      const some = bn.backward(dy, { needs: { dGamma: false, dBeta: false } });
+      const some = bn.backward(dy, { saved: bn.saved, needs: { dGamma: false, dBeta: false } });
       expect(mine(some.dx).data).toBeAllclose(dx);
-      const sums = bn.backward(dy, { needs: { dx: false } });
+      const sums = bn.backward(dy, { saved: bn.saved, needs: { dx: false } });
       expect(sums.dGamma).toBeAllclose(expected.dGamma as Vector);
     });
   });
@@ -133,9 +133,9 @@ describe.each(LAYOUTS)("gradients, float64, %s", (layout) => {
           gamma: Float64Array.from(normal(5, 12)),
           beta: Float64Array.from(normal(6, 12)),
         };
-        const call = () => batchNormForward({ data: v.x, shape }, v, { layout, activation, ...options });
-        const { x: data, ...parameters } = v;
-        const forward = () => batchNormForward({ data, shape }, parameters, { layout, activation, ...options });
+        const call = () => batchNormForward({ data: v.x, shape }, { perSample: v }, { layout, activation, ...options });
+        const { x: data, ...perSample } = v;
+        const forward = () => batchNormForward({ data, shape }, { perSample }, { layout, activation, ...options });
         expect(call).toThrow(TypeError); // x is no parameter
         const loss = () => forward().y.data.reduce((sum, value, i) => sum + value * (dy[i] as number), 0);
         const got = batchNormBackward({ data: dy, shape }, forward().saved);
@@ -164,6 +164,9 @@ describe("rows of one value per channel, against plain loops in float64", () => 
     const values = { x: f32(1, 2, 5), dy: f32(2), residual: f32(3) };
     const parameter = (name: "gamma" | "beta", seed: number) => f32(seed, 1, 0, which[name] ? n * c : c);
     const parameters = { gamma: parameter("gamma", 4), beta: parameter("beta", 5) };
+    const names = ["gamma", "beta"] as const;
+    const pick = (own: boolean) =>
+      Object.fromEntries(names.filter((k) => which[k] === own).map((k) => [k, parameters[k]]));
     const residual = hasResidual ? values.residual : undefined;
     const expected = solve({
       ...{ shape: size, layout: "channels-first", epsilon: 1e-5, activation, x: values.x, dy: values.dy, residual },
@@ -172,7 +175,11 @@ describe("rows of one value per channel, against plain loops in float64", () => 
     const give = (data: Float32Array) => mine(isTensor ? tensor(size, data) : { data: data.slice(), shape: size });
     const [x, dy] = [give(values.x), give(values.dy)];
     const added = hasResidual ? { residual: give(values.residual) } : {};
-    const { y, saved } = batchNormForward<AnyTensor>(x, parameters, { activation, ...added });
+    const { y, saved } = batchNormForward<AnyTensor>(
+      x,
+      { ...pick(false), perSample: pick(true) },
+      { activation, ...added },
+    );
     const got = batchNormBackward<AnyTensor>(dy, saved, { dxOut: dy }); // dx takes the place of dy
     const worst = (name: "y" | "dx" | "dResidual" | "dGamma" | "dBeta", result: unknown) =>
       errorOf(result as Vector, expected[name], expected[`${name}Scale`], u, (i) => i % c);
@@ -212,7 +219,10 @@ describe("rows of one value per channel, against plain loops in float64", () => 
     const shape = [33, 7];
     const f32 = (seed: number, length = 231) => Float32Array.from(normal(seed, length));
     const give = (seed: number) => mine(isTensor ? tensor(shape, f32(seed)) : { data: f32(seed), shape });
-    const parameters = { gamma: f32(4), beta: f32(5), mean: f32(6, 7), variance: new Float32Array(7).fill(2) };
+    const parameters = {
+      ...{ perSample: { gamma: f32(4), beta: f32(5) } },
+      ...{ mean: f32(6, 7), variance: new Float32Array(7).fill(2) },
+    };
     for (const activation of ["none", "silu"] as const) {
       const run = (place?: "x" | "residual") => {
         const operands: Record<"x" | "residual", AnyTensor> = { x: give(1), residual: give(3) };

@@ -138,14 +138,14 @@ describe.each(BUILDS)("numbers far from 1, %s build", (build) => {
       const beta = normal(4, channels);
       const s = statistics(x, d);
       const invStd = invStdOf(s.variance, 0);
-      const { y, saved, mean, variance } = batchNormForward(
+      const { y, saved, mean, variance, ...result } = batchNormForward(
         { data: x, shape },
         { gamma, beta },
         { layout, epsilon: 0 },
       );
       expect(worst(mean, s.mean, meanMagnitude(x, d), channels, 1)).toBeLessThanOrEqual(1);
       expect(worst(variance, s.variance, s.variance, channels, 1)).toBeLessThanOrEqual(1);
-      expect(worst(saved.invStd, invStd, invStd, channels, 1)).toBeLessThanOrEqual(1);
+      expect(worst(result.invStd, invStd, invStd, channels, 1)).toBeLessThanOrEqual(1);
       const f = forward(x, d, s.mean, invStd, gamma, beta);
       expect(worst(y.data, f.y, f.scale, channels, d.inner)).toBeLessThanOrEqual(4);
       const { dx, dGamma, dBeta } = batchNormBackward({ data: dy, shape }, saved);
@@ -231,7 +231,7 @@ describe("stateless calls", () => {
     const three = new Float32Array(3);
     expect(() => batchNormInference(x, { mean: three } as never)).toThrow(TypeError);
     expect(() => batchNormInference(x, { mean: three, variance: four })).toThrow(RangeError);
-    expect(() => batchNormBackward(x, {} as never)).toThrow(expect.objectContaining({ code: "no-forward" }));
+    expect(() => batchNormBackward(x, {} as never)).toThrow(/^saved: expected the record of a forward of batch norm; /);
     expect(() => batchNormForward({ data: new Float32Array(3), shape: [1, 3] })).toThrow(
       expect.objectContaining({ code: "one-value-per-channel" }),
     );

@@ -46,7 +46,7 @@ describe.each(WAYS)("masks ($layout, $kind, $dtype)", ({ layout, kind, dtype }) 
     expect(bn.runningVariance).toBeAllclose(twin.runningVariance as Vector, close);
     const repeated = twin.backward(give(long.size, dys));
     mine(repeated.dx as AnyTensor);
-    const again = bn.backward(dy);
+    const again = bn.backward(dy, { saved: bn.saved });
     mine(again.dx as AnyTensor);
     eachElement(c, (i, p, ch) => {
       for (let k = 0; k < (times[p] as number); k++)

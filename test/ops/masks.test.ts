@@ -219,12 +219,13 @@ describe.each(WAYS)("masks ($layout, $kind, $dtype)", ({ layout, kind, dtype }) 
       mine(bn.forward(x, { mask: m, mode: "batch" }));
       const all = bn.backward(dy);
       const dx = mine(all.dx as AnyTensor).data.slice() as Vector;
-      const sums = bn.backward(dy, { needs: { dx: false } });
+      const { saved } = bn;
+      const sums = bn.backward(dy, { saved, needs: { dx: false } });
       same([sums.dGamma, sums.dBeta], [all.dGamma, all.dBeta]);
-      const alone = bn.backward(dy, { needs: { dGamma: false, dBeta: false } });
+      const alone = bn.backward(dy, { saved, needs: { dGamma: false, dBeta: false } });
       expect(mine(alone.dx as AnyTensor).data).toBeAllclose(dx);
       expect(Object.keys(alone)).toEqual(["dx"]);
-      bn.backward(dy, { dxOut: dy });
+      bn.backward(dy, { saved, dxOut: dy });
       expect(dy.data).toBeAllclose(dx);
     });
   });
@@ -301,7 +302,7 @@ describe.each(WAYS)("masks ($layout, $kind, $dtype)", ({ layout, kind, dtype }) 
       expect(() => bn.forward(poisoned, { mask: m })).toThrow(/finite batch mean/);
       const one = mask.map((_, p) => p === 3);
       expect(() => bn.forward(x, { mask: one, out })).toThrow(/more than 1 value per channel/);
-      expect(() => bn.backward(x, { dxOut: x } as object)).toThrow(/in mode/);
+      expect(() => bn.backward(x, { saved: bn.saved, dxOut: x } as object)).toThrow(/in mode/);
       expect(bn.stateDict()).toEqual(state);
       expect(out.data).toBeAllclose(junk);
       bn.forward(x, { mask: m, out, mode: "batch" });

@@ -9,10 +9,12 @@ import {
   batchNormForward,
   batchNormGradientSums,
   batchNormStatistics,
+  type Gradients,
   type Layout,
   mergeStatistics,
   type Options,
   type TensorLike,
+  type Vector,
 } from "../../src/index.ts";
 import { type Case, loadGolden, nw, type Pair, procValue, toChannelsLast } from "../golden/read-golden.mjs";
 import { once } from "./once.ts";
@@ -90,8 +92,8 @@ export type Precision = "float32" | "float64";
 const widened = (values: ArrayLike<number>, dtype: Precision) =>
   dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
 
-function layerOf(c: Case, layout: Layout, channels: number, overrides: Options<Precision> = {}): BatchNorm<Precision> {
-  const bn = new BatchNorm<Precision>(channels, { ...optionsOf(c, layout), ...overrides });
+function layerOf(c: Case, layout: Layout, channels: number, overrides: Options<Precision> = {}) {
+  const bn = new BatchNorm<Precision, boolean, boolean>(channels, { ...optionsOf(c, layout), ...overrides });
   const { dtype } = bn.options;
   if (c.in.weight) bn.gamma = widened(arr(c.in.weight), dtype);
   if (c.in.bias) bn.beta = widened(arr(c.in.bias), dtype);
@@ -151,7 +153,9 @@ export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array
   const y = bn.forward(x, { mode: p.training ? "train" : "eval" });
   const dyData = c.in.dy ? arrange(arr(c.in.dy), p.shape, p.layout, v)[0] : null;
   const dy = dyData && input(dyData);
-  const gradients = dy ? bn.backward(dy) : {};
+  const gradients: Partial<Gradients<TensorLike<Precision>, Vector, object, boolean, boolean>> = dy
+    ? bn.backward(dy)
+    : {};
   const batch = p.training ? batchNormForward(x, {}, { layout: v.layout, epsilon: p.eps }) : null;
   const result = {
     d,
@@ -166,7 +170,7 @@ export function runStep(c: Case, v: Variant, kind: Kind, replaced?: Float32Array
     runningVariance: bn.runningVariance,
     mean: batch?.mean,
     variance: batch?.variance,
-    invStd: batch?.saved.invStd,
+    invStd: batch?.invStd,
   };
   drop(x, y, dy ?? undefined, gradients.dx, batch?.y);
   bn.dispose();
@@ -431,11 +435,11 @@ export function runProcedural(c: Case, v: Variant, kind: Kind) {
   const y = bn.forward(x);
   const { dx, dGamma, dBeta } = bn.backward(dy);
   const batch = batchNormForward(x, {}, { layout: v.layout, epsilon: eps });
-  const { mean, variance, saved } = batch;
+  const { mean, variance, invStd } = batch;
   const [yData, dxData] = [y.data.slice(), (dx as TensorLike).data.slice()];
   drop(x, y, dy, dx, batch.y);
   bn.dispose();
-  return { shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd: saved.invStd };
+  return { shape, y: yData, dx: dxData, dGamma, dBeta, mean, variance, invStd };
 }
 
 /**

@@ -17,8 +17,8 @@ import { drop, make, normal, ordered, real, sizeOf, type WAYS } from "./worlds.t
 export const RUNNING = { mean: [0.3, -0.4, 1], variance: [0.5, 2, 1.5] };
 
 /** Returns a layer of three channels whose vectors all differ from their initial values. */
-export function layer(dtype: Dtype, options: Options<Dtype> = {}): BatchNorm<Dtype> {
-  const bn = new BatchNorm<Dtype>(3, { dtype, momentum: 0.25, ...options });
+export function layer(dtype: Dtype, options: Options<Dtype> = {}): BatchNorm<Dtype, boolean, boolean> {
+  const bn = new BatchNorm<Dtype, boolean, boolean>(3, { dtype, momentum: 0.25, ...options });
   bn.gamma?.set([1.5, -0.7, 0.3]);
   bn.beta?.set([0.1, -0.2, 0.37]);
   bn.runningMean?.set(RUNNING.mean);
@@ -27,7 +27,12 @@ export function layer(dtype: Dtype, options: Options<Dtype> = {}): BatchNorm<Dty
 }
 
 /** Runs a forward and a backward, and returns copies of all results and of the running statistics. */
-export function step(bn: BatchNorm<Dtype>, x: AnyTensor, dy: AnyTensor, options: LayerForwardOptions = {}) {
+export function step(
+  bn: BatchNorm<Dtype, boolean, boolean>,
+  x: AnyTensor,
+  dy: AnyTensor,
+  options: LayerForwardOptions = {},
+) {
   const y = mine(bn.forward(x as TensorLike<Dtype>, options as LayerForwardOptions<TensorLike<Dtype>>));
   const { dx, dGamma, dBeta, dResidual } = bn.backward(dy as TensorLike<Dtype>);
   const { runningMean, runningVariance, batchesTracked } = bn;

@@ -36,6 +36,7 @@ export function testWrongUse(table: Record<string, Row[]>): void {
       const [x, dy, out, gone] = [of(SHAPE), of(SHAPE), of(SHAPE), tensor(SHAPE)];
       bn.forward(x, { out });
       bn.backward(dy, { dxOut: out });
+      drop(bn.forward(x)); // a forward whose backward is pending
       gone.dispose();
       scene = { bn, x, dy, out, vector: Float32Array.of(1, 2, 3), of, gone };
     });

@@ -132,13 +132,13 @@ describe("of types of elements", () => {
     const wide = new BatchNorm(3, { dtype: "float64" });
     const plain = new BatchNorm(3);
     const brain = new BatchNorm(3, { dtype: "bfloat16" });
-    expectTypeOf(wide.gamma).toEqualTypeOf<Float64Array | null>();
-    expectTypeOf(plain.gamma).toEqualTypeOf<Float32Array | null>();
+    expectTypeOf(wide.gamma).toEqualTypeOf<Float64Array>();
+    expectTypeOf(plain.gamma).toEqualTypeOf<Float32Array>();
     expectTypeOf(brain.runningMean).toEqualTypeOf<Float32Array | null>();
     expectTypeOf(wide.options.dtype).toEqualTypeOf<"float64">();
     const x = { data: new Float64Array(12), shape };
     expectTypeOf(wide.forward(x)).toEqualTypeOf<typeof x>();
-    expectTypeOf(wide.backward(x).dGamma).toEqualTypeOf<Float64Array | undefined>();
+    expectTypeOf(wide.backward(x).dGamma).toEqualTypeOf<Float64Array>();
     expectTypeOf(tensor(shape)).toEqualTypeOf<Tensor<"float32">>();
     expectTypeOf(tensor(shape, new Float64Array(12))).toEqualTypeOf<Tensor<"float64">>();
     expectTypeOf(tensor(shape, new Uint16Array(12), { dtype: "bfloat16" }).data).toEqualTypeOf<Uint16Array>();

@@ -234,7 +234,7 @@ const MODES: [string, Options, LayerForwardOptions][] = [
   ["a mask", {}, { mask: Array.from({ length: 12 * 550 }, (_, p) => p % 7 > 1) }],
   ["weights, ghost batches and renorm", { ghostBatchSize: 5, renorm: { rMax: 2, dMax: 1 } }, { mask: WEIGHTS }],
   ["ghost batches and SiLU", { ghostBatchSize: 5, activation: "silu" }, {}],
-  ["a scale per sample and ReLU", { activation: "relu" }, { gamma: normal(5, 36), beta: normal(6, 36) }],
+  ["a scale per sample and ReLU", { activation: "relu" }, { perSample: { gamma: normal(5, 36), beta: normal(6, 36) } }],
 ];
 
 describe.each(["channels-first", "channels-last"] as const)("layers, %s", (layout) => {

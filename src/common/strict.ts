@@ -1,0 +1,24 @@
+// A base class whose instances refuse properties that do not exist.
+
+import { unknownProperty } from "./errors.ts";
+
+/**
+ * A class whose instances throw TypeError for an assignment to a property that does not exist, once their constructor
+ * has called Object.preventExtensions. An engine by itself throws only in strict mode, and ignores the assignment in
+ * scripts. Instances of subclasses stay extensible, so their authors can add properties.
+ */
+export const Strict = /* @__PURE__ */ (() => {
+  class Strict {}
+  // an assignment to a property that is found nowhere on the prototypes reaches the last of them
+  const last = new Proxy(
+    {},
+    {
+      set(_, name, value, instance) {
+        if (!Object.isExtensible(instance)) throw unknownProperty(String(name));
+        return Reflect.defineProperty(instance, name, { value, writable: true, enumerable: true, configurable: true });
+      },
+    },
+  );
+  Object.setPrototypeOf(Strict.prototype, last);
+  return Strict;
+})();
