@@ -79,6 +79,12 @@ export {
 export type { PerSampleParameters, Renorm } from "./ops/options.ts";
 export type { GradientSums } from "./ops/primitives.ts";
 export { type BatchStatistics, mergeStatistics, packStatistics, unpackStatistics } from "./ops/statistics.ts";
+export {
+  type WeightFormat,
+  type WeightNormOptions,
+  type WeightNormResult,
+  weightNormForward,
+} from "./ops/weight-norm.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
 

@@ -336,21 +336,32 @@ function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm
 declare const OPAQUE: unique symbol;
 
 /**
- * The record of a forward of instance, group, layer or RMS norm. Programs pass it to normBackward without reading it. It
- * refers to x, which must not change before that.
+ * The record of a forward of instance, group, layer, RMS or weight norm. Programs pass it to normBackward without reading
+ * it. It refers to x, which must not change before that.
  */
 export interface SavedNorm {
   readonly [OPAQUE]: "norm";
 }
 
-/** What a record holds. */
-interface NormRecord extends SavedNorm {
+/** A record that knows its backward, so that normBackward serves every norm. */
+interface Differentiable extends SavedNorm {
+  differentiate<T extends AnyTensor>(dy: T, options: NormBackwardOptions<T>): SomeGradients<T>;
+}
+
+/** Returns the record of a forward. */
+export const recordWith = (differentiate: Differentiable["differentiate"]): SavedNorm =>
+  ({ differentiate }) as Omit<Differentiable, keyof SavedNorm> as Differentiable;
+
+/** What a forward keeps for its backward. */
+export interface NormInputs {
   readonly dtype: Dtype;
+  readonly x: AnyTensor;
+  /** The shape of x in the forward. */
   readonly shape: readonly number[];
   /** The shape of gamma and beta. */
   readonly vector: readonly number[];
-  readonly x: AnyTensor;
-  readonly norm: Norm;
+  readonly gamma: Vector | null;
+  readonly beta: Vector | null;
 }
 
 /** The result of a forward of the norms that normalise each sample by itself. */
@@ -426,8 +437,12 @@ function forward<T extends AnyTensor>(
   const [mean, variance, invStd] = [new Float64Array(groups), new Float64Array(groups), new Float64Array(groups)];
   const norm: Norm = { ...planOf(geometry), gamma, beta, mean, variance, invStd, centred };
   const y = runForward(heap, dtype, x, out, epsilon, norm);
-  const record: Omit<NormRecord, keyof SavedNorm> = { dtype, shape: [...x.shape], vector, x, norm };
-  return { y, saved: record as NormRecord, mean, variance, invStd, count: norm.count };
+  const inputs = { dtype, x, shape: [...x.shape], vector, gamma, beta };
+  const saved = recordWith((dy, options) => {
+    const prepared = prepareBackward(dy, inputs, options);
+    return commitGradients(runBackward(prepared, norm), prepared);
+  });
+  return { y, saved, mean, variance, invStd, count: norm.count };
 }
 
 function runForward<T extends AnyTensor>(
@@ -565,7 +580,7 @@ export const rmsNormForward = <T extends AnyTensor>(
 interface PreparedBackward<T extends AnyTensor> {
   readonly heap: Heap;
   readonly dy: T;
-  readonly saved: NormRecord;
+  readonly inputs: NormInputs;
   readonly dx: boolean;
   readonly dxOut: T | undefined;
   /** Where to write the gradients of the parameters; undefined for those that are not needed. */
@@ -576,15 +591,17 @@ interface PreparedBackward<T extends AnyTensor> {
   readonly sums: GradientSums | undefined;
 }
 
-function prepareBackward<T extends AnyTensor>(
+/** Checks what a backward takes. Throws TypeError and RangeError for wrong arguments, BatchNormError for overlaps. */
+export function prepareBackward<T extends AnyTensor>(
   dy: T,
-  saved: NormRecord,
+  inputs: NormInputs,
   options: NormBackwardOptions<T>,
 ): PreparedBackward<T> {
   checkKeys("backward options", options, ["dxOut", "needs", "dGammaOut", "dBetaOut", "accumulate"]);
   const { needs = {}, dxOut } = options;
   checkKeys("needs", needs, ["dx", ...NAMES]);
-  const { x, dtype, shape, norm } = saved;
+  const { x, dtype, shape, vector } = inputs;
+  const channels = vector.reduce((a, b) => a * b, 1);
   checkOperand("dy", dy, dtype);
   if (!sameShape(dy.shape, shape)) throw wrongShape("dy", shape, dy.shape);
   checkOperand("x", x, dtype);
@@ -597,19 +614,22 @@ function prepareBackward<T extends AnyTensor>(
   const precision = computeDtype(dtype);
   const gradient = (name: (typeof NAMES)[number], parameter: Vector | null) => {
     const out = options[`${name}Out`];
-    if (out !== undefined) checkVector(`${name}Out`, out, norm.channels, precision, saved.vector);
+    if (out !== undefined) checkVector(`${name}Out`, out, channels, precision, vector);
     const needed = flag(`needs.${name}`, needs[name], true) && parameter;
-    return needed ? (out ?? newVector(precision, norm.channels)) : undefined;
+    return needed ? (out ?? newVector(precision, channels)) : undefined;
   };
-  const [dGamma, dBeta] = [gradient("dGamma", norm.gamma), gradient("dBeta", norm.beta)];
+  const [dGamma, dBeta] = [gradient("dGamma", inputs.gamma), gradient("dBeta", inputs.beta)];
   const dx = flag("needs.dx", needs.dx, true);
-  const sums = dGamma || dBeta ? emptyGradientSums(norm.channels) : undefined;
-  return { heap, dy, saved, dx, dxOut, dGamma, dBeta, accumulate, sums };
+  const sums = dGamma || dBeta ? emptyGradientSums(channels) : undefined;
+  return { heap, dy, inputs, dx, dxOut, dGamma, dBeta, accumulate, sums };
 }
 
 /** dx where it is asked for. The sums of gradients are added to `sums`, if there are any. */
-function runBackward<T extends AnyTensor>({ heap, dy, saved, dx, dxOut, sums }: PreparedBackward<T>): { dx?: T } {
-  const { x, dtype, norm } = saved;
+function runBackward<T extends AnyTensor>(
+  { heap, dy, inputs, dx, dxOut, sums }: PreparedBackward<T>,
+  norm: Norm,
+): { dx?: T } {
+  const { x, dtype } = inputs;
   const call = new CallScope(heap, dtype, []);
   try {
     const target = dx ? call.allocateResult(dxOut, dy) : undefined;
@@ -628,8 +648,8 @@ function runBackward<T extends AnyTensor>({ heap, dy, saved, dx, dxOut, sums }: 
 
 /**
  * Computes the gradients of a forward from dy, the gradient of y, in x's shape: of instanceNormForward,
- * groupNormForward, layerNormForward and rmsNormForward, and of batch norm, as batchNormBackward does. dx is in dy's
- * kind. dGamma and dBeta are in the shape of gamma and beta; those of a norm are absent if gamma or beta was.
+ * groupNormForward, layerNormForward, rmsNormForward and weightNormForward, and of batch norm, as batchNormBackward does.
+ * dx is in dy's kind. dGamma and dBeta are in the shape of gamma and beta; those of a norm are absent if gamma or beta was.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
@@ -648,9 +668,7 @@ export function normBackward<T extends AnyTensor>(
   saved: Saved | SavedNorm,
   options: BackwardOptions<T> = {},
 ): unknown {
-  if (typeof saved !== "object" || saved === null || !("norm" in saved))
+  if (typeof saved !== "object" || saved === null || !("differentiate" in saved))
     return batchNormBackward(dy, saved as Saved, options);
-  const prepared = prepareBackward(dy, saved as NormRecord, options);
-  const result: SomeGradients<T> = runBackward(prepared);
-  return commitGradients(result, prepared);
+  return (saved as Differentiable).differentiate(dy, options);
 }

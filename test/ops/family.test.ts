@@ -471,6 +471,29 @@ describe("calls", () => {
     }
   });
 
+  it("give beta for groups of one value where there are several, and no dx, as in PyTorch", () => {
+    const x = { data: normal(1, 8), shape: [2, 4] };
+    const [gamma, beta] = [Float32Array.of(1, 2, 3, 4), Float32Array.of(5, 6, 7, 8)];
+    const { y, saved, mean, variance, count } = groupNormForward(x, 4, { gamma, beta });
+    expect(y.data).toEqual(Float32Array.of(5, 6, 7, 8, 5, 6, 7, 8));
+    expect([count, [...variance]]).toEqual([1, new Array(8).fill(0)]);
+    expect(mean).toBeAllclose(x.data);
+    const { dx, dGamma, dBeta } = normBackward({ data: normal(2, 8), shape: [2, 4] }, saved);
+    expect(dx.data.every((v) => v === 0)).toBe(true);
+    expect(dGamma?.every((v) => v === 0)).toBe(true);
+    expect(dBeta).toBeAllclose([0, 1, 2, 3].map((c) => (normal(2, 8)[c] as number) + (normal(2, 8)[c + 4] as number)));
+  });
+
+  it("return the statistics that normalised: mean, variance and invStd, of `count` values", () => {
+    const x = { data: normal(1, 48, 2, 3), shape: [2, 4, 6] };
+    const { variance, invStd, count } = groupNormForward(x, 2);
+    expect(count).toBe(12);
+    expect(invStd).toBeAllclose(variance.map((v) => 1 / Math.sqrt(v + 1e-5)));
+    const rms = rmsNormForward(x, 6, {}, { epsilon: 0 });
+    expect(rms.variance[0]).toBeCloseTo(x.data.slice(0, 6).reduce((sum, v) => sum + v * v, 0) / 6, 5);
+    expect(rms.mean).toEqual(new Float64Array(8));
+  });
+
   it("give a constant group exactly beta, and layer norm of one element too", () => {
     const constant = { data: new Float32Array(48).fill(1e4 + 0.1), shape: [2, 4, 6] };
     const beta = Float32Array.of(1, -2, 3, 4.5);
