@@ -79,6 +79,7 @@ export type { Renorm } from "./ops/options.ts";
 export type { GradientSums } from "./ops/primitives.ts";
 export { type BatchStatistics, mergeStatistics, packStatistics, unpackStatistics } from "./ops/statistics.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
+export { toFloat32 } from "./tensor/half.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
 
 complete();

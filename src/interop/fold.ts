@@ -7,7 +7,7 @@
 import {
   foldCancels,
   foldOverflows,
-  noStatisticsToFold,
+  noStatistics,
   wrongKind,
   wrongLength,
   wrongOutputs,
@@ -96,7 +96,7 @@ const vectorOr = (name: string, value: Floats | null | undefined, channels: numb
 function statisticsOf<T extends Floats>(bn: FoldSource<T>) {
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
     throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
-  if (bn.runningMean === null || bn.runningVariance === null) throw noStatisticsToFold();
+  if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
   const channels = checkChannels(bn.channels ?? checkFloats("runningMean", bn.runningMean).length);
   const mean = checkVector("runningMean", bn.runningMean, channels);
   const variance = checkVector("runningVariance", bn.runningVariance, channels);

@@ -8,6 +8,7 @@ import {
   noForward,
   nonFinite,
   noRunningStatistics,
+  noStatistics,
   wrongValue,
 } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
@@ -250,8 +251,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of the framework
-   * `format`, each behind `prefix`. Throws TypeError or RangeError for a wrong option.
+   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of `framework`, each
+   * behind `prefix`. Throws TypeError or RangeError for a wrong option.
    */
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
@@ -260,12 +261,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
   }
 
   /**
-   * Loads a state that stateDict or a framework saved. `format` says whose names it has, and only entries behind
-   * `prefix` are read. The count of batches becomes 0 if the format has none. With estimator "population"
-   * num_values_tracked may be missing; then the next train batch begins a new population.
+   * Loads a state that stateDict or a framework saved. `framework` says whose names it has, and only entries behind
+   * `prefix` are read. A count of batches that is missing counts as 0. With estimator "population" num_values_tracked
+   * may be missing; then the next train batch begins a new population.
    *
-   * Throws BatchNormError "state-dict", which lists every missing and unexpected name and every wrong value, and loads
-   * nothing in that case. With strict: false the names are only reported.
+   * Throws BatchNormError "state-dict", which lists missing and unexpected names, wrong values, and values that are not
+   * finite, and loads nothing in that case. With strict: false names and values that are not finite are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
     return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
@@ -429,11 +430,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
 
   /**
    * Updates the running statistics by those of a batch, such as a joint batch of mergeStatistics. Throws TypeError and
-   * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
+   * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite) or if the layer has no
+   * running statistics.
    */
   track(statistics: BatchStatistics): void {
     this.#alive();
-    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    if (!this.#running) throw noStatistics();
     const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
     if (batch.count > 0 && batch.count <= 1)
       throw wrongValue("statistics.count", "more than 1 value per channel", batch.count);
@@ -495,7 +497,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    */
   beginRecalibration(estimator: Estimator): RecalibrationSession {
     this.#alive();
-    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    if (!this.#running) throw noStatistics();
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
     const fresh = old.fresh(estimator);

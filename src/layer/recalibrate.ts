@@ -34,8 +34,8 @@ export interface RecalibrateOptions<B> {
  * batchesTracked is the number of batches. Parameters, mode and the pending backward have not changed. When the promise
  * is rejected, all layers have their old statistics. Do not use the layers in other ways before the promise is settled.
  *
- * Rejects with TypeError for wrong arguments and for layers without running statistics, with RangeError if no batch
- * passed through a layer, and with any error that `batches` or `forward` throws.
+ * Rejects with TypeError for wrong arguments, with BatchNormError for layers without running statistics, with RangeError
+ * if no batch passed through a layer, and with any error that `batches` or `forward` throws.
  */
 export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   layers: BatchNorm<D> | readonly BatchNorm<D>[],

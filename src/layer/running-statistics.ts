@@ -41,7 +41,9 @@ class Estimate<D extends Dtype> {
       const value = values[c] as number;
       const copy = unrounded[c] as number;
       const old = isFloat32 && Math.fround(copy) === value ? copy : value;
-      values[c] = unrounded[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
+      // an old value without weight may be NaN, and must not count
+      const kept = weight === 1 ? 0 : (1 - weight) * old;
+      values[c] = unrounded[c] = kept + weight * (batch[c] as number) * factor;
     }
   }
 

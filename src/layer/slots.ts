@@ -104,8 +104,9 @@ export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**
- * A value in a state. A vector is an array of numbers or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
- * 1]. A count is a number, a bigint, or an array of one of these.
+ * A value in a state. A vector is an array of floats, or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
+ * 1]. A tensor with bits of float16 or bfloat16 declares its dtype. A count is a number, a bigint, or an array of one of
+ * these. JSON makes an object with the keys 0, 1, 2, … of a typed array, and such an object is taken for the array.
  */
 export type StateValue =
   | Numbers
@@ -114,22 +115,22 @@ export type StateValue =
   | { readonly data: Numbers; readonly shape: readonly number[]; readonly dtype?: string };
 
 /**
- * A state that loadStateDict can read: values by name. Names of nested objects are joined: { params: { scale } } is
- * "params/scale".
+ * A state that loadStateDict can read: values by name, in an object or a Map. Names of nested ones are joined: { params:
+ * { scale } } is "params/scale".
  */
-export interface StateSource {
-  readonly [name: string]: StateValue | StateSource;
-}
+export type StateSource =
+  | { readonly [name: string]: StateValue | StateSource }
+  | ReadonlyMap<string, StateValue | StateSource>;
 
 /** Options of stateDict. */
 export interface StateOptions {
   /** The framework whose names and kind of running variance the state has. Default "pytorch". */
-  format?: Framework;
+  framework?: Framework;
   /** Path of the layer before its names, as "layer1.0.bn1". Its last separator may be omitted. Default "". */
   prefix?: string;
   /**
    * Number m > 1 of values per channel in the batches of the running variance. It converts the running variance between
-   * the layer's kind (options.runningVariance) and the format's kind: unbiased for "pytorch", biased for all others.
+   * the layer's kind (options.runningVariance) and the framework's kind: unbiased for "pytorch", biased for all others.
    * Without it the variance is copied, so that both frameworks compute the same in mode "eval".
    */
   count?: number;
@@ -138,18 +139,23 @@ export interface StateOptions {
 /** Options of loadStateDict. */
 export interface LoadOptions extends StateOptions {
   /**
-   * true throws for missing and unexpected names. false keeps the layer's value for a missing name and ignores
-   * unexpected names, as in PyTorch. Default true.
+   * true throws for missing and unexpected names, and for values that are not finite. false keeps the layer's value for
+   * a missing name, ignores unexpected names, as in PyTorch, and loads what is not finite. Default true.
    */
   strict?: boolean;
 }
 
-/** The differences between the names that a layer needs and the names in a state, as loadStateDict returns them. */
+/** The differences between what a layer needs and what a state has, as loadStateDict returns them. */
 export interface LoadReport {
-  /** Names that the layer needs and that the state does not have. */
+  /**
+   * Names that the layer has and that the state does not have. A count is listed, too; a missing one counts as 0, and is
+   * an error only for the estimators "cumulative" and "debiased", which weigh batches by it.
+   */
   readonly missing: readonly string[];
   /** Names below the prefix that the layer does not know. */
   readonly unexpected: readonly string[];
+  /** Names whose values were loaded with strict: false although they are not finite, or are a negative variance. */
+  readonly invalid: readonly string[];
 }
 
 /** The parts of a layer that are saved and loaded. A part that its options switch off is null. */

@@ -240,7 +240,10 @@ describe("recalibrate", () => {
     await rejects(recalibrate(bn, BATCHES, { foward: () => {} } as never), TypeError);
     await rejects(recalibrate(bn, BATCHES, { forward: 5 as never }), /^forward: expected a function/);
     await rejects(recalibrate([bn, trained()], BATCHES), /^forward: expected a function, since/);
-    await rejects(recalibrate(trained({ trackRunningStats: false }), BATCHES), /^running statistics: expected a layer/);
+    await rejects(
+      recalibrate(trained({ trackRunningStats: false }), BATCHES),
+      expect.objectContaining({ code: "no-running-statistics" }),
+    );
     const disposed = trained();
     disposed.dispose();
     await rejects(recalibrate(disposed, BATCHES), /disposed/);
