@@ -32,7 +32,9 @@ export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
+  AffineOptions,
   FoldSource,
+  FoldVector,
   FoldWarning,
   Framework,
   LoadOptions,

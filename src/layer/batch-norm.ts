@@ -57,6 +57,7 @@ import {
 import { RunningStatistics } from "./running-statistics.ts";
 import {
   type Affine,
+  type AffineOptions,
   folding,
   type Layer,
   type LoadOptions,
@@ -280,11 +281,12 @@ export class BatchNorm<D extends Dtype = "float32"> {
 
   /**
    * Returns mode "eval" as y = scale·x + shift, [C] each, with a warning for every channel in which that loses digits.
-   * foldIntoConv and foldIntoLinear put it into a layer's weight. Throws BatchNormError "no-running-statistics" with
+   * foldIntoConv and foldIntoLinear put it into a layer's weight. An activation is not in it, and has to be named by the
+   * option `activation`. Throws RangeError if it is not, and BatchNormError "no-running-statistics" with
    * trackRunningStats: false.
    */
-  toAffine(): Affine<VectorOf<D>> {
-    return folding.get("toAffine").toAffine(this) as Affine<VectorOf<D>>;
+  toAffine(options: AffineOptions = {}): Affine<VectorOf<D>> {
+    return folding.get("toAffine").toAffine(this, options) as Affine<VectorOf<D>>;
   }
 
   // ---- computation --------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 // implementations into the slots.
 
 import { Slot } from "../common/slot.ts";
+import type { ActivationName } from "../ops/activation.ts";
 import type { Renorm } from "../ops/options.ts";
 import type { Statistics } from "../ops/primitives.ts";
 import type { SubBatchForward } from "../ops/sub-batches.ts";
-import type { Dtype, Vector } from "../tensor/dtype.ts";
+import type { Data, Dtype, Vector } from "../tensor/dtype.ts";
+import type { Layout } from "../tensor/types.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunningStatistics } from "./running-statistics.ts";
 
@@ -17,7 +19,7 @@ export interface StateDicts {
 
 /** Folding for toAffine. interop/fold.ts implements it. */
 export interface Folding {
-  toAffine(source: FoldSource<Vector>): Affine<Vector>;
+  toAffine(source: FoldSource<Vector>, options: AffineOptions): Affine<Vector>;
 }
 
 /** Batch Renormalization for training with the option `renorm`. ops/per-sample.ts implements it. */
@@ -39,20 +41,30 @@ export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();
 export const folding = /* @__PURE__ */ new Slot<Folding>();
 export const renormalization = /* @__PURE__ */ new Slot<Renormalization>();
 
-/** An array of float32 or float64. */
-export type Floats = Float32Array | Float64Array;
+/** A vector to fold: an array, or a tensor, whose dtype is declared if it has the bits of float16 or bfloat16. */
+export type FoldVector = Data | { readonly data: Data; readonly shape: readonly number[]; readonly dtype?: string };
 
 /**
  * A batch normalization to fold: a BatchNorm, or an object with the same vectors, [C] each, and its epsilon. An absent
- * gamma counts as ones, an absent beta as zeros. Folding uses the running statistics, whatever the mode is.
+ * gamma counts as ones, an absent beta as zeros. Folding uses the running statistics, whatever the mode is. An absent
+ * layout counts as "channels-first", an absent activation as "none".
  */
-export interface FoldSource<T extends Floats = Floats> {
+export interface FoldSource<T extends FoldVector = FoldVector> {
   readonly channels?: number;
-  readonly gamma?: Floats | null | undefined;
-  readonly beta?: Floats | null | undefined;
+  readonly gamma?: FoldVector | null | undefined;
+  readonly beta?: FoldVector | null | undefined;
   readonly runningMean: T | null;
   readonly runningVariance: T | null;
-  readonly options: { readonly epsilon: number };
+  readonly options: { readonly epsilon: number; readonly layout?: Layout; readonly activation?: ActivationName };
+}
+
+/** Options of toAffine and fromAffine. */
+export interface AffineOptions {
+  /**
+   * The layer's own activation, by which the program says that it applies it to scale·x + shift. A layer with another
+   * one than this is refused, since scale and shift cannot contain it. Default "none".
+   */
+  activation?: ActivationName;
 }
 
 /** A warning that a folded channel is less accurate than the BatchNorm, or not finite. */
@@ -73,7 +85,7 @@ export interface FoldWarning {
 }
 
 /** A BatchNorm in mode "eval" as y = scale·x + shift, with warnings for channels where that is less accurate. */
-export interface Affine<T extends Floats = Floats> {
+export interface Affine<T extends Vector = Vector> {
   /** gamma·invStd, [C]. */
   scale: T;
   /** beta − mean·scale, [C]. */

@@ -7,7 +7,7 @@ import { type Data, type Dtype, is16Bit, newData } from "./dtype.ts";
 const NAMES: Readonly<Record<string, Dtype>> = { F32: "float32", F64: "float64", F16: "float16", BF16: "bfloat16" };
 
 /** Returns the type that a declared dtype names, which may be safetensors' name of it. */
-export const dtypeNamed = (dtype: unknown): Dtype | undefined => NAMES[String(dtype)] ?? (dtype as Dtype | undefined);
+export const dtypeNamed = (dtype: unknown): unknown => NAMES[String(dtype)] ?? dtype;
 
 /** Returns the name of an array's class, "Float32Array" also for an array of another realm. */
 export const className = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1);
@@ -20,12 +20,18 @@ export const className = (value: unknown): string => Object.prototype.toString.c
 export function floatsOf(data: unknown, dtype?: unknown): ArrayLike<number> | undefined {
   const kind = className(data);
   if (/^Float(16|32|64)Array$/.test(kind)) return data as ArrayLike<number>;
-  const type = dtypeNamed(dtype);
-  if (kind !== "Uint16Array" || !type || !is16Bit(type)) return undefined;
+  const type = dtypeNamed(dtype) as Dtype;
+  if (kind !== "Uint16Array" || !is16Bit(type)) return undefined;
   const bits = data as Uint16Array;
   // a bfloat16 is the upper 16 bits of a float32
   if (type === "bfloat16") return new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer);
   return Float32Array.from(bits, fromHalf);
+}
+
+/** Returns the type of an array's elements, which for a Uint16Array is the declared one. */
+export function typeOf(data: unknown, dtype: unknown): Dtype {
+  const bits = /^Float(16|32|64)Array$/.exec(className(data))?.[1];
+  return (bits ? `float${bits}` : dtypeNamed(dtype)) as Dtype;
 }
 
 /** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
@@ -52,13 +58,14 @@ export function rounded(numbers: Float64Array, dtype: Dtype, like?: Data): Data 
 function toBits(value: number, dtype: "float16" | "bfloat16"): number {
   const [fractionBits, leastExponent, infinity] = dtype === "float16" ? [10, -14, 0x7c00] : [7, -126, 0x7f80];
   if (Number.isNaN(value)) return infinity + 1;
-  const size = Math.abs(value);
+  // 2²⁰⁰ becomes infinity in both types, and it has an exponent, which infinity has not
+  const size = Math.min(Math.abs(value), 2 ** 200);
   // where log2 is off by one at a power of two, the number rounds to that power all the same
   const exponent = Math.max(Math.floor(Math.log2(size)), leastExponent);
   // a sum with 1.5·2⁵² has no room for a fraction, so that the addition rounds to an integer
   const steps = size / 2 ** (exponent - fractionBits) + 1.5 * 2 ** 52 - 1.5 * 2 ** 52;
   const bits = Math.min((exponent - leastExponent) * 2 ** fractionBits + steps, infinity);
-  return Object.is(size, value) ? bits : bits + 0x8000;
+  return value < 0 || Object.is(value, -0) ? bits + 0x8000 : bits;
 }
 
 /**
@@ -69,9 +76,9 @@ function toBits(value: number, dtype: "float16" | "bfloat16"): number {
  */
 export function toFloat32(tensor: { readonly data: ArrayLike<number>; readonly dtype?: string }): Float32Array {
   const floats = floatsOf(tensor?.data, tensor?.dtype);
-  if (!floats) throw wrongKind("tensor", FLOATS, tensor?.data ?? tensor);
+  if (!floats) throw wrongKind("tensor", `{ data } of ${FLOATS}`, tensor?.data ?? tensor);
   return Float32Array.from(floats);
 }
 
 /** The arrays that floatsOf reads, for messages. */
-export const FLOATS = '{ data } of floats, and with dtype "float16" or "bfloat16" if data is a Uint16Array';
+export const FLOATS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";

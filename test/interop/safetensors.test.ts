@@ -520,7 +520,7 @@ describe("half precision becomes float32, exactly", () => {
     expect(toFloat32({ data: Float64Array.of(0.1, 1e300) })).toEqual(Float32Array.of(0.1, Number.POSITIVE_INFINITY));
     for (const wrong of [{ data: Uint16Array.of(1) }, { data: Int32Array.of(1), dtype: "F16" }, { data: [1] }, null, 5])
       expect(() => toFloat32(wrong as never)).toThrow(
-        /^tensor: expected \{ data \} of floats, and with dtype "float16" or "bfloat16"/,
+        /^tensor: expected \{ data \} of a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype, got/,
       );
   });
 

@@ -112,7 +112,12 @@ describe("options", () => {
     ["activation", ["ReLU", "gelu"], '"none" or "relu" or "leaky_relu" or "relu6" or "silu"', [false, null]],
     ["ghostBatchSize", [0, -2, 1.5, Number.NaN], "a positive integer", ["4", true]],
     ["dtype", ["float", "f64"], '"float32" or "float64" or "float16" or "bfloat16"', [64, null]],
-    ["preset", ["torch", "toString"], '"pytorch" or "keras" or "tfjs" or "onnx" or "flax" or "haiku" or "paper"', [true, null]],
+    [
+      "preset",
+      ["torch", "toString"],
+      '"pytorch" or "keras" or "tfjs" or "onnx" or "flax" or "haiku" or "paper"',
+      [true, null],
+    ],
   ])(
     "%s is refused with RangeError for a wrong value and TypeError for a wrong kind",
     (name, values, expected, kinds) => {
