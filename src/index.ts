@@ -17,6 +17,7 @@ export {
   toAffine,
 } from "./interop/fold.ts";
 export { type Config, configFor, optionsFrom } from "./interop/frameworks.ts";
+export { type MergedState, type MergeOptions, mergeStates, type StatePart } from "./interop/merge-states.ts";
 export {
   readSafetensors,
   type SafeTensor,

@@ -53,7 +53,7 @@ const KERAS: Names = {
   variance: ["moving_variance"],
 };
 
-const NAMES: Readonly<Record<Framework, Names>> = {
+export const NAMES: Readonly<Record<Framework, Names>> = {
   pytorch: {
     runningVariance: "unbiased",
     separator: ".",
