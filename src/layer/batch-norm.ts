@@ -105,6 +105,8 @@ const FORWARD_OPTIONS = [...REPEATABLE, "mask", "gamma", "beta", "statistics"];
 export interface RecalibrationSession {
   /** The number of batches so far. */
   readonly batches: number;
+  /** The number of values per channel so far, or 0 if the estimator is not "population". */
+  readonly values: number;
   /** Replaces the layer's running statistics by the new ones. */
   commit(): void;
   /**
@@ -309,7 +311,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
       (repeatable ? this.#preparedBefore(x, options, mode) : undefined) ??
       this.#prepare(this.checkForward(x, options, mode), options, mode);
     const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
-    if (updates) checkTracked(prepared.subBatches);
+    if (updates) checkTracked(prepared.subBatches, this.takesOne(mode));
     const { y, subBatches } = runForward(prepared, {
       adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
       verify: updates ? () => this.#verify(prepared) : undefined,
@@ -372,6 +374,16 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return inputs;
   }
 
+  /**
+   * Whether a batch of one value per channel is taken in this mode: in a recalibration by "population", which merges it
+   * exactly with the other batches.
+   *
+   * @internal
+   */
+  takesOne(mode: Mode): boolean {
+    return this.#isRecalibrating && mode === "train" && this.#running?.estimator === "population";
+  }
+
   #normalizesByBatch(mode: Mode): boolean {
     return mode === "train" || mode === "batch" || !this.#running;
   }
@@ -389,13 +401,13 @@ export class BatchNorm<D extends Dtype = "float32"> {
     if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (joint && this.#renorm) throw exclusiveStatistics("renorm");
     const scaleAndShift = this.#scaleAndShift(options, inputs.geometry.samples);
-    return prepareForward(inputs, scaleAndShift, this.#source(joint, batch), mode);
+    return prepareForward(inputs, scaleAndShift, this.#source(joint, batch, this.takesOne(mode)), mode);
   }
 
-  #source(joint: (Statistics & { count: number }) | undefined, batch: boolean): StatisticsSource {
+  #source(joint: (Statistics & { count: number }) | undefined, batch: boolean, takesOne: boolean): StatisticsSource {
     const spare = this.#spare;
-    if (joint) return { kind: "joint", statistics: joint, count: joint.count };
-    if (batch) return { kind: "batch", epsilon: this.options.epsilon, buffer: (i) => spare.statistics(i) };
+    if (joint) return { kind: "joint", statistics: joint, count: joint.count, takesOne };
+    if (batch) return { kind: "batch", epsilon: this.options.epsilon, takesOne, buffer: (i) => spare.statistics(i) };
     return { kind: "constant", statistics: this.#runningStatistics(spare.statistics(0)) };
   }
 
@@ -439,7 +451,8 @@ export class BatchNorm<D extends Dtype = "float32"> {
     this.#alive();
     if (!this.#running) throw noStatistics();
     const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
-    if (batch.count > 0 && batch.count <= 1)
+    const takesOne = this.#running.estimator === "population" && (this.#isRecalibrating || this.#running.values > 0);
+    if (batch.count > 0 && batch.count <= 1 && !takesOne)
       throw wrongValue("statistics.count", "more than 1 value per channel", batch.count);
     if (batch.count > 0 && this.#checkFinite(batch)) this.#running.update(batch.mean, batch.variance, batch.count);
   }
@@ -515,6 +528,9 @@ export class BatchNorm<D extends Dtype = "float32"> {
     return {
       get batches() {
         return fresh.batches;
+      },
+      get values() {
+        return fresh.values;
       },
       commit: () => old.copyFrom(fresh),
       end: () => {
@@ -593,9 +609,9 @@ const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>
   x instanceof Tensor && Object.keys(options).every((key) => REPEATABLE.includes(key));
 
 /** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
-function checkTracked(subBatches: readonly SubBatchForward[]): void {
-  for (const { count } of subBatches)
-    if (count > 0 && count <= 1)
+function checkTracked(subBatches: readonly SubBatchForward[], takesOne: boolean): void {
+  for (const { count, selection } of subBatches)
+    if (count > 0 && count <= 1 && !(takesOne && (selection?.positions ?? 1) === 1))
       throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
 }
 

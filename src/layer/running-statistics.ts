@@ -110,6 +110,10 @@ export class RunningStatistics<D extends Dtype> {
     this.values = 0;
   }
 
+  get estimator(): Estimator {
+    return this.#options.estimator;
+  }
+
   /** Returns statistics of the same channels without any batch, with another estimator. */
   fresh(estimator: Estimator): RunningStatistics<D> {
     return new RunningStatistics(this.#channels, { ...this.#options, estimator });
@@ -125,7 +129,10 @@ export class RunningStatistics<D extends Dtype> {
     this.values = source.values;
   }
 
-  /** Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. */
+  /**
+   * Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. The estimator
+   * "population" takes one value, too, whose variance is 0.
+   */
   update(mean: Float64Array, variance: Float64Array, count: number): void {
     const { estimator, momentum, runningVariance } = this.#options;
     this.batches++;
@@ -151,7 +158,8 @@ export class RunningStatistics<D extends Dtype> {
       const delta = (mean[c] as number) - old;
       const merged = mergedM2(m2, (variance[c] as number) * count, delta, before, share);
       this.#mean.set(c, old + delta * share);
-      this.#variance.set(c, merged / (total - correction));
+      // one value has no unbiased variance, and its M2 is 0
+      this.#variance.set(c, merged / (total - correction || 1));
     }
     this.values = total;
   }
