@@ -29,7 +29,7 @@ export {
 } from "./interop/safetensors.ts";
 export { BatchNorm, type LayerForwardOptions } from "./layer/batch-norm.ts";
 export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
-export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
+export type { Estimator, Framework, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
@@ -37,7 +37,6 @@ export type {
   FoldSource,
   FoldVector,
   FoldWarning,
-  Framework,
   LoadOptions,
   LoadReport,
   NamedState,

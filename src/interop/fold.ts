@@ -118,7 +118,7 @@ function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   if (activation !== own)
     throw wrongValue(
       "activation",
-      `"${own}", bn's own, which is not folded: apply it to the result, and name it`,
+      `"${own}", bn's own: it is not folded, so apply it to the result and name it here`,
       activation,
     );
   const mean = numbersOf("runningMean", bn.runningMean, bn.channels);
@@ -126,7 +126,7 @@ function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   const variance = numbersOf("runningVariance", bn.runningVariance, channels);
   // epsilon is required, because a source from another library has that library's default
   if (epsilon === undefined) throw wrongKind("epsilon", "a number", undefined);
-  const dtype = typeOf(mean, undefined) === "float64" ? "float64" : "float32";
+  const dtype = (mean as Vector).BYTES_PER_ELEMENT === 8 ? "float64" : "float32";
   return { channels, mean, variance, epsilon: epsilonOption(epsilon), dtype } as const;
 }
 

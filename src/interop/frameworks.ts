@@ -4,8 +4,7 @@
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { oneOf } from "../common/validate.ts";
-import type { Options, ResolvedOptions } from "../layer/options.ts";
-import type { Framework } from "../layer/slots.ts";
+import type { Framework, Options, ResolvedOptions } from "../layer/options.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
 import { FRAMEWORKS } from "./state-dict.ts";

@@ -6,7 +6,8 @@
 
 import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, oneOf } from "../common/validate.ts";
-import type { Framework, StateSource } from "../layer/slots.ts";
+import type { Framework } from "../layer/options.ts";
+import type { StateSource } from "../layer/slots.ts";
 import { mergeStatistics } from "../ops/statistics.ts";
 import { newVector, type Vector } from "../tensor/dtype.ts";
 import { typeOf } from "../tensor/half.ts";

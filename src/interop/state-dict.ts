@@ -3,19 +3,10 @@
 
 import { wrongKind, wrongState } from "../common/errors.ts";
 import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.ts";
-import type {
-  Framework,
-  Layer,
-  LoadOptions,
-  LoadReport,
-  NamedState,
-  StateOptions,
-  StateSource,
-} from "../layer/slots.ts";
+import type { Framework } from "../layer/options.ts";
+import type { Layer, LoadOptions, LoadReport, NamedState, StateOptions, StateSource } from "../layer/slots.ts";
 import type { Vector } from "../tensor/dtype.ts";
 import { className, floatsOf } from "../tensor/half.ts";
-
-export const FRAMEWORKS = ["pytorch", "keras", "tfjs", "onnx", "flax", "haiku"] as const;
 
 // ---- names ----------------------------------------------------------------------------------------------------------
 
@@ -101,6 +92,8 @@ export const NAMES: Readonly<Record<Framework, Names>> = {
   },
 };
 
+export const FRAMEWORKS = /* @__PURE__ */ Object.keys(NAMES) as Framework[];
+
 /**
  * Returns the factor that converts a variance between unbiased and biased: 1 if `count` is unknown or the kinds agree.
  */
@@ -181,7 +174,7 @@ export function loadState(layer: Layer, state: StateSource, settings: LoadOption
   }
   const { estimator } = options;
   const isWeighedByCount = estimator === "cumulative" || estimator === "debiased";
-  const why = isWeighedByCount ? `, by which estimator "${estimator}" weighs batches` : undefined;
+  const why = isWeighedByCount ? `, which estimator "${estimator}" needs` : undefined;
   // statistics without a count have a count of 0
   const absent = mean || variance ? 0 : undefined;
   const batches = (running && names.batches ? reader.count(names.batches, why) : undefined) ?? absent;
@@ -343,12 +336,11 @@ class StateReader {
     return parts.map((part) => {
       const [vector, names] = part;
       if (!vector) return undefined;
-      const least = names === this.#names.variance ? 0 : Number.NEGATIVE_INFINITY;
-      return this.#vector(isNumbered ? [...names, String(own.indexOf(part))] : names, vector, least);
+      return this.#vector(isNumbered ? [...names, String(own.indexOf(part))] : names, vector);
     });
   }
 
-  #vector(names: readonly string[], own: Vector, least: number): Float64Array | undefined {
+  #vector(names: readonly string[], own: Vector): Float64Array | undefined {
     const entry = this.#remove(names);
     if (!entry) return this.#miss(names[0] as string, "");
     const { path, value } = entry;
@@ -362,15 +354,15 @@ class StateReader {
     const [size = 1, ...otherSizes] = shape ? shape.filter((d) => d !== 1) : [channels];
     if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);
     const numbers = numbersOf(value);
-    if (!numbers)
-      return complain(`an array of ${channels} numbers, or { data, shape, dtype } with bits of float16 or bfloat16`);
+    if (!numbers) return complain(`an array of ${channels} numbers; those of 16 bits need { data, shape, dtype }`);
     if (numbers.length !== channels) return complain(`${channels} elements, got ${numbers.length}`);
     const vector = Float64Array.from(numbers);
     const rounded = own instanceof Float32Array ? Float32Array.from(numbers) : vector;
-    const wrong = rounded.findIndex((v) => !(Number.isFinite(v) && v >= least));
+    const isVariance = names[0] === this.#names.variance[0];
+    const wrong = rounded.findIndex((v) => !Number.isFinite(v) || (isVariance && v < 0));
     if (wrong >= 0) {
       this.#invalid.push(path);
-      const expected = least ? "finite numbers" : "finite numbers ≥ 0";
+      const expected = `finite numbers${isVariance ? " ≥ 0" : ""}`;
       this.#strictComplaints.push(`${path}: expected ${expected}, got ${vector[wrong]} in channel ${wrong}`);
     }
     return vector;

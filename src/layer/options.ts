@@ -19,8 +19,11 @@ import { type Layout, layoutOption } from "../tensor/types.ts";
  */
 export type Mode = "train" | "batch" | "eval" | "frozen";
 
+/** Frameworks whose defaults are presets, and whose states and configurations can be converted. */
+export type Framework = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku";
+
 /** The framework or paper from which absent options take their defaults. */
-export type Preset = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku" | "paper";
+export type Preset = Framework | "paper";
 
 /** Options of a layer in batchnorm-wasm/core. */
 export interface CoreOptions {

@@ -8,7 +8,7 @@ import type { Statistics } from "../ops/primitives.ts";
 import type { SubBatchForward } from "../ops/sub-batches.ts";
 import type { Data, Dtype, Vector } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { Framework, ResolvedOptions } from "./options.ts";
 import type { RunningStatistics } from "./running-statistics.ts";
 
 /** Saving and loading for stateDict and loadStateDict. interop/state-dict.ts implements it. */
@@ -92,9 +92,6 @@ export interface Affine<T extends Vector = Vector> {
   shift: T;
   warnings: FoldWarning[];
 }
-
-/** Frameworks whose states and configurations can be converted. */
-export type Framework = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku";
 
 /**
  * A layer's state under PyTorch's names. It is a type alias, because TypeScript does not assign an interface to the

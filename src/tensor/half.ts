@@ -3,11 +3,9 @@
 import { wrongKind } from "../common/errors.ts";
 import { type Data, type Dtype, is16Bit, newData } from "./dtype.ts";
 
-/** The types by their names in safetensors files. */
-const NAMES: Readonly<Record<string, Dtype>> = { F32: "float32", F64: "float64", F16: "float16", BF16: "bfloat16" };
-
-/** Returns the type that a declared dtype names, which may be safetensors' name of it. */
-export const dtypeNamed = (dtype: unknown): unknown => NAMES[String(dtype)] ?? dtype;
+/** Returns the type that a declared dtype names: safetensors' F16, BF16, … or its own name. */
+export const dtypeNamed = (dtype: unknown): string =>
+  String(dtype).replace(/^(B?)F(?=\d)/, (_, b: string) => (b ? "bfloat" : "float"));
 
 /** Returns the name of an array's class, "Float32Array" also for an array of another realm. */
 export const className = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1);

@@ -32,7 +32,7 @@ describe("an activation", () => {
     for (const activation of ["relu", "leaky_relu", "silu"] as const)
       expect(() => call(layerWith(activation))).toThrow(
         new RangeError(
-          `activation: expected "${activation}", bn's own, which is not folded: apply it to the result, and name it, got "none"`,
+          `activation: expected "${activation}", bn's own: it is not folded, so apply it to the result and name it here, got "none"`,
         ),
       );
     expect(() => call(layerWith("relu"), { activation: "silu" })).toThrow(

@@ -283,6 +283,9 @@ describe("a state", () => {
     const bn = new BatchNorm(3);
     bn.loadStateDict(model, { prefix: "1" });
     expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+    // and a branch of counts alone has names, which an array has not
+    bn.loadStateDict({ bn: { num_batches_tracked: 9 } }, { prefix: "bn", strict: false });
+    expect(bn.batchesTracked).toBe(9);
   });
 
   test("may be a Map, nested or not", () => {
@@ -410,7 +413,7 @@ describe("values", () => {
     }
     const state = { ...new BatchNorm(3).stateDict(), bias: new Other() } as unknown as StateSource;
     expect(() => new BatchNorm(3).loadStateDict(state)).toThrow(
-      /^loadStateDict: nothing was loaded; bias: expected an array of 3 numbers, or \{ data, shape, dtype \}/,
+      /^loadStateDict: nothing was loaded; bias: expected an array of 3 numbers; those of 16 bits need \{ data, shape, dtype \}$/,
     );
   });
 

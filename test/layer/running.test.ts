@@ -308,11 +308,11 @@ describe("loadStateDict", () => {
     [{ num_batches_tracked: Uint16Array.of(1, 2) }, ["num_batches_tracked: expected one count"]],
     [
       { weight: Uint16Array.of(0x3c00, 0x3c00, 0x3c00) },
-      ["weight: expected an array of 3 numbers, or { data, shape, dtype }"],
+      ["weight: expected an array of 3 numbers; those of 16 bits need { data, shape, dtype }"],
     ],
     [
       { weight: { data: [1, 2, 3], shape: [3], dtype: "F16" } },
-      ["weight: expected an array of 3 numbers, or { data, shape"],
+      ["weight: expected an array of 3 numbers; those of 16 bits need"],
     ],
     [{ weight: Int32Array.of(1, 2, 3) }, ["weight: expected an array of 3 numbers"]],
     [{ weight: [1, Number.NaN, 3] }, ["weight: expected finite numbers, got NaN in channel 1"]],
@@ -371,7 +371,7 @@ describe("loadStateDict", () => {
       const missing = ["num_batches_tracked", "num_values_tracked"].slice(0, estimator === "population" ? 2 : 1);
       if (isNeeded) {
         expect(() => bn.loadStateDict(state)).toThrow(
-          `nothing was loaded; missing num_batches_tracked, by which estimator "${estimator}" weighs batches`,
+          `nothing was loaded; missing num_batches_tracked, which estimator "${estimator}" needs`,
         );
         expect(bn.stateDict()).toEqual(before);
       } else expect(bn.loadStateDict(state)).toEqual({ missing, unexpected: [], invalid: [] });
