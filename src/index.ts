@@ -17,6 +17,7 @@ export {
   toAffine,
 } from "./interop/fold.ts";
 export { type Config, configFor, optionsFrom } from "./interop/frameworks.ts";
+export { type MergedState, type MergeOptions, mergeStates, type StatePart } from "./interop/merge-states.ts";
 export {
   readSafetensors,
   type SafeTensor,
@@ -28,13 +29,14 @@ export {
 } from "./interop/safetensors.ts";
 export { BatchNorm, type LayerBackwardOptions, type LayerForwardOptions } from "./layer/batch-norm.ts";
 export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
-export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
+export type { Estimator, Framework, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
+  AffineOptions,
   FoldSource,
+  FoldVector,
   FoldWarning,
-  Framework,
   LoadOptions,
   LoadReport,
   NamedState,
@@ -86,6 +88,7 @@ export {
   weightNormForward,
 } from "./ops/weight-norm.ts";
 export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
+export { toFloat32 } from "./tensor/half.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
 
 complete();

@@ -48,8 +48,12 @@ const ITEMS = 8;
 /** A message shows at most this many characters of a string, so that it stays on one line. */
 const CHARACTERS = 60;
 
-const firstItems = (list: readonly unknown[], separator: string, item: (value: unknown) => string) =>
-  list.slice(0, ITEMS).map(item).join(separator) + (list.length > ITEMS ? `${separator}… (${list.length} in all)` : "");
+/** A message about a state shows at most this many complaints, a layer's own among them, of at most `LINE` characters. */
+const COMPLAINTS = 24;
+const LINE = 200;
+
+const firstItems = (list: readonly unknown[], separator: string, item: (value: unknown) => string, most = ITEMS) =>
+  list.slice(0, most).map(item).join(separator) + (list.length > most ? `${separator}… (${list.length} in all)` : "");
 
 const dims = (shape: Shape) => firstItems(shape, "×", String);
 
@@ -158,11 +162,11 @@ export const noRunningStatistics = (mode: string) =>
     `mode ${show(mode)}: expected running statistics, got a layer made with trackRunningStats: false; use "train" or "batch"`,
   );
 
-export const noStatisticsToFold = () =>
+/** Returns the error for what needs running statistics in any mode, as folding and recalibration do. */
+export const noStatistics = () =>
   new BatchNormError(
     "no-running-statistics",
-    "bn: expected running statistics, got a layer made with trackRunningStats: false; only they are the same for every " +
-      "batch, so make it without that option",
+    "bn: expected running statistics, got a layer made with trackRunningStats: false; make it without that option",
   );
 
 export const wrongOutputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
@@ -213,7 +217,7 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
 export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
   new BatchNormError(
     "state-dict",
-    `loadStateDict: nothing was loaded; ${complaints.join("; ")}` +
+    `loadStateDict: nothing was loaded; ${firstItems(complaints, "; ", (text) => String(text).slice(0, LINE), COMPLAINTS)}` +
       (prefixes.length ? `. Pass the prefix of one layer, as in ${show(prefixes)}` : ""),
   );
 
@@ -287,10 +291,10 @@ export const NO_SHARED_MEMORY =
 /** Returns the warning that calls run on one thread. It is no error, because the results are the same. */
 export const oneThreadWarning = (reason: string) => `batchnorm-wasm: one thread, because ${reason}`;
 
-/** Returns the warning for a momentum above 0.5, which most often is the decay of another framework. */
+/** Returns the warning for a momentum from 0.9 on, which most often is the decay of another framework. */
 export const momentumHint = (momentum: number) =>
   `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. Keras, TF.js, ONNX and Flax weigh the old value: ` +
-  `if ${momentum} comes from one of them, pass decay: ${momentum} instead.`;
+  `if ${momentum} comes from one of them, pass decay: ${momentum} instead, and if it is meant, decay: 1 - ${momentum}.`;
 
 /** Returns the text of a folding warning: how far y is off if this channel is folded. */
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>

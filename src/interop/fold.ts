@@ -7,7 +7,7 @@
 import {
   foldCancels,
   foldOverflows,
-  noStatisticsToFold,
+  noStatistics,
   wrongKind,
   wrongLength,
   wrongOutputs,
@@ -15,20 +15,25 @@ import {
 } from "../common/errors.ts";
 import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
 import { checkChannels } from "../layer/options.ts";
-import type { Affine, Floats, FoldSource, FoldWarning } from "../layer/slots.ts";
+import type { Affine, AffineOptions, FoldSource, FoldVector, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
 import { invStdOf } from "../ops/primitives.ts";
+import { type Data, type Dtype, newVector, type Vector } from "../tensor/dtype.ts";
+import { dtypeNamed, FLOATS, floatsOf, rounded, typeOf } from "../tensor/half.ts";
 import { sizeOf } from "../tensor/shape.ts";
 
-/** A linear or convolutional layer: its weight, and its bias, [C]. An absent bias counts as zeros. */
-export interface FoldableLayer<T extends Floats = Floats> {
-  readonly weight: { readonly data: T; readonly shape: readonly number[] };
-  readonly bias?: Floats | null | undefined;
+/**
+ * A linear or convolutional layer: its weight, and its bias, [C]. An absent bias counts as zeros. Bits of float16 or
+ * bfloat16 need the weight's dtype, which holds for a Uint16Array as bias, too.
+ */
+export interface FoldableLayer<T extends Data = Data> {
+  readonly weight: { readonly data: T; readonly shape: readonly number[]; readonly dtype?: string };
+  readonly bias?: FoldVector | null | undefined;
 }
 
-/** One layer that gives the same results as a layer and the BatchNorm after it. */
-export interface FoldedLayer<T extends Floats = Floats> {
-  weight: { data: T; shape: number[] };
+/** One layer that gives the same results as a layer and the BatchNorm after it, in arrays of the weight's type. */
+export interface FoldedLayer<T extends Data = Data> {
+  weight: { data: T; shape: number[]; dtype: Dtype };
   bias: T;
   warnings: FoldWarning[];
 }
@@ -67,59 +72,82 @@ interface WeightGrid {
 const ROUNDING = /* @__PURE__ */ Math.sqrt(1 / (8 * Math.LN2));
 
 /**
- * A channel whose expected error exceeds this gets a warning. It is the absolute tolerance of
- * torch.testing.assert_close for float32. A float32 channel exceeds it from about |mean| = 230·√(variance + epsilon)
- * on.
+ * Unit roundoff of each type, exponent of the power of 2 beyond its range, and the expected error from which on a channel
+ * gets a warning. The last is a tolerance of torch.testing.assert_close: the absolute one for float32 and float64, and
+ * the relative one for 16 bits, which is the larger there. A float32 channel exceeds it from about |mean| =
+ * 230·√(variance + epsilon) on, a float16 one from 2.8 on, and a bfloat16 one from 5.5 on.
  */
-const TOLERANCE = 1e-5;
+const TYPES: Readonly<Record<Dtype, readonly [roundoff: number, exponent: number, tolerance: number]>> = {
+  float32: [2 ** -24, 128, 1e-5],
+  float64: [2 ** -53, 1024, 1e-5],
+  float16: [2 ** -11, 16, 1e-3],
+  bfloat16: [2 ** -8, 128, 1.6e-2],
+};
 
-/** Unit roundoff of an array's elements. */
-const roundoffOf = (array: Floats) => (array instanceof Float32Array ? 2 ** -24 : 2 ** -53);
-
-const zerosLike = <T extends Floats>(array: T, length: number): T =>
-  (array instanceof Float32Array ? new Float32Array(length) : new Float64Array(length)) as T;
-
-function checkFloats<T extends Floats>(name: string, value: T): T {
-  if (value instanceof Float32Array || value instanceof Float64Array) return value;
-  throw wrongKind(name, "a Float32Array or Float64Array", value);
+/** Returns the numbers of a vector, or `missing` for each channel of an absent one. */
+function numbersOf(
+  name: string,
+  value: FoldVector | null | undefined,
+  channels?: number,
+  missing?: number,
+  declaredDtype?: string,
+): ArrayLike<number> {
+  if ((value ?? undefined) === undefined && missing !== undefined)
+    return new Float64Array(channels as number).fill(missing);
+  const isArray = ArrayBuffer.isView(value);
+  const { data, dtype = declaredDtype } = (isArray ? { data: value } : (value ?? {})) as Partial<
+    FoldableLayer["weight"]
+  >;
+  const numbers = floatsOf(data, dtype);
+  if (!numbers) throw wrongKind(name, FLOATS, data ?? value);
+  const shape = isArray ? [numbers.length] : (value as FoldableLayer["weight"]).shape;
+  if (sizeOf(name, shape) !== numbers.length) throw wrongLength(name, shape, numbers.length);
+  if (channels !== undefined && numbers.length !== channels) throw wrongLength(name, [channels], numbers.length);
+  return numbers;
 }
 
-function checkVector<T extends Floats>(name: string, value: T, channels: number): T {
-  if (checkFloats(name, value).length !== channels) throw wrongLength(name, [channels], value.length);
-  return value;
-}
-
-const vectorOr = (name: string, value: Floats | null | undefined, channels: number, missing: number): Floats =>
-  value === undefined || value === null ? new Float64Array(channels).fill(missing) : checkVector(name, value, channels);
-
-/** Checks a source's running statistics and epsilon, and returns them with the number of channels. */
-function statisticsOf<T extends Floats>(bn: FoldSource<T>) {
+/**
+ * Checks a source's running statistics, epsilon and activation. Returns the first two with the number of channels and
+ * the type of the mean, in which results for the source alone come.
+ */
+function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
     throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
-  if (bn.runningMean === null || bn.runningVariance === null) throw noStatisticsToFold();
-  const channels = checkChannels(bn.channels ?? checkFloats("runningMean", bn.runningMean).length);
-  const mean = checkVector("runningMean", bn.runningMean, channels);
-  const variance = checkVector("runningVariance", bn.runningVariance, channels);
+  if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
+  const { epsilon, activation: own = "none" } = bn.options;
+  if (activation !== own)
+    throw wrongValue(
+      "activation",
+      `"${own}", bn's own: it is not folded, so apply it to the result and name it here`,
+      activation,
+    );
+  const mean = numbersOf("runningMean", bn.runningMean, bn.channels);
+  const channels = checkChannels(mean.length);
+  const variance = numbersOf("runningVariance", bn.runningVariance, channels);
   // epsilon is required, because a source from another library has that library's default
-  if (bn.options.epsilon === undefined) throw wrongKind("epsilon", "a number", undefined);
-  return { channels, mean, variance, epsilon: epsilonOption(bn.options.epsilon) };
+  if (epsilon === undefined) throw wrongKind("epsilon", "a number", undefined);
+  const dtype = (mean as Vector).BYTES_PER_ELEMENT === 8 ? "float64" : "float32";
+  return { channels, mean, variance, epsilon: epsilonOption(epsilon), dtype } as const;
 }
 
 type Source = ReturnType<typeof sourceOf>;
 
 /** Checks all vectors of a source. An absent gamma becomes ones, an absent beta zeros. */
-function sourceOf<T extends Floats>(bn: FoldSource<T>) {
-  const { channels, mean, variance, epsilon } = statisticsOf(bn);
-  const gamma = vectorOr("gamma", bn.gamma, channels, 1);
-  const beta = vectorOr("beta", bn.beta, channels, 0);
+function sourceOf(bn: FoldSource, options: AffineOptions) {
+  const { channels, mean, variance, epsilon, dtype } = statisticsOf(bn, options);
+  const gamma = numbersOf("gamma", bn.gamma, channels, 1);
+  const beta = numbersOf("beta", bn.beta, channels, 0);
   const invStd = new Float64Array(channels);
   invStdOf(variance, epsilon, invStd);
-  return { channels, mean, invStd, gamma, beta };
+  return { channels, mean, invStd, gamma, beta, dtype };
 }
 
-/** Returns weight·scale, each element by the scale of its output, and per channel whether all products are finite. */
-function scaleWeight<T extends Floats>(weight: T, grid: WeightGrid, scale: Float64Array) {
-  const scaled = zerosLike(weight, weight.length);
+/**
+ * Returns weight·scale in float64, each element by the scale of its output, and per channel whether the size of all
+ * products is below `limit`.
+ */
+function scaleWeight(weight: ArrayLike<number>, grid: WeightGrid, scale: Float64Array, limit: number) {
+  const scaled = new Float64Array(weight.length);
   const allFinite = new Array<boolean>(scale.length).fill(true);
   let i = 0;
   for (let g = 0; g < grid.groups; g++)
@@ -127,19 +155,33 @@ function scaleWeight<T extends Floats>(weight: T, grid: WeightGrid, scale: Float
       for (let o = 0; o < grid.outputs; o++) {
         const c = g * grid.outputs + o;
         for (const end = i + grid.inner; i < end; i++) {
-          scaled[i] = (weight[i] as number) * (scale[c] as number);
-          if (!Number.isFinite(scaled[i])) allFinite[c] = false;
+          const product = (weight[i] as number) * (scale[c] as number);
+          scaled[i] = product;
+          if (!(Math.abs(product) < limit)) allFinite[c] = false;
         }
       }
   return { scaled, allFinite };
 }
 
-/** Folds a BatchNorm into a weight and a bias. `remedy` is the advice in the warning of an ill-conditioned channel. */
-function fold<T extends Floats>(bn: Source, weight: T, grid: WeightGrid, bias: Floats, remedy: string) {
+/**
+ * Folds a BatchNorm into a weight and a bias, in float64. Warnings are those for numbers that will be rounded to `dtype`.
+ * `remedy` is the advice in the warning of an ill-conditioned channel.
+ */
+function fold(
+  bn: Source,
+  weight: ArrayLike<number>,
+  grid: WeightGrid,
+  bias: ArrayLike<number>,
+  dtype: Dtype,
+  remedy: string,
+) {
   const { channels, mean, invStd, gamma, beta } = bn;
+  const [roundoff, exponent, tolerance] = TYPES[dtype];
+  // what is smaller rounds to a finite number
+  const limit = 2 ** exponent * (1 - roundoff / 2);
   const scale = invStd.map((v, c) => v * (gamma[c] as number));
-  const { scaled, allFinite } = scaleWeight(weight, grid, scale);
-  const shift = zerosLike(weight, channels);
+  const { scaled, allFinite } = scaleWeight(weight, grid, scale, limit);
+  const shift = new Float64Array(channels);
   const warnings: FoldWarning[] = [];
   for (let c = 0; c < channels; c++) {
     // the mean of the layer's output before its bias
@@ -147,15 +189,15 @@ function fold<T extends Floats>(bn: Source, weight: T, grid: WeightGrid, bias: F
     const lever = center * (scale[c] as number);
     const sum = (beta[c] as number) - lever;
     shift[c] = sum;
-    if (!(allFinite[c] && Number.isFinite(shift[c]))) {
+    if (!(allFinite[c] && Math.abs(sum) < limit)) {
       const message = foldOverflows(c);
       warnings.push({ code: "non-finite", channel: c, expectedError: Number.POSITIVE_INFINITY, message });
       continue;
     }
     // roundings of scale, of scale·x and of shift; scale·x is `lever` where x is the mean
-    const error = ROUNDING * roundoffOf(weight) * Math.hypot(lever, lever, sum);
+    const error = ROUNDING * roundoff * Math.hypot(lever, lever, sum);
     const size = Math.abs(gamma[c] as number) + Math.abs(beta[c] as number);
-    if (error <= TOLERANCE * size) continue;
+    if (error <= tolerance * size) continue;
     const expectedError = error / size;
     const message = foldCancels(c, Math.abs(center) * (invStd[c] as number), expectedError, remedy);
     warnings.push({ code: "ill-conditioned", channel: c, expectedError, message });
@@ -165,20 +207,26 @@ function fold<T extends Floats>(bn: Source, weight: T, grid: WeightGrid, bias: F
 
 /**
  * Returns the scale and the shift, [C] each, with which y = scale·x + shift is the BatchNorm in mode "eval": scale =
- * gamma·invStd and shift = beta − mean·scale. They are new arrays of the running statistics' type (Ioffe & Szegedy
- * 2015, Alg. 2, line 11).
+ * gamma·invStd and shift = beta − mean·scale. They are new arrays, Float64Arrays if the running mean is one and else
+ * Float32Arrays (Ioffe & Szegedy 2015, Alg. 2, line 11). An activation is not in them, and has to be named by the option
+ * `activation`.
  *
- * Throws BatchNormError "no-running-statistics" for a layer without running statistics, and TypeError or RangeError for
- * vectors of a wrong type or length.
+ * Throws BatchNormError "no-running-statistics" for a layer without running statistics, RangeError for an activation
+ * that is not named, and TypeError or RangeError for vectors of a wrong type or length.
  */
-export function toAffine<T extends Floats>(bn: FoldSource<T>): Affine<T> {
-  const source = sourceOf(bn);
-  const { channels } = source;
-  const identity = zerosLike(bn.runningMean as T, channels).fill(1) as T;
+export function toAffine<T extends FoldVector>(
+  bn: FoldSource<T>,
+  options: AffineOptions = {},
+): Affine<T extends Float64Array ? Float64Array : Float32Array> {
+  checkKeys("options", options, ["activation"]);
+  const source = sourceOf(bn, options);
+  const { channels, dtype } = source;
+  const identity = new Float64Array(channels).fill(1);
   const grid = { groups: 1, outer: 1, outputs: channels, inner: 1 };
   const remedy = "keep the BatchNorm there, which subtracts the mean before it multiplies";
-  const { weight, bias, warnings } = fold(source, identity, grid, new Float64Array(channels), remedy);
-  return { scale: weight, shift: bias, warnings };
+  const { weight, bias, warnings } = fold(source, identity, grid, new Float64Array(channels), dtype, remedy);
+  const inType = (numbers: Float64Array) => (dtype === "float64" ? numbers : Float32Array.from(numbers));
+  return { scale: inType(weight), shift: inType(bias), warnings } as ReturnType<typeof toAffine<T>>;
 }
 
 function gridOf(format: LinearFormat | ConvFormat, shape: readonly number[], groups: number): WeightGrid {
@@ -207,96 +255,113 @@ function checkGroups(groups: number, format: string, inputs: number, channels: n
   if (size % groups !== 0) throw wrongValue("groups", `a divisor of ${size} ${axis}`, groups);
 }
 
-function foldInto<T extends Floats>(
+/** The formats of a convolution's weight that belong to the layouts "channels-first" and "channels-last". */
+const DEFAULTS = ["OIHW", "HWIO"] as const;
+
+/** Folds a BatchNorm into a layer. `known` are the formats of its weight. */
+function foldInto<T extends Data>(
   name: "linear" | "conv",
   layer: FoldableLayer<T>,
   bn: FoldSource,
-  format: LinearFormat | ConvFormat,
-  groups: number,
+  known: readonly (LinearFormat | ConvFormat)[],
+  options: { format?: LinearFormat | ConvFormat; groups?: number } & AffineOptions,
 ): FoldedLayer<T> {
+  const isLinear = name === "linear";
+  checkKeys("options", options, isLinear ? ["format", "activation"] : ["format", "activation", "groups"]);
   checkKeys(name, layer, ["weight", "bias", "warnings"]); // a FoldedLayer, which has warnings, can be folded again
   const { weight, bias } = layer;
-  if (typeof weight !== "object" || weight === null)
-    throw wrongKind("weight", "{ data: Float32Array or Float64Array, shape }", weight);
-  const data = checkFloats("weight.data", weight.data);
-  const { shape } = weight;
-  if (sizeOf("weight", shape) !== data.length) throw wrongLength("weight", shape, data.length);
-  const [minRank, maxRank] = name === "linear" ? [2, 2] : [3, 5];
+  if (ArrayBuffer.isView(weight)) throw wrongKind("weight", "{ data, shape }", weight);
+  const numbers = numbersOf("weight", weight);
+  const { data, shape } = weight;
+  const dtype = typeOf(data, weight.dtype);
+  if (weight.dtype !== undefined && dtypeNamed(weight.dtype) !== dtype)
+    throw wrongValue("weight.dtype", dtype, weight.dtype);
+  const [minRank, maxRank] = isLinear ? [2, 2] : [3, 5];
   if (shape.length < minRank || shape.length > maxRank)
-    throw wrongValue("weight.shape", name === "linear" ? "rank 2" : "rank 3 to 5", shape);
-  const source = sourceOf(bn);
+    throw wrongValue("weight.shape", isLinear ? "rank 2" : "rank 3 to 5", shape);
+  const source = sourceOf(bn, options);
   const { channels } = source;
+  const isLast = bn.options.layout === "channels-last";
+  const format = oneOf("format", options.format, known, (isLinear ? LINEAR : DEFAULTS)[isLast ? 1 : 0]);
+  const { groups = 1 } = options;
   checkGroups(groups, format, shape[0] as number, channels);
   const grid = gridOf(format, shape, groups);
   if (grid.groups * grid.outputs !== channels)
     throw wrongOutputs(channels, grid.groups * grid.outputs, shape, format, groups);
-  const layerBias = vectorOr("bias", bias, channels, 0);
-  const remedy = "the two layers apart lose about as much in float32; centre the inputs, or fold and run in float64";
-  const folded = fold(source, data, grid, layerBias, remedy);
-  return { ...folded, weight: { data: folded.weight, shape: [...shape] } };
+  const layerBias = numbersOf("bias", bias, channels, 0, dtype);
+  const remedy = `the two layers apart lose about as much in ${dtype}; centre the inputs, or fold and run in a wider type`;
+  const folded = fold(source, numbers, grid, layerBias, dtype, remedy);
+  return {
+    weight: { data: rounded(folded.weight, dtype, data) as T, shape: [...shape], dtype },
+    bias: rounded(folded.bias, dtype, data) as T,
+    warnings: folded.warnings,
+  };
 }
 
 /**
  * Folds a BatchNorm into the linear (dense) layer before it (PyTorch: torch.nn.utils.fusion.fuse_linear_bn_eval).
- * Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale as new arrays of the weight's type. The weight
- * is [O, I] with format "OI", the default, or [I, O] with "IO"; the bias is [O].
+ * Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale as new arrays of the weight's type, each number
+ * computed in float64 and rounded once. The weight is [O, I] with format "OI" or [I, O] with "IO", and the bias [O]. The
+ * default is "IO" for a BatchNorm with layout "channels-last", and else "OI".
  *
- * Throws BatchNormError "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a
- * wrong type, and RangeError for a wrong shape.
+ * An activation is not folded, and has to be named by the option `activation`. Throws BatchNormError
+ * "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a wrong type, and
+ * RangeError for a wrong shape and for an activation that is not named.
  */
-export function foldIntoLinear<T extends Floats>(
+export function foldIntoLinear<T extends Data>(
   linear: FoldableLayer<T>,
   bn: FoldSource,
-  options: { format?: LinearFormat } = {},
+  options: { format?: LinearFormat } & AffineOptions = {},
 ): FoldedLayer<T> {
-  checkKeys("options", options, ["format"]);
-  return foldInto("linear", linear, bn, oneOf("format", options.format, LINEAR, "OI"), 1);
+  return foldInto("linear", linear, bn, LINEAR, options);
 }
 
 /**
  * Folds a BatchNorm into the convolution before it (PyTorch: torch.nn.utils.fusion.fuse_conv_bn_eval, whose `transpose`
  * is format "IOHW"). Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale as new arrays of the
- * weight's type.
+ * weight's type, each number computed in float64 and rounded once.
  *
- * The weight has rank 3, 4 or 5 and its axes in the order of `format`, "OIHW" by default. The bias is [C]. `groups`
- * matters for format "IOHW" only, where a weight is [I, C/groups, …]. Weights of the other formats hold all outputs on
- * one axis, or on two in "HWIM".
+ * The weight has rank 3, 4 or 5 and its axes in the order of `format`. The default is "HWIO" for a BatchNorm with layout
+ * "channels-last", and else "OIHW". The bias is [C]. `groups` matters for format "IOHW" only, where a weight is [I,
+ * C/groups, …]. Weights of the other formats hold all outputs on one axis, or on two in "HWIM".
  *
- * Throws BatchNormError "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a
- * wrong type, and RangeError for a wrong shape or wrong groups.
+ * An activation is not folded, and has to be named by the option `activation`. Throws BatchNormError
+ * "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a wrong type, and
+ * RangeError for a wrong shape, wrong groups, and an activation that is not named.
  */
-export function foldIntoConv<T extends Floats>(
+export function foldIntoConv<T extends Data>(
   conv: FoldableLayer<T>,
   bn: FoldSource,
-  options: { format?: ConvFormat; groups?: number } = {},
+  options: { format?: ConvFormat; groups?: number } & AffineOptions = {},
 ): FoldedLayer<T> {
-  checkKeys("options", options, ["format", "groups"]);
-  const { format, groups = 1 } = options;
-  return foldInto("conv", conv, bn, oneOf("format", format, CONV, "OIHW"), groups);
+  return foldInto("conv", conv, bn, CONV, options);
 }
 
 /**
  * Returns the gamma and beta, [C] each, with which a BatchNorm of these running statistics computes y = scale·x + shift
- * in mode "eval": gamma = scale·√(variance + epsilon) and beta = shift + mean·scale. It is the inverse of toAffine.
+ * in mode "eval": gamma = scale·√(variance + epsilon) and beta = shift + mean·scale. It is the inverse of toAffine. An
+ * activation follows, and has to be named by the option `activation`.
  *
  * An absent scale counts as ones, an absent shift as zeros. With both absent the BatchNorm computes y = x, so that it
- * can be inserted again after a layer that it was folded into. The results are new arrays of the running statistics'
- * type.
+ * can be inserted again after a layer that it was folded into. The results are new arrays, Float64Arrays if the running
+ * mean is one and else Float32Arrays.
  *
- * Throws RangeError if variance + epsilon of a channel is not positive and finite, BatchNormError
- * "no-running-statistics" for a layer without running statistics, and TypeError or RangeError for vectors of a wrong
- * type or length.
+ * Throws RangeError if variance + epsilon of a channel is not positive and finite or an activation is not named,
+ * BatchNormError "no-running-statistics" for a layer without running statistics, and TypeError or RangeError for
+ * vectors of a wrong type or length.
  */
-export function fromAffine<T extends Floats>(
-  affine: { readonly scale?: Floats | null | undefined; readonly shift?: Floats | null | undefined },
+export function fromAffine<T extends FoldVector>(
+  affine: { readonly scale?: FoldVector | null | undefined; readonly shift?: FoldVector | null | undefined },
   bn: FoldSource<T>,
-): { gamma: T; beta: T } {
+  options: AffineOptions = {},
+): Record<"gamma" | "beta", T extends Float64Array ? Float64Array : Float32Array> {
   checkKeys("affine", affine, ["scale", "shift", "warnings"]);
-  const { channels, mean, variance, epsilon } = statisticsOf(bn);
-  const scale = vectorOr("scale", affine.scale, channels, 1);
-  const shift = vectorOr("shift", affine.shift, channels, 0);
-  const gamma = zerosLike(mean, channels);
-  const beta = zerosLike(mean, channels);
+  checkKeys("options", options, ["activation"]);
+  const { channels, mean, variance, epsilon, dtype } = statisticsOf(bn, options);
+  const scale = numbersOf("scale", affine.scale, channels, 1);
+  const shift = numbersOf("shift", affine.shift, channels, 0);
+  const gamma: Vector = newVector(dtype, channels);
+  const beta: Vector = newVector(dtype, channels);
   for (let c = 0; c < channels; c++) {
     const v = (variance[c] as number) + epsilon;
     if (!(v > 0 && v < Number.POSITIVE_INFINITY))
@@ -304,5 +369,5 @@ export function fromAffine<T extends Floats>(
     gamma[c] = (scale[c] as number) * Math.sqrt(v);
     beta[c] = (shift[c] as number) + (mean[c] as number) * (scale[c] as number);
   }
-  return { gamma, beta };
+  return { gamma, beta } as ReturnType<typeof fromAffine<T>>;
 }

@@ -4,8 +4,7 @@
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
 import { oneOf } from "../common/validate.ts";
-import type { Options, ResolvedOptions } from "../layer/options.ts";
-import type { Framework } from "../layer/slots.ts";
+import type { Framework, Options, ResolvedOptions } from "../layer/options.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
 import { FRAMEWORKS } from "./state-dict.ts";
@@ -94,12 +93,13 @@ const keras = (config: ConfigReader): Options => {
 const READERS: Readonly<Record<Framework, (config: ConfigReader) => Options>> = {
   pytorch(config) {
     const affine = config.flag("affine", true);
+    const momentum = config.get("momentum") === null ? null : config.number("momentum", 0.1);
     return {
       layout: "channels-first",
       epsilon: config.number("eps", 1e-5),
-      ...(config.get("momentum") === null
-        ? { estimator: "cumulative" }
-        : { estimator: "ema", momentum: config.number("momentum", 0.1) }),
+      estimator: momentum === null ? "cumulative" : "ema",
+      // as decay, a large momentum gives no hint that it might be one; 1 − momentum is exact from 0.5 on
+      ...(momentum !== null && (momentum >= 0.9 && momentum < 1 ? { decay: 1 - momentum } : { momentum })),
       scale: affine,
       shift: affine,
       trackRunningStats: config.flag("track_running_stats", true),

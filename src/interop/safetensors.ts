@@ -302,26 +302,3 @@ function storable(name: string, value: WritableTensor): SafeTensor {
     throw wrongValue(name, `${bytesIn(dtype, shape)} bytes (${dtype}, [${shape}])`, data.byteLength);
   return { dtype, shape, data };
 }
-
-// ---- half precision -------------------------------------------------------------------------------------------------
-
-/**
- * Returns the values of a tensor: F16 and BF16 converted to float32, which is exact, and `data` itself for other types.
- */
-export function numbersOf({ dtype, data }: { dtype?: unknown; data: ArrayLike<unknown> }): ArrayLike<unknown> {
-  if (!(data instanceof Uint16Array)) return data;
-  if (dtype === "F16" || dtype === "float16") return Float32Array.from(data, fromHalf);
-  // a BF16 is the upper 16 bits of a float32
-  if (dtype === "BF16" || dtype === "bfloat16")
-    return new Float32Array(Uint32Array.from(data, (bits) => bits << 16).buffer);
-  return data;
-}
-
-/** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
-function fromHalf(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
-}

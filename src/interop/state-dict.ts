@@ -3,19 +3,10 @@
 
 import { wrongKind, wrongState } from "../common/errors.ts";
 import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.ts";
-import type {
-  Framework,
-  Layer,
-  LoadOptions,
-  LoadReport,
-  NamedState,
-  StateOptions,
-  StateSource,
-} from "../layer/slots.ts";
+import type { Framework } from "../layer/options.ts";
+import type { Layer, LoadOptions, LoadReport, NamedState, StateOptions, StateSource } from "../layer/slots.ts";
 import type { Vector } from "../tensor/dtype.ts";
-import { numbersOf } from "./safetensors.ts";
-
-export const FRAMEWORKS = ["pytorch", "keras", "tfjs", "onnx", "flax", "haiku"] as const;
+import { className, floatsOf } from "../tensor/half.ts";
 
 // ---- names ----------------------------------------------------------------------------------------------------------
 
@@ -27,6 +18,8 @@ interface Names {
   readonly collections: readonly [string, string];
   /** Parts of a path that are removed when it is read, since they do not identify a value of the layer. */
   readonly ignored?: RegExp;
+  /** Whether values may have numbers as names, in the order gamma, beta, mean, variance of those that the layer has. */
+  readonly numbered?: boolean;
   readonly gamma: readonly string[];
   readonly beta: readonly string[];
   readonly mean: readonly string[];
@@ -41,15 +34,17 @@ const KERAS: Names = {
   runningVariance: "biased",
   separator: "/",
   collections: ["", ""],
-  // the branches of Keras 3's state tree, and the output index of a TensorFlow variable ("gamma:0")
-  ignored: /^(non_)?trainable_variables\/|:0$/g,
+  // the branches of Keras 3's state tree, the group of a layer's variables in its files ("vars/0"), and the output index
+  // of a TensorFlow variable ("gamma:0")
+  ignored: /^(non_)?trainable_variables\/|(?<=^|\/)vars(\/|$)(?=\d*$)|:0$/g,
+  numbered: true,
   gamma: ["gamma"],
   beta: ["beta"],
   mean: ["moving_mean"],
   variance: ["moving_variance"],
 };
 
-const NAMES: Readonly<Record<Framework, Names>> = {
+export const NAMES: Readonly<Record<Framework, Names>> = {
   pytorch: {
     runningVariance: "unbiased",
     separator: ".",
@@ -97,6 +92,8 @@ const NAMES: Readonly<Record<Framework, Names>> = {
   },
 };
 
+export const FRAMEWORKS = /* @__PURE__ */ Object.keys(NAMES) as Framework[];
+
 /**
  * Returns the factor that converts a variance between unbiased and biased: 1 if `count` is unknown or the kinds agree.
  */
@@ -113,17 +110,17 @@ function resolve(label: string, options: LoadOptions, known: readonly string[]) 
   const { prefix = "", count } = options;
   if (typeof prefix !== "string") throw wrongKind("prefix", "a string", prefix);
   if (count !== undefined) checkNumber("count", count, "more than 1 value per channel", (n) => n > 1 && n < Infinity);
-  const format = oneOf("format", options.format, FRAMEWORKS, "pytorch");
-  return { names: NAMES[format], format, prefix, count, strict: flag("strict", options.strict, true) };
+  const framework = oneOf("framework", options.framework, FRAMEWORKS, "pytorch");
+  return { names: NAMES[framework], framework, prefix, count, strict: flag("strict", options.strict, true) };
 }
 
 // ---- saving ---------------------------------------------------------------------------------------------------------
 
-const SAVE_OPTIONS = ["format", "prefix", "count"] as const;
+const SAVE_OPTIONS = ["framework", "prefix", "count"] as const;
 
 /** Returns copies of a layer's parameters and running statistics under a framework's names. */
 export function saveState({ options, gamma, beta, running }: Layer, settings: StateOptions): NamedState {
-  const { names, format, prefix, count } = resolve("stateDict options", settings, SAVE_OPTIONS);
+  const { names, framework, prefix, count } = resolve("stateDict options", settings, SAVE_OPTIONS);
   const [parameters, statistics] = names.collections.map(
     (collection) => collection + prefix + (prefix && !/[./]$/.test(prefix) ? names.separator : ""),
   ) as [string, string];
@@ -137,7 +134,7 @@ export function saveState({ options, gamma, beta, running }: Layer, settings: St
   state[statistics + names.variance[0]] = variance.map((v) => v * factor);
   if (names.batches) state[statistics + names.batches] = batches;
   if (names.values && options.estimator === "population") state[statistics + names.values] = values;
-  if (format === "haiku") {
+  if (framework === "haiku") {
     // haiku.ExponentialMovingAverage starts at 0 and corrects for it: average = hidden / (1 − decay^counter)
     const weightOfBatches = 1 - (1 - options.momentum) ** batches;
     for (const ema of ["mean_ema", "var_ema"]) {
@@ -151,36 +148,45 @@ export function saveState({ options, gamma, beta, running }: Layer, settings: St
 
 // ---- loading --------------------------------------------------------------------------------------------------------
 
-const LOAD_OPTIONS = ["format", "prefix", "count", "strict"] as const;
+const LOAD_OPTIONS = ["framework", "prefix", "count", "strict"] as const;
 
 /**
- * Copies a state with a framework's names into the vectors of a layer. Throws BatchNormError "state-dict" for wrong
- * values and, if `strict`, for missing or unexpected names; the layer is unchanged then.
+ * Copies a state with a framework's names into the vectors of a layer. Throws BatchNormError "state-dict" for values of
+ * a wrong kind and, if `strict`, for missing or unexpected names and for values that are not finite; the layer is
+ * unchanged then.
  */
 export function loadState(layer: Layer, state: StateSource, settings: LoadOptions): LoadReport {
   const { names, prefix, count, strict } = resolve("loadStateDict options", settings, LOAD_OPTIONS);
-  if (typeof state !== "object" || state === null) throw wrongKind("state", "an object of named arrays", state);
-  const reader = new StateReader(state, names, prefix, layer.channels);
+  if (!isObject(state) || /Array|DataView/.test(className(state)))
+    throw wrongKind("state", "an object of named arrays, as readSafetensors(bytes).tensors", state);
   const { options, running } = layer;
-  const gamma = layer.gamma && reader.vector(names.gamma);
-  const beta = layer.beta && reader.vector(names.beta);
-  const mean = running && reader.vector(names.mean);
-  const variance = running && reader.vector(names.variance);
-  const replaced = Boolean(mean || variance);
-  const batches = running && names.batches ? reader.count(names.batches) : replaced ? 0 : undefined;
-  // optional, because PyTorch saves no number of values
-  const valuesName = running && options.estimator === "population" && names.values;
-  const values = (valuesName ? reader.count(valuesName, "optional") : undefined) ?? (replaced ? 0 : undefined);
+  const reader = new StateReader(state, names, prefix, layer.channels);
+  const parts = [
+    [layer.gamma, names.gamma],
+    [layer.beta, names.beta],
+    [running?.mean, names.mean],
+    [running?.variance, names.variance],
+  ] as const;
+  const [gamma, beta, mean, variance] = reader.vectors(parts);
+  if (variance) {
+    const factor = besselFactor(names.runningVariance, options.runningVariance, count);
+    for (let c = 0; c < variance.length; c++) variance[c] = (variance[c] as number) * factor;
+  }
+  const { estimator } = options;
+  const isWeighedByCount = estimator === "cumulative" || estimator === "debiased";
+  const why = isWeighedByCount ? `, which estimator "${estimator}" needs` : undefined;
+  // statistics without a count have a count of 0
+  const absent = mean || variance ? 0 : undefined;
+  const batches = (running && names.batches ? reader.count(names.batches, why) : undefined) ?? absent;
+  const hasValues = running && names.values && estimator === "population";
+  const values = (hasValues ? reader.count(names.values) : undefined) ?? absent;
   const report = reader.finish(strict);
 
   // set() keeps the array objects, which users may hold
   if (gamma) layer.gamma?.set(gamma);
   if (beta) layer.beta?.set(beta);
   if (mean) running?.mean.set(mean);
-  if (variance) {
-    const factor = besselFactor(names.runningVariance, options.runningVariance, count);
-    running?.variance.set(variance.map((v) => v * factor));
-  }
+  if (variance) running?.variance.set(variance);
   if (running) {
     running.batches = batches ?? running.batches;
     running.values = values ?? running.values;
@@ -189,30 +195,80 @@ export function loadState(layer: Layer, state: StateSource, settings: LoadOption
 }
 
 type List = ArrayLike<unknown>;
+
+/** A value of a state: an array, or a tensor with its shape and the name of its type. */
 interface StateTensor {
   readonly data: List;
-  readonly shape: readonly unknown[];
+  readonly shape?: readonly unknown[];
   readonly dtype?: unknown;
 }
 
 const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
 
-const isTensor = (value: unknown): value is StateTensor =>
-  isObject(value) && "shape" in value && Array.isArray(value.shape) && "data" in value && isList(value.data);
+/**
+ * Returns the elements of an array. JSON.stringify makes an object with the keys 0, 1, 2, … of a typed array; it counts
+ * as an array if its values are numbers, or null for NaN.
+ */
+function listOf(value: unknown): List | undefined {
+  if (isList(value)) return value;
+  if (!isObject(value)) return undefined;
+  const values = Object.values(value);
+  const isIndexed = Object.keys(value).every((key, i) => key === String(i));
+  return values.length && isIndexed && values.every((v) => typeof v === "number" || v === null) ? values : undefined;
+}
+
+/** Returns an array or { data, shape } as a tensor, and undefined for every other value. */
+export function tensorOf(value: unknown): StateTensor | undefined {
+  const list = listOf(value);
+  if (list) return { data: list };
+  if (!isObject(value) || !("shape" in value && Array.isArray(value.shape) && "data" in value)) return undefined;
+  const data = listOf(value.data);
+  return data && { data, shape: value.shape, dtype: (value as { dtype?: unknown }).dtype };
+}
 
 /** Whether a value is a nested object of entries, not a value of the state. */
 function isBranch(value: unknown): value is object {
-  if (!isObject(value) || isList(value) || isTensor(value)) return false;
+  if (!isObject(value) || tensorOf(value)) return false;
   const prototype = Object.getPrototypeOf(value);
-  return (prototype === Object.prototype || prototype === null) && Object.keys(value).length > 0;
+  return (
+    value instanceof Map || ((prototype === Object.prototype || prototype === null) && Object.keys(value).length > 0)
+  );
 }
 
-/** Yields every value of a nested object with its path, whose keys are joined by "/". */
-function* leaves(node: object, path = ""): Generator<[string, unknown]> {
-  for (const [key, value] of Object.entries(node))
-    if (isBranch(value)) yield* leaves(value, `${path}${key}/`);
-    else yield [path + key, value];
+/** Objects deeper than this are values, so that a state that contains itself ends. */
+const MAX_DEPTH = 32;
+
+/** Yields every value of a nested object or Map with its path, whose keys are joined by "/". */
+export function* leaves(node: object, path = "", depth = 0): Generator<[string, unknown]> {
+  for (const [key, value] of node instanceof Map ? node : Object.entries(node))
+    if (depth < MAX_DEPTH && isBranch(value)) yield* leaves(value, `${path}${key}/`, depth + 1);
+    else yield [`${path}${key}`, value];
 }
+
+/**
+ * Returns the numbers of an array or tensor in a state: floats, 16-bit ones by their declared type, and plain arrays of
+ * numbers. Returns undefined for everything else.
+ */
+export function numbersOf(value: unknown): ArrayLike<number> | undefined {
+  const tensor = tensorOf(value);
+  if (!tensor) return undefined;
+  const { data, dtype } = tensor;
+  // a plain array of a 16-bit type may hold numbers or bits
+  const isPlain = Array.isArray(data) && !/16$/.test(String(dtype)) && data.every((v) => typeof v === "number");
+  return isPlain ? data : floatsOf(data, dtype);
+}
+
+/** Returns a non-negative integer: a number, a bigint, or an array of one of them. Returns NaN for everything else. */
+export function countOf(value: unknown): number {
+  const tensor = tensorOf(value);
+  const list = tensor && (floatsOf(tensor.data, tensor.dtype) ?? tensor.data);
+  const scalar = list?.length === 1 ? list[0] : value;
+  const count = typeof scalar === "number" || typeof scalar === "bigint" ? Number(scalar) : Number.NaN;
+  return Number.isSafeInteger(count) && count >= 0 ? count : Number.NaN;
+}
+
+/** A vector of the layer, or nothing for a part that it does not have, and the names of that part. */
+type Part = readonly [own: Vector | null | undefined, names: readonly string[]];
 
 /** Reads named values of a state and collects all errors, so that one exception can list them. */
 class StateReader {
@@ -225,7 +281,10 @@ class StateReader {
   /** Prefixes below which the state has a running mean. They are hints for a prefix without any entry. */
   readonly #otherPrefixes: string[] = [];
   readonly #missing: string[] = [];
+  readonly #invalid: string[] = [];
+  /** What is wrong in any case, and what is wrong only in a strict call. */
   readonly #complaints: string[] = [];
+  readonly #strictComplaints: string[] = [];
   #found = 0;
 
   constructor(state: object, names: Names, prefix: string, channels: number) {
@@ -233,7 +292,8 @@ class StateReader {
     this.#channels = channels;
     const parent = this.#clean(prefix).replace(/[./]$/, "");
     this.#prefix = parent && parent + names.separator;
-    const runningMean = new RegExp(`^(.+)[./]${this.#clean(names.mean[0] as string)}$`);
+    const mean = this.#clean(names.mean[0] as string) + (names.numbered ? "|3" : "");
+    const runningMean = new RegExp(`^(.+)[./](${mean})$`);
     for (const [path, value] of leaves(state)) {
       const fullName = this.#clean(path);
       const other = runningMean.exec(fullName)?.[1];
@@ -259,56 +319,82 @@ class StateReader {
     return entry;
   }
 
-  #miss(name: string): undefined {
+  /** Notes that a name is missing, and `why` that is an error; without a reason it is none. */
+  #miss(name: string, why?: string): undefined {
     this.#missing.push(this.#prefix + name);
+    if (why !== undefined) this.#strictComplaints.push(`missing ${this.#prefix}${name}${why}`);
   }
 
-  /** Returns the vector with one of these names as a float64 copy, which holds float32 and float64 values exactly. */
-  vector(names: readonly string[]): Float64Array | undefined {
+  /**
+   * Returns gamma, beta, mean and variance, as far as the layer has them, as float64 copies, which hold float32 and
+   * float64 values exactly.
+   */
+  vectors(parts: readonly Part[]): (Float64Array | undefined)[] {
+    const own = parts.filter(([vector]) => vector);
+    const isNumbered =
+      this.#names.numbered && this.#entries.has(String(own.length - 1)) && !this.#entries.has(String(own.length));
+    return parts.map((part) => {
+      const [vector, names] = part;
+      if (!vector) return undefined;
+      return this.#vector(isNumbered ? [...names, String(own.indexOf(part))] : names, vector);
+    });
+  }
+
+  #vector(names: readonly string[], own: Vector): Float64Array | undefined {
     const entry = this.#remove(names);
-    if (!entry) return this.#miss(names[0] as string);
+    if (!entry) return this.#miss(names[0] as string, "");
     const { path, value } = entry;
     const channels = this.#channels;
     const complain = (expected: string): undefined => {
       this.#complaints.push(`${path}: expected ${expected}`);
     };
-    if (isTensor(value)) {
-      const { dtype, shape } = value;
-      // names of safetensors' types begin with a capital, and those of other libraries do not
-      if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(String(dtype))) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
-      const [size = 1, ...otherSizes] = shape.filter((d) => d !== 1);
-      if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);
+    const { dtype, shape } = tensorOf(value) ?? {};
+    // names of safetensors' types begin with a capital, and those of other libraries do not
+    if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(String(dtype))) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
+    const [size = 1, ...otherSizes] = shape ? shape.filter((d) => d !== 1) : [channels];
+    if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);
+    const numbers = numbersOf(value);
+    if (!numbers) return complain(`an array of ${channels} numbers; those of 16 bits need { data, shape, dtype }`);
+    if (numbers.length !== channels) return complain(`${channels} elements, got ${numbers.length}`);
+    const vector = Float64Array.from(numbers);
+    const rounded = own instanceof Float32Array ? Float32Array.from(numbers) : vector;
+    const isVariance = names[0] === this.#names.variance[0];
+    const wrong = rounded.findIndex((v) => !Number.isFinite(v) || (isVariance && v < 0));
+    if (wrong >= 0) {
+      this.#invalid.push(path);
+      const expected = `finite numbers${isVariance ? " ≥ 0" : ""}`;
+      this.#strictComplaints.push(`${path}: expected ${expected}, got ${vector[wrong]} in channel ${wrong}`);
     }
-    const list = isTensor(value) ? numbersOf(value) : value;
-    if (!isList(list) || !Array.from(list).every((v) => typeof v === "number"))
-      return complain(`an array of ${channels} numbers`);
-    if (list.length !== channels) return complain(`${channels} elements, got ${list.length}`);
-    return Float64Array.from(list as ArrayLike<number>);
+    return vector;
   }
 
-  /** Returns the non-negative integer with this name: a number, a bigint, or an array of one of them. */
-  count(name: string, optional?: "optional"): number | undefined {
+  /** Returns the count with this name. `why` says why an absent count is an error; without a reason it is none. */
+  count(name: string, why?: string): number | undefined {
     const entry = this.#remove([name]);
-    if (!entry) return optional ? undefined : this.#miss(name);
-    const value = isTensor(entry.value) ? numbersOf(entry.value) : entry.value;
-    const scalar = isList(value) && value.length === 1 ? value[0] : value;
-    const count = typeof scalar === "number" || typeof scalar === "bigint" ? Number(scalar) : Number.NaN;
-    if (!Number.isSafeInteger(count) || count < 0)
-      this.#complaints.push(`${entry.path}: expected one count, a non-negative integer`);
+    if (!entry) return this.#miss(name, why);
+    const count = countOf(entry.value);
+    if (Number.isNaN(count)) this.#complaints.push(`${entry.path}: expected one count, a non-negative integer`);
     return count;
   }
 
   /**
-   * Returns the missing and the unexpected names. Throws BatchNormError "state-dict" with a list of all wrong values
-   * and, if `strict`, of all missing and unexpected names.
+   * Returns the names that are missing, unexpected and invalid. Throws BatchNormError "state-dict" with a list of all
+   * wrong values and, if `strict`, of all names that are missing, unexpected or invalid.
    */
   finish(strict: boolean): LoadReport {
     for (const name of this.#names.unread ?? []) this.#entries.delete(this.#clean(name));
     const missing = this.#missing;
     const unexpected = Array.from(this.#entries.values(), ({ path }) => path);
-    const complaints = [...this.#complaints];
-    if (strict) complaints.unshift(...missing.map((n) => `missing ${n}`), ...unexpected.map((n) => `unexpected ${n}`));
+    const complaints = strict
+      ? this.#strictComplaints.concat(
+          this.#complaints,
+          unexpected.map((name) => `unexpected ${name}`),
+        )
+      : this.#complaints;
+    // a mistyped prefix is an error also where names may be missing
+    if (!strict && this.#prefix && missing.length && !this.#found)
+      complaints.push(`prefix: expected names such as ${missing[0]}, got none`);
     if (complaints.length) throw wrongState(complaints, this.#found ? [] : this.#otherPrefixes);
-    return { missing, unexpected };
+    return { missing, unexpected, invalid: this.#invalid };
   }
 }

@@ -8,6 +8,7 @@ import {
   noForward,
   nonFinite,
   noRunningStatistics,
+  noStatistics,
   secondBackward,
   wrongValue,
 } from "../common/errors.ts";
@@ -64,6 +65,7 @@ import {
 import { RunningStatistics } from "./running-statistics.ts";
 import {
   type Affine,
+  type AffineOptions,
   folding,
   type Layer,
   type LoadOptions,
@@ -127,6 +129,8 @@ const FORWARD_OPTIONS = [...REPEATABLE, "mask", "perSample", "statistics"];
 export interface RecalibrationSession {
   /** The number of batches so far. */
   readonly batches: number;
+  /** The number of values per channel so far, or 0 if the estimator is not "population". */
+  readonly values: number;
   /** Replaces the layer's running statistics by the new ones. */
   commit(): void;
   /**
@@ -378,8 +382,8 @@ export class BatchNorm<
   }
 
   /**
-   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of the framework
-   * `format`, each behind `prefix`. Throws TypeError or RangeError for a wrong option.
+   * Copies the layer's parameters and running statistics. Their names are PyTorch's, or those of `framework`, each
+   * behind `prefix`. Throws TypeError or RangeError for a wrong option.
    */
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
@@ -388,12 +392,12 @@ export class BatchNorm<
   }
 
   /**
-   * Loads a state that stateDict or a framework saved. `format` says whose names it has, and only entries behind
-   * `prefix` are read. The count of batches becomes 0 if the format has none. With estimator "population"
-   * num_values_tracked may be missing; then the next train batch begins a new population.
+   * Loads a state that stateDict or a framework saved. `framework` says whose names it has, and only entries behind
+   * `prefix` are read. A count of batches that is missing counts as 0. With estimator "population" num_values_tracked
+   * may be missing; then the next train batch begins a new population.
    *
-   * Throws BatchNormError "state-dict", which lists every missing and unexpected name and every wrong value, and loads
-   * nothing in that case. With strict: false the names are only reported.
+   * Throws BatchNormError "state-dict", which lists missing and unexpected names, wrong values, and values that are not
+   * finite, and loads nothing in that case. With strict: false names and values that are not finite are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
     return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
@@ -407,11 +411,12 @@ export class BatchNorm<
 
   /**
    * Returns mode "eval" as y = scale·x + shift, [C] each, with a warning for every channel in which that loses digits.
-   * foldIntoConv and foldIntoLinear put it into a layer's weight. Throws BatchNormError "no-running-statistics" with
+   * foldIntoConv and foldIntoLinear put it into a layer's weight. An activation is not in it, and has to be named by the
+   * option `activation`. Throws RangeError if it is not, and BatchNormError "no-running-statistics" with
    * trackRunningStats: false.
    */
-  toAffine(): Affine<VectorOf<D>> {
-    return folding.get("toAffine").toAffine(this) as Affine<VectorOf<D>>;
+  toAffine(options: AffineOptions = {}): Affine<VectorOf<D>> {
+    return folding.get("toAffine").toAffine(this, options) as Affine<VectorOf<D>>;
   }
 
   // ---- computation --------------------------------------------------------------------------------------------------
@@ -434,7 +439,7 @@ export class BatchNorm<
       (repeatable ? this.#preparedBefore(x, options, mode) : undefined) ??
       this.#prepare(this.checkForward(x, options, mode), options, mode);
     const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
-    if (updates) checkTracked(prepared.subBatches);
+    if (updates) checkTracked(prepared.subBatches, this.takesOne(mode));
     const { y, subBatches } = runForward(prepared, {
       adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
       verify: updates ? () => this.#verify(prepared) : undefined,
@@ -497,6 +502,16 @@ export class BatchNorm<
     return inputs;
   }
 
+  /**
+   * Whether a batch of one value per channel is taken in this mode: in a recalibration by "population", which merges it
+   * exactly with the other batches.
+   *
+   * @internal
+   */
+  takesOne(mode: Mode): boolean {
+    return this.#isRecalibrating && mode === "train" && this.#running?.estimator === "population";
+  }
+
   #normalizesByBatch(mode: Mode): boolean {
     return mode === "train" || mode === "batch" || !this.#running;
   }
@@ -514,13 +529,13 @@ export class BatchNorm<
     if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (joint && this.#renorm) throw exclusiveStatistics("renorm");
     const scaleAndShift = this.#scaleAndShift(options.perSample, inputs.geometry);
-    return prepareForward(inputs, scaleAndShift, this.#source(joint, batch), mode);
+    return prepareForward(inputs, scaleAndShift, this.#source(joint, batch, this.takesOne(mode)), mode);
   }
 
-  #source(joint: (Statistics & { count: number }) | undefined, batch: boolean): StatisticsSource {
+  #source(joint: (Statistics & { count: number }) | undefined, batch: boolean, takesOne: boolean): StatisticsSource {
     const spare = this.#spare;
-    if (joint) return { kind: "joint", statistics: joint, count: joint.count };
-    if (batch) return { kind: "batch", epsilon: this.options.epsilon, buffer: (i) => spare.statistics(i) };
+    if (joint) return { kind: "joint", statistics: joint, count: joint.count, takesOne };
+    if (batch) return { kind: "batch", epsilon: this.options.epsilon, takesOne, buffer: (i) => spare.statistics(i) };
     return { kind: "constant", statistics: this.#runningStatistics(spare.statistics(0)) };
   }
 
@@ -558,13 +573,15 @@ export class BatchNorm<
 
   /**
    * Updates the running statistics by those of a batch, such as a joint batch of mergeStatistics. Throws TypeError and
-   * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
+   * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite) or if the layer has no
+   * running statistics.
    */
   track(statistics: BatchStatistics): void {
     this.#alive();
-    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    if (!this.#running) throw noStatistics();
     const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
-    if (batch.count > 0 && batch.count <= 1)
+    const takesOne = this.#running.estimator === "population" && (this.#isRecalibrating || this.#running.values > 0);
+    if (batch.count > 0 && batch.count <= 1 && !takesOne)
       throw wrongValue("statistics.count", "more than 1 value per channel", batch.count);
     if (batch.count > 0 && this.#checkFinite(batch)) this.#running.update(batch.mean, batch.variance, batch.count);
   }
@@ -641,7 +658,7 @@ export class BatchNorm<
    */
   beginRecalibration(estimator: Estimator): RecalibrationSession {
     this.#alive();
-    if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
+    if (!this.#running) throw noStatistics();
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
     const fresh = old.fresh(estimator);
@@ -658,8 +675,12 @@ export class BatchNorm<
       get batches() {
         return fresh.batches;
       },
+      get values() {
+        return fresh.values;
+      },
       commit: () => old.copyFrom(fresh),
       end: () => {
+        old.options = this.#options; // whose momentum a program may have assigned
         this.#running = old;
         this.#mode = mode;
         this.#saved = saved;
@@ -728,9 +749,9 @@ const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>
   x instanceof Tensor && Object.keys(options).every((key) => REPEATABLE.includes(key));
 
 /** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
-function checkTracked(subBatches: readonly SubBatchForward[]): void {
-  for (const { count } of subBatches)
-    if (count > 0 && count <= 1)
+function checkTracked(subBatches: readonly SubBatchForward[], takesOne: boolean): void {
+  for (const { count, selection } of subBatches)
+    if (count > 0 && count <= 1 && !(takesOne && (selection?.positions ?? 1) === 1))
       throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
 }
 

@@ -2,7 +2,7 @@
 // pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
 // docs/population.md explains the definitions.
 
-import { absentParameter, oneValuePerChannel, wrongValue } from "../common/errors.ts";
+import { noStatistics, oneValuePerChannel, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
@@ -253,8 +253,8 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
  * channels are dead or have a gamma near zero, and by how much the layer scales gradients. Its `table()` is a text for
  * people. The layer does not change, and a pending backward stays possible.
  *
- * Throws TypeError or RangeError for wrong arguments, TypeError for a layer without running statistics, and
- * BatchNormError for a batch with fewer than two values per channel.
+ * Throws TypeError or RangeError for wrong arguments, and BatchNormError for a layer without running statistics and for
+ * a batch with fewer than two values per channel.
  */
 export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   bn: BatchNorm<D, boolean, boolean>,
@@ -264,7 +264,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   checkKeys("diagnose options", options, ["activation", "residual"]);
   const { layout, epsilon, dtype, runningVariance } = bn.options;
   const { runningMean: mean, runningVariance: variance, gamma, beta, channels } = bn;
-  if (!mean || !variance) throw absentParameter("running statistics", "trackRunningStats: false");
+  if (!mean || !variance) throw noStatistics();
   checkOperand("x", x, dtype);
   const { count } = geometryOf("x", x.shape, layout, channels);
   if (count < 2) throw oneValuePerChannel("train", x.shape);

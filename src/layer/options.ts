@@ -19,8 +19,11 @@ import { type Layout, layoutOption } from "../tensor/types.ts";
  */
 export type Mode = "train" | "batch" | "eval" | "frozen";
 
+/** Frameworks whose defaults are presets, and whose states and configurations can be converted. */
+export type Framework = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku";
+
 /** The framework or paper from which absent options take their defaults. */
-export type Preset = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "paper";
+export type Preset = Framework | "paper";
 
 /** Options of a layer in batchnorm-wasm/core. */
 export interface CoreOptions {
@@ -165,6 +168,8 @@ const PRESETS = {
   onnx: { ...CHANNELS_FIRST, runningVariance: "biased", epsilon: 1e-5, momentum: 0.1 },
   // flax.linen.BatchNorm
   flax: { ...CHANNELS_LAST, epsilon: 1e-5, momentum: 0.01 },
+  // haiku.BatchNorm, which has no default for decay_rate; it is that of haiku.nets.ResNet
+  haiku: { ...CHANNELS_LAST, estimator: "debiased", epsilon: 1e-5, momentum: 0.1 },
   // Ioffe & Szegedy 2015, Alg. 2; the paper names no epsilon, so it is PyTorch's
   paper: { ...CHANNELS_FIRST, estimator: "cumulative", epsilon: 1e-5, momentum: 0.1 },
 } as const;
@@ -201,15 +206,15 @@ const checkWeight = (name: string, value: unknown): number =>
 let hasHinted = false;
 
 /**
- * Returns the weight of the new batch, from either option. A momentum above 0.5 gives one warning per program, since it
- * is probably a weight of the old value.
+ * Returns the weight of the new batch, from either option. A momentum from 0.9 to 1 gives one warning per program, since
+ * it is probably a weight of the old value. 1, which keeps nothing of the old value, is no such weight.
  */
 export function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
   if (momentum !== undefined && decay !== undefined) throw exclusiveOptions("momentum", "decay");
   if (decay !== undefined) return 1 - checkWeight("decay", decay);
   if (momentum === undefined) return fallback;
   const checked = checkWeight("momentum", momentum);
-  if (checked > 0.5 && !hasHinted) {
+  if (checked >= 0.9 && checked < 1 && !hasHinted) {
     hasHinted = true;
     console.warn(momentumHint(checked));
   }

@@ -34,8 +34,11 @@ export interface RecalibrateOptions<B> {
  * batchesTracked is the number of batches. Parameters, mode and the pending backward have not changed. When the promise
  * is rejected, all layers have their old statistics. Do not use the layers in other ways before the promise is settled.
  *
- * Rejects with TypeError for wrong arguments and for layers without running statistics, with RangeError if no batch
- * passed through a layer, and with any error that `batches` or `forward` throws.
+ * With "population", a batch may have one value per channel, as the last of a data set may. It is merged exactly, and its
+ * y is beta.
+ *
+ * Rejects with TypeError for wrong arguments, with BatchNormError for layers without running statistics, with RangeError
+ * if no batch or only one value per channel passed through a layer, and with any error that `batches` or `forward` throws.
  */
 export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   layers: BatchNorm<D, boolean, boolean> | readonly BatchNorm<D, boolean, boolean>[],
@@ -65,6 +68,8 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
     for await (const batch of batches) await run(batch);
     if (sessions.some((session) => session.batches === 0))
       throw wrongValue("batches", 'at least one that passes through every layer in mode "train"', "none");
+    for (const { values } of sessions)
+      if (values > 0 && values <= 1) throw wrongValue("batches", "more than 1 value per channel in all", values);
     for (const session of sessions) session.commit();
   } finally {
     for (const session of sessions) session.end();

@@ -41,7 +41,9 @@ class Estimate<D extends Dtype> {
       const value = values[c] as number;
       const copy = unrounded[c] as number;
       const old = isFloat32 && Math.fround(copy) === value ? copy : value;
-      values[c] = unrounded[c] = (1 - weight) * old + weight * (batch[c] as number) * factor;
+      // an old value without weight may be NaN, and must not count
+      const kept = weight === 1 ? 0 : (1 - weight) * old;
+      values[c] = unrounded[c] = kept + weight * (batch[c] as number) * factor;
     }
   }
 
@@ -73,9 +75,12 @@ export class RunningStatistics<D extends Dtype> {
   readonly #variance: Estimate<D>;
   /** The layer's options, which the layer replaces when its epsilon or momentum changes. */
   options: ResolvedOptions<D>;
+  /** The rule by which batches update the statistics. */
+  readonly estimator: Estimator;
   readonly #channels: number;
 
-  constructor(channels: number, options: ResolvedOptions<D>) {
+  constructor(channels: number, options: ResolvedOptions<D>, estimator = options.estimator) {
+    this.estimator = estimator;
     this.#channels = channels;
     this.options = options;
     this.#mean = new Estimate(channels, options.dtype);
@@ -111,7 +116,7 @@ export class RunningStatistics<D extends Dtype> {
 
   /** Returns statistics of the same channels without any batch, with another estimator. */
   fresh(estimator: Estimator): RunningStatistics<D> {
-    return new RunningStatistics(this.#channels, { ...this.options, estimator });
+    return new RunningStatistics(this.#channels, this.options, estimator);
   }
 
   /** Copies other statistics into the arrays of these, which users may hold. */
@@ -124,9 +129,13 @@ export class RunningStatistics<D extends Dtype> {
     this.values = source.values;
   }
 
-  /** Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. */
+  /**
+   * Updates the statistics by a batch of `count` > 1 values per channel, its mean and its biased variance. The estimator
+   * "population" takes one value, too, whose variance is 0.
+   */
   update(mean: Float64Array, variance: Float64Array, count: number): void {
-    const { estimator, momentum, runningVariance } = this.options;
+    const { estimator } = this;
+    const { momentum, runningVariance } = this.options;
     this.batches++;
     if (estimator === "population") {
       this.#merge(mean, variance, count);
@@ -150,7 +159,8 @@ export class RunningStatistics<D extends Dtype> {
       const delta = (mean[c] as number) - old;
       const merged = mergedM2(m2, (variance[c] as number) * count, delta, before, share);
       this.#mean.set(c, old + delta * share);
-      this.#variance.set(c, merged / (total - correction));
+      // one value has no unbiased variance, and its M2 is 0
+      this.#variance.set(c, merged / (total - correction || 1));
     }
     this.values = total;
   }

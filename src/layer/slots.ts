@@ -2,11 +2,13 @@
 // implementations into the slots.
 
 import { Slot } from "../common/slot.ts";
+import type { ActivationName } from "../ops/activation.ts";
 import type { Renorm } from "../ops/options.ts";
 import type { Statistics } from "../ops/primitives.ts";
 import type { SubBatchForward } from "../ops/sub-batches.ts";
-import type { Dtype, Vector } from "../tensor/dtype.ts";
-import type { ResolvedOptions } from "./options.ts";
+import type { Data, Dtype, Vector } from "../tensor/dtype.ts";
+import type { Layout } from "../tensor/types.ts";
+import type { Framework, ResolvedOptions } from "./options.ts";
 import type { RunningStatistics } from "./running-statistics.ts";
 
 /** Saving and loading for stateDict and loadStateDict. interop/state-dict.ts implements it. */
@@ -17,7 +19,7 @@ export interface StateDicts {
 
 /** Folding for toAffine. interop/fold.ts implements it. */
 export interface Folding {
-  toAffine(source: FoldSource<Vector>): Affine<Vector>;
+  toAffine(source: FoldSource<Vector>, options: AffineOptions): Affine<Vector>;
 }
 
 /** Batch Renormalization for training with the option `renorm`. ops/per-sample.ts implements it. */
@@ -39,20 +41,30 @@ export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();
 export const folding = /* @__PURE__ */ new Slot<Folding>();
 export const renormalization = /* @__PURE__ */ new Slot<Renormalization>();
 
-/** An array of float32 or float64. */
-export type Floats = Float32Array | Float64Array;
+/** A vector to fold: an array, or a tensor, whose dtype is declared if it has the bits of float16 or bfloat16. */
+export type FoldVector = Data | { readonly data: Data; readonly shape: readonly number[]; readonly dtype?: string };
 
 /**
  * A batch normalization to fold: a BatchNorm, or an object with the same vectors, [C] each, and its epsilon. An absent
- * gamma counts as ones, an absent beta as zeros. Folding uses the running statistics, whatever the mode is.
+ * gamma counts as ones, an absent beta as zeros. Folding uses the running statistics, whatever the mode is. An absent
+ * layout counts as "channels-first", an absent activation as "none".
  */
-export interface FoldSource<T extends Floats = Floats> {
+export interface FoldSource<T extends FoldVector = FoldVector> {
   readonly channels?: number;
-  readonly gamma?: Floats | null | undefined;
-  readonly beta?: Floats | null | undefined;
+  readonly gamma?: FoldVector | null | undefined;
+  readonly beta?: FoldVector | null | undefined;
   readonly runningMean: T | null;
   readonly runningVariance: T | null;
-  readonly options: { readonly epsilon: number };
+  readonly options: { readonly epsilon: number; readonly layout?: Layout; readonly activation?: ActivationName };
+}
+
+/** Options of toAffine and fromAffine. */
+export interface AffineOptions {
+  /**
+   * The layer's own activation, by which the program says that it applies it to scale·x + shift. A layer with another
+   * one than this is refused, since scale and shift cannot contain it. Default "none".
+   */
+  activation?: ActivationName;
 }
 
 /** A warning that a folded channel is less accurate than the BatchNorm, or not finite. */
@@ -73,16 +85,13 @@ export interface FoldWarning {
 }
 
 /** A BatchNorm in mode "eval" as y = scale·x + shift, with warnings for channels where that is less accurate. */
-export interface Affine<T extends Floats = Floats> {
+export interface Affine<T extends Vector = Vector> {
   /** gamma·invStd, [C]. */
   scale: T;
   /** beta − mean·scale, [C]. */
   shift: T;
   warnings: FoldWarning[];
 }
-
-/** Frameworks whose states and configurations can be converted. */
-export type Framework = "pytorch" | "keras" | "tfjs" | "onnx" | "flax" | "haiku";
 
 /**
  * A layer's state under PyTorch's names. It is a type alias, because TypeScript does not assign an interface to the
@@ -104,8 +113,9 @@ export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**
- * A value in a state. A vector is an array of numbers or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
- * 1]. A count is a number, a bigint, or an array of one of these.
+ * A value in a state. A vector is an array of floats, or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
+ * 1]. A tensor with bits of float16 or bfloat16 declares its dtype. A count is a number, a bigint, or an array of one of
+ * these. JSON makes an object with the keys 0, 1, 2, … of a typed array, and such an object is taken for the array.
  */
 export type StateValue =
   | Numbers
@@ -114,22 +124,22 @@ export type StateValue =
   | { readonly data: Numbers; readonly shape: readonly number[]; readonly dtype?: string };
 
 /**
- * A state that loadStateDict can read: values by name. Names of nested objects are joined: { params: { scale } } is
- * "params/scale".
+ * A state that loadStateDict can read: values by name, in an object or a Map. Names of nested ones are joined: { params:
+ * { scale } } is "params/scale".
  */
-export interface StateSource {
-  readonly [name: string]: StateValue | StateSource;
-}
+export type StateSource =
+  | { readonly [name: string]: StateValue | StateSource }
+  | ReadonlyMap<string, StateValue | StateSource>;
 
 /** Options of stateDict. */
 export interface StateOptions {
   /** The framework whose names and kind of running variance the state has. Default "pytorch". */
-  format?: Framework;
+  framework?: Framework;
   /** Path of the layer before its names, as "layer1.0.bn1". Its last separator may be omitted. Default "". */
   prefix?: string;
   /**
    * Number m > 1 of values per channel in the batches of the running variance. It converts the running variance between
-   * the layer's kind (options.runningVariance) and the format's kind: unbiased for "pytorch", biased for all others.
+   * the layer's kind (options.runningVariance) and the framework's kind: unbiased for "pytorch", biased for all others.
    * Without it the variance is copied, so that both frameworks compute the same in mode "eval".
    */
   count?: number;
@@ -138,18 +148,23 @@ export interface StateOptions {
 /** Options of loadStateDict. */
 export interface LoadOptions extends StateOptions {
   /**
-   * true throws for missing and unexpected names. false keeps the layer's value for a missing name and ignores
-   * unexpected names, as in PyTorch. Default true.
+   * true throws for missing and unexpected names, and for values that are not finite. false keeps the layer's value for
+   * a missing name, ignores unexpected names, as in PyTorch, and loads what is not finite. Default true.
    */
   strict?: boolean;
 }
 
-/** The differences between the names that a layer needs and the names in a state, as loadStateDict returns them. */
+/** The differences between what a layer needs and what a state has, as loadStateDict returns them. */
 export interface LoadReport {
-  /** Names that the layer needs and that the state does not have. */
+  /**
+   * Names that the layer has and that the state does not have. A count is listed, too; a missing one counts as 0, and is
+   * an error only for the estimators "cumulative" and "debiased", which weigh batches by it.
+   */
   readonly missing: readonly string[];
   /** Names below the prefix that the layer does not know. */
   readonly unexpected: readonly string[];
+  /** Names whose values were loaded with strict: false although they are not finite, or are a negative variance. */
+  readonly invalid: readonly string[];
 }
 
 /** The parts of a layer that are saved and loaded. A part that its options switch off is null. */

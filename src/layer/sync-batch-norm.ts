@@ -136,7 +136,7 @@ export class SyncBatchNorm<
     if (failed >= 0) throw rankFailed(failed, "forward");
     const statistics = mergePacked(all, this.group.size);
     const { count, mean, variance } = statistics;
-    if (count === 1) throw oneValuePerChannel(mode, shape, " and no more in the whole group");
+    if (count === 1 && !this.takesOne(mode)) throw oneValuePerChannel(mode, shape, " and no more in the whole group");
     const updates = mode === "train" && this.runningMean !== null;
     const bad = updates && this.options.onNonFinite === "throw" ? nonFiniteChannel(mean, variance) : undefined;
     if (bad !== undefined) throw nonFinite(bad, mean[bad] as number, variance[bad] as number);

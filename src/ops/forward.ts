@@ -144,12 +144,12 @@ export interface ForwardInputs<T extends AnyTensor> {
   readonly inputIntact: boolean;
 }
 
-/** The statistics that a forward normalises by. */
+/** The statistics that a forward normalises by. `takesOne` allows those of one value per channel. */
 export type StatisticsSource =
   /** The own statistics of each sub-batch, which the run computes and writes to `buffer(i)`. */
-  | { readonly kind: "batch"; readonly epsilon: number; buffer(i: number): Statistics }
+  | { readonly kind: "batch"; readonly epsilon: number; readonly takesOne?: boolean; buffer(i: number): Statistics }
   /** The statistics of `count` values per channel, of which x is a part. */
-  | { readonly kind: "joint"; readonly statistics: Statistics; readonly count: number }
+  | { readonly kind: "joint"; readonly statistics: Statistics; readonly count: number; readonly takesOne?: boolean }
   /** Constants, such as running statistics, through which no gradient flows. */
   | { readonly kind: "constant"; readonly statistics: Pick<Statistics, "mean" | "invStd"> };
 
@@ -226,8 +226,10 @@ export function prepareForward<T extends AnyTensor>(
 ): PreparedForward<T> {
   const { x, geometry, subBatches: split } = inputs;
   if (inputs.masked && scaleAndShift.conditional) throw maskWithSamples();
-  if (source.kind === "joint") checkJointCount(source.count, geometry, mode, x.shape);
-  if (source.kind === "batch") checkEnough(split, mode, x.shape);
+  if (source.kind !== "constant" && !source.takesOne) {
+    if (source.kind === "joint") checkJointCount(source.count, geometry, mode, x.shape);
+    else checkEnough(split, mode, x.shape);
+  }
   const { activation } = scaleAndShift;
   const subBatches: SubBatchForward[] = [];
   if (source.kind !== "batch") {

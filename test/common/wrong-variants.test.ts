@@ -341,8 +341,8 @@ testWrongUse({
     [
       "tracked by a layer without running statistics",
       () => new BatchNorm(3, { trackRunningStats: false }).track(STATISTICS),
-      TypeError,
-      /^running statistics: expected a layer that has it, got one made with trackRunningStats: false/,
+      "no-running-statistics",
+      /^bn: expected running statistics, got a layer made with trackRunningStats: false/,
     ],
     [
       "with sums that are none",

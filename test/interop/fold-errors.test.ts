@@ -24,19 +24,19 @@ describe("wrong use", () => {
       "no weight",
       () => foldIntoConv({} as Wrong, bn),
       TypeError,
-      /^weight: expected \{ data: .* shape \}, got undefined$/,
+      /^weight: expected a Float32Array, .* or a Uint16Array with dtype, got undefined$/,
     ],
     [
       "a bare weight",
       () => foldIntoConv({ weight: vector } as Wrong, bn),
       TypeError,
-      /^weight\.data: expected a Float32Array or Float64Array, got undefined$/,
+      /^weight: expected \{ data, shape \}, got Float32Array\(6\)$/,
     ],
     [
       "numbers as weight",
       () => foldIntoLinear({ weight: { data: [1, 2, 3, 4, 5, 6], shape: [6, 1] } } as Wrong, bn),
       TypeError,
-      /^weight\.data: expected a Float32Array or Float64Array, got \[1, 2/,
+      /^weight: expected a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype, got \[1, 2/,
     ],
     [
       "no shape",
@@ -91,7 +91,7 @@ describe("wrong use", () => {
       "numbers as bias",
       () => foldIntoConv({ ...of(6, 2, 1), bias: [1] as Wrong }, bn),
       TypeError,
-      /^bias: expected a Float32Array or/,
+      /^bias: expected a Float32Array, /,
     ],
     [
       "false as bias",
@@ -127,13 +127,13 @@ describe("wrong use", () => {
       "groups for linear",
       () => foldIntoLinear(of(6, 2), bn, { groups: 2 } as Wrong),
       TypeError,
-      /^options: expected options among format, got "groups"$/,
+      /^options: expected options among format, activation, got "groups"$/,
     ],
     [
       "PyTorch's option",
       () => foldIntoConv(of(6, 2, 1), bn, { transpose: true } as Wrong),
       TypeError,
-      /^options: expected options among format, groups, got "transpose"$/,
+      /^options: expected options among format, activation, groups, got "transpose"$/,
     ],
     [
       "null as options",
@@ -145,7 +145,7 @@ describe("wrong use", () => {
       "a prototype as option",
       () => foldIntoConv(of(6, 2, 1), bn, JSON.parse('{ "__proto__": { "groups": 2 } }')),
       TypeError,
-      /^options: expected options among format, groups, got "__proto__"$/,
+      /^options: expected options among format, activation, groups, got "__proto__"$/,
     ],
     [
       "groups that are a string",
@@ -211,7 +211,7 @@ describe("wrong use", () => {
       "no mean",
       () => toAffine({ ...bn, runningMean: undefined } as Wrong),
       TypeError,
-      /^runningMean: expected a Float32Array or Float64Array, got undefined$/,
+      /^runningMean: expected a Float32Array, .* or a Uint16Array with dtype, got undefined$/,
     ],
     [
       "an empty mean",
@@ -241,7 +241,7 @@ describe("wrong use", () => {
       "0 as gamma",
       () => toAffine({ ...bn, gamma: 0 as Wrong }),
       TypeError,
-      /^gamma: expected a Float32Array or Float64Array, got 0$/,
+      /^gamma: expected a Float32Array, .* or a Uint16Array with dtype, got 0$/,
     ],
     [
       "no statistics",
@@ -274,7 +274,7 @@ describe("wrong use", () => {
       "numbers as shift",
       () => fromAffine({ shift: [1] as Wrong }, bn),
       TypeError,
-      /^shift: expected a Float32Array or Float64Array, got \[1\]$/,
+      /^shift: expected a Float32Array, .* or a Uint16Array with dtype, got \[1\]$/,
     ],
   ])("%s: the error names it", (_, call, error, message) => {
     expect(call).toThrow(message);

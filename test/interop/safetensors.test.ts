@@ -11,6 +11,7 @@ import {
   type StateSource,
   type TensorData,
   tensor,
+  toFloat32,
   type WritableTensor,
   writeSafetensors,
 } from "../../src/index.ts";
@@ -466,10 +467,14 @@ describe("a damaged file is read consistently or refused with our error", () => 
 // ---- half precision -------------------------------------------------------------------------------------------------
 
 describe("half precision becomes float32, exactly", () => {
-  /** The values that a layer takes from a tensor of these bits. */
+  /** The values that a layer takes from a tensor of these bits, which are those of toFloat32. */
   function loaded(dtype: SafetensorsDtype, bits: Uint16Array): Float32Array {
     const bn = new BatchNorm(bits.length, { trackRunningStats: false, scale: false });
-    bn.loadStateDict({ bias: { dtype, shape: [bits.length], data: bits } });
+    const bias = { dtype, shape: [bits.length], data: bits };
+    bn.loadStateDict({ bias }, { strict: false });
+    expect(bn.beta).toEqual(toFloat32(bias));
+    const name = dtype === "F16" ? "float16" : "bfloat16";
+    expect(bn.beta).toEqual(toFloat32({ data: bits, dtype: name }));
     return bn.beta as Float32Array;
   }
 
@@ -506,6 +511,17 @@ describe("half precision becomes float32, exactly", () => {
         Uint16Array.from({ length: 0x10000 }, (_, i) => i),
       ),
     ).toBeAllclose(expected);
+  });
+
+  test("toFloat32 copies and rounds floats, and refuses what has no type", () => {
+    const data = Float32Array.of(1, -0.5);
+    expect(toFloat32({ data })).toEqual(data);
+    expect(toFloat32({ data })).not.toBe(data);
+    expect(toFloat32({ data: Float64Array.of(0.1, 1e300) })).toEqual(Float32Array.of(0.1, Number.POSITIVE_INFINITY));
+    for (const wrong of [{ data: Uint16Array.of(1) }, { data: Int32Array.of(1), dtype: "F16" }, { data: [1] }, null, 5])
+      expect(() => toFloat32(wrong as never)).toThrow(
+        /^tensor: expected \{ data \} of a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype, got/,
+      );
   });
 
   test("a model's half-precision entries load with its counts", () => {

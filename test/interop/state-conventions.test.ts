@@ -19,51 +19,51 @@ const CLOSE = { rtol: 1e-6, atol: 1e-6 };
 
 describe("a count converts the running variance", () => {
   const variance = Float32Array.of(0.3, 5, 70);
-  const stateOf = (format: Framework) => {
+  const stateOf = (framework: Framework) => {
     const bn = new BatchNorm(3);
     bn.runningVariance = variance.slice();
-    return bn.stateDict({ format });
+    return bn.stateDict({ framework });
   };
 
-  // format and layer agree, or the one keeps m/(m − 1) times what the other keeps; m = 12
+  // framework and layer agree, or the one keeps m/(m − 1) times what the other keeps; m = 12
   const up = 12 / 11;
-  const ROWS = FRAMEWORKS.flatMap((format): [Framework, "unbiased" | "biased", number][] =>
-    format === "pytorch"
+  const ROWS = FRAMEWORKS.flatMap((framework): [Framework, "unbiased" | "biased", number][] =>
+    framework === "pytorch"
       ? [
-          [format, "unbiased", 1],
-          [format, "biased", 1 / up],
+          [framework, "unbiased", 1],
+          [framework, "biased", 1 / up],
         ]
       : [
-          [format, "unbiased", up],
-          [format, "biased", 1],
+          [framework, "unbiased", up],
+          [framework, "biased", 1],
         ],
   );
 
-  test.each(ROWS)("loaded from %s into a layer that keeps the %s one by %d", (format, runningVariance, factor) => {
+  test.each(ROWS)("loaded from %s into a layer that keeps the %s one by %d", (framework, runningVariance, factor) => {
     const bn = new BatchNorm(3, { runningVariance });
-    bn.loadStateDict(stateOf(format), { format, count: 12 });
+    bn.loadStateDict(stateOf(framework), { framework, count: 12 });
     expect(bn.runningVariance).toBeAllclose(
       variance.map((v) => v * factor),
       { rtol: factor === 1 ? 0 : 2 ** -23 },
     );
-    bn.loadStateDict(stateOf(format), { format });
+    bn.loadStateDict(stateOf(framework), { framework });
     expect(bn.runningVariance).toEqual(variance);
     expect(bn.runningMean).toEqual(new Float32Array(3));
   });
 
-  test.each(ROWS)("saved for %s by a layer that keeps the %s one by 1 / %d", (format, runningVariance, factor) => {
+  test.each(ROWS)("saved for %s by a layer that keeps the %s one by 1 / %d", (framework, runningVariance, factor) => {
     const bn = new BatchNorm(3, { runningVariance });
     bn.runningVariance = variance.slice();
     const load = (state: NamedState) => {
       const to = new BatchNorm(3);
-      to.loadStateDict(state, { format });
+      to.loadStateDict(state, { framework });
       return to.runningVariance;
     };
-    expect(load(bn.stateDict({ format, count: 12 }))).toBeAllclose(
+    expect(load(bn.stateDict({ framework, count: 12 }))).toBeAllclose(
       variance.map((v) => v / factor),
       { rtol: factor === 1 ? 0 : 2 ** -23 },
     );
-    expect(load(bn.stateDict({ format }))).toEqual(variance);
+    expect(load(bn.stateDict({ framework }))).toEqual(variance);
     expect(bn.runningVariance).toEqual(variance);
   });
 });
@@ -101,19 +101,19 @@ describe.each<[Framework, object, number]>([
   ["tfjs", { axis: [1], momentum: 0.9 }, 0.9],
   ["onnx", {}, 0.9],
   ["flax", { axis: 1 }, 0.99],
-])("a layer of %s with the config %j", (format, config, decay) => {
+])("a layer of %s with the config %j", (framework, config, decay) => {
   const theirs = () => seen.reduce((ema, batch) => ema.update(batch), new BiasedEma(decay));
   const saved = (ema: BiasedEma): StateSource =>
-    format === "onnx"
+    framework === "onnx"
       ? { scale: [1, 1, 1], B: [0, 0, 0], input_mean: ema.mean, input_var: ema.variance }
-      : format === "flax"
+      : framework === "flax"
         ? { params: { scale: [1, 1, 1], bias: [0, 0, 0] }, batch_stats: { mean: ema.mean, var: ema.variance } }
         : { gamma: [1, 1, 1], beta: [0, 0, 0], moving_mean: ema.mean, moving_variance: ema.variance };
 
   test("goes on with the same numbers here", () => {
     const ema = theirs();
-    const bn = new BatchNorm(3, optionsFrom(format, config));
-    bn.loadStateDict(saved(ema), { format });
+    const bn = new BatchNorm(3, optionsFrom(framework, config));
+    bn.loadStateDict(saved(ema), { framework });
     for (const batch of later) {
       bn.forward(batch);
       ema.update(batch);
@@ -126,9 +126,9 @@ describe.each<[Framework, object, number]>([
     // the recursion is linear: all but the initial 1 of the variance carries the factor m/(m − 1), m = 35
     const ema = theirs();
     ema.variance = ema.variance.map((v) => v - decay ** 4);
-    const bn = new BatchNorm(3, { ...optionsFrom(format, config), runningVariance: "unbiased" });
-    bn.loadStateDict(saved(ema), { format, count: 35 });
-    const twin = new BatchNorm(3, { ...optionsFrom(format, config), runningVariance: "unbiased" });
+    const bn = new BatchNorm(3, { ...optionsFrom(framework, config), runningVariance: "unbiased" });
+    bn.loadStateDict(saved(ema), { framework, count: 35 });
+    const twin = new BatchNorm(3, { ...optionsFrom(framework, config), runningVariance: "unbiased" });
     twin.runningVariance = new Float32Array(3);
     for (const batch of seen) twin.forward(batch);
     for (const batch of later) for (const layer of [bn, twin]) layer.forward(batch);
@@ -137,16 +137,16 @@ describe.each<[Framework, object, number]>([
   });
 
   test("takes ours over with the same numbers", () => {
-    const bn = new BatchNorm(3, optionsFrom(format, config));
+    const bn = new BatchNorm(3, optionsFrom(framework, config));
     const ema = new BiasedEma(decay);
     for (const batch of seen) bn.forward(batch);
-    const state = bn.stateDict({ format });
+    const state = bn.stateDict({ framework });
     const [mean, variance] = {
       keras: ["moving_mean", "moving_variance"],
       tfjs: ["moving_mean", "moving_variance"],
       onnx: ["input_mean", "input_var"],
       flax: ["batch_stats/mean", "batch_stats/var"],
-    }[format as "keras"] as [string, string];
+    }[framework as "keras"] as [string, string];
     ema.mean = Float64Array.from(state[mean] as Float32Array);
     ema.variance = Float64Array.from(state[variance] as Float32Array);
     for (const batch of later) {
@@ -173,11 +173,11 @@ describe("Haiku's average", () => {
     const state = { mean_ema: haikuEma(means, decay), var_ema: haikuEma(variances, decay) };
     const config = { create_scale: false, create_offset: false, decay_rate: decay, data_format: "NC..." };
     const bn = new BatchNorm(3, optionsFrom("haiku", config));
-    bn.loadStateDict(state, { format: "haiku" });
+    bn.loadStateDict(state, { framework: "haiku" });
     expect(bn.batchesTracked).toBe(4);
     expect(bn.runningMean).toBeAllclose(state.mean_ema.average, CLOSE);
 
-    const back = bn.stateDict({ format: "haiku" });
+    const back = bn.stateDict({ framework: "haiku" });
     for (const ema of ["mean_ema", "var_ema"] as const) {
       expect(back[`state/~/${ema}/hidden`]).toBeAllclose(state[ema].hidden, CLOSE);
       expect(back[`state/~/${ema}/average`]).toBeAllclose(state[ema].average, CLOSE);
@@ -189,7 +189,7 @@ describe("Haiku's average", () => {
   });
 
   test("of no batch is hidden in zeros", () => {
-    const state = new BatchNorm(3).stateDict({ format: "haiku" });
+    const state = new BatchNorm(3).stateDict({ framework: "haiku" });
     expect(state["state/~/var_ema/hidden"]).toEqual(new Float32Array(3));
     expect(state["state/~/var_ema/average"]).toEqual(new Float32Array(3).fill(1));
   });
@@ -198,9 +198,9 @@ describe("Haiku's average", () => {
 test("eval computes the same on both sides without a count", () => {
   const x = normalInput(70, [4, 3, 5], 2, 1);
   const from = layer({ runningVariance: "biased", epsilon: 1e-3 });
-  for (const format of FRAMEWORKS) {
+  for (const framework of FRAMEWORKS) {
     const to = new BatchNorm(3, { epsilon: 1e-3 });
-    to.loadStateDict(from.stateDict({ format }), { format });
+    to.loadStateDict(from.stateDict({ framework }), { framework });
     expect(to.eval().forward(x).data).toBeAllclose(from.eval().forward(x).data);
   }
 });

@@ -5,7 +5,9 @@ import { describe, expect, test } from "vitest";
 import {
   BatchNorm,
   type Framework,
+  type LoadOptions,
   type NamedState,
+  type Options,
   readSafetensors,
   type StateSource,
   tensor,
@@ -33,36 +35,36 @@ describe("names", () => {
         "state/~/var_ema/counter",
       ],
     ],
-  ])("of %s are written, and hold copies", (format, names) => {
+  ])("of %s are written, and hold copies", (framework, names) => {
     const bn = layer();
-    const state = bn.stateDict({ format });
+    const state = bn.stateDict({ framework });
     expect(Object.keys(state).sort()).toEqual(names.sort());
     const copy = structuredClone(vectorsOf(bn));
     for (const value of Object.values(state)) if (typeof value !== "number") value.fill(77);
     expect(vectorsOf(bn)).toEqual(copy);
   });
 
-  test.each(FRAMEWORKS)("of %s carry a layer to another, by objects and by a file", (format) => {
+  test.each(FRAMEWORKS)("of %s carry a layer to another, by objects and by a file", (framework) => {
     const from = layer();
-    const state = from.stateDict({ format });
+    const state = from.stateDict({ framework });
     for (const source of [state, readSafetensors(writeSafetensors(state)).tensors]) {
       const to = new BatchNorm(3);
       const held = vectorsOf(to);
-      expect(to.loadStateDict(source, { format })).toEqual({ missing: [], unexpected: [] });
+      expect(to.loadStateDict(source, { framework })).toEqual({ missing: [], unexpected: [], invalid: [] });
       expect(vectorsOf(to)).toEqual(vectorsOf(from));
       for (const [name, vector] of Object.entries(held)) expect(vectorsOf(to)).toHaveProperty(name, vector);
-      expect(to.batchesTracked).toBe(format === "pytorch" || format === "haiku" ? 2 : 0);
+      expect(to.batchesTracked).toBe(framework === "pytorch" || framework === "haiku" ? 2 : 0);
     }
   });
 
-  test.each(FRAMEWORKS)("of %s are those of what the layer has", (format) => {
+  test.each(FRAMEWORKS)("of %s are those of what the layer has", (framework) => {
     for (const options of [{ scale: false }, { shift: false }, { affine: false }, { trackRunningStats: false }]) {
       const from = layer(options);
       const to = new BatchNorm(3, options);
-      to.loadStateDict(from.stateDict({ format }), { format });
+      to.loadStateDict(from.stateDict({ framework }), { framework });
       expect(vectorsOf(to)).toEqual(vectorsOf(from));
-      expect(() => new BatchNorm(3).loadStateDict(from.stateDict({ format }), { format })).toThrow("missing ");
-      expect(() => to.loadStateDict(layer().stateDict({ format }), { format })).toThrow("unexpected ");
+      expect(() => new BatchNorm(3).loadStateDict(from.stateDict({ framework }), { framework })).toThrow("missing ");
+      expect(() => to.loadStateDict(layer().stateDict({ framework }), { framework })).toThrow("unexpected ");
     }
   });
 
@@ -89,6 +91,13 @@ describe("names", () => {
       "keras",
       { "bn/gamma:0": V.a, "bn/beta:0": V.b, "bn/moving_mean:0": V.c, "bn/moving_variance:0": V.d },
       "bn/",
+    ],
+    ["a Keras 3 file", "keras", { layers: { bn: { vars: { 0: V.a, 1: V.b, 2: V.c, 3: V.d } } } }, "layers/bn"],
+    [
+      "a Keras 3 file's paths",
+      "keras",
+      { "bn/vars/0": V.a, "bn/vars/1": V.b, "bn/vars/2": V.c, "bn/vars/3": V.d, "bn_1/vars/0": [0] },
+      "bn/vars",
     ],
     ["TF.js's names", "tfjs", { gamma: V.a, beta: V.b, moving_mean: V.c, moving_variance: V.d }],
     ["ONNX's inputs", "onnx", { scale: V.a, B: V.b, input_mean: V.c, input_var: V.d }],
@@ -126,29 +135,54 @@ describe("names", () => {
       { bn: { scale: V.a, offset: V.b }, "bn/~/mean_ema": ema(V.c), "bn/~/var_ema": ema(V.d) },
       "bn",
     ],
-  ])("in the form of %s are read", (_, format, state, prefix = "") => {
+  ])("in the form of %s are read", (_, framework, state, prefix = "") => {
     const bn = new BatchNorm(3);
-    bn.loadStateDict(state, { format, prefix });
+    bn.loadStateDict(state, { framework, prefix });
     expect(bn.stateDict()).toEqual({
       weight: Float32Array.from(V.a),
       bias: Float32Array.from(V.b),
       running_mean: Float32Array.from(V.c),
       running_var: Float32Array.from(V.d),
-      num_batches_tracked: format === "haiku" ? 5 : 0,
+      num_batches_tracked: framework === "haiku" ? 5 : 0,
     });
+  });
+
+  test("of Keras 3's files are numbers, in the order of what the layer has", () => {
+    const load = (options: Options, count: number, settings: LoadOptions = {}) => {
+      const bn = new BatchNorm(3, options);
+      const state = Object.fromEntries(
+        Array.from({ length: count }, (_, i) => [`bn/vars/${i}`, [i + 1, i + 1, i + 1]]),
+      );
+      bn.loadStateDict(state, { framework: "keras", prefix: "bn", ...settings });
+      return Object.values(vectorsOf(bn)).map((v) => v?.[0] ?? null);
+    };
+    expect(load({}, 4)).toEqual([1, 2, 3, 4]);
+    expect(load({ scale: false }, 3)).toEqual([null, 1, 2, 3]);
+    expect(load({ shift: false }, 3)).toEqual([1, null, 2, 3]);
+    expect(load({ affine: false }, 2)).toEqual([null, null, 1, 2]);
+    expect(load({ trackRunningStats: false }, 2)).toEqual([1, 2, null, null]);
+    // another number of variables is another layer's, and none of them is taken for something else
+    for (const [options, count] of [
+      [{}, 3],
+      [{ scale: false }, 4],
+    ] as const) {
+      expect(() => load(options, count)).toThrow(/missing bn\/.*unexpected bn\/vars\/0; unexpected bn\/vars\/1/);
+      expect(() => load(options, count, { strict: false })).toThrow(/prefix: expected names such as bn\//);
+    }
+    expect(() => load({}, 4, { prefix: "" })).toThrow('Pass the prefix of one layer, as in ["bn"]');
   });
 
   test("of one framework are not another's", () => {
     const bn = new BatchNorm(3);
-    expect(() => bn.loadStateDict(layer().stateDict(), { format: "keras" })).toThrow(
+    expect(() => bn.loadStateDict(layer().stateDict(), { framework: "keras" })).toThrow(
       "loadStateDict: nothing was loaded; missing gamma; missing beta; missing moving_mean; missing moving_variance; " +
         "unexpected weight; unexpected bias; unexpected running_mean; unexpected running_var; unexpected num_batches",
     );
   });
 
   test("given twice are refused", () => {
-    const state = { ...layer().stateDict({ format: "keras" }), "gamma:0": [1, 2, 3] };
-    expect(() => new BatchNorm(3).loadStateDict(state, { format: "keras" })).toThrow(
+    const state = { ...layer().stateDict({ framework: "keras" }), "gamma:0": [1, 2, 3] };
+    expect(() => new BatchNorm(3).loadStateDict(state, { framework: "keras" })).toThrow(
       "gamma:0: expected one value of that name, got two",
     );
   });
@@ -187,20 +221,20 @@ describe("a prefix", () => {
     ["layer1.0.bn1.", 3],
   ])("%j reads one layer of a model and looks at nothing else", (prefix, batches) => {
     const bn = new BatchNorm(3);
-    expect(bn.loadStateDict(model(), { prefix })).toEqual({ missing: [], unexpected: [] });
+    expect(bn.loadStateDict(model(), { prefix })).toEqual({ missing: [], unexpected: [], invalid: [] });
     expect(bn.stateDict()).toEqual(layer({}, batches).stateDict());
   });
 
-  test.each(FRAMEWORKS)("is written before %s's names, and read again", (format) => {
+  test.each(FRAMEWORKS)("is written before %s's names, and read again", (framework) => {
     for (const prefix of ["net/bn", "net/bn/", "net.bn", "net.bn."]) {
       const bn = new BatchNorm(3);
-      bn.loadStateDict(layer().stateDict({ format, prefix }), { format, prefix });
+      bn.loadStateDict(layer().stateDict({ framework, prefix }), { framework, prefix });
       expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
     }
   });
 
   test("stands between a collection and a name", () => {
-    const names = (format: Framework) => Object.keys(layer().stateDict({ format, prefix: "bn" })).slice(0, 3);
+    const names = (framework: Framework) => Object.keys(layer().stateDict({ framework, prefix: "bn" })).slice(0, 3);
     expect(names("pytorch")).toEqual(["bn.weight", "bn.bias", "bn.running_mean"]);
     expect(names("keras")).toEqual(["bn/gamma", "bn/beta", "bn/moving_mean"]);
     expect(names("onnx")).toEqual(["bn.scale", "bn.B", "bn.input_mean"]);
@@ -227,6 +261,85 @@ describe("a prefix", () => {
   });
 });
 
+describe("a state", () => {
+  test.each(FRAMEWORKS)("of %s that was copied through JSON is the same", (framework) => {
+    const from = layer({ estimator: "population" });
+    const copy = JSON.parse(JSON.stringify(from.stateDict({ framework, prefix: "net" })));
+    const to = new BatchNorm(3, { estimator: "population" });
+    expect(to.loadStateDict(copy, { framework, prefix: "net" })).toEqual({ missing: [], unexpected: [], invalid: [] });
+    expect(vectorsOf(to)).toEqual(vectorsOf(from));
+    if (framework === "pytorch") expect(to.stateDict()).toEqual(from.stateDict());
+  });
+
+  test("that was copied through JSON has wrong values where it was not finite", () => {
+    const bn = layer();
+    bn.runningMean?.fill(Number.NaN, 1, 2);
+    const copy = JSON.parse(JSON.stringify(bn.stateDict()));
+    expect(() => layer().loadStateDict(copy)).toThrow("running_mean: expected an array of 3 numbers");
+  });
+
+  test("may be nested below numbers, which are no arrays", () => {
+    const model = { 0: { weight: [1] }, 1: layer().stateDict() };
+    const bn = new BatchNorm(3);
+    bn.loadStateDict(model, { prefix: "1" });
+    expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+    // and a branch of counts alone has names, which an array has not
+    bn.loadStateDict({ bn: { num_batches_tracked: 9 } }, { prefix: "bn", strict: false });
+    expect(bn.batchesTracked).toBe(9);
+  });
+
+  test("may be a Map, nested or not", () => {
+    const map = new Map(Object.entries(layer().stateDict()));
+    for (const [state, prefix] of [
+      [map, ""],
+      [new Map([["bn", map]]), "bn"],
+      [{ bn: map }, "bn"],
+    ] as const) {
+      const bn = new BatchNorm(3);
+      bn.loadStateDict(state, { prefix });
+      expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+    }
+  });
+
+  test.each([
+    new Uint8Array(400),
+    new ArrayBuffer(400),
+    new SharedArrayBuffer(8),
+    new DataView(new ArrayBuffer(8)),
+    [new Float32Array(3)],
+  ])("is no array and no bytes: %s", (bytes) => {
+    for (const strict of [true, false])
+      expect(() => layer().loadStateDict(bytes as never, { strict })).toThrow(
+        /^state: expected an object of named arrays, as readSafetensors\(bytes\)\.tensors, got /,
+      );
+  });
+
+  test("of 150,000 other names gets a bounded message and a complete report", () => {
+    const bn = layer();
+    const names = Array.from({ length: 150_000 }, (_, i) => `${"x".repeat(i ? 9 : 10_000)}${i}`);
+    const state = { ...layer().stateDict(), ...Object.fromEntries(names.map((name) => [name, 1])) };
+    expect(() => bn.loadStateDict(state)).toThrow(
+      expect.toSatisfy(
+        ({ message }: Error) =>
+          message.length < 2000 && /^loadStateDict: .* unexpected x{100,200}; .*… \(150000 in all\)$/.test(message),
+      ) as Error,
+    );
+    expect(bn.loadStateDict(state, { strict: false }).unexpected.join()).toBe(names.join());
+    const wrong = Object.fromEntries(names.slice(-30).map((name) => [name, 1]));
+    expect(() => bn.loadStateDict({ ...layer().stateDict(), ...wrong, bias: [1], running_var: [1, 2, -1] })).toThrow(
+      /; running_var: .*; bias: .*; unexpected /,
+    );
+  });
+
+  test("that contains itself ends", () => {
+    const state: Record<string, unknown> = { ...layer().stateDict() };
+    state.self = state;
+    const bn = new BatchNorm(3);
+    expect(() => bn.loadStateDict(state as StateSource)).toThrow("unexpected self/weight");
+    expect(bn.loadStateDict(state as StateSource, { strict: false }).missing).toEqual([]);
+  });
+});
+
 describe("values", () => {
   const haiku = (shape: number[], data: Float32Array) => ({
     scale: { shape, data },
@@ -237,7 +350,7 @@ describe("values", () => {
 
   test.each([[[3]], [[1, 3]], [[1, 1, 1, 3]], [[1, 3, 1, 1]], [[3, 1]]])("of shape %j are vectors of 3", (shape) => {
     const bn = new BatchNorm(3);
-    bn.loadStateDict(haiku(shape, Float32Array.of(5, 6, 7)), { format: "haiku" });
+    bn.loadStateDict(haiku(shape, Float32Array.of(5, 6, 7)), { framework: "haiku" });
     expect(bn.stateDict()).toEqual({
       weight: Float32Array.of(5, 6, 7),
       bias: Float32Array.of(5, 6, 7),
@@ -300,7 +413,7 @@ describe("values", () => {
     }
     const state = { ...new BatchNorm(3).stateDict(), bias: new Other() } as unknown as StateSource;
     expect(() => new BatchNorm(3).loadStateDict(state)).toThrow(
-      /^loadStateDict: nothing was loaded; bias: expected an array of 3 numbers$/,
+      /^loadStateDict: nothing was loaded; bias: expected an array of 3 numbers; those of 16 bits need \{ data, shape, dtype \}$/,
     );
   });
 
@@ -318,18 +431,19 @@ describe("values", () => {
 describe("strict: false", () => {
   test("loads what is there, leaves what is missing, and tells the names", () => {
     const bn = layer();
-    const { bias, running_var, num_batches_tracked } = bn.stateDict();
+    const { bias, running_var } = bn.stateDict();
     const state = { weight: [1, 2, 3], running_mean: [4, 5, 6], gamma: [0], "fc.weight": [0] };
     expect(bn.loadStateDict(state, { strict: false })).toEqual({
       missing: ["bias", "running_var", "num_batches_tracked"],
       unexpected: ["gamma", "fc.weight"],
+      invalid: [],
     });
     expect(bn.stateDict()).toEqual({
       weight: Float32Array.of(1, 2, 3),
       bias,
       running_mean: Float32Array.of(4, 5, 6),
       running_var,
-      num_batches_tracked,
+      num_batches_tracked: 0,
     });
   });
 
@@ -337,9 +451,10 @@ describe("strict: false", () => {
     const bn = layer({ estimator: "population" });
     const { num_batches_tracked, num_values_tracked, running_mean } = bn.stateDict();
     const state = { gamma: [1, 2, 3], beta: [1, 2, 3] };
-    expect(bn.loadStateDict(state, { format: "keras", strict: false, prefix: "" })).toEqual({
+    expect(bn.loadStateDict(state, { framework: "keras", strict: false, prefix: "" })).toEqual({
       missing: ["moving_mean", "moving_variance"],
       unexpected: [],
+      invalid: [],
     });
     expect(bn.stateDict()).toMatchObject({ num_batches_tracked, num_values_tracked, running_mean });
     expect(num_values_tracked).toBe(48);
@@ -356,6 +471,22 @@ describe("strict: false", () => {
     });
   });
 
+  test("refuses a prefix below which nothing of the layer is", () => {
+    const bn = layer();
+    const before = bn.stateDict();
+    const model = { ...layer().stateDict({ prefix: "layer1.bn1" }), "bn2.gamma": [1] };
+    for (const prefix of ["layer1.bm1", "layer1", "bn2", "layer1.bn"])
+      expect(() => bn.loadStateDict(model, { prefix, strict: false })).toThrow(
+        `loadStateDict: nothing was loaded; prefix: expected names such as ${prefix}.weight, got none. ` +
+          'Pass the prefix of one layer, as in ["layer1.bn1"]',
+      );
+    expect(bn.stateDict()).toEqual(before);
+    const nothing = { unexpected: [], invalid: [] };
+    expect(bn.loadStateDict({}, { strict: false })).toMatchObject(nothing);
+    const empty = new BatchNorm(3, { affine: false, trackRunningStats: false });
+    expect(empty.loadStateDict(model, { prefix: "bn3", strict: false })).toEqual({ missing: [], ...nothing });
+  });
+
   test("still refuses wrong values, and loads nothing then", () => {
     const bn = layer();
     const before = bn.stateDict();
@@ -366,15 +497,16 @@ describe("strict: false", () => {
 });
 
 test.each<[unknown, ErrorConstructor, RegExp]>([
-  [{ format: "torch" }, RangeError, /^format: expected "pytorch" or "keras" or .*, got "torch"/],
-  [{ format: 5 }, TypeError, /^format: expected a string, got 5/],
-  [{ format: "constructor" }, RangeError, /^format: expected /],
+  [{ framework: "torch" }, RangeError, /^framework: expected "pytorch" or "keras" or .*, got "torch"/],
+  [{ framework: 5 }, TypeError, /^framework: expected a string, got 5/],
+  [{ framework: "constructor" }, RangeError, /^framework: expected /],
   [{ prefix: 5 }, TypeError, /^prefix: expected a string, got 5/],
   [{ count: "8" }, TypeError, /^count: expected a number, got "8"/],
   [{ count: 1 }, RangeError, /^count: expected more than 1 value per channel, got 1/],
   [{ count: Number.NaN }, RangeError, /^count: expected more than 1/],
   [{ count: Number.POSITIVE_INFINITY }, RangeError, /^count: expected more than 1/],
-  [{ prefx: "bn" }, TypeError, /options: expected options among format, prefix, count.*, got "prefx"/],
+  [{ format: "keras" }, TypeError, /options: expected options among framework, prefix, count.*, got "format"/],
+  [{ prefx: "bn" }, TypeError, /options: expected options among framework, prefix, count.*, got "prefx"/],
   ["keras", TypeError, /options: expected an object, got "keras"/],
 ])("the options %j are refused", (options, kind, message) => {
   const bn = layer();

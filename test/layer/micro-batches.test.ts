@@ -3,6 +3,7 @@
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
   type AnyTensor,
+  BatchNorm,
   type BatchStatistics,
   batchNormBackward,
   batchNormForward,
@@ -127,6 +128,19 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
       expect(bn.batchesTracked).toBe(1);
     });
   });
+});
+
+test('track takes statistics of one value for estimator "population" only, and after others', () => {
+  const of = (...data: number[]) => batchNormStatistics({ data: Float64Array.from(data), shape: [data.length, 1] });
+  const bn = new BatchNorm(1, { estimator: "population" });
+  const refused = /^statistics\.count: expected more than 1 value per channel, got 1$/;
+  expect(() => bn.track(of(9))).toThrow(refused);
+  bn.track(of(1, 2, 6));
+  bn.track(of(9));
+  expect([bn.runningMean?.[0], bn.runningVariance?.[0], bn.batchesTracked]).toEqual([4.5, Math.fround(41 / 3), 2]);
+  const ema = new BatchNorm(1);
+  ema.track(of(1, 2, 6));
+  expect(() => ema.track(of(9))).toThrow(refused);
 });
 
 describe("mergeStatistics", () => {

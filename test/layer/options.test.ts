@@ -112,7 +112,12 @@ describe("options", () => {
     ["activation", ["ReLU", "gelu"], '"none" or "relu" or "leaky_relu" or "relu6" or "silu"', [false, null]],
     ["ghostBatchSize", [0, -2, 1.5, Number.NaN], "a positive integer", ["4", true]],
     ["dtype", ["float", "f64"], '"float32" or "float64" or "float16" or "bfloat16"', [64, null]],
-    ["preset", ["torch", "toString"], '"pytorch" or "keras" or "tfjs" or "onnx" or "flax" or "paper"', [true, null]],
+    [
+      "preset",
+      ["torch", "toString"],
+      '"pytorch" or "keras" or "tfjs" or "onnx" or "flax" or "haiku" or "paper"',
+      [true, null],
+    ],
   ])(
     "%s is refused with RangeError for a wrong value and TypeError for a wrong kind",
     (name, values, expected, kinds) => {
@@ -231,7 +236,7 @@ describe("the hint on momentum", () => {
     warn.mockClear();
   });
 
-  test("above 0.5 is given once, says what momentum weighs, and changes nothing", async () => {
+  test("from 0.9 on is given once, says what momentum weighs, and changes nothing", async () => {
     const { BatchNorm: Fresh } = await import("../../src/index.ts");
     expect(new Fresh(2, { momentum: 0.99 }).options.momentum).toBe(0.99);
     expect(warn.mock.calls).toEqual([
@@ -242,9 +247,23 @@ describe("the hint on momentum", () => {
     expect(warn).toHaveBeenCalledTimes(1);
   });
 
+  test.each(["pytorch", "keras", "paper"] as const)("of 0.9 is given with the preset %s, too", async (preset) => {
+    const { BatchNorm: Fresh } = await import("../../src/index.ts");
+    new Fresh(2, { preset, momentum: 0.9 });
+    expect(warn).toHaveBeenCalledTimes(1);
+  });
+
+  test("is not given for a configuration of PyTorch, whose momentum is that of the new batch", async () => {
+    const { BatchNorm: Fresh, optionsFrom: from } = await import("../../src/index.ts");
+    for (const momentum of [0.1, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1])
+      expect(new Fresh(2, from("pytorch", { momentum })).options.momentum).toBe(momentum);
+    expect(warn).not.toHaveBeenCalled();
+    expect(() => new Fresh(2, from("pytorch", { momentum: 1.5 }))).toThrow(/^momentum: expected a number in \[0, 1\]/);
+  });
+
   test("is not given for PyTorch's values, for decay, or for what is refused", async () => {
     const { BatchNorm: Fresh } = await import("../../src/index.ts");
-    for (const options of [{}, { momentum: 0.5 }, { momentum: 0 }, { decay: 0.99 }, { decay: 0.1 }])
+    for (const options of [{}, { momentum: 0.89 }, { momentum: 1 }, { momentum: 0 }, { decay: 0.99 }, { decay: 0.1 }])
       new Fresh(2, options);
     expect(() => new Fresh(2, { momentum: 1.5 })).toThrow(RangeError);
     expect(() => new Fresh(2, { momentum: 0.9, decay: 0.1 })).toThrow(TypeError);

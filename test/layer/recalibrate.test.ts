@@ -3,7 +3,16 @@
 
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it, test } from "vitest";
-import { BatchNorm, type Options, type PlainTensor, recalibrate, type TensorLike, tensor } from "../../src/index.ts";
+import {
+  BatchNorm,
+  batchNormStatistics,
+  mergeStatistics,
+  type Options,
+  type PlainTensor,
+  recalibrate,
+  type TensorLike,
+  tensor,
+} from "../../src/index.ts";
 import { loadGolden, type Pair } from "../golden/read-golden.mjs";
 import { dimsOf, statistics } from "../support/reference.ts";
 import { drop, KINDS, make, normalInput, useBuild } from "../support/worlds.ts";
@@ -139,6 +148,52 @@ describe("recalibrate", () => {
     expect(bn.runningMean).toEqual(counted({ estimator: "population" }).runningMean);
   });
 
+  it.each(["unbiased", "biased"] as const)(
+    "merges batches of one value exactly, wherever they are (%s)",
+    async (runningVariance) => {
+      const single = (seed: number) => ({ data: normalInput(seed, [1, 3], 1, 50).data, shape: [1, 3] });
+      const [a, b, c] = [single(7), single(8), single(9)];
+      for (const batches of [
+        [a, OTHER],
+        [OTHER, a],
+        [a, b, OTHER, c],
+        [a, b],
+      ]) {
+        const bn = trained({ runningVariance });
+        await recalibrate(bn, batches);
+        const all = mergeStatistics(batches.map((batch) => batchNormStatistics(batch)));
+        const factor = runningVariance === "unbiased" ? all.count / (all.count - 1) : 1;
+        expect(bn.runningMean).toBeAllclose(all.mean, ROUNDED);
+        expect(bn.runningVariance).toBeAllclose(
+          all.variance.map((v) => v * factor),
+          ROUNDED,
+        );
+        expect(bn.batchesTracked).toBe(batches.length);
+      }
+      // a batch whose mask leaves one value is one, and so is a ghost batch of one sample
+      const five = [20, 21].map((seed) => ({ data: normalInput(seed, [5, 3]).data, shape: [5, 3] }));
+      const rows = five.map(({ data }) => ({ data: data.slice(3, 6), shape: [1, 3] }));
+      const expected = mergeStatistics(rows.map((row) => batchNormStatistics(row)));
+      const masked = trained({ runningVariance });
+      const mask = [false, true, false, false, false];
+      await recalibrate(masked, five, { forward: (batch) => masked.forward(batch, { mask }) });
+      expect(masked.runningMean).toBeAllclose(expected.mean, ROUNDED);
+      const ghost = trained({ runningVariance, ghostBatchSize: 2 });
+      await recalibrate(ghost, five);
+      expect(ghost.runningMean).toBeAllclose(mergeStatistics(five.map((x) => batchNormStatistics(x))).mean, ROUNDED);
+    },
+  );
+
+  it("gives beta as y of a batch of one value", async () => {
+    const bn = trained();
+    const results: PlainTensor[] = [];
+    const forward = (batch: PlainTensor) => results.push(bn.forward(batch) as PlainTensor);
+    await recalibrate(bn, [OTHER, { data: Float32Array.of(4, 5, 6), shape: [1, 3] }], { forward });
+    expect(results[1]?.data).toEqual(bn.beta);
+    // and only then: afterwards such a batch is refused as ever
+    expect(() => bn.forward({ data: Float32Array.of(4, 5, 6), shape: [1, 3] })).toThrow(/more than 1 value/);
+  });
+
   it("takes several layers and the network that they are in, which may be asynchronous", async () => {
     const [first, second] = [trained({ activation: "relu" }), trained()];
     second.eval();
@@ -182,7 +237,24 @@ describe("recalibrate", () => {
       ["no batches, asynchronously", () => asynchronous<PlainTensor>([]), {}, RangeError],
       ["empty batches alone", () => [{ data: new Float32Array(), shape: [0, 3, 2] }], {}, RangeError],
       ["a batch of another shape", () => [OTHER, { data: new Float32Array(8), shape: [2, 4] }], {}, RangeError],
-      ["one value per channel", () => [OTHER, { data: new Float32Array(3), shape: [1, 3] }], {}, /more than 1 value/],
+      [
+        "one value per channel",
+        () => [OTHER, { data: new Float32Array(3), shape: [1, 3] }],
+        { estimator: "cumulative" },
+        /more than 1 value/,
+      ],
+      [
+        "one value per channel in all",
+        () => [{ data: new Float32Array(3), shape: [1, 3] }],
+        {},
+        /^batches: expected more than 1 value per channel in all, got 1$/,
+      ],
+      [
+        "one value per channel in a mode that takes none",
+        () => BATCHES,
+        { forward: () => trained().forward({ data: new Float32Array(3), shape: [1, 3] }, { mode: "batch" }) },
+        /more than 1 value/,
+      ],
       ["a batch that is not finite", () => [OTHER, poisoned], {}, /finite batch mean/],
       [
         "a network that fails",
@@ -240,7 +312,10 @@ describe("recalibrate", () => {
     await rejects(recalibrate(bn, BATCHES, { foward: () => {} } as never), TypeError);
     await rejects(recalibrate(bn, BATCHES, { forward: 5 as never }), /^forward: expected a function/);
     await rejects(recalibrate([bn, trained()], BATCHES), /^forward: expected a function, since/);
-    await rejects(recalibrate(trained({ trackRunningStats: false }), BATCHES), /^running statistics: expected a layer/);
+    await rejects(
+      recalibrate(trained({ trackRunningStats: false }), BATCHES),
+      expect.objectContaining({ code: "no-running-statistics" }),
+    );
     const disposed = trained();
     disposed.dispose();
     await rejects(recalibrate(disposed, BATCHES), /disposed/);

@@ -304,7 +304,24 @@ describe("loadStateDict", () => {
     [{ num_batches_tracked: [] }, ["num_batches_tracked: expected one count"]],
     [{ num_batches_tracked: new Float32Array(0) }, ["num_batches_tracked: expected one count"]],
     [{ num_batches_tracked: [3, 4] }, ["num_batches_tracked: expected one count"]],
-    [{ num_batches_tracked: undefined }, ["num_batches_tracked"]],
+    [{ num_batches_tracked: undefined }, ["num_batches_tracked: expected one count"]],
+    [{ num_batches_tracked: Uint16Array.of(1, 2) }, ["num_batches_tracked: expected one count"]],
+    [
+      { weight: Uint16Array.of(0x3c00, 0x3c00, 0x3c00) },
+      ["weight: expected an array of 3 numbers; those of 16 bits need { data, shape, dtype }"],
+    ],
+    [
+      { weight: { data: [1, 2, 3], shape: [3], dtype: "F16" } },
+      ["weight: expected an array of 3 numbers; those of 16 bits need"],
+    ],
+    [{ weight: Int32Array.of(1, 2, 3) }, ["weight: expected an array of 3 numbers"]],
+    [{ weight: [1, Number.NaN, 3] }, ["weight: expected finite numbers, got NaN in channel 1"]],
+    [{ bias: [1, 2, -1 / 0] }, ["bias: expected finite numbers, got -Infinity in channel 2"]],
+    [{ bias: [1e39, 2, 3] }, ["bias: expected finite numbers, got 1e+39 in channel 0"]],
+    [{ running_mean: [Number.NaN, 2, 3] }, ["running_mean: expected finite numbers, got NaN in channel 0"]],
+    [{ running_var: [1, Number.NaN, 1] }, ["running_var: expected finite numbers ≥ 0, got NaN in channel 1"]],
+    [{ running_var: [1, -0.5, 1] }, ["running_var: expected finite numbers ≥ 0, got -0.5 in channel 1"]],
+    [{ running_var: [1, 1, 1 / 0] }, ["running_var: expected finite numbers ≥ 0, got Infinity in channel 2"]],
     [{ weight: new Float32Array(2) }, ["weight: expected 3 elements, got 2"]],
     [{ bias: [1, 2, 3, 4] }, ["bias: expected 3 elements, got 4"]],
     [{ running_mean: 5 }, ["running_mean: expected an array of 3"]],
@@ -335,7 +352,7 @@ describe("loadStateDict", () => {
     expect(bn.stateDict()).toEqual(before);
   });
 
-  test.each(["weight", "bias", "running_mean", "running_var", "num_batches_tracked"])("misses %s", (name) => {
+  test.each(["weight", "bias", "running_mean", "running_var"])("misses %s", (name) => {
     const bn = new BatchNorm(3);
     const before = bn.stateDict();
     const state = saved();
@@ -344,6 +361,51 @@ describe("loadStateDict", () => {
     expect(() => bn.loadStateDict({})).toThrow(`missing ${name}`);
     expect(bn.stateDict()).toEqual(before);
   });
+
+  test("takes a missing num_batches_tracked for 0 and reports it, unless the estimator weighs batches by it", () => {
+    const { num_batches_tracked: _, ...state } = saved();
+    for (const estimator of ["ema", "population", "cumulative", "debiased"] as const) {
+      const bn = trained({ estimator }, BATCHES.slice(0, 1));
+      const before = bn.stateDict();
+      const isNeeded = estimator === "cumulative" || estimator === "debiased";
+      const missing = ["num_batches_tracked", "num_values_tracked"].slice(0, estimator === "population" ? 2 : 1);
+      if (isNeeded) {
+        expect(() => bn.loadStateDict(state)).toThrow(
+          `nothing was loaded; missing num_batches_tracked, which estimator "${estimator}" needs`,
+        );
+        expect(bn.stateDict()).toEqual(before);
+      } else expect(bn.loadStateDict(state)).toEqual({ missing, unexpected: [], invalid: [] });
+      expect(bn.loadStateDict(state, { strict: false })).toEqual({ missing, unexpected: [], invalid: [] });
+      expect(bn.batchesTracked).toBe(0);
+    }
+  });
+
+  test.each([
+    [{ momentum: 1 }, true],
+    [{ estimator: "cumulative" }, true],
+    [{ estimator: "debiased" }, true],
+    [{ estimator: "population" }, true],
+    [{ estimator: "ema" }, false],
+  ] as const)(
+    "loads what is not finite with strict: false, and a train step heals it with %j: %j",
+    (options, heals) => {
+      const bn = new BatchNorm(3, options);
+      const state = {
+        ...new BatchNorm(3, options).stateDict(),
+        running_mean: [0, Number.NEGATIVE_INFINITY, 0],
+        running_var: [Number.NaN, -0.5, Number.POSITIVE_INFINITY],
+      };
+      const invalid = ["running_mean", "running_var"];
+      expect(bn.loadStateDict(state, { strict: false })).toEqual({ missing: [], unexpected: [], invalid });
+      expect(bn.runningVariance).toEqual(Float32Array.from(state.running_var));
+      const [batch] = BATCHES as [PlainTensor];
+      bn.forward(batch);
+      const fresh = new BatchNorm(3, options);
+      fresh.forward(batch);
+      if (heals) expect(bn.stateDict()).toEqual(fresh.stateDict());
+      else expect([bn.runningMean?.[1], bn.runningVariance?.[0]]).toEqual([Number.NEGATIVE_INFINITY, Number.NaN]);
+    },
+  );
 
   test.each([
     [{ affine: false }, ["weight", "bias"]],
@@ -361,7 +423,7 @@ describe("loadStateDict", () => {
   test.each([null, undefined, 5, "state"])("refuses %j, which is no object of arrays", (state) => {
     expect(() => new BatchNorm(3).loadStateDict(state as never)).toThrow(TypeError);
     expect(() => new BatchNorm(3).loadStateDict(state as never)).toThrow(
-      /^state: expected an object of named arrays, got /,
+      /^state: expected an object of named arrays, as readSafetensors\(bytes\)\.tensors, got /,
     );
   });
 });

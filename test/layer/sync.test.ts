@@ -12,6 +12,7 @@ import {
   type ProcessGroup,
   packStatistics,
   portGroup,
+  recalibrate,
   SyncBatchNorm,
   type SyncOptions,
   unpackStatistics,
@@ -251,6 +252,27 @@ describe("errors", () => {
     // and one value a rank is enough where there are two
     for (const y of await attempts(layers, [shard([1, 2]), shard([3, 4]), shard([])]))
       expect(y).not.toBeInstanceOf(Error);
+  });
+
+  it('one value in the whole group is merged in a recalibration by "population"', async () => {
+    const layers = layersOf(2, { estimator: "population" }, 1);
+    const batches = [
+      [[1], []],
+      [[2, 6], [9]],
+    ];
+    await Promise.all(
+      layers.map((bn, rank) =>
+        recalibrate(bn, batches, {
+          forward: (values) =>
+            bn.forwardAsync({
+              data: Float32Array.from(values[rank] as number[]),
+              shape: [(values[rank] as number[]).length, 1],
+            }),
+        }),
+      ),
+    );
+    // mean and unbiased variance of 1, 2, 6 and 9
+    for (const bn of layers) expect([bn.runningMean?.[0], bn.runningVariance?.[0]]).toEqual([4.5, Math.fround(41 / 3)]);
   });
 
   it("statistics that are not finite throw the same on every rank", async () => {

@@ -2,7 +2,7 @@
 // defines them, and layers with their scale and shift in float64.
 
 import { fileURLToPath } from "node:url";
-import { BatchNorm, type FoldSource } from "../../src/index.ts";
+import { BatchNorm, type FoldSource, type Vector } from "../../src/index.ts";
 import { type Case, loadGolden } from "../golden/read-golden.mjs";
 import { normal } from "./worlds.ts";
 
@@ -61,9 +61,8 @@ export function sourceOf(seed: number, channels: number, epsilon = 1e-3) {
 }
 
 /** Returns scale and shift in float64, as docs/batchnorm.md defines them. */
-export function affineOf(bn: FoldSource) {
-  const vector = (v: Float32Array | Float64Array | null | undefined, c: number, missing: number) =>
-    v ? (v[c] as number) : missing;
+export function affineOf(bn: FoldSource<Vector> & { gamma?: Vector | null; beta?: Vector | null }) {
+  const vector = (v: Vector | null | undefined, c: number, missing: number) => (v ? (v[c] as number) : missing);
   const scale = Float64Array.from(
     bn.runningVariance ?? [],
     (v, c) => vector(bn.gamma, c, 1) / Math.sqrt(v + bn.options.epsilon),

@@ -1,0 +1,82 @@
+// Numbers of arrays that states, files and weights hold: floats as they are, and 16-bit floats from and to their bits.
+
+import { wrongKind } from "../common/errors.ts";
+import { type Data, type Dtype, is16Bit, newData } from "./dtype.ts";
+
+/** Returns the type that a declared dtype names: safetensors' F16, BF16, … or its own name. */
+export const dtypeNamed = (dtype: unknown): string =>
+  String(dtype).replace(/^(B?)F(?=\d)/, (_, b: string) => (b ? "bfloat" : "float"));
+
+/** Returns the name of an array's class, "Float32Array" also for an array of another realm. */
+export const className = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1);
+
+/**
+ * Returns the numbers of an array of floats. A Uint16Array holds the bits of "float16" or "bfloat16", whichever `dtype`
+ * names, and they are widened to float32, which is exact. Returns undefined for every other array: bits without a type
+ * are never read as numbers.
+ */
+export function floatsOf(data: unknown, dtype?: unknown): ArrayLike<number> | undefined {
+  const kind = className(data);
+  if (/^Float(16|32|64)Array$/.test(kind)) return data as ArrayLike<number>;
+  const type = dtypeNamed(dtype) as Dtype;
+  if (kind !== "Uint16Array" || !is16Bit(type)) return undefined;
+  const bits = data as Uint16Array;
+  // a bfloat16 is the upper 16 bits of a float32
+  if (type === "bfloat16") return new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer);
+  return Float32Array.from(bits, fromHalf);
+}
+
+/** Returns the type of an array's elements, which for a Uint16Array is the declared one. */
+export function typeOf(data: unknown, dtype: unknown): Dtype {
+  const bits = /^Float(16|32|64)Array$/.exec(className(data))?.[1];
+  return (bits ? `float${bits}` : dtypeNamed(dtype)) as Dtype;
+}
+
+/** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
+function fromHalf(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
+}
+
+/**
+ * Returns numbers as a new array of a type, each rounded once, to nearest and ties to even. For "float16" it is a
+ * Uint16Array of bits if `like` is one.
+ */
+export function rounded(numbers: Float64Array, dtype: Dtype, like?: Data): Data {
+  const data = newData(dtype, numbers.length, like);
+  if (is16Bit(dtype) && data instanceof Uint16Array) data.set(numbers.map((v) => toBits(v, dtype)));
+  else data.set(numbers);
+  return data;
+}
+
+/** Returns the bits of the float16 or bfloat16 that is nearest to a number. */
+function toBits(value: number, dtype: "float16" | "bfloat16"): number {
+  const [fractionBits, leastExponent, infinity] = dtype === "float16" ? [10, -14, 0x7c00] : [7, -126, 0x7f80];
+  if (Number.isNaN(value)) return infinity + 1;
+  // 2²⁰⁰ becomes infinity in both types, and it has an exponent, which infinity has not
+  const size = Math.min(Math.abs(value), 2 ** 200);
+  // where log2 is off by one at a power of two, the number rounds to that power all the same
+  const exponent = Math.max(Math.floor(Math.log2(size)), leastExponent);
+  // a sum with 1.5·2⁵² has no room for a fraction, so that the addition rounds to an integer
+  const steps = size / 2 ** (exponent - fractionBits) + 1.5 * 2 ** 52 - 1.5 * 2 ** 52;
+  const bits = Math.min((exponent - leastExponent) * 2 ** fractionBits + steps, infinity);
+  return value < 0 || Object.is(value, -0) ? bits + 0x8000 : bits;
+}
+
+/**
+ * Returns the values of a tensor as a new Float32Array. float16 and bfloat16 are widened exactly, from their bits in a
+ * Uint16Array or from a Float16Array, and float64 is rounded. A tensor of readSafetensors is one.
+ *
+ * Throws TypeError for an array of other elements, and for a Uint16Array without `dtype`.
+ */
+export function toFloat32(tensor: { readonly data: ArrayLike<number>; readonly dtype?: string }): Float32Array {
+  const floats = floatsOf(tensor?.data, tensor?.dtype);
+  if (!floats) throw wrongKind("tensor", `{ data } of ${FLOATS}`, tensor?.data ?? tensor);
+  return Float32Array.from(floats);
+}
+
+/** The arrays that floatsOf reads, for messages. */
+export const FLOATS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";
