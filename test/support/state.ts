@@ -14,7 +14,7 @@ export function layer(options: Options = {}, batches = 2): BatchNorm {
   return bn;
 }
 
-export const vectorsOf = ({ gamma, beta, runningMean, runningVariance }: BatchNorm) => ({
+export const vectorsOf = ({ gamma, beta, runningMean, runningVariance }: BatchNorm<"float32", boolean, boolean>) => ({
   gamma,
   beta,
   runningMean,
