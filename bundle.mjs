@@ -199,6 +199,19 @@ for (const [, name] of ENTRIES) {
   await writeFile(`dist/${name}.edge-light.js`, edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
 }
 
+/** Lib es2022 has no Symbol.dispose. Where the library has it, the two declarations merge, as with @types/node. */
+const SYMBOL_DISPOSE = `declare global {
+    interface SymbolConstructor {
+        readonly dispose: unique symbol;
+    }
+}
+`;
+
+/** The declaration of a .wasm file, with the type of src/common/globals.ts. */
+const WASM_MODULE = `declare const module: typeof globalThis extends { WebAssembly: { Module: { prototype: infer M } } } ? M : object;
+export default module;
+`;
+
 for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "mpi"]]) {
   const declarations = await rollup({
     input: `src/${file}`,
@@ -206,7 +219,9 @@ for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "m
     plugins: [dts({ tsconfig: "src/tsconfig.json" })],
   });
   const { output } = await declarations.generate({ format: "esm" });
-  for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, output[0].code);
+  const { code } = output[0];
+  const text = code.includes("Symbol.dispose") ? `${code}\n${SYMBOL_DISPOSE}` : code;
+  for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, text);
 }
 await writeFile("dist/batchnorm-wasm.global.d.ts", 'export * from "./index.js";\nexport as namespace batchnormWasm;\n');
-await writeFile("dist/wasm.d.ts", "declare const module: WebAssembly.Module;\nexport default module;\n");
+await writeFile("dist/wasm.d.ts", WASM_MODULE);

@@ -3,6 +3,7 @@
 import { complete } from "./complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
+export type { Port, WasmModule } from "./common/globals.ts";
 export { type GroupPorts, groupPorts, portGroup } from "./distributed/message-ports.ts";
 export type { ProcessGroup } from "./distributed/process-group.ts";
 export { sharedGroup, sharedGroupMemory } from "./distributed/shared-memory.ts";
@@ -27,24 +28,31 @@ export {
   writeSafetensors,
 } from "./interop/safetensors.ts";
 export { BatchNorm, type LayerForwardOptions } from "./layer/batch-norm.ts";
-export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
+export { type DiagnoseOptions, Diagnosis, diagnose } from "./layer/diagnose.ts";
 export type { Estimator, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
+  Floats,
   FoldSource,
   FoldWarning,
   Framework,
   LoadOptions,
   LoadReport,
   NamedState,
+  Numbers,
   StateDict,
   StateOptions,
   StateSource,
   StateValue,
 } from "./layer/slots.ts";
-export { SyncBatchNorm, type SyncOptions } from "./layer/sync-batch-norm.ts";
-export { info } from "./memory/heap.ts";
+export {
+  type SyncBackwardOptions,
+  SyncBatchNorm,
+  type SyncForwardOptions,
+  type SyncOptions,
+} from "./layer/sync-batch-norm.ts";
+export { type Info, info } from "./memory/heap.ts";
 export { dispose, type InitOptions, init } from "./memory/init.ts";
 export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
 export type { ActivationName } from "./ops/activation.ts";
@@ -78,7 +86,8 @@ export {
 export type { Renorm } from "./ops/options.ts";
 export type { GradientSums } from "./ops/primitives.ts";
 export { type BatchStatistics, mergeStatistics, packStatistics, unpackStatistics } from "./ops/statistics.ts";
-export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
+export type { Data, DataOf, Dtype, HalfArray, Vector, VectorOf } from "./tensor/dtype.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
+export type { BuildName } from "./wasm/module.ts";
 
 complete();

@@ -32,8 +32,11 @@ export interface SyncOptions<D extends Dtype> extends Omit<Options<D>, "ghostBat
   group: ProcessGroup;
 }
 
-type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "gamma" | "beta">;
-type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>, "sums">;
+export type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<
+  LayerForwardOptions<T>,
+  "statistics" | "gamma" | "beta"
+>;
+export type SyncBackwardOptions<T extends TensorLike<Dtype>> = Omit<BackwardOptions<T>, "sums">;
 
 /**
  * A layer of batch normalization over the batch of a process group (torch.nn.SyncBatchNorm, on the processor). Every
