@@ -208,7 +208,8 @@ const SYMBOL_DISPOSE = `declare global {
 `;
 
 /** The declaration of a .wasm file, with the type of src/common/globals.ts. */
-const WASM_MODULE = `declare const module: typeof globalThis extends { WebAssembly: { Module: { prototype: infer M } } } ? M : object;
+const WASM_MODULE = `type WasmModule = typeof globalThis extends Record<"WebAssembly", Record<"Module", Record<"prototype", infer M>>> ? M : object;
+declare const module: WasmModule;
 export default module;
 `;
 

@@ -14,6 +14,7 @@ import { audioWorklet, relaxedSimd, simd } from "../common/engine.ts";
 import { noBytes, noSimd, wrongKind, wrongValue } from "../common/errors.ts";
 import type { WasmModule } from "../common/globals.ts";
 import { Slot } from "../common/slot.ts";
+import { oneOf } from "../common/validate.ts";
 
 /** The exports of the core, as the compiler declares them. */
 export type Exports = Awaited<ReturnType<typeof instantiate>>;
@@ -64,12 +65,9 @@ function choose(): { name: BuildName; source: () => Source; reason: string } {
 function chooseAsked(asked: unknown): ReturnType<typeof choose> {
   const best = choose();
   if (asked === undefined) return best;
-  if (typeof asked !== "string") throw wrongKind("build", '"simd" or "relaxed"', asked);
-  const reason = "init was asked for it";
-  if (asked === "simd") return { name: asked, source: simdSource, reason };
-  if (asked !== best.name)
-    throw wrongValue("build", asked === "relaxed" ? `"simd", since ${best.reason}` : '"simd" or "relaxed"', asked);
-  return { ...best, reason };
+  const name = oneOf("build", asked, ["simd", "relaxed"], best.name);
+  if (name === "relaxed" && best.name === "simd") throw wrongValue("build", `"simd", because ${best.reason}`, name);
+  return { name, source: name === best.name ? best.source : simdSource, reason: "init was asked for it" };
 }
 
 /** Returns the bytes of a module's import section, whose only import is the memory "env" "memory" with these limits. */
@@ -142,31 +140,24 @@ export function kernelBuild(memoryKind: MemoryKind = "own"): Build {
 
 /** The files of the package that an option of `init` takes, and the exports of their modules. */
 const HOST_MODULES = {
-  module: {
-    files: "simd.wasm or relaxed.wasm",
-    exports: ["version", "workspace", "plan", "pivots", "sums", "statistics", "coefficients", "map"],
-  },
-  extended: {
-    files: "extended.wasm",
-    exports: ["pivots", "sums", "statistics", "coefficients", "map", "widen", "narrow"],
-  },
-} satisfies {
-  module: { files: string; exports: (keyof Exports)[] };
-  extended: { files: string; exports: (keyof ExtendedExports)[] };
-};
+  module: ["simd.wasm or relaxed.wasm", "version,workspace,plan,pivots,sums,statistics,coefficients,map"],
+  extended: ["extended.wasm", "pivots,sums,statistics,coefficients,map,widen,narrow"],
+} as const;
 
 /**
- * Returns `value` if it is undefined, or a module with the imports and exports of ours. Otherwise throws TypeError: the kernels would
- * read and write outside their memory, or another memory.
+ * Returns `value` if it is undefined, or a module with the imports and exports of ours. Otherwise throws TypeError,
+ * because calls of another module may trap, or write into another memory than the tensors'.
  */
 function checkModule(name: keyof typeof HOST_MODULES, value: unknown): WebAssembly.Module | undefined {
   if (value === undefined) return value;
-  const { files, exports } = HOST_MODULES[name];
-  const expected = `the WebAssembly.Module of batchnorm-wasm/${files}`;
-  if (!isModule(value)) throw wrongKind(name, expected, value);
+  const [files, exports] = HOST_MODULES[name];
   const namesOf = (list: { name: string }[]) => list.map((e) => e.name).join();
-  const found = `${namesOf(WebAssembly.Module.imports(value))} ${namesOf(WebAssembly.Module.exports(value))}`;
-  if (found !== `memory ${exports}`) throw wrongKind(name, `${expected}, of this version`, value);
+  if (
+    !isModule(value) ||
+    namesOf(WebAssembly.Module.imports(value)) !== "memory" ||
+    namesOf(WebAssembly.Module.exports(value)) !== exports
+  )
+    throw wrongKind(name, `the module of batchnorm-wasm/${files} of this version`, value);
   return value;
 }
 

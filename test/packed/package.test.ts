@@ -691,6 +691,21 @@ export { mpiGroup };
       expect([...declared.keys()]).not.toContain(name);
   });
 
+  it("with lib dom, a module is a WebAssembly.Module, and a port a MessagePort", () => {
+    const text = `import { type InitOptions, type Port } from "batchnorm-wasm";
+import module from "batchnorm-wasm/simd.wasm";
+type Same<A, B> = [A, B] extends [B, A] ? true : false;
+export const port: Same<Port, MessagePort> = true;
+declare global { namespace WebAssembly { interface Module { brand: 1 } } }
+export const modules: Same<InitOptions["module"], WebAssembly.Module | undefined> = true;
+export const raw: Same<typeof module, WebAssembly.Module> = true;
+// @ts-expect-error: not bytes
+export const options: InitOptions = { module: new Uint8Array() };
+`;
+    const options = { ...NODE, exactOptionalPropertyTypes: false };
+    expect(complaints("dom.mts", text, options)).toEqual([]);
+  });
+
   it("a mistake would be found", () => {
     const text = `import { BatchNorm } from "batchnorm-wasm";\nexport const bn = new BatchNorm("64");\n`;
     expect(complaints("mistake.mts", text, NODE)).toEqual([expect.stringContaining("not assignable")]);

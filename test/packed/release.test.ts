@@ -12,7 +12,8 @@ const read = (...path: string[]) => readFileSync(join(...path), "utf8");
 
 describe("npm run release", () => {
   const folder = mkdtempSync(join(tmpdir(), "release-"));
-  const run = (file: string, ...args: string[]) => execFileSync(file, args, { cwd: folder, encoding: "utf8" });
+  const run = (file: string, ...args: string[]) =>
+    execFileSync(file, args, { cwd: folder, encoding: "utf8", stdio: "pipe" });
   const before = JSON.parse(read(root, "package.json")).version;
   const [major, minor] = before.split(".").map(Number);
   const next = `${major}.${minor + 1}.0`;
