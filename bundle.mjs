@@ -84,11 +84,27 @@ function difference(base, bytes) {
   return Buffer.from(edits);
 }
 
+/** Returns a module without its custom sections: the package knows which build it embeds, so that pages need none. */
+function withoutCustomSections(bytes) {
+  const kept = [bytes.subarray(0, 8)];
+  for (let at = 8; at < bytes.length; ) {
+    const start = at++;
+    let size = 0;
+    for (let shift = 0, more = true; more; shift += 7) {
+      size |= (bytes[at] & 127) << shift;
+      more = bytes[at++] > 127;
+    }
+    at += size;
+    if (bytes[start] !== 0) kept.push(bytes.subarray(start, at));
+  }
+  return Buffer.concat(kept);
+}
+
 /** A .wasm file as a function that returns its bytes (src/wasm.d.ts). */
 const wasmAsText = {
   name: "wasm-as-text",
   async setup({ onLoad, onResolve }) {
-    const simd = await readFile("build/simd.wasm");
+    const simd = withoutCustomSections(await readFile("build/simd.wasm"));
     const order = byFrequency(simd);
     const text = (name, value) => `export const ${name} = ${JSON.stringify(value)};`;
     const frequent = Buffer.from(order.slice(0, PLAIN.length)).toString("hex");
@@ -97,7 +113,7 @@ const wasmAsText = {
     onLoad({ filter: /./, namespace: "alphabet" }, () => ({ contents: alphabet.join("\n") }));
     const decoded = (bytes) => `decode(plain, marks, frequent, ${JSON.stringify(encode(bytes, order))})`;
     onLoad({ filter: /\.wasm$/ }, async ({ path }) => {
-      const bytes = await readFile(path);
+      const bytes = withoutCustomSections(await readFile(path));
       const module =
         basename(path) === "relaxed.wasm" ? `patch(simd(), ${decoded(difference(simd, bytes))})` : decoded(bytes);
       return {

@@ -243,7 +243,7 @@ export function useHeap(heap: WasmHeap): void {
 
 /** The build of the kernels and the number of threads that calls run on. */
 export interface Info {
-  /** "simd", "relaxed" with relaxed SIMD, or "given" by init's option `module`. */
+  /** "simd", "relaxed" with relaxed SIMD, or "given" for an option `module` of init that does not tell. */
   build: BuildName | "given";
   /** The reason for this build, as a text for people. */
   buildReason: string;

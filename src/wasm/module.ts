@@ -27,7 +27,7 @@ export type BuildName = "simd" | "relaxed";
 
 /** A compiled build of the kernels. */
 export interface Build {
-  /** The name of the build, or "given" for a module of the host that may be either. */
+  /** The name of the build, or "given" for a module of the host that does not tell. */
   readonly name: BuildName | "given";
   /** The reason why this build was chosen. */
   readonly reason: string;
@@ -161,6 +161,13 @@ function checkModule(name: keyof typeof HOST_MODULES, value: unknown): WebAssemb
   return value;
 }
 
+/** Returns which build a module of the host is, from its list of features. A host may have removed the list. */
+function nameOf(module: WebAssembly.Module): Build["name"] {
+  const [features] = WebAssembly.Module.customSections(module, "target_features");
+  if (!features) return "given";
+  return String.fromCharCode(...new Uint8Array(features)).includes("relaxed-simd") ? "relaxed" : "simd";
+}
+
 /** The options of `init` that choose the kernels. */
 interface BuildOptions {
   build?: BuildName;
@@ -184,8 +191,7 @@ export async function compileAhead(options: BuildOptions, memoryKind: MemoryKind
   const extendedModule = () => hostExtended ?? extendedOf(memoryKind);
   if (hostModule)
     return {
-      // a module of the other build would not have compiled
-      name: relaxedSimd() ? "given" : "simd",
+      name: nameOf(hostModule),
       reason: "init was given this module",
       module: hostModule,
       extended: extendedModule,

@@ -15,12 +15,12 @@ function bits(): Uint32Array {
   return new Uint32Array(y.data.slice().buffer);
 }
 
+const builds: BuildName[] = relaxedSimd() ? ["simd", "relaxed"] : ["simd"];
+
 beforeEach(() => init({ build: "simd" }));
 afterAll(dispose);
 
 describe("init({ build })", () => {
-  const builds: BuildName[] = relaxedSimd() ? ["simd", "relaxed"] : ["simd"];
-
   it.each(builds)('"%s" runs that build, on one thread and on two', async (build) => {
     await init({ module: compiled(build) });
     const expected = bits();
@@ -63,12 +63,17 @@ describe("init({ build })", () => {
 describe("init({ module, extended })", () => {
   it("takes the builds of the core and the second module", async () => {
     await init({ module: compiled("simd"), extended: compiled("extended") });
-    expect(info()).toMatchObject({
-      build: relaxedSimd() ? "given" : "simd",
-      buildReason: "init was given this module",
-    });
+    expect(info()).toMatchObject({ build: "simd", buildReason: "init was given this module" });
     expect(new BatchNorm(4, { activation: "relu" }).forward(tensor([4, 4])).data).toHaveLength(16);
   });
+
+  it.each([...builds.map((build) => [build, build] as const), ["debug", "given"] as const])(
+    "%s.wasm is known as %s",
+    async (file, build) => {
+      await init({ module: compiled(file) });
+      expect(info().build).toBe(build);
+    },
+  );
 
   /** (module), which imports and exports nothing. */
   const empty = new WebAssembly.Module(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0));
