@@ -215,6 +215,18 @@ for (const [, name] of ENTRIES) {
   await writeFile(`dist/${name}.edge-light.js`, edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
 }
 
+/** The compiler prints each member of an object type on a line. Types without comments that fit on one line get one. */
+function compact(code) {
+  const onOneLine = (type, members, at, text) => {
+    const line = `{ ${members.trim().replace(/\s*\n\s*/g, " ")} }`;
+    const before = at - (text.lastIndexOf("\n", at) + 1);
+    const after = text.indexOf("\n", at + type.length) - (at + type.length);
+    return before + line.length + after <= 120 ? line : type;
+  };
+  const compacted = code.replace(/\{\n((?:\s+[^\n{}*/]+;\n)+)\s*\}/g, onOneLine);
+  return compacted === code ? code : compact(compacted); // types inside types
+}
+
 /** Lib es2022 has no Symbol.dispose. Where the library has it, the two declarations merge, as with @types/node. */
 const SYMBOL_DISPOSE = `declare global {
     interface SymbolConstructor {
@@ -236,7 +248,7 @@ for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "m
     plugins: [dts({ tsconfig: "src/tsconfig.json" })],
   });
   const { output } = await declarations.generate({ format: "esm" });
-  const { code } = output[0];
+  const code = compact(output[0].code);
   const text = code.includes("Symbol.dispose") ? `${code}\n${SYMBOL_DISPOSE}` : code;
   for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, text);
 }
