@@ -84,11 +84,27 @@ function difference(base, bytes) {
   return Buffer.from(edits);
 }
 
+/** Returns a module without its custom sections: the package knows which build it embeds, so that pages need none. */
+function withoutCustomSections(bytes) {
+  const kept = [bytes.subarray(0, 8)];
+  for (let at = 8; at < bytes.length; ) {
+    const start = at++;
+    let size = 0;
+    for (let shift = 0, more = true; more; shift += 7) {
+      size |= (bytes[at] & 127) << shift;
+      more = bytes[at++] > 127;
+    }
+    at += size;
+    if (bytes[start] !== 0) kept.push(bytes.subarray(start, at));
+  }
+  return Buffer.concat(kept);
+}
+
 /** A .wasm file as a function that returns its bytes (src/wasm.d.ts). */
 const wasmAsText = {
   name: "wasm-as-text",
   async setup({ onLoad, onResolve }) {
-    const simd = await readFile("build/simd.wasm");
+    const simd = withoutCustomSections(await readFile("build/simd.wasm"));
     const order = byFrequency(simd);
     const text = (name, value) => `export const ${name} = ${JSON.stringify(value)};`;
     const frequent = Buffer.from(order.slice(0, PLAIN.length)).toString("hex");
@@ -97,7 +113,7 @@ const wasmAsText = {
     onLoad({ filter: /./, namespace: "alphabet" }, () => ({ contents: alphabet.join("\n") }));
     const decoded = (bytes) => `decode(plain, marks, frequent, ${JSON.stringify(encode(bytes, order))})`;
     onLoad({ filter: /\.wasm$/ }, async ({ path }) => {
-      const bytes = await readFile(path);
+      const bytes = withoutCustomSections(await readFile(path));
       const module =
         basename(path) === "relaxed.wasm" ? `patch(simd(), ${decoded(difference(simd, bytes))})` : decoded(bytes);
       return {
@@ -199,6 +215,32 @@ for (const [, name] of ENTRIES) {
   await writeFile(`dist/${name}.edge-light.js`, edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
 }
 
+/** The compiler prints each member of an object type on a line. Types without comments that fit on one line get one. */
+function compact(code) {
+  const onOneLine = (type, members, at, text) => {
+    const line = `{ ${members.trim().replace(/\s*\n\s*/g, " ")} }`;
+    const before = at - (text.lastIndexOf("\n", at) + 1);
+    const after = text.indexOf("\n", at + type.length) - (at + type.length);
+    return before + line.length + after <= 120 ? line : type;
+  };
+  const compacted = code.replace(/\{\n((?:\s+[^\n{}*/]+;\n)+)\s*\}/g, onOneLine);
+  return compacted === code ? code : compact(compacted); // types inside types
+}
+
+/** Lib es2022 has no Symbol.dispose. Where the library has it, the two declarations merge, as with @types/node. */
+const SYMBOL_DISPOSE = `declare global {
+    interface SymbolConstructor {
+        readonly dispose: unique symbol;
+    }
+}
+`;
+
+/** The declaration of a .wasm file, with the type of src/common/globals.ts. */
+const WASM_MODULE = `type WasmModule = typeof globalThis extends Record<"WebAssembly", Record<"Module", Record<"prototype", infer M>>> ? M : object;
+declare const module: WasmModule;
+export default module;
+`;
+
 for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "mpi"]]) {
   const declarations = await rollup({
     input: `src/${file}`,
@@ -206,7 +248,9 @@ for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "m
     plugins: [dts({ tsconfig: "src/tsconfig.json" })],
   });
   const { output } = await declarations.generate({ format: "esm" });
-  for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, output[0].code);
+  const code = compact(output[0].code);
+  const text = code.includes("Symbol.dispose") ? `${code}\n${SYMBOL_DISPOSE}` : code;
+  for (const extension of ["ts", "cts"]) await writeFile(`dist/${name}.d.${extension}`, text);
 }
 await writeFile("dist/batchnorm-wasm.global.d.ts", 'export * from "./index.js";\nexport as namespace batchnormWasm;\n');
-await writeFile("dist/wasm.d.ts", "declare const module: WebAssembly.Module;\nexport default module;\n");
+await writeFile("dist/wasm.d.ts", WASM_MODULE);

@@ -7,7 +7,6 @@ import {
   BatchNorm as LayerOfAnyType,
 } from "./layer/batch-norm.ts";
 import type { Mode, CoreOptions as Options, CoreResolvedOptions as ResolvedOptions } from "./layer/options.ts";
-import { info as infoOfAny } from "./memory/heap.ts";
 import { type CoreInitOptions as InitOptions, init as initAny } from "./memory/init.ts";
 import { tensor as tensorOfAny } from "./memory/tensor.ts";
 import type {
@@ -23,10 +22,14 @@ import type { BatchStatistics } from "./ops/statistics.ts";
 import type { Layout } from "./tensor/types.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
+export type { WasmModule } from "./common/globals.ts";
 export type { Estimator, Mode, Preset } from "./layer/options.ts";
+export { type Info, info } from "./memory/heap.ts";
 export { dispose } from "./memory/init.ts";
 export { mergeStatistics } from "./ops/statistics.ts";
+export type { Vector } from "./tensor/dtype.ts";
 export type { Layout } from "./tensor/types.ts";
+export type { BuildName } from "./wasm/module.ts";
 export type {
   BackwardOptions,
   BatchStatistics,
@@ -247,18 +250,3 @@ export const tensor: (shape: readonly number[], data?: Float32Array | readonly n
  * Rejects with TypeError or RangeError for wrong options, and with BatchNormError "thread" if a worker does not start.
  */
 export const init: (options?: InitOptions) => Promise<void> = initAny;
-
-/** The build of the kernels that calls use, and the number of threads. */
-export interface Info {
-  /** "simd", "relaxed" with relaxed SIMD, or "given" by init's option `module`. */
-  build: "simd" | "relaxed" | "given";
-  /** Why this build runs, as a text for people. */
-  buildReason: string;
-  /** The number of threads that calls on tensors use, including the caller's. */
-  threads: number;
-  /** Why this number of threads runs, as a text for people. */
-  threadsReason: string;
-}
-
-/** Returns which build of the kernels calls use, on how many threads, and why. */
-export const info: () => Info = infoOfAny;

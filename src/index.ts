@@ -3,6 +3,7 @@
 import { complete } from "./complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
+export type { Port, WasmModule } from "./common/globals.ts";
 export { type GroupPorts, groupPorts, portGroup } from "./distributed/message-ports.ts";
 export type { ProcessGroup } from "./distributed/process-group.ts";
 export { sharedGroup, sharedGroupMemory } from "./distributed/shared-memory.ts";
@@ -28,25 +29,32 @@ export {
   writeSafetensors,
 } from "./interop/safetensors.ts";
 export { BatchNorm, type LayerBackwardOptions, type LayerForwardOptions } from "./layer/batch-norm.ts";
-export { type DiagnoseOptions, type Diagnosis, diagnose } from "./layer/diagnose.ts";
-export type { Estimator, Framework, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
+export { type DiagnoseOptions, Diagnosis, diagnose } from "./layer/diagnose.ts";
+export type { Estimator, Framework, LayerOptions, Mode, Options, Preset, ResolvedOptions } from "./layer/options.ts";
 export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
   AffineOptions,
+  Floats,
   FoldSource,
   FoldVector,
   FoldWarning,
   LoadOptions,
   LoadReport,
   NamedState,
+  Numbers,
   StateDict,
   StateOptions,
   StateSource,
   StateValue,
 } from "./layer/slots.ts";
-export { SyncBatchNorm, type SyncOptions } from "./layer/sync-batch-norm.ts";
-export { info } from "./memory/heap.ts";
+export {
+  type SyncBackwardOptions,
+  SyncBatchNorm,
+  type SyncForwardOptions,
+  type SyncOptions,
+} from "./layer/sync-batch-norm.ts";
+export { type Info, info } from "./memory/heap.ts";
 export { dispose, type InitOptions, init } from "./memory/init.ts";
 export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
 export type { ActivationName } from "./ops/activation.ts";
@@ -87,8 +95,9 @@ export {
   type WeightNormResult,
   weightNormForward,
 } from "./ops/weight-norm.ts";
-export type { Data, DataOf, Dtype, Vector, VectorOf } from "./tensor/dtype.ts";
+export type { Data, DataOf, Dtype, HalfArray, Vector, VectorOf } from "./tensor/dtype.ts";
 export { toFloat32 } from "./tensor/half.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
+export type { BuildName } from "./wasm/module.ts";
 
 complete();

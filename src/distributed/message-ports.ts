@@ -2,6 +2,7 @@
 // the values of all ranks. The calls are asynchronous.
 
 import { lostRank, wrongKind } from "../common/errors.ts";
+import type { Port } from "../common/globals.ts";
 import { integerAtLeast } from "../common/validate.ts";
 import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
 
@@ -12,7 +13,7 @@ import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process
 export interface GroupPorts {
   readonly rank: number;
   readonly size: number;
-  readonly ports: readonly MessagePort[];
+  readonly ports: readonly Port[];
 }
 
 /**

@@ -39,8 +39,8 @@ export interface FoldedLayer<T extends Data = Data> {
 }
 
 /** Order of the axes of a linear weight, outputs O and inputs I: "OI" in PyTorch, "IO" in Keras, TF.js and Flax. */
-export type LinearFormat = (typeof LINEAR)[number];
-const LINEAR = ["OI", "IO"] as const;
+export type LinearFormat = "OI" | "IO";
+const LINEAR: readonly LinearFormat[] = ["OI", "IO"];
 
 /**
  * Order of the axes of a convolution's weight: outputs O, inputs I, and HW for one, two or three spatial axes.
@@ -51,8 +51,8 @@ const LINEAR = ["OI", "IO"] as const;
  * - "HWOI": transposed convolution in Keras and TF.js
  * - "HWIM": depthwise convolution in Keras and TF.js, where M is the depth multiplier
  */
-export type ConvFormat = (typeof CONV)[number];
-const CONV = ["OIHW", "IOHW", "HWIO", "HWOI", "HWIM"] as const;
+export type ConvFormat = "OIHW" | "IOHW" | "HWIO" | "HWOI" | "HWIM";
+const CONV: readonly ConvFormat[] = ["OIHW", "IOHW", "HWIO", "HWOI", "HWIM"];
 
 /**
  * A weight as an array [groups, outer, outputs, inner] in memory order. Output o of group g belongs to channel

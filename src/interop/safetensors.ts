@@ -56,13 +56,15 @@ const DTYPES = {
   F64: [64, Float64Array],
   I64: [64, BigInt64Array],
   U64: [64, BigUint64Array],
-} satisfies Record<string, readonly [number, ArrayType]>;
+} satisfies Record<SafetensorsDtype, readonly [number, ArrayType]>;
 
 /**
  * Element types of the safetensors format. An array of F16, BF16, F8…, F6… or F4 holds the bits, since JavaScript has
  * no array type for these numbers.
  */
-export type SafetensorsDtype = keyof typeof DTYPES;
+export type SafetensorsDtype =
+  | ("BOOL" | "U8" | "I8" | "I16" | "U16" | "I32" | "U32" | "I64" | "U64" | "F16" | "BF16" | "F32" | "F64" | "C64")
+  | ("F4" | "F6_E2M3" | "F6_E3M2" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ");
 
 const DTYPE_NAMES = /* @__PURE__ */ Object.keys(DTYPES);
 

@@ -84,8 +84,7 @@ export class Diagnosis {
   /** Findings of every channel, in words for the table. */
   readonly #notes: readonly (readonly string[])[];
 
-  /** This constructor is internal: `diagnose` makes a Diagnosis. */
-  constructor(measured: Measured) {
+  private constructor(measured: Measured) {
     const { batch, gamma, active, epsilon } = measured;
     const { length } = batch.mean;
     const invStd = new Float64Array(length);
@@ -130,6 +129,11 @@ export class Diagnosis {
     const mean = Math.abs(this.meanDrift[c] as number) / MEAN_DRIFT;
     const variance = Math.abs(Math.log(this.varianceRatio[c] as number) / Math.log(VARIANCE_RATIO));
     return [mean, variance];
+  }
+
+  /** @internal */
+  static from(measured: Measured): Diagnosis {
+    return new Diagnosis(measured);
   }
 
   /**
@@ -282,5 +286,5 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
     : new Float64Array(channels).fill(1);
   const batch = batchNormStatistics(x, { layout });
   const unbiased = runningVariance === "unbiased";
-  return new Diagnosis({ batch, running: { mean, variance }, gamma, active, epsilon, unbiased });
+  return Diagnosis.from({ batch, running: { mean, variance }, gamma, active, epsilon, unbiased });
 }

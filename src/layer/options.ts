@@ -110,28 +110,7 @@ export type LayerOptions<D extends Dtype, Scale extends boolean, Shift extends b
 export type Estimator = "ema" | "debiased" | "cumulative" | "population";
 
 /** Options of a layer in batchnorm-wasm/core with every default filled in. */
-export interface CoreResolvedOptions {
-  /** Axis of the channels. */
-  readonly layout: Layout;
-  /** Added to the variance inside the square root. */
-  readonly epsilon: number;
-  /** Weight of the NEW batch in the running statistics. */
-  readonly momentum: number;
-  /** Whether the layer has a gamma. */
-  readonly scale: boolean;
-  /** Whether the layer has a beta. */
-  readonly shift: boolean;
-  /** Whether the layer has running statistics. */
-  readonly trackRunningStats: boolean;
-  /** Variance of a batch that updates the running variance. */
-  readonly runningVariance: "unbiased" | "biased";
-  /** Rule by which batches update the running statistics. */
-  readonly estimator: Estimator;
-  /** Behaviour for a batch in mode "train" whose mean or variance is not finite. */
-  readonly onNonFinite: "throw" | "skip" | "allow";
-  /** Number of samples in a sub-batch, or null for none. */
-  readonly ghostBatchSize: number | null;
-}
+export type CoreResolvedOptions = Readonly<Required<Omit<CoreOptions, "preset" | "decay" | "affine">>>;
 
 /** Options of a layer with every default filled in. */
 export interface ResolvedOptions<D extends Dtype = "float32"> extends CoreResolvedOptions {

@@ -110,7 +110,7 @@ export type StateDict<V extends Vector = Float32Array> = {
 /** A layer's state under a framework's names: arrays [C], and numbers for counts. */
 export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 
-type Numbers = ArrayLike<number> | ArrayLike<bigint>;
+export type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**
  * A value in a state. A vector is an array of floats, or a tensor whose shape is [C] apart from ones, such as [1, C, 1,

@@ -35,8 +35,8 @@ export type SyncOptions<D extends Dtype = "float32", Scale extends boolean = tru
   group: ProcessGroup;
 };
 
-type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "perSample">;
-type SyncBackwardOptions<T extends TensorLike<Dtype>, N extends Needs = Needs> = Omit<
+export type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "perSample">;
+export type SyncBackwardOptions<T extends TensorLike<Dtype>, N extends Needs = Needs> = Omit<
   LayerBackwardOptions<T, N>,
   "sums"
 >;

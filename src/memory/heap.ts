@@ -9,7 +9,14 @@
 import { outOfMemory } from "../common/errors.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { Kernels, PLANES, type Plan, TILED } from "../wasm/kernels.ts";
-import { type Build, type Exports, type ExtendedExports, instantiateKernels, kernelBuild } from "../wasm/module.ts";
+import {
+  type Build,
+  type BuildName,
+  type Exports,
+  type ExtendedExports,
+  instantiateKernels,
+  kernelBuild,
+} from "../wasm/module.ts";
 import type { Pool } from "../wasm/threads/pool.ts";
 import { Allocator } from "./allocator.ts";
 
@@ -234,8 +241,20 @@ export function useHeap(heap: WasmHeap): void {
   current = heap;
 }
 
+/** The build of the kernels and the number of threads that calls run on. */
+export interface Info {
+  /** "simd", "relaxed" with relaxed SIMD, or "given" for an option `module` of init that does not tell. */
+  build: BuildName | "given";
+  /** The reason for this build, as a text for people. */
+  buildReason: string;
+  /** The number of threads that calls on tensors run on, the caller's included. */
+  threads: number;
+  /** The reason for this number of threads, as a text for people. */
+  threadsReason: string;
+}
+
 /** Returns the build of the kernels and the number of threads that calls run on, each with its reason. */
-export function info(): { build: Build["name"]; buildReason: string; threads: number; threadsReason: string } {
+export function info(): Info {
   const { build, kernels, threadsReason } = defaultHeap();
   return { build: build.name, buildReason: build.reason, threads: kernels.pool?.threads ?? 1, threadsReason };
 }

@@ -3,15 +3,24 @@
 
 import { processors, sharedMemory } from "../common/engine.ts";
 import { NO_SHARED_MEMORY, oneThreadWarning, wrongKind, wrongValue } from "../common/errors.ts";
+import type { WasmModule } from "../common/globals.ts";
 import { checkKeys } from "../common/validate.ts";
-import { type Build, compileAhead, secondModule } from "../wasm/module.ts";
+import { type Build, type BuildName, compileAhead, secondModule } from "../wasm/module.ts";
 import { MAX_THREADS, Pool } from "../wasm/threads/pool.ts";
 import { currentHeap, type KernelHeap, useHeap, WasmHeap } from "./heap.ts";
 
 /** Options of init in batchnorm-wasm/core. */
 export interface CoreInitOptions {
-  /** A build of the kernels that the host has compiled. With `threads` it has to import shared memory. */
-  module?: WebAssembly.Module;
+  /**
+   * The build of the kernels: "relaxed" has fused multiply-add, and "simd" has the same bits on every engine. Default:
+   * "relaxed" if the engine has relaxed SIMD and the host compiles bytes, else "simd".
+   */
+  build?: BuildName;
+  /**
+   * A build of the kernels that the host has compiled: simd.wasm or relaxed.wasm of this version. They import memory of
+   * one thread, so with `threads` take `build` instead.
+   */
+  module?: WasmModule;
   /**
    * The number of threads for calls on tensors, the caller's included. "auto" is the number of processors. Default: 1.
    */
@@ -24,7 +33,7 @@ export interface InitOptions extends CoreInitOptions {
    * The second module, if the host has compiled it: activations, residuals, conditional scale, float64 and 16-bit
    * elements.
    */
-  extended?: WebAssembly.Module;
+  extended?: WasmModule;
 }
 
 /** Whether the page has been warned that it has one thread only. */
@@ -57,7 +66,7 @@ function newHeap(build: Build, shared: boolean): WasmHeap {
     return new WasmHeap(build, { shared });
   } catch (error) {
     if (!(error instanceof WebAssembly.LinkError)) throw error;
-    const kind = shared ? "shared memory, for several threads" : "memory of one thread";
+    const kind = shared ? "shared memory (the option build has one for threads)" : "memory of one thread";
     throw wrongKind("module", `a build that imports ${kind}`, build.module);
   }
 }
@@ -81,12 +90,12 @@ export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
  * Throws TypeError or RangeError for wrong options, and BatchNormError "thread" if a worker does not start.
  */
 export async function init(options: InitOptions = {}): Promise<void> {
-  checkKeys("init options", options, ["module", "extended", "threads"]);
+  checkKeys("init options", options, ["build", "module", "extended", "threads"]);
   if (options.extended !== undefined) secondModule.get("init({ extended })");
   const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
   const shared = threads > 1;
   const build = await compileAhead(options, shared ? "shared" : "own");
-  if (!options.module && !options.extended && options.threads === undefined && currentHeap()) return;
+  if (Object.values(options).every((value) => value === undefined) && currentHeap()) return;
   const heap = newHeap(build, shared);
   const pool = shared ? await startPool(heap, threads) : undefined;
   await dispose();

@@ -38,10 +38,14 @@ export class Tensor<D extends Dtype = "float32"> {
   /** The latest view of the elements. */
   #data: DataOf[D] | undefined;
 
+  /** For internal use; call `tensor` instead. */
+  constructor(internal: never, ...others: never[]);
   /**
-   * For internal use; call `tensor` instead. The elements are uninitialised. `pointer` is the address of memory that
-   * the owner of the heap has allocated already.
+   * The elements are uninitialised. `pointer` is the address of memory that the owner of the heap has allocated already.
+   *
+   * @internal
    */
+  constructor(heap: Heap, shape: readonly number[], length: number, dtype: D, pointer?: number);
   constructor(heap: Heap, shape: readonly number[], length: number, dtype: D, pointer?: number) {
     const bytes = length * BYTES[dtype];
     checkBytes(shape, bytes);
@@ -52,7 +56,11 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#pointer = pointer ?? heap.allocate(staggered(bytes));
   }
 
-  /** The heap that the elements lie in. */
+  /**
+   * The heap that the elements lie in.
+   *
+   * @internal
+   */
   get heap(): Heap {
     return this.#heap;
   }
@@ -67,7 +75,11 @@ export class Tensor<D extends Dtype = "float32"> {
     return this.#pointer === 0;
   }
 
-  /** The address of the elements, a byte offset in the heap's memory. Throws BatchNormError "disposed". */
+  /**
+   * The address of the elements, a byte offset in the heap's memory. Throws BatchNormError "disposed".
+   *
+   * @internal
+   */
   get pointer(): number {
     if (this.#pointer === 0) throw disposed("tensor");
     return this.#pointer;

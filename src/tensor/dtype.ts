@@ -8,7 +8,7 @@ import { oneOf } from "../common/validate.ts";
 export type Dtype = "float32" | "float64" | "float16" | "bfloat16";
 
 /** Float16Array if the TypeScript library declares it, else never. */
-type HalfArray = typeof globalThis extends { Float16Array: new (length: number) => infer A } ? A : never;
+export type HalfArray = typeof globalThis extends Record<"Float16Array", new (length: number) => infer A> ? A : never;
 
 /** The kinds of arrays that hold the elements of each type. */
 export interface DataOf {

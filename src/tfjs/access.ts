@@ -19,14 +19,14 @@ import {
 } from "@tensorflow/tfjs-core";
 import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
-import type { Build } from "../wasm/module.ts";
+import type { BuildName } from "../wasm/module.ts";
 
 /** Access to the elements of one backend's float32 tensors. */
 export abstract class Access {
   abstract readonly memory: "in place" | "copied";
   /** Why tensors are accessed in place or copied. */
   abstract readonly reason: string;
-  abstract readonly build: Build["name"];
+  abstract readonly build: BuildName | "given";
   /** The heap over the backend's memory, if tensors are accessed in place. */
   readonly heap?: HostHeap;
   protected readonly backend: KernelBackend;
@@ -91,7 +91,7 @@ class InPlace extends Access {
     this.heap = heap;
   }
 
-  get build(): Build["name"] {
+  get build(): BuildName | "given" {
     return this.heap.build.name;
   }
 
@@ -134,7 +134,7 @@ class Copied extends Access {
     this.reason = reason;
   }
 
-  get build(): Build["name"] {
+  get build(): BuildName | "given" {
     return infoOfDefault().build;
   }
 
@@ -207,7 +207,7 @@ export interface Info {
   /** Why tensors are accessed in place or copied, as a text for people. */
   readonly reason: string;
   /** The build of the kernels that runs: "simd", or "relaxed" with relaxed SIMD. */
-  readonly build: Build["name"];
+  readonly build: BuildName | "given";
   /** The number of threads that calls on tensors of 131,072 elements and more run on. */
   readonly threads: number;
   /** The reason for the number of threads, as a text for people. */

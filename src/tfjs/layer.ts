@@ -13,7 +13,7 @@ import { batchNormInference, normalizeBatch } from "./operations.ts";
 /** The configuration of batchNormalization: the same as that of tf.layers.batchNormalization. */
 export type BatchNormalizationConfig = NonNullable<Parameters<typeof layers.batchNormalization>[0]>;
 
-type Layer = ReturnType<typeof layers.batchNormalization>;
+export type Layer = ReturnType<typeof layers.batchNormalization>;
 
 type LayerClass = (new (config: BatchNormalizationConfig) => Layer) & { className: string };
 

@@ -11,8 +11,10 @@ import relaxedSource from "../../build/relaxed.wasm";
 import type { instantiate } from "../../build/simd.js";
 import simdSource from "../../build/simd.wasm";
 import { audioWorklet, relaxedSimd, simd } from "../common/engine.ts";
-import { noBytes, noSimd, wrongKind } from "../common/errors.ts";
+import { noBytes, noSimd, wrongKind, wrongValue } from "../common/errors.ts";
+import type { WasmModule } from "../common/globals.ts";
 import { Slot } from "../common/slot.ts";
+import { oneOf } from "../common/validate.ts";
 
 /** The exports of the core, as the compiler declares them. */
 export type Exports = Awaited<ReturnType<typeof instantiate>>;
@@ -20,10 +22,13 @@ export type Exports = Awaited<ReturnType<typeof instantiate>>;
 /** The exports of the second module, as the compiler declares them. */
 export type ExtendedExports = Awaited<ReturnType<typeof instantiateExtended>>;
 
+/** The name of a build of the kernels. */
+export type BuildName = "simd" | "relaxed";
+
 /** A compiled build of the kernels. */
 export interface Build {
-  /** The name of the build, or "given" for modules of the host. */
-  readonly name: "simd" | "relaxed" | "given";
+  /** The name of the build, or "given" for a module of the host that does not tell. */
+  readonly name: BuildName | "given";
   /** The reason why this build was chosen. */
   readonly reason: string;
   /** The core. */
@@ -31,11 +36,6 @@ export interface Build {
   /** Returns the second module, which is compiled at the first call. */
   extended(): WebAssembly.Module;
 }
-
-/** An export that tells the core from other modules. */
-const SIGNATURE: keyof Exports = "workspace";
-/** An export that tells the second module from other modules. */
-const EXTENDED_SIGNATURE: keyof ExtendedExports = "narrow";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -53,12 +53,21 @@ const isModule = (value: unknown): value is WebAssembly.Module =>
   Object.prototype.toString.call(value) === "[object WebAssembly.Module]";
 
 /** Chooses the build for this engine. Throws BatchNormError "no-simd". */
-function choose(): { name: "simd" | "relaxed"; source: () => Source; reason: string } {
+function choose(): { name: BuildName; source: () => Source; reason: string } {
   if (!simd()) throw noSimd();
   if (!relaxedSource) return { name: "simd", source: simdSource, reason: "the host compiles no bytes" };
   return relaxedSimd()
     ? { name: "relaxed", source: relaxedSource, reason: "the engine has relaxed SIMD" }
     : { name: "simd", source: simdSource, reason: "the engine has no relaxed SIMD" };
+}
+
+/** Returns the build that `init` was asked for. Throws TypeError or RangeError if it cannot run here. */
+function chooseAsked(asked: unknown): ReturnType<typeof choose> {
+  const best = choose();
+  if (asked === undefined) return best;
+  const name = oneOf("build", asked, ["simd", "relaxed"], best.name);
+  if (name === "relaxed" && best.name === "simd") throw wrongValue("build", `"simd", because ${best.reason}`, name);
+  return { name, source: name === best.name ? best.source : simdSource, reason: "init was asked for it" };
 }
 
 /** Returns the bytes of a module's import section, whose only import is the memory "env" "memory" with these limits. */
@@ -88,8 +97,8 @@ export function withSharedMemory(bytes: Bytes): Bytes {
 /** The memory that a module imports: memory of one thread, or memory that threads share. */
 type MemoryKind = "own" | "shared";
 
-/** The builds that are compiled already. */
-const compiled: Partial<Record<MemoryKind, Build>> = {};
+/** The modules of the core that are compiled already. */
+const cores: Partial<Record<`${BuildName} ${MemoryKind}`, WebAssembly.Module>> = {};
 /** The second modules that are compiled already. */
 const extended: Partial<Record<MemoryKind, WebAssembly.Module>> = {};
 
@@ -123,52 +132,72 @@ function extendedOf(memoryKind: MemoryKind): WebAssembly.Module {
 
 /** Returns the compiled kernels. The first call compiles them, which takes a millisecond or two. */
 export function kernelBuild(memoryKind: MemoryKind = "own"): Build {
-  if (!compiled[memoryKind]) {
-    const { name, source, reason } = choose();
-    const module = compileSync(forMemory(source(), memoryKind));
-    compiled[memoryKind] = { name, reason, module, extended: () => extendedOf(memoryKind) };
-  }
-  return compiled[memoryKind];
+  const { name, source, reason } = choose();
+  cores[`${name} ${memoryKind}`] ??= compileSync(forMemory(source(), memoryKind));
+  const module = cores[`${name} ${memoryKind}`] as WebAssembly.Module;
+  return { name, reason, module, extended: () => extendedOf(memoryKind) };
 }
 
-/** Returns `value` if it is a module that has the export `signature`. Otherwise throws TypeError. */
-function checkModule(name: string, value: unknown, signature: string): WebAssembly.Module {
-  if (!isModule(value)) throw wrongKind(name, "a WebAssembly.Module", value);
-  if (!WebAssembly.Module.exports(value).some((e) => e.name === signature))
-    throw wrongKind(name, `the ${name === "module" ? "" : "extended "}kernels of batchnorm-wasm`, value);
+/** The files of the package that an option of `init` takes, and the exports of their modules. */
+const HOST_MODULES = {
+  module: ["simd.wasm or relaxed.wasm", "version,workspace,plan,pivots,sums,statistics,coefficients,map"],
+  extended: ["extended.wasm", "pivots,sums,statistics,coefficients,map,widen,narrow"],
+} as const;
+
+/**
+ * Returns `value` if it is undefined, or a module with the imports and exports of ours. Otherwise throws TypeError,
+ * because calls of another module may trap, or write into another memory than the tensors'.
+ */
+function checkModule(name: keyof typeof HOST_MODULES, value: unknown): WebAssembly.Module | undefined {
+  if (value === undefined) return value;
+  const [files, exports] = HOST_MODULES[name];
+  const namesOf = (list: { name: string }[]) => list.map((e) => e.name).join();
+  if (
+    !isModule(value) ||
+    namesOf(WebAssembly.Module.imports(value)) !== "memory" ||
+    namesOf(WebAssembly.Module.exports(value)) !== exports
+  )
+    throw wrongKind(name, `the module of batchnorm-wasm/${files} of this version`, value);
   return value;
 }
 
-/** Modules that the host has compiled. */
-interface HostModules {
-  /** The core. */
-  module?: WebAssembly.Module;
-  /** The second module. */
-  extended?: WebAssembly.Module;
+/** Returns which build a module of the host is, from its list of features. A host may have removed the list. */
+function nameOf(module: WebAssembly.Module): Build["name"] {
+  const [features] = WebAssembly.Module.customSections(module, "target_features");
+  if (!features) return "given";
+  return String.fromCharCode(...new Uint8Array(features)).includes("relaxed-simd") ? "relaxed" : "simd";
+}
+
+/** The options of `init` that choose the kernels. */
+interface BuildOptions {
+  build?: BuildName;
+  module?: WasmModule;
+  extended?: WasmModule;
 }
 
 /**
  * Compiles the kernels off the main thread, or takes the modules that the host has compiled. With shared memory it
  * compiles the second module too, because threads get all modules when they start. Throws TypeError for modules that
- * are not ours.
+ * are not ours, and RangeError for a build that does not run here.
  */
-export async function compileAhead(hostModules: HostModules, memoryKind: MemoryKind): Promise<Build> {
-  if (memoryKind === "shared" && !hostModules.extended && secondModule.installed)
+export async function compileAhead(options: BuildOptions, memoryKind: MemoryKind): Promise<Build> {
+  if (options.build !== undefined && options.module !== undefined)
+    throw wrongKind("build", "undefined beside the option module", options.build);
+  const hostModule = checkModule("module", options.module);
+  const hostExtended = checkModule("extended", options.extended);
+  const { name, source, reason } = chooseAsked(options.build);
+  if (memoryKind === "shared" && !hostExtended && secondModule.installed)
     extended.shared ??= await compile(forMemory(extendedSource(), "shared"));
-  const hostExtended = hostModules.extended && checkModule("extended", hostModules.extended, EXTENDED_SIGNATURE);
   const extendedModule = () => hostExtended ?? extendedOf(memoryKind);
-  if (hostModules.module !== undefined) {
-    const module = checkModule("module", hostModules.module, SIGNATURE);
-    return { name: "given", reason: "init was given this module", module, extended: extendedModule };
-  }
-  const { name, source, reason } = choose();
-  compiled[memoryKind] ??= {
-    name,
-    reason,
-    module: await compile(forMemory(source(), memoryKind)),
-    extended: extendedModule,
-  };
-  return hostExtended ? { ...compiled[memoryKind], extended: extendedModule } : compiled[memoryKind];
+  if (hostModule)
+    return {
+      name: nameOf(hostModule),
+      reason: "init was given this module",
+      module: hostModule,
+      extended: extendedModule,
+    };
+  cores[`${name} ${memoryKind}`] ??= await compile(forMemory(source(), memoryKind));
+  return { name, reason, module: cores[`${name} ${memoryKind}`] as WebAssembly.Module, extended: extendedModule };
 }
 
 /**

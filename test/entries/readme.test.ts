@@ -1,5 +1,4 @@
-// The examples of the README and of docs/ run unchanged with the built package. The README's example is as short as it
-// says.
+// The examples of the README and of docs/ run unchanged with the built package.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -20,12 +19,21 @@ function run(name: string, example: string, report: string) {
   return JSON.parse(printed.trim().split("\n").at(-1) as string);
 }
 
-it("the first example has eight lines and runs", () => {
+it("the first example is a training step of at most 30 lines, which learns", () => {
   const example = exampleOf(readme);
-  expect(example.trim().split("\n")).toHaveLength(8);
-  const report = "[y.shape, dx.data.length, dGamma.length, dBeta.length, prediction.shape, bn.batchesTracked]";
-  const shape = [32, 64, 28, 28];
-  expect(run("readme", example, report)).toEqual([shape, 32 * 64 * 28 * 28, 64, 64, shape, 1]);
+  expect(example.trim().split("\n").length).toBeLessThanOrEqual(30);
+  const worst = "Math.max(...prediction.data.map((v, k) => Math.abs(v - target[k])))";
+  const [loss, distance, batches] = run("readme", example, `[loss, ${worst}, bn.batchesTracked]`);
+  expect(loss).toBeLessThan(1e-4); // 27 to 37 at the first step
+  // the running statistics are those of batches on the way, so that they are a little off
+  expect(distance).toBeLessThan(0.2);
+  expect(batches).toBe(100);
+});
+
+it("npm install stands before the first example", () => {
+  const command = readme.indexOf("npm install batchnorm-wasm\n");
+  expect(command).toBeGreaterThan(0);
+  expect(command).toBeLessThan(readme.indexOf("```ts"));
 });
 
 it("the example of docs/folding.md runs, and folding changes nothing", () => {
@@ -56,10 +64,4 @@ it("the example of docs/sync.md runs, and two ranks are one batch", () => {
   const firsts = [ys[0][0], ys[0][2], ys[1][0]];
   expect(firsts.reduce((a: number, b: number) => a + b)).toBeCloseTo(0, 5);
   expect(firsts[1]).toBeCloseTo(0, 5);
-});
-
-it("every file that the README links to is there", () => {
-  const links = [...readme.matchAll(/\]\(([^)#]+)\)/g)].map((match) => match[1] as string);
-  expect(links.length).toBeGreaterThan(4);
-  for (const link of links) expect(() => readFileSync(new URL(link, root))).not.toThrow();
 });

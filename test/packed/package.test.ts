@@ -40,8 +40,10 @@ beforeAll(() => {
 
 const FILES = [
   "CHANGELOG.md",
+  "CONTRIBUTING.md",
   "LICENSE",
   "README.md",
+  "SECURITY.md",
   "build/debug.wasm",
   "build/embed.wasm",
   "build/extended.wasm",
@@ -69,9 +71,11 @@ const FILES = [
   "dist/tfjs.js",
   "dist/tfjs.js.map",
   "dist/wasm.d.ts",
-  "docs/abi.md",
+  ...readdirSync(new URL("../../docs/", import.meta.url), { recursive: true, encoding: "utf8" })
+    .filter((file) => extname(file))
+    .map((file) => `docs/${file}`),
   "package.json",
-];
+].sort();
 
 describe("files", () => {
   it("are these and no others", () => {
@@ -97,8 +101,39 @@ describe("files", () => {
 
   it("exports: leads to all there is, but for source maps, texts and what a declaration names", () => {
     const reached = new Set(subpaths.flatMap(([, target]) => filesOf(target).map((file) => file.replace("./", ""))));
-    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md)$|^LICENSE$/.test(file));
+    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md|svg)$|^LICENSE$/.test(file));
     expect(others).toEqual([]);
+  });
+});
+
+describe("what a registry needs", () => {
+  it("every link in the README is absolute, or leads to a file of the package or a heading of the README", () => {
+    const readme = readFileSync(join(library, "README.md"), "utf8");
+    const links = [...readme.matchAll(/\]\(([^)]+)\)/g)].map((match) => match[1] as string);
+    const headings = [...readme.matchAll(/^#+ (.+)$/gm)].map(([, heading = ""]) =>
+      heading
+        .toLowerCase()
+        .replace(/[^\w -]/g, "")
+        .replaceAll(" ", "-"),
+    );
+    const isThere = (link: string) => {
+      const [file = "", heading] = link.split("#");
+      if (file === "") return headings.includes(heading ?? "");
+      return /^https:\/\/\w/.test(file) || FILES.includes(file);
+    };
+    expect(links.length).toBeGreaterThan(10);
+    expect(links.filter((link) => !isThere(link))).toEqual([]);
+  });
+
+  it("npm publish --dry-run finds nothing to complain of", () => {
+    // nothing answers there, so the outcome does not depend on what a registry has
+    const args = ["publish", tarball, "--dry-run", "--registry", "http://127.0.0.1:9", "--fetch-retries", "0"];
+    const { stderr, status } = spawnSync("npm", args, { encoding: "utf8" });
+    expect(status, stderr).toBe(0);
+    const complaints = stderr.split("\n").filter((line) => /^npm (warn|error)/.test(line));
+    // who publishes is logged in by then
+    expect(complaints.filter((line) => !/requires you to be logged in/.test(line))).toEqual([]);
+    expect(stderr).toContain(`${description.name}@${description.version}`);
   });
 });
 
@@ -162,13 +197,11 @@ describe("linters of packages", () => {
       entrypoint?: string;
       resolutionKind?: string;
     }
-    // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require, and
-    // TypeScript's resolution before `exports` (node10) knows no subpath that is not a folder. Only that, only there.
+    // A .wasm file and a script are files to serve or to compile, which a CommonJS program reads and does not require.
+    // Only that, only there.
     const file = /^\.\/(\w+\.wasm|global)$/;
-    const subpath = /^\.\/(\w+\.wasm|global|core|tfjs|mpi)$/;
     const expected = ({ kind, entrypoint = "", resolutionKind }: Problem) =>
-      (subpath.test(entrypoint) && kind === "NoResolution" && resolutionKind === "node10") ||
-      (file.test(entrypoint) && kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs");
+      file.test(entrypoint) && kind === "CJSResolvesToESM" && resolutionKind === "node16-cjs";
     expect(analysis.problems.filter((problem: Problem) => !expected(problem))).toEqual([]);
   });
 });
@@ -414,8 +447,12 @@ describe("declarations", () => {
     };
   }
 
-  /** What the compiler says of a file, the library's declarations included. */
+  /** What the compiler says of a file, the declarations of the library and of what it imports included. */
   function complaints(name: string, text: string, options: ts.CompilerOptions): string[] {
+    return diagnostics(name, text, options).map((d) => ts.flattenDiagnosticMessageText(d.messageText, "\n"));
+  }
+
+  function diagnostics(name: string, text: string, options: ts.CompilerOptions): readonly ts.Diagnostic[] {
     const file = join(consumer, name);
     writeFileSync(file, text);
     writeFileSync(join(consumer, "package.json"), JSON.stringify({ private: true, type: "module" }));
@@ -432,19 +469,28 @@ describe("declarations", () => {
       configFilePath: join(consumer, "tsconfig.json"), // packages are looked for from there
       ...options,
     };
-    const program = ts.createProgram([file], all, hostOf(all));
-    return ts.getPreEmitDiagnostics(program).map((d) => ts.flattenDiagnosticMessageText(d.messageText, "\n"));
+    return ts.getPreEmitDiagnostics(ts.createProgram([file], all, hostOf(all)));
   }
 
   const NODE = { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext };
+  const NODE16 = { module: ts.ModuleKind.Node16, moduleResolution: ts.ModuleResolutionKind.Node16 };
   const BUNDLER = { module: ts.ModuleKind.Preserve, moduleResolution: ts.ModuleResolutionKind.Bundler };
+  /** TypeScript's resolution before `exports`. It follows `typesVersions`. */
+  const NODE10 = {
+    module: ts.ModuleKind.ESNext,
+    moduleResolution: ts.ModuleResolutionKind.Node10,
+    ignoreDeprecations: "6.0",
+  };
+  const NODE10_COMMONJS = { ...NODE10, module: ts.ModuleKind.CommonJS, esModuleInterop: true };
+  /** The checks that the README's example, which is JavaScript, does without. */
+  const JAVASCRIPT = { strictNullChecks: false, exactOptionalPropertyTypes: false, noUncheckedIndexedAccess: false };
   const uses = `
-const ys: Float32Array = y.data;
+const ys: Float32Array = prediction.data;
 const shapes: readonly number[] = prediction.shape;
-const gradients: Float32Array | undefined = dx?.data;
+const gradients: Float32Array | undefined = bn.backward(prediction).dx?.data;
 // @ts-expect-error: a number of channels is a number
 new BatchNorm("64");
-void [ys, shapes, gradients, dGamma, dBeta];
+void [ys, shapes, gradients];
 `;
 
   it("the README has the example", () => {
@@ -456,7 +502,7 @@ void [ys, shapes, gradients, dGamma, dBeta];
     ["a bundler's module", "bundler.ts", BUNDLER],
     ["a CommonJS module that imports", "import.cts", NODE],
   ])("%s: the README's example compiles", (_, name, options) => {
-    expect(complaints(name, `${example}${uses}`, options)).toEqual([]);
+    expect(complaints(name, `${example}${uses}`, { ...options, ...JAVASCRIPT })).toEqual([]);
   });
 
   it("a CommonJS module that requires", () => {
@@ -465,7 +511,8 @@ void [ys, shapes, gradients, dGamma, dBeta];
       'import library = require("batchnorm-wasm");\nconst { $1 } = library;',
     );
     expect(text).not.toBe(example);
-    expect(complaints("require.cts", `${text}${uses}`, { ...NODE, verbatimModuleSyntax: true })).toEqual([]);
+    const options = { ...NODE, ...JAVASCRIPT, verbatimModuleSyntax: true };
+    expect(complaints("require.cts", `${text}${uses}`, options)).toEqual([]);
   });
 
   it.each([
@@ -474,7 +521,7 @@ void [ys, shapes, gradients, dGamma, dBeta];
   ])("a script of a page, which finds the global %s", (_, head, options) => {
     const text = example.replace(/import \{ (.*) \} from "batchnorm-wasm";/, "const { $1 } = batchnormWasm;");
     expect(text).not.toBe(example);
-    expect(complaints("script.ts", `${head}${text}${uses}`, options)).toEqual([]);
+    expect(complaints("script.ts", `${head}${text}${uses}`, { ...options, ...JAVASCRIPT })).toEqual([]);
   });
 
   it.each([
@@ -504,11 +551,11 @@ new BatchNorm(8, { activation: "relu" });
 // @ts-expect-error: float32 alone
 bn.forward({ data: new Float64Array(8), shape: [1, 8] });
 // @ts-expect-error: no masks
-bn.forward({ data, shape }, { mask: [true] });
+bn.forward(prediction, { mask: [true] });
 // @ts-expect-error: no state dicts
 bn.train().stateDict();
 `;
-    expect(complaints(name, `${text}${uses}${lacks}`, options)).toEqual([]);
+    expect(complaints(name, `${text}${uses}${lacks}`, { ...options, ...JAVASCRIPT })).toEqual([]);
   });
 
   it("the small entry's declarations do not mention what it lacks", () => {
@@ -529,6 +576,134 @@ const bytes: Uint8Array = module;
 export { bytes };
 `;
     expect(complaints("wasm.mts", text, NODE)).toEqual([]);
+  });
+
+  const ES2022 = "lib.es2022.d.ts";
+  const LIBRARIES = {
+    "es2022 alone": [ES2022],
+    "es2022 and dom": [ES2022, "lib.dom.d.ts"],
+    "es2022 and Symbol.dispose": [ES2022, "lib.esnext.disposable.d.ts"],
+    "all of esnext, dom and Node's types": ["lib.esnext.d.ts", "lib.dom.d.ts"],
+  };
+  const RESOLUTIONS: Record<string, readonly [string, ts.CompilerOptions]> = {
+    "node16, import": ["everything.mts", NODE16],
+    "node16, require": ["everything.cts", NODE16],
+    "bundler, import": ["everything-bundler.ts", BUNDLER],
+    "node10, import": ["everything-10.ts", NODE10],
+    "node10, require": ["everything-10-commonjs.ts", NODE10_COMMONJS],
+  };
+  const PROGRAM = `import { BatchNorm, type InitOptions, Tensor, groupPorts, init, tensor } from "batchnorm-wasm";
+import { BatchNorm as Core, batchNormForward } from "batchnorm-wasm/core";
+import { mpiGroup } from "batchnorm-wasm/mpi";
+import module from "batchnorm-wasm/simd.wasm";
+import extended from "batchnorm-wasm/extended.wasm";
+export const options: InitOptions = { module, extended, threads: 2 };
+export const x = tensor([2, 3], [1, 2, 3, 4, 5, 6]);
+export const values: Float32Array = new BatchNorm(3).forward(x).data;
+export const shape: readonly number[] = new Core(3).forward({ data: values, shape: [2, 3] }).shape;
+export const port: object | undefined = groupPorts(2)[0]?.ports[0];
+export const mean: Float64Array = batchNormForward(x).mean;
+export const started: Promise<void> = init(options);
+x[Symbol.dispose]();
+// @ts-expect-error: a tensor is made by tensor()
+export const made = new Tensor();
+// @ts-expect-error: the number of threads is a number or "auto"
+export const wrong: InitOptions = { threads: "2" };
+export { mpiGroup };
+`;
+
+  describe.each(Object.entries(RESOLUTIONS))("moduleResolution %s", (_, [name, options]) => {
+    it.each(Object.entries(LIBRARIES))("lib %s: a program with every entry passes all checks", (library, lib) => {
+      const types = library.includes("Node") ? ["node"] : [];
+      const typeRoots = [fileURLToPath(new URL("../../node_modules/@types", import.meta.url))];
+      // Node cannot require a .wasm file, and the compiler says so
+      const text = name.endsWith(".cts")
+        ? PROGRAM.replace(/import (\w+) from .*wasm";/g, "declare const $1: object;")
+        : PROGRAM;
+      expect(complaints(name, text, { ...options, lib, types, typeRoots })).toEqual([]);
+    });
+
+    it("the entry for TF.js passes all checks", () => {
+      const text =
+        'import { batchNormalization } from "batchnorm-wasm/tfjs";\nexport const layer = batchNormalization();\n';
+      const all = diagnostics(`tfjs-${name}`, text, { ...options, lib: LIBRARIES["es2022 and dom"] });
+      // TF.js's own declarations, and those that they name, do not
+      const ours = all.filter(({ file }) => /batchnorm-wasm|consumer/.test(file?.fileName ?? "consumer"));
+      expect(ours.map((d) => ts.flattenDiagnosticMessageText(d.messageText, "\n"))).toEqual([]);
+    });
+  });
+
+  /** Top-level declarations of a file, and the names that it exports, with what they are called inside. */
+  function namesOf(entry: string) {
+    const text = readFileSync(join(library, `dist/${entry}.d.ts`), "utf8");
+    const source = ts.createSourceFile("index.d.ts", text, ts.ScriptTarget.ES2022, true);
+    const exported = new Map<string, string>();
+    const values: string[] = [];
+    const declared = new Map<string, ts.Node[]>();
+    const declare = (name: ts.Node | undefined, node: ts.Node) =>
+      name && declared.set(name.getText(), [...(declared.get(name.getText()) ?? []), node]);
+    for (const statement of source.statements)
+      if (ts.isExportDeclaration(statement)) {
+        for (const { name, propertyName } of (statement.exportClause as ts.NamedExports).elements) {
+          exported.set((propertyName ?? name).text, name.text);
+          if (!statement.isTypeOnly) values.push(name.text);
+        }
+      } else if (ts.isVariableStatement(statement))
+        for (const variable of statement.declarationList.declarations) declare(variable.name, variable);
+      else declare((statement as ts.DeclarationStatement).name, statement);
+    return { lines: text.trimEnd().split("\n").length, exported, values, declared };
+  }
+
+  it.each(["index", "core", "tfjs", "mpi"])(
+    "%s.d.ts: every type that a public signature names is exported",
+    (entry) => {
+      const { exported, declared } = namesOf(entry);
+      const missing: string[] = [];
+      const visit = (node: ts.Node): void => {
+        if (ts.isHeritageClause(node)) return; // an editor shows what is inherited
+        if (ts.isTypeReferenceNode(node)) {
+          const name = node.typeName.getText();
+          if (declared.has(name) && !exported.has(name)) missing.push(name);
+        }
+        ts.forEachChild(node, visit);
+      };
+      // what the two hold is for backward alone to read
+      for (const name of exported.keys())
+        if (!["Saved", "SavedNorm"].includes(name)) for (const node of declared.get(name) ?? []) visit(node);
+      expect([...new Set(missing)]).toEqual([]);
+      expect(exported.size).toBeGreaterThan(1);
+    },
+  );
+
+  it.each(["index", "core", "tfjs", "mpi"])(
+    "%s.d.ts: declares the values that there are, and no others",
+    async (entry) => {
+      const { values } = namesOf(entry);
+      const required = createRequire(join(consumer, "x.js"))(join(library, `dist/${entry}.cjs`));
+      expect(values.sort()).toEqual(Object.keys(required).sort());
+    },
+  );
+
+  it("index.d.ts has no internals: fewer than 1,230 lines, and nothing of wasm memory", () => {
+    const { lines, declared } = namesOf("index");
+    expect(lines).toBeLessThan(1230);
+    for (const name of ["Heap", "Kernels", "Pool", "Plan", "Exports", "Build"])
+      expect([...declared.keys()]).not.toContain(name);
+  });
+
+  it("with lib dom, a module is a WebAssembly.Module, and a port a MessagePort", () => {
+    const text = `import { type InitOptions, type Port } from "batchnorm-wasm";
+import module from "batchnorm-wasm/simd.wasm";
+type Same<A, B> = [A, B] extends [B, A] ? true : false;
+export const port: Same<Port, MessagePort> = true;
+declare global { namespace WebAssembly { interface Module { brand: 1 } } }
+export const modules: Same<InitOptions["module"], WebAssembly.Module | undefined> = true;
+export const raw: Same<typeof module, WebAssembly.Module> = true;
+// @ts-expect-error: not bytes
+export const options: InitOptions = { module: new Uint8Array() };
+`;
+    const options = { ...NODE, exactOptionalPropertyTypes: false };
+    expect(complaints("dom.mts", text, options)).toEqual([]);
   });
 
   it("a mistake would be found", () => {
