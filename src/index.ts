@@ -35,7 +35,6 @@ export { type RecalibrateOptions, recalibrate } from "./layer/recalibrate.ts";
 export type {
   Affine,
   AffineOptions,
-  Floats,
   FoldSource,
   FoldVector,
   FoldWarning,
