@@ -190,7 +190,7 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
   new BatchNormError(
     "out-of-memory",
     `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more; ` +
-      "dispose tensors no longer needed, or split the batch",
+      "dispose tensors no longer needed, since forgotten ones are freed only between two turns of the event loop, or split the batch",
   );
 
 /**

@@ -41,6 +41,8 @@ export interface Heap {
   allocate(bytes: number): number;
   /** Frees the bytes that `allocate` has returned. */
   free(pointer: number): void;
+  /** Frees the addresses of tensors that have been collected. Undefined if the heap or the engine does not do that. */
+  readonly collected?: FinalizationRegistry<number> | undefined;
 }
 
 /** The buffers of all heaps, older ones included. */
@@ -111,6 +113,10 @@ export abstract class KernelHeap implements Heap {
 /** A heap in a WebAssembly.Memory of its own, which grows as needed. */
 export class WasmHeap extends KernelHeap {
   readonly #allocator: Allocator;
+  readonly collected =
+    typeof FinalizationRegistry === "function"
+      ? new FinalizationRegistry<number>((pointer) => this.free(pointer))
+      : undefined;
 
   /**
    * Makes the memory. A build for several threads needs `shared` memory, and other builds need memory that is not

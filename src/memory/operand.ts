@@ -334,7 +334,7 @@ export class CallScope {
     if (!(target instanceof Tensor) || target === out) return target;
     if ((out ?? like) instanceof Tensor) {
       this.#disposables.splice(this.#disposables.indexOf(target), 1);
-      return target;
+      return target.own();
     }
     const array = out ?? this.#array(like as PlainTensor<Data>);
     copyElements(target.data, array.data);
