@@ -167,14 +167,14 @@ export const inPlace = (name: string, source: string, mode?: string) =>
     "in-place",
     mode === undefined
       ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
-      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got ${source} itself, which backward needs; ` +
+      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got memory of ${source}, which backward needs; ` +
           `pass another tensor${name === "out" ? ', or use mode "eval"' : ", or dy itself"}`,
   );
 
 export const sameOut = (name: string, other: string) =>
   new BatchNormError(
     "in-place",
-    `${name}: expected other memory than ${other}, got memory that both would write; pass another tensor`,
+    `${name}: expected other memory than ${other}, got memory of both; pass another array or tensor`,
   );
 
 export const disposed = (name: string) =>

@@ -10,9 +10,9 @@ import {
   wrongShape,
   wrongValue,
 } from "../common/errors.ts";
-import { type Dtype, dtypeOf, is16Bit, storeOf, type VectorOf } from "../tensor/dtype.ts";
+import { type Data, type Dtype, dtypeOf, is16Bit, storeOf, type Vector, type VectorOf } from "../tensor/dtype.ts";
 import { sameShape, sizeOf } from "../tensor/shape.ts";
-import { type Heap, inWasmMemory } from "./heap.ts";
+import { type Heap, inWasmMemory, memoryOf } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 
 /** Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. */
@@ -80,15 +80,14 @@ export function checkOut(
   else if (inWasmMemory(out.data)) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
 }
 
-/** Returns the range of bytes that an array takes in its buffer. */
-const extent = ({ byteOffset, byteLength }: ArrayBufferView) => [byteOffset, byteOffset + byteLength] as const;
-
-/** Returns whether two operands share any memory, and whether they begin at the same address. */
-function overlap(a: AnyTensor, b: AnyTensor): { any: boolean; same: boolean } {
-  if (a instanceof Tensor || b instanceof Tensor) return { any: a === b, same: a === b };
-  const [[beginA, endA], [beginB, endB]] = [extent(a.data), extent(b.data)];
-  const any = a.data.buffer === b.data.buffer && beginA < endB && beginB < endA;
-  return { any, same: any && beginA === beginB };
+/** Returns whether two operands or vectors share any memory, and whether they begin at the same address. */
+function overlap(a: AnyTensor | Vector, b: AnyTensor | Vector): { any: boolean; same: boolean } {
+  const [u, v] = [a, b].map((value) => ("data" in value ? value.data : value)) as [Data, Data];
+  const any =
+    memoryOf(u) === memoryOf(v) &&
+    u.byteOffset < v.byteOffset + v.byteLength &&
+    v.byteOffset < u.byteOffset + u.byteLength;
+  return { any, same: any && u.byteOffset === v.byteOffset };
 }
 
 /**
@@ -108,9 +107,15 @@ export function overwrites(
   return same;
 }
 
-/** Throws BatchNormError "in-place" if two destinations share memory. */
-export function checkApart(name: string, a: AnyTensor | undefined, other: string, b: AnyTensor | undefined): void {
-  if (a && b && overlap(a, b).any) throw sameOut(name, other);
+/** Throws BatchNormError "in-place" if a destination shares memory with one of the others. Accepts undefined. */
+export function checkApart(
+  name: string,
+  out: AnyTensor | Vector | undefined,
+  others: Readonly<Record<string, AnyTensor | Vector | undefined>>,
+): void {
+  if (out)
+    for (const [other, value] of Object.entries(others))
+      if (value && overlap(out, value).any) throw sameOut(name, other);
 }
 
 /**

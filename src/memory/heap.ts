@@ -45,11 +45,14 @@ export interface Heap {
   readonly collected?: FinalizationRegistry<number> | undefined;
 }
 
-/** The buffers of all heaps, older ones included. */
-const buffers = new WeakSet<ArrayBufferLike>();
+/** The memories of all heaps by their buffers, older ones included. */
+const memories = new WeakMap<ArrayBufferLike, WebAssembly.Memory>();
 
 /** Returns whether a view lies in a heap's memory, so that growth would empty it. */
-export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
+export const inWasmMemory = (view: ArrayBufferView): boolean => memories.has(view.buffer);
+
+/** Returns what two views have in common if they are of the same memory. A shared memory that grows has many buffers. */
+export const memoryOf = ({ buffer }: ArrayBufferView): object => memories.get(buffer) ?? buffer;
 
 /** A memory with the kernels instantiated over it. Subclasses decide how bytes are allocated. */
 export abstract class KernelHeap implements Heap {
@@ -86,7 +89,7 @@ export abstract class KernelHeap implements Heap {
   refresh(): void {
     const { buffer } = this.memory;
     if (buffer === this.u8.buffer) return;
-    buffers.add(buffer);
+    memories.set(buffer, this.memory);
     this.f32 = new Float32Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.u8 = new Uint8Array(buffer);

@@ -25,7 +25,7 @@ import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } fro
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
-import { type BackwardOptions, commitGradients, type Gradients, type Needs } from "./backward.ts";
+import { type BackwardOptions, checkVectorsApart, commitGradients, type Gradients, type Needs } from "./backward.ts";
 import type { ForwardOptions, Parameters } from "./forward.ts";
 import { epsilonOption } from "./options.ts";
 import {
@@ -573,6 +573,7 @@ function prepareBackward<T extends AnyTensor>(
     return needed ? (out ?? newVector(precision, norm.channels)) : undefined;
   };
   const [dGamma, dBeta] = [gradient("dGamma", norm.gamma), gradient("dBeta", norm.beta)];
+  checkVectorsApart(options, { dxOut, dy, x });
   const dx = flag("needs.dx", needs.dx, true);
   const sums = dGamma || dBeta ? emptyGradientSums(norm.channels) : undefined;
   return { heap, dy, saved, dx, dxOut, dGamma, dBeta, accumulate, sums };

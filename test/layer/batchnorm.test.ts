@@ -149,9 +149,10 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
         expect([dx?.data, dx?.shape]).toEqual([new Float32Array(0), x.shape]);
         expect([dGamma, dBeta]).toEqual([new Float32Array(3), new Float32Array(3)]);
         mine(dx as TensorLike);
-        const kept = Float32Array.of(1, 2, 3);
-        bn.backward(input(2, size), { accumulate: true, dGammaOut: kept, dBetaOut: kept, needs: { dx: false } });
-        expect(kept).toEqual(Float32Array.of(1, 2, 3));
+        const kept = [Float32Array.of(1, 2, 3), Float32Array.of(4, 5, 6)] as const;
+        const [dGammaOut, dBetaOut] = kept.map((vector) => vector.slice()) as [Float32Array, Float32Array];
+        bn.backward(input(2, size), { accumulate: true, dGammaOut, dBetaOut, needs: { dx: false } });
+        expect([dGammaOut, dBetaOut]).toEqual(kept);
         expect(bn.stateDict()).toEqual(before);
       },
     );
