@@ -63,7 +63,7 @@ export {
   type GradientsOfGradients,
 } from "./ops/double-backward.ts";
 export type { ForwardOptions, Parameters, Saved } from "./ops/forward.ts";
-export type { Mask } from "./ops/mask.ts";
+export type { List, ListTensor, Mask } from "./ops/mask.ts";
 export {
   groupNormForward,
   instanceNormForward,

@@ -69,8 +69,34 @@ export const wrongKind = (name: string, expected: string, got: unknown) =>
 export const wrongValue = (name: string, expected: string, got: unknown) =>
   new RangeError(`${name}: expected ${expected}, got ${show(got)}`);
 
-export const wrongLength = (name: string, shape: Shape, got: number) =>
-  new RangeError(`${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)}), got ${got}`);
+/** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
+export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
+  new RangeError(
+    `${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)})` +
+      `${xShape ? ` for x of shape ${show(xShape)}` : ""}, got ${got}`,
+  );
+
+export const nestedList = (name: string, got: unknown) =>
+  new TypeError(`${name}: expected a flat list, got nested ${show(got)}; pass ${name}.flat(), or { data, shape }`);
+
+/** Returns the error for a view of wasm memory that growth has emptied. */
+export const emptiedView = (name: string, shape: Shape) =>
+  new RangeError(
+    `${name}.data: expected ${dims(shape)} elements, got a view that growth of the memory has emptied; ` +
+      "read tensor.data again after every call that allocates",
+  );
+
+/** Returns the error for elements that do not lie together in the order of the shape. `field` says so. */
+export const notContiguous = (name: string, field: string, got: unknown) =>
+  new TypeError(
+    `${name}.${field}: expected elements in row-major order from index 0 on, got ${show(got)}; pass a contiguous copy`,
+  );
+
+/** Returns the error for a Proxy around a tensor or a layer, which cannot reach its private fields. */
+export const proxied = (name: string) =>
+  new TypeError(
+    `${name}: expected the object itself, got a Proxy around it; in Vue keep it in markRaw, or pass toRaw of it`,
+  );
 
 export const wrongChannels = (name: string, channels: number, axis: number, shape: Shape, layout: string) =>
   new RangeError(

@@ -46,6 +46,17 @@ export function flag(name: string, value: unknown, fallback: boolean): boolean {
   return value;
 }
 
+const typedArrayTag = /* @__PURE__ */ (() =>
+  Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)?.get)() as () =>
+  | string
+  | undefined;
+
+/**
+ * Returns the name of a typed array's kind, such as "Float32Array", or undefined for other values. It asks the brand, not
+ * the class: arrays of another realm (iframes, node:vm, Jest) have other classes.
+ */
+export const arrayKind = (value: unknown): string | undefined => typedArrayTag.call(value);
+
 /** Returns whether a value is an array or a typed array. */
 export const isList = (value: unknown): value is ArrayLike<unknown> =>
   Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);

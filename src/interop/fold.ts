@@ -13,7 +13,7 @@ import {
   wrongOutputs,
   wrongValue,
 } from "../common/errors.ts";
-import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
+import { arrayKind, checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, Floats, FoldSource, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -74,13 +74,13 @@ const ROUNDING = /* @__PURE__ */ Math.sqrt(1 / (8 * Math.LN2));
 const TOLERANCE = 1e-5;
 
 /** Unit roundoff of an array's elements. */
-const roundoffOf = (array: Floats) => (array instanceof Float32Array ? 2 ** -24 : 2 ** -53);
+const roundoffOf = (array: Floats) => (arrayKind(array) === "Float32Array" ? 2 ** -24 : 2 ** -53);
 
 const zerosLike = <T extends Floats>(array: T, length: number): T =>
-  (array instanceof Float32Array ? new Float32Array(length) : new Float64Array(length)) as T;
+  (arrayKind(array) === "Float32Array" ? new Float32Array(length) : new Float64Array(length)) as T;
 
 function checkFloats<T extends Floats>(name: string, value: T): T {
-  if (value instanceof Float32Array || value instanceof Float64Array) return value;
+  if (/^Float(32|64)Array$/.test(arrayKind(value) ?? "")) return value;
   throw wrongKind(name, "a Float32Array or Float64Array", value);
 }
 

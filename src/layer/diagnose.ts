@@ -3,7 +3,7 @@
 // docs/population.md explains the definitions.
 
 import { absentParameter, oneValuePerChannel, wrongValue } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
+import { arrayKind, checkKeys } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
@@ -243,7 +243,7 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
   const { y, saved } = batchNormForward(x, parameters, options);
   if (y instanceof Tensor) y.dispose();
   const data = newData(dtype, saved.geometry.length, x.data);
-  data.fill(data instanceof Uint16Array ? ONE[dtype] : 1);
+  data.fill(arrayKind(data) === "Uint16Array" ? ONE[dtype] : 1);
   const { dBeta } = batchNormGradientSums({ data, shape: x.shape, dtype }, saved);
   return dBeta.map((sum) => sum / saved.geometry.count);
 }

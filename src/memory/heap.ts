@@ -175,7 +175,7 @@ export class HostHeap extends KernelHeap {
 
   /** Instantiates the kernels over the memory. Throws WebAssembly.LinkError if they cannot import it. */
   constructor(memory: WebAssembly.Memory, host: HostAllocator) {
-    const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
+    const shared = Object.prototype.toString.call(memory.buffer) === "[object SharedArrayBuffer]";
     super(kernelBuild(shared ? "shared" : "own"), memory);
     this.shared = shared;
     this.#host = host;

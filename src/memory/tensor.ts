@@ -80,6 +80,15 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#pointer = pointer ?? heap.allocate(staggered(bytes));
   }
 
+  /**
+   * Returns whether a tensor is one itself, and not a Proxy around one.
+   *
+   * @internal
+   */
+  static isItself(value: Tensor<Dtype>): boolean {
+    return #pointer in value;
+  }
+
   /** The heap that the elements lie in. */
   get heap(): Heap {
     return this.#heap;

@@ -167,6 +167,7 @@ export function checkVectorsApart(
   { dGammaOut, dBetaOut }: Pick<BackwardOptions, "dGammaOut" | "dBetaOut">,
   others: Readonly<Record<string, AnyTensor | undefined>>,
 ): void {
+  if (!dGammaOut && !dBetaOut) return;
   checkApart("dGammaOut", dGammaOut, others);
   checkApart("dBetaOut", dBetaOut, { dGammaOut, ...others });
 }

@@ -1,16 +1,16 @@
 // The stateless functions: forward, inference and statistics on plain arrays or tensors. backward.ts has the others.
 
 import { exclusiveStatistics } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
-import { checkVector } from "../memory/guards.ts";
+import { arrayKind, checkKeys } from "../common/validate.ts";
+import { copyParameter, type Parameter, parameterLength } from "../memory/guards.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { computeDtype, type Dtype, type Vector } from "../tensor/dtype.ts";
-import type { Geometry } from "../tensor/shape.ts";
+import { computeDtype, type Vector } from "../tensor/dtype.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { activationOption } from "./activation.ts";
 import {
   checkForward,
   type ForwardArguments,
+  type ForwardInputs,
   type ForwardOptions,
   type Parameters,
   prepareForward,
@@ -60,14 +60,16 @@ function argumentsOf<T extends AnyTensor>(
 /** gamma and beta, each of every channel, or of every channel of every sample. */
 function checkScaleAndShift(
   parameters: Parameters,
-  { channels, samples }: Geometry,
-  dtype: Dtype,
+  { x, geometry: { channels, samples }, dtype }: ForwardInputs<AnyTensor>,
 ): Omit<ScaleAndShift, "activation"> {
-  const isPerSample = (v: Vector | null | undefined) => !!v && v.length !== channels && v.length === samples * channels;
+  const isPerSample = (v: Parameter | null | undefined) => {
+    const length = parameterLength(v);
+    return length !== channels && length === samples * channels;
+  };
   const vector = (name: "gamma" | "beta"): Vector | null => {
-    const v = parameters[name];
+    const v = parameters[name] ?? null;
     const shape = isPerSample(v) ? [samples, channels] : [channels];
-    return v ? checkVector(name, v, channels, computeDtype(dtype), shape).slice() : null;
+    return v === null ? null : copyParameter(name, v, computeDtype(dtype), shape, x.shape);
   };
   const [gamma, beta] = [vector("gamma"), vector("beta")];
   const which = { gamma: isPerSample(gamma), beta: isPerSample(beta) };
@@ -97,7 +99,7 @@ export function batchNormForward<T extends AnyTensor>(
   const inputs = checkForward(args, undefined);
   const { channels } = inputs.geometry;
   const { activation } = args;
-  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs.geometry, inputs.dtype), activation };
+  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs), activation };
   const epsilon = epsilonOption(options.epsilon);
   const { statistics } = options;
   const joint = statistics === undefined ? undefined : checkStatistics(statistics, channels, epsilon);
@@ -116,7 +118,7 @@ export function batchNormForward<T extends AnyTensor>(
 }
 
 /**
- * Normalises x by the mean and variance among the parameters, Float32Array or Float64Array [C]: y = f(gamma·x̂ + beta +
+ * Normalises x by the mean and variance among the parameters, [C], of float32, float64 or 16 bits: y = f(gamma·x̂ + beta +
  * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
  * or the residual.
  *
@@ -127,7 +129,7 @@ export function batchNormForward<T extends AnyTensor>(
  */
 export function batchNormInference<T extends AnyTensor>(
   x: T,
-  parameters: Parameters & { mean: Vector; variance: Vector },
+  parameters: Parameters & { mean: Parameter; variance: Parameter },
   options: ForwardOptions<T> = {},
 ): { y: T; saved: Saved } {
   const args = argumentsOf(x, options, undefined);
@@ -135,16 +137,15 @@ export function batchNormInference<T extends AnyTensor>(
   const inputs = checkForward(args, undefined);
   const { dtype, geometry } = inputs;
   const { activation } = args;
-  const scaleAndShift = { ...checkScaleAndShift(parameters, geometry, dtype), activation };
+  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs), activation };
   const epsilon = epsilonOption(options.epsilon);
   for (const name of ["statistics", "ghostBatchSize"] as const)
     if (options[name] !== undefined) throw exclusiveStatistics(name);
   const { channels } = geometry;
   const statistic = (name: "mean" | "variance") => {
     const v = parameters[name];
-    return v instanceof Float64Array && v.length === channels
-      ? v.slice()
-      : Float64Array.from(checkVector(name, v, channels, computeDtype(dtype)));
+    const precision = arrayKind(v) === "Float64Array" ? "float64" : computeDtype(dtype);
+    return copyParameter(name, v, precision, [channels], x.shape, "float64");
   };
   const mean = statistic("mean");
   const invStd = new Float64Array(channels);

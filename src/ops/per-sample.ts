@@ -1,6 +1,7 @@
 // Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of
 // Batch Renormalization, and the derivative of an activation as a pass of its own.
 
+import { arrayKind } from "../common/validate.ts";
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
 import { is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
@@ -43,7 +44,7 @@ export function conditionalOf(
     if (!vector) return null;
     let data = vector;
     if (!isPerSample) {
-      data = newVector(vector instanceof Float64Array ? "float64" : "float32", vector.length * samples);
+      data = newVector(arrayKind(vector) === "Float64Array" ? "float64" : "float32", vector.length * samples);
       for (let n = 0; n < samples; n++) data.set(vector, n * vector.length);
     }
     return { data, shape: [data.length] };
