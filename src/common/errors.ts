@@ -48,26 +48,37 @@ const ITEMS = 8;
 /** A message shows at most this many characters of a string, so that it stays on one line. */
 const CHARACTERS = 60;
 
+/** A message shows at most this many wrong values of a state. */
+const COMPLAINTS = 64;
+
+/** Returns a text that is cut after `most` characters. */
+const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)}…` : text);
+
 const firstItems = (list: readonly unknown[], separator: string, item: (value: unknown) => string) =>
   list.slice(0, ITEMS).map(item).join(separator) + (list.length > ITEMS ? `${separator}… (${list.length} in all)` : "");
 
-const dims = (shape: Shape) => firstItems(shape, "×", String);
+const dims = (shape: Shape) => firstItems(shape, "×", (size) => cut(String(size), CHARACTERS));
 
-function show(value: unknown): string {
-  if (typeof value === "string")
-    return JSON.stringify(value.length > CHARACTERS ? `${value.slice(0, CHARACTERS)}…` : value);
+/** Returns the part of a message that all errors have in common. Names of options and of tensors may be the user's. */
+const mismatch = (name: string, expected: string, got: unknown) =>
+  `${cut(name, 2 * CHARACTERS)}: expected ${cut(expected, 6 * CHARACTERS)}, got ${show(got)}`;
+
+/** Returns a value as a text of at most a few hundred characters. Lists are shown to a depth of two, since they may be cyclic. */
+function show(value: unknown, depth = 2): string {
+  if (typeof value === "string") return JSON.stringify(cut(value, CHARACTERS));
   if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return `[${firstItems(value, ", ", show)}]`;
-  if (typeof value !== "object" || value === null) return String(value);
-  const kind = value.constructor?.name ?? "Object";
+  if (Array.isArray(value))
+    return depth ? cut(`[${firstItems(value, ", ", (item) => show(item, depth - 1))}]`, 4 * CHARACTERS) : "[…]";
+  if (typeof value !== "object" || value === null) return cut(String(value), CHARACTERS);
+  const { name = "Object" } = value.constructor ?? {};
+  const kind = typeof name === "string" ? cut(name, CHARACTERS) : "Object";
   return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
 }
 
-export const wrongKind = (name: string, expected: string, got: unknown) =>
-  new TypeError(`${name}: expected ${expected}, got ${show(got)}`);
+export const wrongKind = (name: string, expected: string, got: unknown) => new TypeError(mismatch(name, expected, got));
 
 export const wrongValue = (name: string, expected: string, got: unknown) =>
-  new RangeError(`${name}: expected ${expected}, got ${show(got)}`);
+  new RangeError(mismatch(name, expected, got));
 
 /** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
 export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
@@ -226,14 +237,17 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
 export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
   new BatchNormError(
     "state-dict",
-    `loadStateDict: nothing was loaded; ${complaints.join("; ")}` +
+    `loadStateDict: nothing was loaded; ${complaints
+      .slice(0, COMPLAINTS)
+      .map((complaint) => cut(complaint, 4 * CHARACTERS))
+      .join("; ")}${complaints.length > COMPLAINTS ? `; … (${complaints.length} in all)` : ""}` +
       (prefixes.length ? `. Pass the prefix of one layer, as in ${show(prefixes)}` : ""),
   );
 
 export const malformedFile = (where: string, expected: string, got: unknown) =>
   new BatchNormError(
     "safetensors",
-    `safetensors: ${where}: expected ${expected}, got ${show(got)}; nothing was read, the file is damaged or of another format`,
+    `safetensors: ${mismatch(where, expected, got)}; nothing was read, the file is damaged or of another format`,
   );
 
 export const noSimd = () =>

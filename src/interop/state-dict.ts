@@ -306,8 +306,8 @@ class StateReader {
     for (const name of this.#names.unread ?? []) this.#entries.delete(this.#clean(name));
     const missing = this.#missing;
     const unexpected = Array.from(this.#entries.values(), ({ path }) => path);
-    const complaints = [...this.#complaints];
-    if (strict) complaints.unshift(...missing.map((n) => `missing ${n}`), ...unexpected.map((n) => `unexpected ${n}`));
+    const names = [...missing.map((n) => `missing ${n}`), ...unexpected.map((n) => `unexpected ${n}`)];
+    const complaints = [...(strict ? names : []), ...this.#complaints];
     if (complaints.length) throw wrongState(complaints, this.#found ? [] : this.#otherPrefixes);
     return { missing, unexpected };
   }
