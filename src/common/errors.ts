@@ -90,6 +90,13 @@ export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Sh
 export const nestedList = (name: string, got: unknown) =>
   new TypeError(`${name}: expected a flat list, got nested ${show(got)}; pass ${name}.flat(), or { data, shape }`);
 
+/** Returns the error for `accumulate` after a backward whose gradient had another shape. */
+export const wrongGradient = (parameter: string, shape: Shape, got: number) =>
+  new TypeError(
+    `accumulate: expected a gradient of ${parameter} of shape ${show(shape)} from the backward before, got one of ${got} ` +
+      "elements; pass dGammaOut and dBetaOut of this forward's shapes",
+  );
+
 /** Returns the error for a view of wasm memory that growth has emptied. */
 export const emptiedView = (name: string, shape: Shape) =>
   new RangeError(

@@ -23,10 +23,14 @@ export const positiveInteger = (name: string, value: unknown): number =>
 export const integerAtLeast = (least: number, name: string, value: unknown): number =>
   checkNumber(name, value, `a whole number from ${least} on`, (n) => Number.isInteger(n) && n >= least);
 
+/** Throws TypeError if a value is not an object, or is an array. */
+export function checkObject(name: string, value: unknown): asserts value is object {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw wrongKind(name, "an object", value);
+}
+
 /** Throws TypeError if `options` is not an object, or has a key that is not among `known`. */
 export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== "object" || options === null || Array.isArray(options))
-    throw wrongKind(where, "an object", options);
+  checkObject(where, options);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(where, key, known);
 }
 

@@ -14,6 +14,7 @@ import {
   wrongValue,
 } from "../common/errors.ts";
 import { arrayKind, checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
+import { BatchNorm } from "../layer/batch-norm.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, Floats, FoldSource, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -96,6 +97,7 @@ const vectorOr = (name: string, value: Floats | null | undefined, channels: numb
 function statisticsOf<T extends Floats>(bn: FoldSource<T>) {
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
     throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
+  BatchNorm.checkItself("bn", bn);
   if (bn.runningMean === null || bn.runningVariance === null) throw noStatisticsToFold();
   const channels = checkChannels(bn.channels ?? checkFloats("runningMean", bn.runningMean).length);
   const mean = checkVector("runningMean", bn.runningMean, channels);

@@ -8,6 +8,8 @@ import {
   noForward,
   nonFinite,
   noRunningStatistics,
+  proxied,
+  wrongGradient,
   wrongValue,
 } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
@@ -298,7 +300,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * layer that has been disposed of, and exhausted memory.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
-    this.#alive();
+    BatchNorm.#alive(this);
     checkKeys("forward options", options, FORWARD_OPTIONS);
     const mode = modeOption(options.mode, this.#mode);
     const repeatable = isRepeatable(x, options);
@@ -432,7 +434,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * RangeError for wrong statistics, and BatchNormError if they are not finite (see onNonFinite).
    */
   track(statistics: BatchStatistics): void {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
     const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
     if (batch.count > 0 && batch.count <= 1)
@@ -448,13 +450,22 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * Throws BatchNormError without a forward, TypeError and RangeError for wrong arguments.
    */
   backward<T extends TensorLike<D>>(dy: T, options: BackwardOptions<T> = {}): Gradients<T, VectorOf<D>> {
-    this.#alive();
+    BatchNorm.#alive(this);
     checkKeys("backward options", options, BACKWARD_OPTIONS);
     if (!this.#saved) throw noForward("none that kept its x");
     const complete = options.accumulate === true ? { ...options } : options;
     if (options.accumulate === true) {
-      if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
-      if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
+      const { channels, samples } = this.#saved.geometry;
+      const perSample = this.#saved.subBatches[0]?.conditional?.perSample;
+      for (const [name, out, before] of [
+        ["gamma", "dGammaOut", this.#dGamma],
+        ["beta", "dBetaOut", this.#dBeta],
+      ] as const) {
+        if (!before || complete[out]) continue;
+        const shape = perSample?.[name] ? [samples, channels] : [channels];
+        if (before.length !== shape.reduce((a, b) => a * b)) throw wrongGradient(name, shape, before.length);
+        complete[out] = before;
+      }
     }
     const parameters = this.#saved.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };
     const exists = { gamma: parameters.gamma !== null, beta: parameters.beta !== null };
@@ -470,7 +481,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * @internal
    */
   gradientSums(dy: TensorLike<D>): GradientSums {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (!this.#saved) throw noForward("none that kept its x");
     return batchNormGradientSums(dy, this.#saved);
   }
@@ -494,7 +505,7 @@ export class BatchNorm<D extends Dtype = "float32"> {
    * @internal
    */
   beginRecalibration(estimator: Estimator): RecalibrationSession {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (!this.#running) throw absentParameter("running statistics", "trackRunningStats: false");
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
@@ -525,8 +536,19 @@ export class BatchNorm<D extends Dtype = "float32"> {
     };
   }
 
-  #alive(): void {
-    if (this.#disposed) throw disposed("BatchNorm");
+  /** Throws TypeError for a Proxy around a layer, and BatchNormError "disposed". */
+  static #alive(bn: BatchNorm<Dtype>): void {
+    BatchNorm.checkItself("bn", bn);
+    if (bn.#disposed) throw disposed("BatchNorm");
+  }
+
+  /**
+   * Throws TypeError for a Proxy around a layer.
+   *
+   * @internal
+   */
+  static checkItself(name: string, value: unknown): void {
+    if (value instanceof BatchNorm && !(#gamma in value)) throw proxied(name);
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */

@@ -8,6 +8,7 @@
 // the mean is far from it. Backward sums.
 
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
+import { checkObject } from "../common/validate.ts";
 import type { ProcessGroup } from "../distributed/process-group.ts";
 import type { TensorLike } from "../memory/tensor.ts";
 import type { BackwardOptions, Gradients } from "../ops/backward.ts";
@@ -53,8 +54,10 @@ export class SyncBatchNorm<D extends Dtype = "float32"> extends BatchNorm<D> {
   #joint = false;
 
   /** Throws as BatchNorm does, and TypeError if `group` is not a process group. */
-  constructor(channels: number, { group, ...options }: SyncOptions<D>) {
-    super(channels, options as Options<D>);
+  constructor(channels: number, options: SyncOptions<D>) {
+    checkObject("options", options);
+    const { group, ...others } = options;
+    super(channels, others as Options<D>);
     if (typeof group !== "object" || group === null || typeof group.sum !== "function")
       throw wrongKind("group", "{ rank, size, sum }", group);
     this.group = group;

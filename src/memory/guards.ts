@@ -36,7 +36,7 @@ import { type AnyTensor, Tensor } from "./tensor.ts";
  * TypeError for a Proxy around a tensor.
  */
 export function checkTensor(name: string, t: Tensor<Dtype>, heap?: Heap): void {
-  if (!Tensor.isItself(t)) throw proxied(name);
+  if (isProxied(t)) throw proxied(name);
   if (t.disposed) throw disposed(name);
   if (heap && t.heap !== heap) throw otherMemory(name);
 }
@@ -202,7 +202,10 @@ export type Parameter = Vector | AnyTensor;
 
 /** Returns the number of elements of a parameter, or undefined for other values. */
 export const parameterLength = (value: Parameter | null | undefined): number | undefined =>
-  (value && "data" in value ? value.data : value)?.length;
+  isProxied(value) ? undefined : (arrayKind(value) ? (value as Vector) : (value as AnyTensor | null)?.data)?.length;
+
+/** Returns whether a value is a Proxy around a tensor, whose fields cannot be read. */
+export const isProxied = (value: unknown): boolean => value instanceof Tensor && !Tensor.isItself(value);
 
 /**
  * Returns a copy, by default in the same precision, of a parameter of precision `dtype` with as many elements as `shape`.
@@ -220,6 +223,7 @@ export function copyParameter<D extends "float32" | "float64">(
   const isOperand = typeof value === "object" && value !== null && "data" in value;
   let data: Data = value as Data;
   if (isOperand) {
+    if (isProxied(value)) throw proxied(name);
     const found = operandDtype(value);
     checkOperand(name, value, found && is16Bit(found) ? found : dtype);
     data = value.data;

@@ -1,9 +1,9 @@
 // Masks: which positions of a batch count, and how much. A position is one value of every channel. The kernels take the
 // weights of all positions from wasm memory (assembly/kernels/weights.ts), so that nothing is copied side by side.
 
-import { nestedList, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
+import { nestedList, proxied, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, isList } from "../common/validate.ts";
-import { checkContiguous } from "../memory/guards.ts";
+import { checkContiguous, isProxied } from "../memory/guards.ts";
 import type { CallScope, KernelOperand } from "../memory/operand.ts";
 import { is16Bit, namedDtype, type Vector, widen } from "../tensor/dtype.ts";
 import { sameShape, sizeOf } from "../tensor/shape.ts";
@@ -60,6 +60,7 @@ export function weightsOf(mask: Mask, shape: readonly number[], layout: Layout):
 
 /** Returns the elements of a list of this shape. Axes of one element may be missing or more. */
 function listOf(name: string, value: unknown, expected: string, shape: readonly number[]): ArrayLike<unknown> {
+  if (isProxied(value)) throw proxied(name);
   const tensor = typeof value === "object" && value !== null && "data" in value ? (value as ListTensor) : undefined;
   let list: unknown = tensor ? tensor.data : value;
   if (!isList(list)) throw wrongKind(name, expected, value);

@@ -223,6 +223,25 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect(outs).toEqual({ dGammaOut: dGamma, dBetaOut: dBeta });
   });
 
+  test("accumulate after a gradient of another shape is refused by its own name, and arrays that are given are taken", () => {
+    const bn = layer({ layout });
+    const dy = input(2);
+    bn.forward(input(1), { mode: "batch" });
+    const { dGamma } = bn.backward(dy);
+    const samples = dy.shape[0] as number;
+    const gamma = new Float32Array(samples * 3).fill(1);
+    bn.forward(input(1), { mode: "batch", gamma });
+    expect(() => bn.backward(dy, { accumulate: true })).toThrow(
+      /^accumulate: expected a gradient of gamma of shape \[\d+, 3\] from the backward before, got one of 3 elements; pass dGammaOut/,
+    );
+    expect(bn.dGamma).toBe(dGamma);
+    expect(bn.backward(dy, { accumulate: true, dGammaOut: gamma }).dGamma).toBe(gamma);
+    bn.forward(input(1), { mode: "batch" });
+    expect(() => bn.backward(dy, { accumulate: true })).toThrow(
+      /^accumulate: expected a gradient of gamma of shape \[3\]/,
+    );
+  });
+
   test("accumulate without given arrays adds to those of the backward before, and otherwise there are new ones", () => {
     const bn = layer({ layout });
     const needs = { dx: false };

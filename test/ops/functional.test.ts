@@ -233,6 +233,10 @@ describe("stateless calls", () => {
     const three = new Float32Array(3);
     expect(() => batchNormInference(x, { mean: three } as never)).toThrow(TypeError);
     expect(() => batchNormInference(x, { mean: three, variance: four })).toThrow(RangeError);
+    const none = new Float32Array();
+    expect(() => batchNormInference({ data: none, shape: [0] }, { mean: none, variance: none })).toThrow(
+      /^mean: expected 1 elements \(1\) for x of shape \[0\], got 0$/,
+    );
     expect(() => batchNormBackward(x, {} as never)).toThrow(expect.objectContaining({ code: "no-forward" }));
     expect(() => batchNormForward({ data: new Float32Array(3), shape: [1, 3] })).toThrow(
       expect.objectContaining({ code: "one-value-per-channel" }),

@@ -375,3 +375,15 @@ describe("a Proxy around a tensor, as Vue makes it", () => {
     );
   });
 });
+
+test("a Proxy around a layer is refused by its methods, with the remedy", () => {
+  const bn = new Proxy(new BatchNorm(3), {});
+  const message = /^bn: expected the object itself, got a Proxy around it; in Vue .*markRaw.*toRaw/;
+  for (const call of [
+    () => bn.forward(plain(1)),
+    () => bn.backward(plain(1)),
+    () => bn.track({ count: 2, mean: new Float64Array(3), variance: new Float64Array(3) }),
+    () => toAffine(bn),
+  ])
+    expect(call).toThrow(message);
+});
