@@ -3,6 +3,7 @@
 
 import { runInNewContext } from "node:vm";
 import { beforeAll, describe, expect, test, vi } from "vitest";
+import { nodeModule } from "../../src/common/engine.ts";
 import {
   BatchNorm,
   batchNormBackward,
@@ -12,10 +13,13 @@ import {
   batchNormStatistics,
   diagnose,
   foldIntoLinear,
+  groupPorts,
   layerNormForward,
   type Mask,
   normBackward,
   readSafetensors,
+  sharedGroup,
+  sharedGroupMemory,
   type TensorLike,
   tensor,
   toAffine,
@@ -109,6 +113,23 @@ describe("arrays of another realm", () => {
     } finally {
       vi.unstubAllGlobals();
     }
+  });
+
+  test("Node's own modules and groups of ports: what a realm lacks is no ReferenceError", async () => {
+    const process = { getBuiltinModule: (name: string) => ({ name }) };
+    vi.stubGlobal("process", process);
+    vi.stubGlobal("MessageChannel", undefined);
+    try {
+      expect(await nodeModule("os")).toEqual({ name: "os" });
+      expect(() => groupPorts(2)).toThrow(/^groupPorts: expected an engine with MessageChannel, got undefined$/);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    expect(await nodeModule("os")).toHaveProperty("cpus");
+    const made = new Uint8Array(sharedGroupMemory(1));
+    const memory = runInNewContext(`new SharedArrayBuffer(${made.length})`);
+    new Uint8Array(memory).set(made);
+    expect(sharedGroup(memory, 0)).toMatchObject({ rank: 0, size: 1 });
   });
 
   test("views with an offset, resizable and growable buffers have the bits of others", () => {
