@@ -73,7 +73,7 @@ export {
   type GradientsOfGradients,
 } from "./ops/double-backward.ts";
 export type { ForwardOptions, ForwardParameters, ForwardResult, Parameters, Saved } from "./ops/forward.ts";
-export type { Mask } from "./ops/mask.ts";
+export type { List, ListTensor, Mask } from "./ops/mask.ts";
 export {
   groupNormForward,
   instanceNormForward,

@@ -41,6 +41,10 @@ export async function processors(): Promise<number> {
   return (await nodeModule<{ availableParallelism(): number }>("os")).availableParallelism();
 }
 
-/** Imports one of Node's own modules. The comments and the computed name keep bundlers from resolving it. */
-export const nodeModule = <T>(name: string): Promise<T> =>
+/**
+ * Returns one of Node's own modules. Scripts in node:vm, such as tests of Jest, cannot import, and Node 20.15 and older
+ * cannot do anything else. The comments and the computed name keep bundlers from resolving it.
+ */
+export const nodeModule = async <T>(name: string): Promise<T> =>
+  (globalThis as { process?: { getBuiltinModule?(name: string): T | undefined } }).process?.getBuiltinModule?.(name) ??
   import(/* @vite-ignore */ /* webpackIgnore: true */ `node:${name}`);

@@ -48,33 +48,73 @@ const ITEMS = 8;
 /** A message shows at most this many characters of a string, so that it stays on one line. */
 const CHARACTERS = 60;
 
-/** A message about a state shows at most this many complaints, a layer's own among them, of at most `LINE` characters. */
+/** A message about a state shows at most this many complaints, a layer's own among them. */
 const COMPLAINTS = 24;
-const LINE = 200;
+
+/** Returns a text that is cut after `most` characters. */
+const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
 const firstItems = (list: readonly unknown[], separator: string, item: (value: unknown) => string, most = ITEMS) =>
   list.slice(0, most).map(item).join(separator) + (list.length > most ? `${separator}… (${list.length} in all)` : "");
 
-const dims = (shape: Shape) => firstItems(shape, "×", String);
+const dims = (shape: Shape) => firstItems(shape, "×", (size) => cut(String(size), CHARACTERS));
 
-function show(value: unknown): string {
-  if (typeof value === "string")
-    return JSON.stringify(value.length > CHARACTERS ? `${value.slice(0, CHARACTERS)}…` : value);
+/** Returns the part of a message that all errors have in common. Names of options and of tensors may be the user's. */
+const mismatch = (name: string, expected: string, got: unknown) =>
+  `${cut(name, 2 * CHARACTERS)}: expected ${cut(expected, 6 * CHARACTERS)}, got ${show(got)}`;
+
+/** Returns a value as a text of at most a few hundred characters. Lists are shown to a depth of two, since they may be cyclic. */
+function show(value: unknown, depth = 2): string {
+  if (typeof value === "string") return JSON.stringify(cut(value, CHARACTERS));
   if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return `[${firstItems(value, ", ", show)}]`;
-  if (typeof value !== "object" || value === null) return String(value);
-  const kind = value.constructor?.name ?? "Object";
+  if (Array.isArray(value))
+    return depth ? cut(`[${firstItems(value, ", ", (item) => show(item, depth - 1))}]`, 4 * CHARACTERS) : "[…]";
+  if (typeof value !== "object" || value === null) return cut(String(value), CHARACTERS);
+  const { name = "Object" } = value.constructor ?? {};
+  const kind = typeof name === "string" ? cut(name, CHARACTERS) : "Object";
   return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
 }
 
-export const wrongKind = (name: string, expected: string, got: unknown) =>
-  new TypeError(`${name}: expected ${expected}, got ${show(got)}`);
+export const wrongKind = (name: string, expected: string, got: unknown) => new TypeError(mismatch(name, expected, got));
 
 export const wrongValue = (name: string, expected: string, got: unknown) =>
-  new RangeError(`${name}: expected ${expected}, got ${show(got)}`);
+  new RangeError(mismatch(name, expected, got));
 
-export const wrongLength = (name: string, shape: Shape, got: number) =>
-  new RangeError(`${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)}), got ${got}`);
+/** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
+export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
+  new RangeError(
+    `${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)})` +
+      `${xShape ? ` for x of shape ${show(xShape)}` : ""}, got ${got}`,
+  );
+
+export const nestedList = (name: string, got: unknown) =>
+  new TypeError(`${name}: expected a flat list, got nested ${show(got)}; pass ${name}.flat(), or { data, shape }`);
+
+/** Returns the error for `accumulate` after a backward whose gradient had another shape. */
+export const wrongGradient = (parameter: string, shape: Shape, got: number) =>
+  new TypeError(
+    `accumulate: expected a gradient of ${parameter} of shape ${show(shape)} from the backward before, got one of ${got} ` +
+      "elements; pass dGammaOut and dBetaOut of this forward's shapes",
+  );
+
+/** Returns the error for a view of wasm memory that growth has emptied. */
+export const emptiedView = (name: string, shape: Shape) =>
+  new RangeError(
+    `${name}.data: expected ${dims(shape)} elements, got a view that growth of the memory has emptied; ` +
+      "read tensor.data again after every call that allocates",
+  );
+
+/** Returns the error for elements that do not lie together in the order of the shape. `field` says so. */
+export const notContiguous = (name: string, field: string, got: unknown) =>
+  new TypeError(
+    `${name}.${field}: expected elements in row-major order from index 0 on, got ${show(got)}; pass a contiguous copy`,
+  );
+
+/** Returns the error for a Proxy around a tensor or a layer, which cannot reach its private fields. */
+export const proxied = (name: string) =>
+  new TypeError(
+    `${name}: expected the object itself, got a Proxy around it; in Vue keep it in markRaw, or pass toRaw of it`,
+  );
 
 export const wrongChannels = (name: string, channels: number, axis: number, shape: Shape, layout: string) =>
   new RangeError(
@@ -184,14 +224,14 @@ export const inPlace = (name: string, source: string, mode?: string) =>
     "in-place",
     mode === undefined
       ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
-      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got ${source} itself, which backward needs; ` +
+      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got memory of ${source}, which backward needs; ` +
           `pass another tensor${name === "out" ? ', or use mode "eval"' : ", or dy itself"}`,
   );
 
 export const sameOut = (name: string, other: string) =>
   new BatchNormError(
     "in-place",
-    `${name}: expected other memory than ${other}, got memory that both would write; pass another tensor`,
+    `${name}: expected other memory than ${other}, got memory of both; pass another array or tensor`,
   );
 
 export const disposed = (name: string) =>
@@ -207,7 +247,7 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
   new BatchNormError(
     "out-of-memory",
     `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more; ` +
-      "dispose tensors no longer needed, or split the batch",
+      "dispose tensors no longer needed, since forgotten ones are freed only between two turns of the event loop, or split the batch",
   );
 
 /**
@@ -217,14 +257,14 @@ export const outOfMemory = (bytes: number, used: number, limit: number) =>
 export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
   new BatchNormError(
     "state-dict",
-    `loadStateDict: nothing was loaded; ${firstItems(complaints, "; ", (text) => String(text).slice(0, LINE), COMPLAINTS)}` +
+    `loadStateDict: nothing was loaded; ${firstItems(complaints, "; ", (text) => cut(String(text), 4 * CHARACTERS), COMPLAINTS)}` +
       (prefixes.length ? `. Pass the prefix of one layer, as in ${show(prefixes)}` : ""),
   );
 
 export const malformedFile = (where: string, expected: string, got: unknown) =>
   new BatchNormError(
     "safetensors",
-    `safetensors: ${where}: expected ${expected}, got ${show(got)}; nothing was read, the file is damaged or of another format`,
+    `safetensors: ${mismatch(where, expected, got)}; nothing was read, the file is damaged or of another format`,
   );
 
 export const noSimd = () =>

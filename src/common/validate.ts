@@ -23,10 +23,14 @@ export const positiveInteger = (name: string, value: unknown): number =>
 export const integerAtLeast = (least: number, name: string, value: unknown): number =>
   checkNumber(name, value, `a whole number from ${least} on`, (n) => Number.isInteger(n) && n >= least);
 
+/** Throws TypeError if a value is not an object, or is an array. */
+export function checkObject(name: string, value: unknown): asserts value is object {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw wrongKind(name, "an object", value);
+}
+
 /** Throws TypeError if `options` is not an object, or has a key that is not among `known`. */
 export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== "object" || options === null || Array.isArray(options))
-    throw wrongKind(where, "an object", options);
+  checkObject(where, options);
   for (const key of Object.keys(options)) if (!known.includes(key)) throw unknownOption(where, key, known);
 }
 
@@ -45,6 +49,17 @@ export function flag(name: string, value: unknown, fallback: boolean): boolean {
   if (typeof value !== "boolean") throw wrongKind(name, "a boolean", value);
   return value;
 }
+
+const typedArrayTag = /* @__PURE__ */ (() =>
+  Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)?.get)() as () =>
+  | string
+  | undefined;
+
+/**
+ * Returns the name of a typed array's kind, such as "Float32Array", or undefined for other values. It asks the brand, not
+ * the class: arrays of another realm (iframes, node:vm, Jest) have other classes.
+ */
+export const arrayKind = (value: unknown): string | undefined => typedArrayTag.call(value);
 
 /** Returns whether a value is an array or a typed array. */
 export const isList = (value: unknown): value is ArrayLike<unknown> =>

@@ -22,6 +22,8 @@ export interface GroupPorts {
  */
 export function groupPorts(size: number): GroupPorts[] {
   integerAtLeast(1, "size", size);
+  const { MessageChannel } = globalThis;
+  if (!MessageChannel) throw wrongKind("groupPorts", "an engine with MessageChannel", MessageChannel);
   const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
   const others = channels.map(({ port2 }, i) => ({ rank: i + 1, size, ports: [port2] }));
   return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];

@@ -154,6 +154,7 @@ export function sharedGroup(
   rank: number,
   options: { timeoutMs?: number } = {},
 ): ProcessGroup<void> {
-  if (!(memory instanceof SharedArrayBuffer)) throw wrongKind("memory", "what sharedGroupMemory returns", memory);
+  if (Object.prototype.toString.call(memory) !== "[object SharedArrayBuffer]")
+    throw wrongKind("memory", "what sharedGroupMemory returns", memory);
   return new SharedGroup(memory, rank, timeoutOf(options));
 }

@@ -14,12 +14,13 @@ import {
   wrongValue,
 } from "../common/errors.ts";
 import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
+import { BatchNorm } from "../layer/batch-norm.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, AffineOptions, FoldSource, FoldVector, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
 import { invStdOf } from "../ops/primitives.ts";
-import { type Data, type Dtype, newVector, type Vector } from "../tensor/dtype.ts";
-import { dtypeNamed, FLOATS, floatsOf, rounded, typeOf } from "../tensor/half.ts";
+import { type Data, type Dtype, namedDtype, newVector, type Vector } from "../tensor/dtype.ts";
+import { FLOATS, floatsOf, rounded, typeOf } from "../tensor/half.ts";
 import { sizeOf } from "../tensor/shape.ts";
 
 /**
@@ -113,6 +114,7 @@ function numbersOf(
 function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
     throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
+  BatchNorm.checkItself("bn", bn);
   if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
   const { epsilon, activation: own = "none" } = bn.options;
   if (activation !== own)
@@ -274,7 +276,7 @@ function foldInto<T extends Data>(
   const numbers = numbersOf("weight", weight);
   const { data, shape } = weight;
   const dtype = typeOf(data, weight.dtype);
-  if (weight.dtype !== undefined && dtypeNamed(weight.dtype) !== dtype)
+  if (weight.dtype !== undefined && namedDtype(weight.dtype) !== dtype)
     throw wrongValue("weight.dtype", dtype, weight.dtype);
   const [minRank, maxRank] = isLinear ? [2, 2] : [3, 5];
   if (shape.length < minRank || shape.length > maxRank)

@@ -9,6 +9,7 @@
 // format forbids.
 
 import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
+import { arrayKind } from "../common/validate.ts";
 import { bitsOf, type Data, type Dtype } from "../tensor/dtype.ts";
 
 /** An array that can hold the elements of a tensor in a safetensors file. */
@@ -143,8 +144,9 @@ const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
  * Uint8Array or an ArrayBuffer.
  */
 export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile {
-  const bytes = file instanceof ArrayBuffer ? new Uint8Array(file) : file;
-  if (!(bytes instanceof Uint8Array)) throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
+  const isBuffer = /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(file));
+  const bytes = isBuffer ? new Uint8Array(file as ArrayBuffer) : (file as Uint8Array);
+  if (arrayKind(bytes) !== "Uint8Array") throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
   if (bytes.length < LENGTH_BYTES) throw malformedFile("file", `at least ${LENGTH_BYTES} bytes`, bytes.length);
   const length = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
   const longest = Math.min(MAX_HEADER, bytes.length - LENGTH_BYTES);
@@ -189,7 +191,7 @@ function headerOf(bytes: Uint8Array): object {
   let text: string;
   let header: object;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(copy);
+    text = textOf(copy);
     header = JSON.parse(text, function (this: unknown, _, value) {
       if (!Array.isArray(this)) keys++;
       return value;
@@ -206,6 +208,21 @@ function headerOf(bytes: Uint8Array): object {
       .split(":").length - 1;
   if (colons !== keys - 1) throw malformedFile("header", "every name once", "a name twice");
   return header;
+}
+
+// jsdom has neither TextDecoder nor TextEncoder
+
+/** Returns the text of UTF-8 bytes. Throws TypeError or URIError if they are something else. */
+function textOf(bytes: Uint8Array): string {
+  if (typeof TextDecoder === "function") return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  return decodeURIComponent(Array.from(bytes, (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(""));
+}
+
+/** Returns the UTF-8 bytes of JSON, which has no lone surrogates. */
+function bytesOf(json: string): Uint8Array {
+  if (typeof TextEncoder === "function") return new TextEncoder().encode(json);
+  const escaped = encodeURIComponent(json).replace(/%(..)/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
+  return Uint8Array.from(escaped, (byte) => byte.charCodeAt(0));
 }
 
 function readMetadata(value: unknown, into: Record<string, string>): void {
@@ -265,7 +282,7 @@ export function writeSafetensors(
     end += data.byteLength;
     header.push([name, { dtype, shape, data_offsets: [begin, end] }]);
   }
-  const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
+  const text = bytesOf(JSON.stringify(Object.fromEntries(header)));
   // spaces pad the header to a multiple of 8 bytes, so that 64-bit elements are aligned
   const start = LENGTH_BYTES + Math.ceil(text.length / 8) * 8;
   if (start - LENGTH_BYTES > MAX_HEADER) throw wrongValue("tensors", `a header of at most ${MAX_HEADER} bytes`, start);
@@ -292,13 +309,13 @@ function storable(name: string, value: WritableTensor): SafeTensor {
   const tensor = ArrayBuffer.isView(value) ? { data: value, shape: [value.length] } : value;
   const { dtype: declared, data: elements } = isRecord(tensor) ? tensor : { dtype: undefined, data: undefined };
   const stored = isLibraryDtype(declared) && ArrayBuffer.isView(elements) ? bitsOf(elements as Data) : elements;
-  const fallback = DEFAULT_DTYPES.find((d) => stored instanceof DTYPES[d][1]);
+  const fallback = DEFAULT_DTYPES.find((d) => arrayKind(stored) === DTYPES[d][1].name);
   if (!stored || !fallback) throw wrongKind(name, "an integer, a typed array or { data, shape }", value);
   const { shape } = tensor as SafeTensor;
   const data = stored as TensorData;
   const dtype: unknown = isLibraryDtype(declared) ? SAFETENSORS_DTYPE[declared] : (declared ?? fallback);
   if (!isDtype(dtype)) throw wrongValue(`${name}.dtype`, `one of ${DTYPE_NAMES.join(", ")}`, dtype);
-  if (!(data instanceof DTYPES[dtype][1])) throw wrongKind(`${name}.data`, `a ${DTYPES[dtype][1].name}`, data);
+  if (arrayKind(data) !== DTYPES[dtype][1].name) throw wrongKind(`${name}.data`, `a ${DTYPES[dtype][1].name}`, data);
   if (!isSizes(shape)) throw wrongValue(`${name}.shape`, "non-negative integers", shape);
   if (bytesIn(dtype, shape) !== data.byteLength)
     throw wrongValue(name, `${bytesIn(dtype, shape)} bytes (${dtype}, [${shape}])`, data.byteLength);

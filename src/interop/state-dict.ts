@@ -6,7 +6,7 @@ import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.
 import type { Framework } from "../layer/options.ts";
 import type { Layer, LoadOptions, LoadReport, NamedState, StateOptions, StateSource } from "../layer/slots.ts";
 import type { Vector } from "../tensor/dtype.ts";
-import { className, floatsOf } from "../tensor/half.ts";
+import { floatsOf } from "../tensor/half.ts";
 
 // ---- names ----------------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ const LOAD_OPTIONS = ["framework", "prefix", "count", "strict"] as const;
  */
 export function loadState(layer: Layer, state: StateSource, settings: LoadOptions): LoadReport {
   const { names, prefix, count, strict } = resolve("loadStateDict options", settings, LOAD_OPTIONS);
-  if (!isObject(state) || /Array|DataView/.test(className(state)))
+  if (!isObject(state) || /Array|DataView/.test(Object.prototype.toString.call(state)))
     throw wrongKind("state", "an object of named arrays, as readSafetensors(bytes).tensors", state);
   const { options, running } = layer;
   const reader = new StateReader(state, names, prefix, layer.channels);

@@ -9,7 +9,9 @@ import {
   nonFinite,
   noRunningStatistics,
   noStatistics,
+  proxied,
   secondBackward,
+  wrongGradient,
   wrongValue,
 } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
@@ -431,7 +433,7 @@ export class BatchNorm<
    * layer that has been disposed of, and exhausted memory.
    */
   forward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T> = {}): T {
-    this.#alive();
+    BatchNorm.#alive(this);
     checkKeys("forward options", options, FORWARD_OPTIONS);
     const mode = modeOption(options.mode, this.#mode);
     const repeatable = isRepeatable(x, options);
@@ -577,7 +579,7 @@ export class BatchNorm<
    * running statistics.
    */
   track(statistics: BatchStatistics): void {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (!this.#running) throw noStatistics();
     const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
     const takesOne = this.#running.estimator === "population" && (this.#isRecalibrating || this.#running.values > 0);
@@ -606,8 +608,17 @@ export class BatchNorm<
     if (saved || accumulate === true) complete = { ...options };
     if (saved) delete (complete as LayerBackwardOptions<T>).saved;
     if (accumulate === true) {
-      if (this.#dGamma) complete.dGammaOut ??= this.#dGamma;
-      if (this.#dBeta) complete.dBetaOut ??= this.#dBeta;
+      const { channels, samples } = record.geometry;
+      const perSample = record.subBatches[0]?.conditional?.perSample;
+      for (const [name, out, before] of [
+        ["gamma", "dGammaOut", this.#dGamma],
+        ["beta", "dBetaOut", this.#dBeta],
+      ] as const) {
+        if (!before || complete[out]) continue;
+        const shape = perSample?.[name] ? [samples, channels] : [channels];
+        if (before.length !== shape.reduce((a, b) => a * b)) throw wrongGradient(name, shape, before.length);
+        complete[out] = before;
+      }
     }
     const parameters = record.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };
     const exists = { gamma: parameters.gamma !== null, beta: parameters.beta !== null };
@@ -625,7 +636,7 @@ export class BatchNorm<
    * @internal
    */
   recordFor(saved: Saved | undefined): ForwardRecord {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (saved !== undefined) {
       const record = recordOf(saved);
       const { dtype } = this.#options;
@@ -657,7 +668,7 @@ export class BatchNorm<
    * @internal
    */
   beginRecalibration(estimator: Estimator): RecalibrationSession {
-    this.#alive();
+    BatchNorm.#alive(this);
     if (!this.#running) throw noStatistics();
     if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
     const old = this.#running;
@@ -693,8 +704,19 @@ export class BatchNorm<
     };
   }
 
-  #alive(): void {
-    if (this.#disposed) throw disposed("BatchNorm");
+  /** Throws TypeError for a Proxy around a layer, and BatchNormError "disposed". */
+  static #alive(bn: BatchNorm<Dtype, boolean, boolean>): void {
+    BatchNorm.checkItself("bn", bn);
+    if (bn.#disposed) throw disposed("BatchNorm");
+  }
+
+  /**
+   * Throws TypeError for a Proxy around a layer.
+   *
+   * @internal
+   */
+  static checkItself(name: string, value: unknown): void {
+    if (value instanceof BatchNorm && !(#gamma in value)) throw proxied(name);
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */

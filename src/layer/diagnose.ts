@@ -2,8 +2,8 @@
 // pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
 // docs/population.md explains the definitions.
 
-import { noStatistics, oneValuePerChannel, wrongValue } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
+import { noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
+import { arrayKind, checkKeys } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
@@ -14,7 +14,7 @@ import { invStdOf } from "../ops/primitives.ts";
 import type { BatchStatistics } from "../ops/statistics.ts";
 import { type Dtype, newData, type Vector } from "../tensor/dtype.ts";
 import { geometryOf } from "../tensor/shape.ts";
-import type { BatchNorm } from "./batch-norm.ts";
+import { BatchNorm } from "./batch-norm.ts";
 
 /**
  * Mean drift that counts as large, in running standard deviations. It is a chosen value, not a measured one: y at
@@ -247,7 +247,7 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
   const { y, saved, count } = batchNormForward(x, parameters, options);
   if (y instanceof Tensor) y.dispose();
   const data = newData(dtype, x.data.length, x.data);
-  data.fill(data instanceof Uint16Array ? ONE[dtype] : 1);
+  data.fill(arrayKind(data) === "Uint16Array" ? ONE[dtype] : 1);
   const { dBeta } = batchNormGradientSums({ data, shape: x.shape, dtype }, saved);
   return dBeta.map((sum) => sum / count);
 }
@@ -266,6 +266,8 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   options: DiagnoseOptions<T> = {},
 ): Diagnosis {
   checkKeys("diagnose options", options, ["activation", "residual"]);
+  if (typeof bn?.options !== "object") throw wrongKind("bn", "a BatchNorm", bn);
+  BatchNorm.checkItself("bn", bn);
   const { layout, epsilon, dtype, runningVariance } = bn.options;
   const { runningMean: mean, runningVariance: variance, gamma, beta, channels } = bn;
   if (!mean || !variance) throw noStatistics();
@@ -280,7 +282,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   const { residual } = options;
 
   const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;
-  const forward = { layout, epsilon, activation: resolved.name, ...(residual ? { residual } : {}) };
+  const forward = { layout, epsilon, activation: resolved.name, ...(residual === undefined ? {} : { residual }) };
   const active = hasZeroGradients
     ? activeFraction(x, { gamma, beta }, forward, dtype)
     : new Float64Array(channels).fill(1);

@@ -18,8 +18,10 @@ import type { Estimator, ResolvedOptions } from "./options.ts";
 class Estimate<D extends Dtype> {
   values: VectorOf<D>;
   readonly #unrounded: Float64Array;
+  readonly #isFloat32: boolean;
 
   constructor(channels: number, dtype: D) {
+    this.#isFloat32 = dtype !== "float64";
     this.values = newVector(dtype, channels);
     this.#unrounded = new Float64Array(channels);
   }
@@ -29,18 +31,17 @@ class Estimate<D extends Dtype> {
     const values: Vector = this.values;
     const value = values[channel] as number;
     const unrounded = this.#unrounded[channel] as number;
-    return Math.fround(unrounded) === value && values instanceof Float32Array ? unrounded : value;
+    return Math.fround(unrounded) === value && this.#isFloat32 ? unrounded : value;
   }
 
   /** Replaces every value by (1 − weight)·value + weight·factor·batch. */
   blend(batch: Float64Array, weight: number, factor: number): void {
     const values: Vector = this.values;
     const unrounded = this.#unrounded;
-    const isFloat32 = values instanceof Float32Array;
     for (let c = 0; c < values.length; c++) {
       const value = values[c] as number;
       const copy = unrounded[c] as number;
-      const old = isFloat32 && Math.fround(copy) === value ? copy : value;
+      const old = this.#isFloat32 && Math.fround(copy) === value ? copy : value;
       // an old value without weight may be NaN, and must not count
       const kept = weight === 1 ? 0 : (1 - weight) * old;
       values[c] = unrounded[c] = kept + weight * (batch[c] as number) * factor;

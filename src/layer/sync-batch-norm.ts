@@ -8,6 +8,7 @@
 // the mean is far from it. Backward sums.
 
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
+import { checkObject } from "../common/validate.ts";
 import type { ProcessGroup } from "../distributed/process-group.ts";
 import type { TensorLike } from "../memory/tensor.ts";
 import { type Gradients, gradientSumsOf, type Needs } from "../ops/backward.ts";
@@ -61,8 +62,10 @@ export class SyncBatchNorm<
   readonly group: ProcessGroup;
 
   /** Throws as BatchNorm does, and TypeError if `group` is not a process group. */
-  constructor(channels: number, { group, ...options }: SyncOptions<D, Scale, Shift>) {
-    super(channels, options as LayerOptions<D, Scale, Shift>);
+  constructor(channels: number, options: SyncOptions<D, Scale, Shift>) {
+    checkObject("options", options);
+    const { group, ...others } = options;
+    super(channels, others as unknown as LayerOptions<D, Scale, Shift>);
     if (typeof group !== "object" || group === null || typeof group.sum !== "function")
       throw wrongKind("group", "{ rank, size, sum }", group);
     this.group = group;

@@ -2,31 +2,51 @@
 
 import {
   disposed,
+  emptiedView,
   inPlace,
+  notContiguous,
   otherMemory,
+  proxied,
   sameOut,
   wrongKind,
   wrongLength,
   wrongShape,
   wrongValue,
 } from "../common/errors.ts";
-import { type Dtype, dtypeOf, is16Bit, storeOf, type VectorOf } from "../tensor/dtype.ts";
+import { arrayKind } from "../common/validate.ts";
+import {
+  type Data,
+  type Dtype,
+  dtypeOf,
+  is16Bit,
+  namedDtype,
+  newVector,
+  otherStores,
+  storeOf,
+  type Vector,
+  type VectorOf,
+} from "../tensor/dtype.ts";
 import { sameShape, sizeOf } from "../tensor/shape.ts";
-import { type Heap, inWasmMemory } from "./heap.ts";
+import type { PlainTensor } from "../tensor/types.ts";
+import { type Heap, inWasmMemory, memoryOf } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 
-/** Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. */
-export function checkTensor(name: string, t: Tensor<Dtype>, heap: Heap): void {
+/**
+ * Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. Throws
+ * TypeError for a Proxy around a tensor.
+ */
+export function checkTensor(name: string, t: Tensor<Dtype>, heap?: Heap): void {
+  if (isProxied(t)) throw proxied(name);
   if (t.disposed) throw disposed(name);
-  if (t.heap !== heap) throw otherMemory(name);
+  if (heap && t.heap !== heap) throw otherMemory(name);
 }
 
 /** Returns whether a value is absent, or a tensor that has not been disposed of. */
 export const isTensorInUse = (value: AnyTensor | undefined): boolean =>
-  value === undefined || (value instanceof Tensor && !value.disposed);
+  value === undefined || (value instanceof Tensor && Tensor.isItself(value) && !value.disposed);
 
 /** The arrays that calls take, for messages. */
-const ARRAYS = "a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype";
+const ARRAYS = 'a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype "float16" or "bfloat16"';
 /** The arrays that hold each type, for messages. */
 const KINDS: Readonly<Record<Dtype, string>> = {
   float32: "a Float32Array",
@@ -40,14 +60,45 @@ const KINDS: Readonly<Record<Dtype, string>> = {
  * a Uint16Array that comes without one.
  */
 export const operandDtype = (value: AnyTensor, declaredDtype?: Dtype): Dtype | undefined =>
-  value instanceof Tensor ? value.dtype : dtypeOf(value.data, value.dtype ?? declaredDtype);
+  value instanceof Tensor ? value.dtype : dtypeOf(value.data, namedDtype(value.dtype) ?? declaredDtype);
+
+/** Values of fields that say that elements lie in row-major order from index 0 on. Other libraries have such fields. */
+const CONTIGUOUS: Readonly<Record<string, readonly unknown[]>> = {
+  offset: [0],
+  fortranOrder: [false],
+  order: ["C", "c", "row-major"],
+  layout: ["C", "c", "row-major"],
+};
+
+/** Throws TypeError if an operand says that its elements do not lie in row-major order from index 0 on. */
+export function checkContiguous(name: string, value: PlainTensor<Data> & Record<string, unknown>): void {
+  const { offset, fortranOrder, order, layout, stride, strides } = value;
+  if ((offset ?? fortranOrder ?? order ?? layout ?? stride ?? strides ?? null) === null) return;
+  for (const field in CONTIGUOUS) {
+    const found = value[field] ?? undefined;
+    if (found !== undefined && !CONTIGUOUS[field]?.includes(found)) throw notContiguous(name, field, found);
+  }
+  for (const field of ["stride", "strides"]) {
+    const found = (value[field] ?? undefined) as ArrayLike<number> | undefined;
+    if (found === undefined) continue;
+    let expected = value.data.length && 1;
+    const { shape } = value;
+    for (let i = shape.length - 1; i >= 0; i--) {
+      const size = shape[i] as number;
+      // the stride of an axis of one element is never taken, and no stride of a tensor without elements is
+      if (expected && size > 1 && found[i] !== expected) throw notContiguous(name, field, found);
+      expected *= size;
+    }
+  }
+}
 
 /**
  * Returns the type of an operand's elements. Throws TypeError, RangeError or BatchNormError if the operand is neither a
- * live Tensor nor { data, shape } of matching length, or if its elements are not of type `dtype`.
+ * live Tensor nor { data, shape } of matching length and in row-major order, or if its elements are not of type `dtype`.
  */
 export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dtype {
-  if (value instanceof Tensor) checkTensor(name, value, value.heap);
+  const isTensor = value instanceof Tensor;
+  if (isTensor) checkTensor(name, value);
   else if (typeof value !== "object" || value === null)
     throw wrongKind(name, "a Tensor or { data: Float32Array, shape }", value);
   const found = operandDtype(value, dtype);
@@ -56,10 +107,16 @@ export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dty
     if (found && dtype && is16Bit(found) && is16Bit(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
     throw wrongKind(`${name}.data`, dtype ? KINDS[dtype] : ARRAYS, value.data);
   }
-  if (value.dtype !== undefined && value.dtype !== found) throw wrongValue(`${name}.dtype`, `"${found}"`, value.dtype);
-  if (!(value instanceof Tensor) && sizeOf(name, value.shape) !== value.data.length)
-    throw wrongLength(name, value.shape, value.data.length);
-  return found;
+  if (isTensor) return found;
+  const declared = namedDtype(value.dtype);
+  if (declared !== undefined && declared !== found) throw wrongValue(`${name}.dtype`, `"${found}"`, value.dtype);
+  const size = sizeOf(name, value.shape);
+  checkContiguous(name, value as never);
+  const { length } = value.data;
+  if (size === length) return found;
+  throw length === 0 && inWasmMemory(value.data)
+    ? emptiedView(name, value.shape)
+    : wrongLength(name, value.shape, length);
 }
 
 /**
@@ -80,15 +137,14 @@ export function checkOut(
   else if (inWasmMemory(out.data)) throw wrongKind(name, "the Tensor itself or memory of JavaScript", out);
 }
 
-/** Returns the range of bytes that an array takes in its buffer. */
-const extent = ({ byteOffset, byteLength }: ArrayBufferView) => [byteOffset, byteOffset + byteLength] as const;
-
-/** Returns whether two operands share any memory, and whether they begin at the same address. */
-function overlap(a: AnyTensor, b: AnyTensor): { any: boolean; same: boolean } {
-  if (a instanceof Tensor || b instanceof Tensor) return { any: a === b, same: a === b };
-  const [[beginA, endA], [beginB, endB]] = [extent(a.data), extent(b.data)];
-  const any = a.data.buffer === b.data.buffer && beginA < endB && beginB < endA;
-  return { any, same: any && beginA === beginB };
+/** Returns whether two operands or vectors share any memory, and whether they begin at the same address. */
+function overlap(a: AnyTensor | Vector, b: AnyTensor | Vector): { any: boolean; same: boolean } {
+  const [u, v] = [a, b].map((value) => ("data" in value ? value.data : value)) as [Data, Data];
+  const any =
+    memoryOf(u) === memoryOf(v) &&
+    u.byteOffset < v.byteOffset + v.byteLength &&
+    v.byteOffset < u.byteOffset + u.byteLength;
+  return { any, same: any && u.byteOffset === v.byteOffset };
 }
 
 /**
@@ -108,10 +164,19 @@ export function overwrites(
   return same;
 }
 
-/** Throws BatchNormError "in-place" if two destinations share memory. */
-export function checkApart(name: string, a: AnyTensor | undefined, other: string, b: AnyTensor | undefined): void {
-  if (a && b && overlap(a, b).any) throw sameOut(name, other);
+/** Throws BatchNormError "in-place" if a destination shares memory with one of the others. Accepts undefined. */
+export function checkApart(
+  name: string,
+  out: AnyTensor | Vector | undefined,
+  others: Readonly<Record<string, AnyTensor | Vector | undefined>>,
+): void {
+  if (out)
+    for (const [other, value] of Object.entries(others))
+      if (value && overlap(out, value).any) throw sameOut(name, other);
 }
+
+/** The name of the arrays that hold vectors of a type. */
+const vectorKind = (dtype: Dtype) => (dtype === "float64" ? "Float64Array" : "Float32Array");
 
 /**
  * Returns `value` if it is a vector of the layer's precision, with as many elements as `shape`. Throws TypeError or
@@ -124,9 +189,45 @@ export function checkVector<D extends Dtype>(
   dtype: D,
   shape: readonly number[] = [channels],
 ): VectorOf<D> {
-  const kind = dtype === "float64" ? Float64Array : Float32Array;
-  if (!(value instanceof kind)) throw wrongKind(name, `a ${kind.name}`, value);
-  if (inWasmMemory(value)) throw wrongKind(name, `a ${kind.name} in memory of JavaScript`, value);
-  if (value.length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, value.length);
-  return value as VectorOf<D>;
+  const kind = vectorKind(dtype);
+  if (arrayKind(value) !== kind) throw wrongKind(name, `a ${kind}`, value);
+  const vector = value as VectorOf<D>;
+  if (inWasmMemory(vector)) throw wrongKind(name, `a ${kind} in memory of JavaScript`, value);
+  if (vector.length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, vector.length);
+  return vector;
+}
+
+/** A parameter of a function: a vector, or a tensor of it, whose elements may also have 16 bits. */
+export type Parameter = Vector | AnyTensor;
+
+/** Returns whether a value is a Proxy around a tensor, whose fields cannot be read. */
+export const isProxied = (value: unknown): boolean => value instanceof Tensor && !Tensor.isItself(value);
+
+/**
+ * Returns a copy, by default in the same precision, of a parameter of precision `dtype` with as many elements as `shape`.
+ * Elements of 16 bits are widened. Throws TypeError or RangeError for other values; `xShape` is for its message.
+ */
+export function copyParameter<D extends "float32" | "float64">(
+  name: string,
+  value: Parameter,
+  dtype: "float32" | "float64",
+  shape: readonly number[],
+  xShape?: readonly number[],
+  copyDtype: D = dtype as D,
+): VectorOf<D> {
+  const kind = vectorKind(dtype);
+  const isOperand = typeof value === "object" && value !== null && "data" in value;
+  let data: Data = value as Data;
+  if (isOperand) {
+    if (isProxied(value)) throw proxied(name);
+    const found = operandDtype(value);
+    checkOperand(name, value, found && is16Bit(found) ? found : dtype);
+    data = value.data;
+    if (found && is16Bit(found)) data = otherStores.get(found).widen(found, data);
+  } else if (arrayKind(value) !== kind) throw wrongKind(name, `a ${kind}, or { data, shape, dtype }`, value);
+  const size = shape.reduce((a, b) => a * b, 1);
+  if (data.length !== size) throw wrongLength(name, shape, data.length, xShape);
+  const copy = newVector(copyDtype, size);
+  copy.set(data);
+  return copy;
 }

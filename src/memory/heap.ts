@@ -48,13 +48,18 @@ export interface Heap {
   allocate(bytes: number): number;
   /** Frees the bytes that `allocate` has returned. */
   free(pointer: number): void;
+  /** Frees the addresses of tensors that have been collected. Undefined if the heap or the engine does not do that. */
+  readonly collected?: FinalizationRegistry<number> | undefined;
 }
 
-/** The buffers of all heaps, older ones included. */
-const buffers = new WeakSet<ArrayBufferLike>();
+/** The memories of all heaps by their buffers, older ones included. */
+const memories = new WeakMap<ArrayBufferLike, WebAssembly.Memory>();
 
 /** Returns whether a view lies in a heap's memory, so that growth would empty it. */
-export const inWasmMemory = (view: ArrayBufferView): boolean => buffers.has(view.buffer);
+export const inWasmMemory = (view: ArrayBufferView): boolean => memories.has(view.buffer);
+
+/** Returns what two views have in common if they are of the same memory. A shared memory that grows has many buffers. */
+export const memoryOf = ({ buffer }: ArrayBufferView): object => memories.get(buffer) ?? buffer;
 
 /** A memory with the kernels instantiated over it. Subclasses decide how bytes are allocated. */
 export abstract class KernelHeap implements Heap {
@@ -91,7 +96,7 @@ export abstract class KernelHeap implements Heap {
   refresh(): void {
     const { buffer } = this.memory;
     if (buffer === this.u8.buffer) return;
-    buffers.add(buffer);
+    memories.set(buffer, this.memory);
     this.f32 = new Float32Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.u8 = new Uint8Array(buffer);
@@ -118,6 +123,10 @@ export abstract class KernelHeap implements Heap {
 /** A heap in a WebAssembly.Memory of its own, which grows as needed. */
 export class WasmHeap extends KernelHeap {
   readonly #allocator: Allocator;
+  readonly collected =
+    typeof FinalizationRegistry === "function"
+      ? new FinalizationRegistry<number>((pointer) => this.free(pointer))
+      : undefined;
 
   /**
    * Makes the memory. A build for several threads needs `shared` memory, and other builds need memory that is not
@@ -173,7 +182,7 @@ export class HostHeap extends KernelHeap {
 
   /** Instantiates the kernels over the memory. Throws WebAssembly.LinkError if they cannot import it. */
   constructor(memory: WebAssembly.Memory, host: HostAllocator) {
-    const shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer;
+    const shared = Object.prototype.toString.call(memory.buffer) === "[object SharedArrayBuffer]";
     super(kernelBuild(shared ? "shared" : "own"), memory);
     this.shared = shared;
     this.#host = host;

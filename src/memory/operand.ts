@@ -38,9 +38,13 @@ const IMAGE_TILE = 65536;
 
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export function heapOf(...values: readonly (AnyTensor | undefined)[]): Heap {
-  for (const value of values) if (value instanceof Tensor) return value.heap;
+  for (const value of values) if (value instanceof Tensor && Tensor.isItself(value)) return value.heap;
   return defaultHeap();
 }
+
+/** Returns a value, or a copy if it is a view of wasm memory, which a call would empty if it grows the memory. */
+export const unlessView = (value: AnyTensor): AnyTensor =>
+  !(value instanceof Tensor) && inWasmMemory(value.data) ? { ...value, data: value.data.slice() } : value;
 
 /** Returns a copy of a plain array in wasm memory, as a Tensor that the caller disposes of. */
 function stage(value: PlainTensor<Data>, heap: Heap, dtype: Dtype): Tensor<Dtype> {
@@ -249,10 +253,11 @@ export class CallScope {
     let inPlace = false;
     for (const value of values)
       if (value instanceof Tensor) inPlace = !is16Bit(dtype);
-      else if (value && inWasmMemory(value.data)) {
-        // the call may grow the memory, which would empty a view of it
+      else if (value) {
+        const replacement = unlessView(value);
+        if (replacement === value) continue;
         this.#replacements ??= new Map();
-        this.#replacements.set(value, { ...value, data: value.data.slice() });
+        this.#replacements.set(value, replacement);
       }
     this.#inPlace = inPlace;
   }
@@ -334,7 +339,7 @@ export class CallScope {
     if (!(target instanceof Tensor) || target === out) return target;
     if ((out ?? like) instanceof Tensor) {
       this.#disposables.splice(this.#disposables.indexOf(target), 1);
-      return target;
+      return target.own();
     }
     const array = out ?? this.#array(like as PlainTensor<Data>);
     copyElements(target.data, array.data);

@@ -25,7 +25,33 @@ function checkBytes(shape: readonly number[], bytes: number): void {
   if (bytes > MAX_BYTES) throw tooLarge("tensor", shape, bytes, MAX_BYTES);
 }
 
-/** A tensor in wasm memory, which calls read and write without copying. `tensor` makes one, and `dispose` frees it. */
+/** The tensors of views, which keep their tensors alive. */
+const owners = /* @__PURE__ */ new WeakMap<object, Tensor<Dtype>>();
+
+/** Bytes from which a tensor has a weight. Making one takes 15 µs, and a forward of so many bytes 300 (Node 20.20). */
+const WEIGHTY = 1 << 20;
+
+const NO_WEIGHT = /* @__PURE__ */ new ArrayBuffer(0);
+
+/**
+ * Returns as many bytes of JavaScript's memory as a tensor has of wasm memory, for the collector to see: without them it
+ * would not run before wasm memory is exhausted. The bytes are never touched. Those of a resizable buffer take addresses
+ * only, where those of another one may be cleared.
+ */
+function weightOf(bytes: number): ArrayBuffer {
+  if (bytes < WEIGHTY) return NO_WEIGHT;
+  try {
+    return new (ArrayBuffer as new (bytes: number, options: object) => ArrayBuffer)(bytes, { maxByteLength: bytes });
+  } catch {
+    return NO_WEIGHT; // there are no addresses left, which the collector sees by itself
+  }
+}
+
+/**
+ * A tensor in wasm memory, which calls read and write without copying. `tensor` makes one. `dispose` or `using` frees it
+ * at once. A forgotten one is freed when the engine has collected it and the view `data`, and never before the program
+ * returns to its event loop.
+ */
 export class Tensor<D extends Dtype = "float32"> {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   readonly shape: readonly number[];
@@ -37,6 +63,8 @@ export class Tensor<D extends Dtype = "float32"> {
   #pointer: number;
   /** The latest view of the elements. */
   #data: DataOf[D] | undefined;
+  /** What the collector counts for the tensor. Undefined if it does not free the tensor. */
+  #weight: ArrayBuffer | undefined;
 
   /** For internal use; call `tensor` instead. */
   constructor(internal: never, ...others: never[]);
@@ -54,6 +82,15 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#heap = heap;
     this.#length = length;
     this.#pointer = pointer ?? heap.allocate(staggered(bytes));
+  }
+
+  /**
+   * Returns whether a tensor is one itself, and not a Proxy around one.
+   *
+   * @internal
+   */
+  static isItself(value: Tensor<Dtype>): boolean {
+    return #pointer in value;
   }
 
   /**
@@ -88,13 +125,31 @@ export class Tensor<D extends Dtype = "float32"> {
   /**
    * A view of the elements in memory; calls read and write the same elements. Get it again after every call that
    * allocates, because earlier views become empty when the memory grows. For "float16" it is a Float16Array if the
-   * engine has it. Otherwise 16-bit elements are bits in a Uint16Array. Throws BatchNormError "disposed".
+   * engine has it. Otherwise 16-bit elements are bits in a Uint16Array. The view keeps the tensor alive, but views made
+   * of it (`subarray`) do not. Throws BatchNormError "disposed".
    */
   get data(): DataOf[D] {
     const { pointer } = this;
     const { buffer } = this.#heap.f32;
-    if (this.#data?.buffer !== buffer) this.#data = viewOf(this.dtype, buffer, pointer, this.#length);
+    if (this.#data?.buffer !== buffer) {
+      this.#data = viewOf(this.dtype, buffer, pointer, this.#length);
+      if (this.#weight) owners.set(this.#data, this);
+    }
     return this.#data;
+  }
+
+  /**
+   * Frees the memory when the tensor is collected, where the engine and the heap know of that. Returns the tensor.
+   *
+   * @internal
+   */
+  own(): this {
+    const { collected } = this.#heap;
+    if (!collected) return this;
+    collected.register(this, this.#pointer, this);
+    this.#weight = weightOf(this.#length * BYTES[this.dtype]);
+    this.#data = undefined; // an internal view, which keeps nothing alive
+    return this;
   }
 
   /** Frees the memory. A second call does nothing. */
@@ -103,6 +158,8 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#heap.free(this.#pointer);
     this.#pointer = 0;
     this.#data = undefined;
+    if (this.#weight) this.#heap.collected?.unregister(this);
+    this.#weight = undefined;
   }
 
   [Symbol.dispose](): void {
@@ -113,8 +170,8 @@ export class Tensor<D extends Dtype = "float32"> {
 /**
  * Returns a new tensor in wasm memory with a copy of `data`, or with zeros. The shape may have any rank, and the tensor
  * at most 4 GiB. `dtype` is the type of `data` by default, and float32 without data or for an array of numbers; a
- * Uint16Array needs it. Throws RangeError for a wrong shape or length, TypeError for wrong data, and BatchNormError
- * "out-of-memory".
+ * Uint16Array needs it. `dispose` or `using` frees it at once. Throws RangeError for a wrong shape or length, TypeError
+ * for wrong data, and BatchNormError "out-of-memory".
  */
 export function tensor(
   shape: readonly number[],
@@ -158,7 +215,7 @@ export function tensor(
   if (source === undefined) bitsOf(result.data).fill(0);
   else if (isList) (result.data as Float32Array).set(source as readonly number[]);
   else copyElements(source as Data, result.data);
-  return result;
+  return result.own();
 }
 
 /**

@@ -194,7 +194,17 @@ function checkOuts<T extends AnyTensor>(
   };
   if (dxOut) check("dxOut", dxOut);
   if (dResidualOut) check("dResidualOut", dResidualOut);
-  checkApart("dResidualOut", dResidualOut, "dxOut", dxOut);
+  checkApart("dResidualOut", dResidualOut, { dxOut });
+}
+
+/** Refuses destinations of parameters' gradients in the memory of each other or of other operands. */
+export function checkVectorsApart(
+  { dGammaOut, dBetaOut }: Pick<BackwardOptions, "dGammaOut" | "dBetaOut">,
+  others: Readonly<Record<string, AnyTensor | undefined>>,
+): void {
+  if (!dGammaOut && !dBetaOut) return;
+  checkApart("dGammaOut", dGammaOut, others);
+  checkApart("dBetaOut", dBetaOut, { dGammaOut, ...others });
 }
 
 /** Where to write a parameter's gradient: the caller's vector, or a new one of the parameter's shape. */
@@ -280,6 +290,7 @@ function prepareBackward<T extends AnyTensor>(
   const accumulate = flag("accumulate", options.accumulate, false);
   const dGamma = parameterGradient("gamma", saved, exists.gamma, needs.dGamma, options.dGammaOut);
   const dBeta = parameterGradient("beta", saved, exists.beta, needs.dBeta, options.dBetaOut);
+  checkVectorsApart(options, { dxOut, dResidualOut, dy, x: saved.x, residual: saved.residual });
   const dx = flag("needs.dx", needs.dx, true);
   const dResidual = flag("needs.dResidual", needs.dResidual, true) && saved.hasResidual;
   const joint = checkJointSums(options.sums, saved);

@@ -1,16 +1,16 @@
 // The stateless functions: forward, inference and statistics on plain arrays or tensors. backward.ts has the others.
 
 import { exclusiveParameter, exclusiveStatistics } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
-import { checkVector } from "../memory/guards.ts";
+import { arrayKind, checkKeys } from "../common/validate.ts";
+import { copyParameter, type Parameter } from "../memory/guards.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
-import { computeDtype, type Dtype, type Vector } from "../tensor/dtype.ts";
-import type { Geometry } from "../tensor/shape.ts";
+import { computeDtype, type Vector } from "../tensor/dtype.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { activationOption } from "./activation.ts";
 import {
   checkForward,
   type ForwardArguments,
+  type ForwardInputs,
   type ForwardOptions,
   type ForwardParameters,
   type ForwardResult,
@@ -60,15 +60,13 @@ function argumentsOf<T extends AnyTensor>(
 /** Copies gamma and beta, each of every channel, or of every channel of every sample. */
 function checkScaleAndShift(
   { gamma, beta, perSample }: ForwardParameters,
-  geometry: Geometry,
-  dtype: Dtype,
+  { x, geometry, dtype }: ForwardInputs<AnyTensor>,
 ): Omit<ScaleAndShift, "activation"> {
-  const precision = computeDtype(dtype);
-  const copyOf = (name: "gamma" | "beta", v: Vector | null | undefined) =>
-    v ? checkVector(name, v, geometry.channels, precision).slice() : null;
+  const copyOf = (name: "gamma" | "beta", v: Parameter | null | undefined) =>
+    v === undefined || v === null ? null : copyParameter(name, v, computeDtype(dtype), [geometry.channels], x.shape);
   const shared = { gamma: copyOf("gamma", gamma), beta: copyOf("beta", beta) };
   if (perSample === undefined) return { ...shared, conditional: undefined };
-  const copy = (_: string, v: Vector | null) => v?.slice() ?? null;
+  const copy = (_: string, v: Vector | null) => v;
   const conditional = perSampleSlot.get(PER_SAMPLE).conditionalOf(perSample, shared, geometry, dtype, copy);
   for (const name of ["gamma", "beta"] as const) if (perSample[name] && shared[name]) throw exclusiveParameter(name);
   return { gamma: null, beta: null, conditional };
@@ -96,7 +94,7 @@ export function batchNormForward<T extends AnyTensor>(
   const inputs = checkForward(args, undefined);
   const { channels } = inputs.geometry;
   const { activation } = args;
-  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs.geometry, inputs.dtype), activation };
+  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs), activation };
   const epsilon = epsilonOption(options.epsilon);
   const { statistics } = options;
   const joint = statistics === undefined ? undefined : checkStatistics(statistics, channels, epsilon);
@@ -117,7 +115,7 @@ export function batchNormForward<T extends AnyTensor>(
 }
 
 /**
- * Normalises x by the mean and variance among the parameters, Float32Array or Float64Array [C]: y = f(gamma·x̂ + beta +
+ * Normalises x by the mean and variance among the parameters, [C], of float32, float64 or 16 bits: y = f(gamma·x̂ + beta +
  * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
  * or the residual.
  *
@@ -128,7 +126,7 @@ export function batchNormForward<T extends AnyTensor>(
  */
 export function batchNormInference<T extends AnyTensor>(
   x: T,
-  parameters: ForwardParameters & { mean: Vector; variance: Vector },
+  parameters: ForwardParameters & { mean: Parameter; variance: Parameter },
   options: ForwardOptions<T> = {},
 ): ForwardResult<T> {
   const args = argumentsOf(x, options, undefined);
@@ -136,16 +134,15 @@ export function batchNormInference<T extends AnyTensor>(
   const inputs = checkForward(args, undefined);
   const { dtype, geometry } = inputs;
   const { activation } = args;
-  const scaleAndShift = { ...checkScaleAndShift(parameters, geometry, dtype), activation };
+  const scaleAndShift = { ...checkScaleAndShift(parameters, inputs), activation };
   const epsilon = epsilonOption(options.epsilon);
   for (const name of ["statistics", "ghostBatchSize"] as const)
     if (options[name] !== undefined) throw exclusiveStatistics(name);
   const { channels } = geometry;
   const statistic = (name: "mean" | "variance") => {
     const v = parameters[name];
-    return v instanceof Float64Array && v.length === channels
-      ? v.slice()
-      : Float64Array.from(checkVector(name, v, channels, computeDtype(dtype)));
+    const precision = arrayKind(v) === "Float64Array" ? "float64" : computeDtype(dtype);
+    return copyParameter(name, v, precision, [channels], x.shape, "float64");
   };
   const [mean, variance] = [statistic("mean"), statistic("variance")];
   const invStd = new Float64Array(channels);

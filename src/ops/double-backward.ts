@@ -191,8 +191,8 @@ function prepareDoubleBackward<T extends AnyTensor>(
     if (value instanceof Tensor) checkTensor(name, value, heap);
   }
   const precision = computeDtype(dtype);
-  if (ddGamma) checkVector("ddGamma", ddGamma, geometry.channels, precision);
-  if (ddBeta) checkVector("ddBeta", ddBeta, geometry.channels, precision);
+  if (ddGamma !== undefined && ddGamma !== null) checkVector("ddGamma", ddGamma, geometry.channels, precision);
+  if (ddBeta !== undefined && ddBeta !== null) checkVector("ddBeta", ddBeta, geometry.channels, precision);
   const isNeeded = (name: "dx" | "dGamma" | "ddy") => flag(`needs.${name}`, needs[name], true);
   const checked = { dx: isNeeded("dx"), dGamma: isNeeded("dGamma"), ddy: isNeeded("ddy") };
   return { heap, dy, saved, gradients, needs: checked };

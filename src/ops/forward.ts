@@ -1,11 +1,11 @@
 // The forward pass that the class, the functions, SyncBatchNorm and the TF.js operations share.
 
 import { maskWithSamples, wrongShape, wrongValue } from "../common/errors.ts";
-import { checkOperand, checkOut, checkTensor, isTensorInUse, overwrites } from "../memory/guards.ts";
+import { checkOperand, checkOut, checkTensor, isTensorInUse, overwrites, type Parameter } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
-import type { Dtype, Vector } from "../tensor/dtype.ts";
+import type { Dtype } from "../tensor/dtype.ts";
 import { channelAxis, type Geometry, geometryOf, sameShape } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 import { type Activation, type ActivationName, NONE } from "./activation.ts";
@@ -74,12 +74,15 @@ export interface ForwardResult<T> {
   count: number;
 }
 
-/** A scale and a shift: Float64Array if x is float64, else Float32Array. */
+/**
+ * A scale and a shift: Float64Array if x is float64, else Float32Array, or a tensor { data, shape } of such or of 16-bit
+ * elements.
+ */
 export interface Parameters {
   /** The scale, [C]; ones if it is null or absent. */
-  gamma?: Vector | null;
+  gamma?: Parameter | null;
   /** The shift, [C]; zeros if it is null or absent. */
-  beta?: Vector | null;
+  beta?: Parameter | null;
 }
 
 /** The parameters of batchNormForward and batchNormInference. */

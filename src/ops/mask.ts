@@ -1,20 +1,33 @@
 // Masks: which positions of a batch count, and how much. A position is one value of every channel. The kernels take the
 // weights of all positions from wasm memory (assembly/kernels/weights.ts), so that nothing is copied side by side.
 
-import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { nestedList, proxied, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, isList } from "../common/validate.ts";
+import { checkContiguous, isProxied } from "../memory/guards.ts";
 import type { CallScope, KernelOperand } from "../memory/operand.ts";
-import type { Vector } from "../tensor/dtype.ts";
+import { is16Bit, namedDtype, type Vector, widen } from "../tensor/dtype.ts";
+import { sameShape, sizeOf } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 import { COMBINATION, channelsOf, type Range } from "../wasm/kernels.ts";
 import type { Weights } from "./primitives.ts";
+
+/** Numbers, bigints or booleans, one behind the other, or as a tensor { data, shape }. */
+export type List = ArrayLike<boolean | number | bigint> | ListTensor;
+
+/** A list with its shape, such as a tensor of a safetensors file. */
+export interface ListTensor {
+  readonly data: ArrayLike<boolean | number | bigint>;
+  readonly shape: readonly number[];
+  /** The type of the elements. Bits of 16-bit elements need it. */
+  readonly dtype?: string;
+}
 
 /**
  * Which positions of a batch count. It is a list of booleans or of weights ≥ 0 for positions [N, …], without the
  * channels, in which false and 0 mask a position. Or it has the lengths of the N sequences of a batch [N, C, L] or [N,
  * L, C].
  */
-export type Mask = ArrayLike<boolean> | ArrayLike<number> | { lengths: ArrayLike<number> };
+export type Mask = List | { readonly lengths: List };
 
 /** What a mask selects of a sub-batch. */
 export interface Selection {
@@ -32,25 +45,50 @@ export interface Selection {
 export function weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array {
   const spatial = layout === "channels-last" ? shape.slice(1, -1) : shape.slice(2);
   const samples = shape[0] as number;
-  if (isList(mask)) return weightsOfPositions(mask, [samples, ...spatial]);
   if (typeof mask !== "object" || mask === null || !("lengths" in mask))
-    throw wrongKind("mask", "an array of booleans or weights, or { lengths }", mask);
+    return weightsOfPositions(
+      listOf("mask", mask, "an array of booleans or weights, or { lengths }", [samples, ...spatial]),
+    );
   checkKeys("mask", mask, ["lengths"]);
-  const { lengths } = mask;
-  if (!isList(lengths)) throw wrongKind("mask.lengths", "an array of integers", lengths);
   if (spatial.length !== 1)
     throw wrongValue("mask.lengths", `sequences, ${layout === "channels-last" ? "[N, L, C]" : "[N, C, L]"}`, shape);
-  return weightsOfLengths(lengths, samples, spatial[0] as number);
+  return weightsOfLengths(
+    listOf("mask.lengths", mask.lengths, "an array of integers", [samples]),
+    spatial[0] as number,
+  );
+}
+
+/** Returns the elements of a list of this shape. Axes of one element may be missing or more. */
+function listOf(name: string, value: unknown, expected: string, shape: readonly number[]): ArrayLike<unknown> {
+  if (isProxied(value)) throw proxied(name);
+  const tensor = typeof value === "object" && value !== null && "data" in value ? (value as ListTensor) : undefined;
+  let list: unknown = tensor ? tensor.data : value;
+  if (!isList(list)) throw wrongKind(name, expected, value);
+  if (Array.isArray(list[0])) throw nestedList(name, list);
+  if (tensor) {
+    const dtype = namedDtype(tensor.dtype);
+    // an array of the format's smaller floats or of complex numbers holds no numbers of ours
+    if (/^(F\d|C64)/.test(String(dtype)))
+      throw wrongValue(`${name}.dtype`, "integers, booleans or floats of 16 bits or more", dtype);
+    const axes = (list: readonly number[]) => list.filter((size) => size !== 1);
+    sizeOf(name, tensor.shape);
+    if (!sameShape(axes(tensor.shape), axes(shape))) throw wrongShape(name, shape, tensor.shape);
+    checkContiguous(name, tensor as never);
+    if (dtype && is16Bit(dtype)) list = widen(dtype, list as ArrayLike<number>);
+  }
+  const { length } = list as ArrayLike<unknown>;
+  if (length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, length);
+  return list as ArrayLike<unknown>;
 }
 
 /** The weights of a mask that has one value for each position. */
-function weightsOfPositions(mask: ArrayLike<unknown>, shape: readonly number[]): Float64Array {
-  const weights = new Float64Array(shape.reduce((a, b) => a * b, 1));
-  if (mask.length !== weights.length) throw wrongLength("mask", shape, mask.length);
+function weightsOfPositions(mask: ArrayLike<unknown>): Float64Array {
+  const weights = new Float64Array(mask.length);
   let sum = 0;
   for (let i = 0; i < weights.length; i++) {
     const value = mask[i];
-    const weight = value === true ? 1 : value === false ? 0 : value; // Number(value) would take twice as long
+    // Number(value) of every value would take twice as long
+    const weight = value === true ? 1 : value === false ? 0 : typeof value === "bigint" ? Number(value) : value;
     if (typeof weight !== "number") throw wrongKind(`mask[${i}]`, "a boolean or a weight", value);
     if (!(weight >= 0 && weight < Infinity)) throw wrongValue(`mask[${i}]`, "a finite weight ≥ 0", value);
     weights[i] = weight;
@@ -61,14 +99,14 @@ function weightsOfPositions(mask: ArrayLike<unknown>, shape: readonly number[]):
 }
 
 /** The weights of a batch of sequences, of which each counts up to its length. */
-function weightsOfLengths(lengths: ArrayLike<unknown>, samples: number, maximum: number): Float64Array {
-  if (lengths.length !== samples) throw wrongLength("mask.lengths", [samples], lengths.length);
-  const weights = new Float64Array(samples * maximum);
-  for (let n = 0; n < samples; n++) {
-    const length = lengths[n];
-    if (!(Number.isInteger(length) && (length as number) >= 0 && (length as number) <= maximum))
-      throw wrongValue(`mask.lengths[${n}]`, `an integer from 0 to ${maximum}`, length);
-    weights.fill(1, n * maximum, n * maximum + (length as number));
+function weightsOfLengths(lengths: ArrayLike<unknown>, maximum: number): Float64Array {
+  const weights = new Float64Array(lengths.length * maximum);
+  for (let n = 0; n < lengths.length; n++) {
+    const value = lengths[n];
+    const length = (typeof value === "bigint" ? Number(value) : value) as number;
+    if (!(Number.isInteger(length) && length >= 0 && length <= maximum))
+      throw wrongValue(`mask.lengths[${n}]`, `an integer from 0 to ${maximum}`, value);
+    weights.fill(1, n * maximum, n * maximum + length);
   }
   return weights;
 }

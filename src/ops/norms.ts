@@ -16,9 +16,9 @@
 
 import { oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
-import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
-import { type Heap, inWasmMemory } from "../memory/heap.ts";
-import { CallScope, heapOf, KernelOperand } from "../memory/operand.ts";
+import { checkOperand, checkOut, checkTensor, checkVector, copyParameter, overwrites } from "../memory/guards.ts";
+import type { Heap } from "../memory/heap.ts";
+import { CallScope, heapOf, KernelOperand, unlessView } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { oneRun, Room } from "../memory/transfer.ts";
 import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
@@ -29,6 +29,7 @@ import {
   type BackwardOptions,
   batchNormBackward,
   type CoreNeeds,
+  checkVectorsApart,
   commitGradients,
   type Gradients,
   type Needs,
@@ -146,9 +147,7 @@ class Blocks {
     this.#dtype = dtype;
     this.#size = blocks[0]?.length ?? 0;
     this.#inPlace = value instanceof Tensor && !is16Bit(dtype);
-    // making room may grow the memory, which would empty a view of it
-    const isView = value && !(value instanceof Tensor) && inWasmMemory(value.data);
-    this.#value = isView ? { ...value, data: value.data.slice() } : value;
+    this.#value = value;
   }
 
   get #roomOfBlock(): Room {
@@ -424,8 +423,8 @@ function forward<T extends AnyTensor>(
 ): NormForwardResult<T> {
   const { out } = options;
   const parameter = (name: keyof Parameters) => {
-    const v = parameters[name];
-    return v ? checkVector(name, v, geometry.channels, computeDtype(dtype), vector).slice() : null;
+    const v = parameters[name] ?? null;
+    return v === null ? null : copyParameter(name, v, computeDtype(dtype), vector, x.shape);
   };
   const [gamma, beta] = [parameter("gamma"), parameter("beta")];
   const epsilon = epsilonOption(options.epsilon, defaultEpsilon(dtype, centred));
@@ -455,8 +454,9 @@ function runForward<T extends AnyTensor>(
 ): T {
   const call = new CallScope(heap, dtype, []);
   try {
+    const source = unlessView(x);
     const y = call.allocateResult(out, x);
-    eachBlock(call, norm, [x, y], ([from, to], block) => {
+    eachBlock(call, norm, [source, y], ([from, to], block) => {
       from.load(block);
       forwardBlock(from, to, epsilon, norm, block);
       to.store(block);
@@ -619,6 +619,7 @@ export function prepareBackward<T extends AnyTensor>(
     return needed ? (out ?? newVector(precision, channels)) : undefined;
   };
   const [dGamma, dBeta] = [gradient("dGamma", inputs.gamma), gradient("dBeta", inputs.beta)];
+  checkVectorsApart(options, { dxOut, dy, x });
   const dx = flag("needs.dx", needs.dx, true);
   const sums = dGamma || dBeta ? emptyGradientSums(channels) : undefined;
   return { heap, dy, inputs, dx, dxOut, dGamma, dBeta, accumulate, sums };
@@ -632,8 +633,9 @@ function runBackward<T extends AnyTensor>(
   const { x, dtype } = inputs;
   const call = new CallScope(heap, dtype, []);
   try {
+    const sources = [unlessView(x), unlessView(dy)] as const;
     const target = dx ? call.allocateResult(dxOut, dy) : undefined;
-    eachBlock(call, norm, [x, dy, target, undefined], ([from, upstream, to, spare], block) => {
+    eachBlock(call, norm, [...sources, target, undefined], ([from, upstream, to, spare], block) => {
       from.load(block);
       upstream.load(block);
       const operands = { x: from, dy: upstream, dx: target && to, spare, sums };

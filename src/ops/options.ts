@@ -1,7 +1,7 @@
 // Options that the operations and the layer have in common.
 
 import { checkKeys, checkNumber, positiveInteger } from "../common/validate.ts";
-import type { Vector } from "../tensor/dtype.ts";
+import type { Parameter } from "../memory/guards.ts";
 
 /** The limits of Batch Renormalization's corrections: r in [1/rMax, rMax] and d in [−dMax, dMax] (Ioffe 2017). */
 export interface Renorm {
@@ -12,9 +12,9 @@ export interface Renorm {
 /** The scale and the shift of every sample (conditional batch normalization, de Vries et al. 2017). */
 export interface PerSampleParameters {
   /** The scale of every sample, [N, C]. Its gradient has that shape, too. */
-  gamma?: Vector;
+  gamma?: Parameter;
   /** The shift of every sample, [N, C]. Its gradient has that shape, too. */
-  beta?: Vector;
+  beta?: Parameter;
 }
 
 /** The option `epsilon`. Throws TypeError or RangeError unless it is finite and ≥ 0. */

@@ -2,7 +2,7 @@
 // Batch Renormalization, and the derivative of an activation as a pass of its own.
 
 import { checkKeys } from "../common/validate.ts";
-import { checkVector } from "../memory/guards.ts";
+import { copyParameter } from "../memory/guards.ts";
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
 import { computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
@@ -48,12 +48,12 @@ export function conditionalOf(
   const precision = computeDtype(dtype);
   const rows = (name: "gamma" | "beta") => {
     const own = given[name];
-    if (own !== undefined) checkVector(`${PER_SAMPLE}.${name}`, own, channels, precision, [samples, channels]);
-    let data = copy(name, own ?? shared[name]);
-    if (data && own === undefined) {
-      const vector = data;
-      data = newVector(precision, channels * samples);
-      for (let n = 0; n < samples; n++) data.set(vector, n * channels);
+    let data: Vector | null;
+    if (own !== undefined) data = copyParameter(`${PER_SAMPLE}.${name}`, own, precision, [samples, channels]);
+    else {
+      const vector = copy(name, shared[name]);
+      data = vector && newVector(precision, channels * samples);
+      if (vector) for (let n = 0; n < samples; n++) data?.set(vector, n * channels);
     }
     return data && { data, shape: [data.length] };
   };

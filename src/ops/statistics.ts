@@ -1,7 +1,7 @@
 // Statistics of a batch: they are computed, merged, and checked where the caller gives them.
 
 import { oneValuePerChannel, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
-import { checkNumber } from "../common/validate.ts";
+import { arrayKind, checkNumber } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { invStdOf, type Statistics } from "./primitives.ts";
@@ -74,7 +74,8 @@ function mergeInto(merged: Statistics & { count: number }, { count, mean, varian
  * Statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². (torch.batch_norm_stats has
  * invStd instead, which depends on epsilon.)
  */
-export function packStatistics({ count, mean, variance }: BatchStatistics): Float64Array {
+export function packStatistics(statistics: BatchStatistics): Float64Array {
+  const { count, mean, variance } = checkStatistics(statistics, statistics?.mean?.length, 0);
   const packed = new Float64Array(2 * mean.length + 1);
   packed[0] = count;
   packed.set(mean, 1);
@@ -84,7 +85,7 @@ export function packStatistics({ count, mean, variance }: BatchStatistics): Floa
 
 /** The statistics that packStatistics packed. Throws TypeError and RangeError for other numbers. */
 export function unpackStatistics(packed: Float64Array): BatchStatistics {
-  if (!(packed instanceof Float64Array)) throw wrongKind("packed", "a Float64Array", packed);
+  if (arrayKind(packed) !== "Float64Array") throw wrongKind("packed", "a Float64Array", packed);
   const channels = (packed.length - 1) / 2;
   if (!(Number.isInteger(channels) && channels >= 1)) throw wrongLength("packed", [3], packed.length);
   const count = packed[0] as number;

@@ -2,7 +2,7 @@
 // are storage only: a call widens their values to float32 when it reads them, and rounds when it writes them.
 
 import { Slot } from "../common/slot.ts";
-import { oneOf } from "../common/validate.ts";
+import { arrayKind, oneOf } from "../common/validate.ts";
 
 /** The name of a type of elements. */
 export type Dtype = "float32" | "float64" | "float16" | "bfloat16";
@@ -31,6 +31,19 @@ export type Vector = Float32Array | Float64Array;
 
 export const DTYPES = ["float32", "float64", "float16", "bfloat16"] as const;
 
+/** The names of the types in safetensors files, which operands may have instead. */
+export type FileDtype = "F32" | "F64" | "F16" | "BF16";
+
+const FILE_DTYPES: Readonly<Record<FileDtype, Dtype>> = {
+  F32: "float32",
+  F64: "float64",
+  F16: "float16",
+  BF16: "bfloat16",
+};
+
+/** Returns the type that an operand's `dtype` names, and other values unchanged. */
+export const namedDtype = (name: unknown): Dtype | undefined => FILE_DTYPES[name as FileDtype] ?? name;
+
 /** Bytes of an element of each type. */
 export const BYTES: Readonly<Record<Dtype, number>> = { float32: 4, float64: 8, float16: 2, bfloat16: 2 };
 
@@ -44,8 +57,10 @@ type Constructor = new (...args: [length: number] | [buffer: ArrayBufferLike, of
 
 const Half = /* @__PURE__ */ (() => (globalThis as { Float16Array?: Constructor }).Float16Array)();
 
-/** The constructors of arrays for the types other than float32. */
-export type Stores = Readonly<Record<Exclude<Dtype, "float32">, Constructor>>;
+/** The constructors of arrays for the types other than float32, and the values of 16-bit elements. */
+export interface Stores extends Readonly<Record<Exclude<Dtype, "float32">, Constructor>> {
+  widen: typeof widen;
+}
 
 /**
  * Returns the constructor for each type. For float16 it is the engine's Float16Array, or Uint16Array if there is none.
@@ -54,7 +69,25 @@ export const allStores = (): Stores => ({
   float64: Float64Array,
   float16: Half ?? Uint16Array,
   bfloat16: Uint16Array,
+  widen,
 });
+
+/** Returns the values of 16-bit elements, which float32 holds exactly. It takes their bits, or a Float16Array. */
+export function widen(dtype: Dtype, data: ArrayLike<number>): Float32Array {
+  if (arrayKind(data) !== "Uint16Array") return Float32Array.from(data);
+  if (dtype === "float16") return Float32Array.from(data, fromHalf);
+  // a bfloat16 is the upper 16 bits of a float32
+  return new Float32Array(Uint32Array.from(data, (bits) => bits << 16).buffer);
+}
+
+/** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
+function fromHalf(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
+}
 
 /** The slot for the types other than float32. In batchnorm-wasm/core it is empty, and calls accept float32 only. */
 export const otherStores = /* @__PURE__ */ new Slot<Stores>();
@@ -68,7 +101,7 @@ export const storeOf = (dtype: Dtype, what = `dtype ${dtype}`): Constructor =>
 
 /** Returns a new array of zeros. For float16 it is a Uint16Array if `like` is one. */
 export const newData = (dtype: Dtype, length: number, like?: Data): Data =>
-  dtype === "float16" && like instanceof Uint16Array ? new Uint16Array(length) : new (storeOf(dtype))(length);
+  dtype === "float16" && arrayKind(like) === "Uint16Array" ? new Uint16Array(length) : new (storeOf(dtype))(length);
 
 /** Returns a view of `length` elements in a buffer, from the byte `offset` on. */
 export const viewOf = <D extends Dtype>(dtype: D, buffer: ArrayBufferLike, offset: number, length: number): DataOf[D] =>
@@ -78,7 +111,7 @@ export const viewOf = <D extends Dtype>(dtype: D, buffer: ArrayBufferLike, offse
 export const newVector = <D extends Dtype>(dtype: D, length: number): VectorOf<D> =>
   (dtype === "float64" ? new Float64Array(length) : new Float32Array(length)) as VectorOf<D>;
 
-const isHalf = (data: unknown): data is HalfArray => Half !== undefined && data instanceof Half;
+const isHalf = (data: unknown): data is HalfArray => arrayKind(data) === "Float16Array";
 
 /** Returns a Uint16Array view of the bits of a Float16Array. Other arrays are returned unchanged. */
 export function bitsOf(data: Data): Float32Array | Float64Array | Uint16Array {
@@ -92,10 +125,11 @@ export function bitsOf(data: Data): Float32Array | Float64Array | Uint16Array {
  * bfloat16: `declaredDtype` says which.
  */
 export function dtypeOf(data: unknown, declaredDtype: Dtype | undefined): Dtype | undefined {
-  if (data instanceof Float32Array) return "float32";
-  if (data instanceof Float64Array) return "float64";
-  if (isHalf(data)) return "float16";
-  return data instanceof Uint16Array && declaredDtype && is16Bit(declaredDtype) ? declaredDtype : undefined;
+  const kind = arrayKind(data);
+  if (kind === "Float32Array") return "float32";
+  if (kind === "Float64Array") return "float64";
+  if (kind === "Float16Array") return "float16";
+  return kind === "Uint16Array" && declaredDtype && is16Bit(declaredDtype) ? declaredDtype : undefined;
 }
 
 /**

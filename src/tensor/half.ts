@@ -1,14 +1,8 @@
 // Numbers of arrays that states, files and weights hold: floats as they are, and 16-bit floats from and to their bits.
 
 import { wrongKind } from "../common/errors.ts";
-import { type Data, type Dtype, is16Bit, newData } from "./dtype.ts";
-
-/** Returns the type that a declared dtype names: safetensors' F16, BF16, … or its own name. */
-export const dtypeNamed = (dtype: unknown): string =>
-  String(dtype).replace(/^(B?)F(?=\d)/, (_, b: string) => (b ? "bfloat" : "float"));
-
-/** Returns the name of an array's class, "Float32Array" also for an array of another realm. */
-export const className = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1);
+import { arrayKind } from "../common/validate.ts";
+import { type Data, type Dtype, is16Bit, namedDtype, newData, widen } from "./dtype.ts";
 
 /**
  * Returns the numbers of an array of floats. A Uint16Array holds the bits of "float16" or "bfloat16", whichever `dtype`
@@ -16,29 +10,16 @@ export const className = (value: unknown): string => Object.prototype.toString.c
  * are never read as numbers.
  */
 export function floatsOf(data: unknown, dtype?: unknown): ArrayLike<number> | undefined {
-  const kind = className(data);
-  if (/^Float(16|32|64)Array$/.test(kind)) return data as ArrayLike<number>;
-  const type = dtypeNamed(dtype) as Dtype;
-  if (kind !== "Uint16Array" || !is16Bit(type)) return undefined;
-  const bits = data as Uint16Array;
-  // a bfloat16 is the upper 16 bits of a float32
-  if (type === "bfloat16") return new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer);
-  return Float32Array.from(bits, fromHalf);
+  const kind = arrayKind(data);
+  if (kind?.startsWith("Float")) return data as ArrayLike<number>;
+  const type = namedDtype(dtype);
+  return kind === "Uint16Array" && type && is16Bit(type) ? widen(type, data as Uint16Array) : undefined;
 }
 
-/** Returns the type of an array's elements, which for a Uint16Array is the declared one. */
+/** Returns the type of an array of floats (floatsOf), which for a Uint16Array is the declared one. */
 export function typeOf(data: unknown, dtype: unknown): Dtype {
-  const bits = /^Float(16|32|64)Array$/.exec(className(data))?.[1];
-  return (bits ? `float${bits}` : dtypeNamed(dtype)) as Dtype;
-}
-
-/** Returns the value of an IEEE 754 binary16: a sign bit, 5 bits of exponent with bias 15, and 10 bits of fraction. */
-function fromHalf(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
+  const bits = /^Float(16|32|64)Array$/.exec(arrayKind(data) ?? "")?.[1];
+  return (bits ? `float${bits}` : namedDtype(dtype)) as Dtype;
 }
 
 /**

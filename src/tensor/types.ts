@@ -1,7 +1,7 @@
 // Types of a call's arguments that know nothing of wasm memory: plain arrays with a shape, and layouts.
 
 import { oneOf } from "../common/validate.ts";
-import type { Data, Dtype } from "./dtype.ts";
+import type { Data, Dtype, FileDtype } from "./dtype.ts";
 
 /** An array in JavaScript's memory, with its shape. */
 export interface PlainTensor<A extends Data = Float32Array> {
@@ -9,10 +9,10 @@ export interface PlainTensor<A extends Data = Float32Array> {
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   shape: readonly number[];
   /**
-   * The type of the elements. A Uint16Array needs it: "float16" or "bfloat16". For other arrays it follows from their
-   * kind.
+   * The type of the elements, also by its name in safetensors files. A Uint16Array needs it: "float16" or "bfloat16". For
+   * other arrays it follows from their kind.
    */
-  dtype?: Dtype;
+  dtype?: Dtype | FileDtype;
 }
 
 /** The axis of the channels: axis 1 (PyTorch, ONNX) or the last (Keras, TF.js, Flax). For rank 2 both are the same. */

@@ -3,7 +3,18 @@
 
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
-import { BatchNorm, BatchNormError, batchNormInference, init, type TensorLike, tensor } from "../../src/index.ts";
+import {
+  BatchNorm,
+  BatchNormError,
+  batchNormForward,
+  batchNormInference,
+  init,
+  layerNormForward,
+  readSafetensors,
+  type TensorLike,
+  tensor,
+  writeSafetensors,
+} from "../../src/index.ts";
 import { defaultHeap } from "../../src/memory/heap.ts";
 import { sizeOf, useBuild } from "../support/worlds.ts";
 import { SHAPE, type Wrong } from "../support/wrong-use.ts";
@@ -31,16 +42,47 @@ describe("messages", () => {
   test("stay short, however long the wrong value is", () => {
     const long = Array.from({ length: 100_000 }, (_, i) => i);
     const text = "channels".repeat(10_000);
+    const nested = long.slice(0, 64).map(() => Array(64).fill(Array(64).fill(Array(64).fill(0))));
+    const cyclic: unknown[] = [];
+    cyclic.push(cyclic, cyclic);
+    const Named = { [text]: class {} }[text] as new () => object;
+    const fileOf = (header: object) => {
+      const bytes = new TextEncoder().encode(JSON.stringify(header));
+      const file = new Uint8Array(8 + bytes.length + 4);
+      new DataView(file.buffer).setBigUint64(0, BigInt(bytes.length), true);
+      file.set(bytes, 8);
+      return file;
+    };
     for (const call of [
       () => new BatchNorm(3).forward({ data: long as Wrong, shape: SHAPE }),
       () => tensor(long.map(String) as Wrong),
       () => tensor(long.map(() => 2)),
       () => new BatchNorm(3, { layout: text as Wrong }),
       () => new BatchNorm(long as Wrong),
+      () => new BatchNorm(3).forward({ data: [nested, nested] as Wrong, shape: SHAPE }),
+      () => new BatchNorm(3).forward({ data: cyclic as Wrong, shape: SHAPE }),
+      () => new BatchNorm(3).forward({ data: new Float32Array(24), shape: cyclic as Wrong }),
+      () => new BatchNorm(3).forward({ data: new Named() as Wrong, shape: SHAPE }),
+      () => new BatchNorm((1n << 100_000n) as Wrong),
+      () => new BatchNorm(Symbol(text) as Wrong),
+      () => new BatchNorm(Object.create({ constructor: { name: cyclic } })),
+      () => batchNormForward({ data: new Float32Array(8), shape: [4, 2] }, {}, { mask: cyclic as Wrong }),
+      () => layerNormForward({ data: new Float32Array(0), shape: [...long, 0] }, long),
+      () => writeSafetensors({ [text]: cyclic as Wrong }),
+      () => writeSafetensors({ a: { data: new Float32Array(1), shape: long } }),
+      () => readSafetensors(fileOf({ [text]: { dtype: "F32", shape: long.map(() => 1), data_offsets: [0, 5] } })),
+      () => readSafetensors(fileOf({ a: { dtype: text, shape: long, data_offsets: [0, 4] } })),
     ]) {
       expect(call).toThrow(/: expected /);
-      expect(thrownBy(call).message.length).toBeLessThan(400);
+      expect(thrownBy(call).message.length).toBeLessThan(700);
     }
+  });
+
+  test("of a state show the first of 300,000 names, and how many there are", () => {
+    const names = Array.from({ length: 300_000 }, (_, i) => [`${"deep.".repeat(100)}${i}`, 1]);
+    const { message } = thrownBy(() => new BatchNorm(3).loadStateDict(Object.fromEntries(names)));
+    expect(message).toMatch(/^loadStateDict: nothing was loaded; missing weight; .*; … \(300005 in all\)$/);
+    expect(message.length).toBeLessThan(20_000);
   });
 
   test("are of an Error with a code that programs can read", () => {

@@ -41,12 +41,6 @@ testWrongUse({
       /^mask\[0\]: expected a boolean or a weight, got "1"$/,
     ],
     [
-      "of bigints",
-      ({ bn, x, out }) => bn.forward(x, { mask: new BigInt64Array(8) as Wrong, out }),
-      TypeError,
-      /^mask\[0\]: expected a boolean or a weight, got 0$/,
-    ],
-    [
       "with a negative weight",
       ({ bn, x, out }) => bn.forward(x, { mask: [1, 1, 1, -1, 1, 1, 1, 1], out }),
       RangeError,
@@ -149,7 +143,7 @@ testWrongUse({
       "of other samples, without a layer",
       ({ x, out }) => batchNormForward(x, { gamma: new Float32Array(15) }, { out }),
       RangeError,
-      /^gamma: expected 3 elements \(3\), got 15$/,
+      /^gamma: expected 3 elements \(3\) for x of shape .*, got 15$/,
     ],
     [
       "with a gradient for all",

@@ -149,10 +149,11 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
         expect([dx?.data, dx?.shape]).toEqual([new Float32Array(0), x.shape]);
         expect([dGamma, dBeta]).toEqual([new Float32Array(3), new Float32Array(3)]);
         mine(dx as TensorLike);
-        const kept = Float32Array.of(1, 2, 3);
+        const kept = [Float32Array.of(1, 2, 3), Float32Array.of(4, 5, 6)] as const;
+        const [dGammaOut, dBetaOut] = kept.map((vector) => vector.slice()) as [Float32Array, Float32Array];
         const again = { saved: bn.saved, needs: { dx: false } } as const;
-        bn.backward(input(2, size), { ...again, accumulate: true, dGammaOut: kept, dBetaOut: kept });
-        expect(kept).toEqual(Float32Array.of(1, 2, 3));
+        bn.backward(input(2, size), { ...again, accumulate: true, dGammaOut, dBetaOut });
+        expect([dGammaOut, dBetaOut]).toEqual(kept);
         expect(bn.stateDict()).toEqual(before);
       },
     );
@@ -221,6 +222,25 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     );
     bn.backward(dy, { saved: bn.saved, accumulate: false, needs: { dx: false }, ...outs });
     expect(outs).toEqual({ dGammaOut: dGamma, dBetaOut: dBeta });
+  });
+
+  test("accumulate after a gradient of another shape is refused by its own name, and arrays that are given are taken", () => {
+    const bn = layer({ layout });
+    const dy = input(2);
+    bn.forward(input(1), { mode: "batch" });
+    const { dGamma } = bn.backward(dy);
+    const samples = dy.shape[0] as number;
+    const gamma = new Float32Array(samples * 3).fill(1);
+    bn.forward(input(1), { mode: "batch", perSample: { gamma } });
+    expect(() => bn.backward(dy, { accumulate: true })).toThrow(
+      /^accumulate: expected a gradient of gamma of shape \[\d+, 3\] from the backward before, got one of 3 elements; pass dGammaOut/,
+    );
+    expect(bn.dGamma).toBe(dGamma);
+    expect(bn.backward(dy, { accumulate: true, dGammaOut: gamma }).dGamma).toBe(gamma);
+    bn.forward(input(1), { mode: "batch" });
+    expect(() => bn.backward(dy, { accumulate: true })).toThrow(
+      /^accumulate: expected a gradient of gamma of shape \[3\]/,
+    );
   });
 
   test("accumulate without given arrays adds to those of the backward before, and otherwise there are new ones", () => {

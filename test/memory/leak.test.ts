@@ -138,6 +138,64 @@ test.each(["float32", "float64", "bfloat16"] as const)(
   },
 );
 
+describe("forgotten tensors", () => {
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  /** Collects, and lets the engine tell of it. */
+  const collectAll = async () => {
+    for (let i = 0; i < 3; i++) {
+      collect();
+      await turn();
+    }
+  };
+
+  test("of 8 MiB: a memory of 4 GiB serves 560 results that are dropped, with a turn of the event loop in ten", async () => {
+    await useBuild("simd");
+    const bn = new BatchNorm(16);
+    const x = tensor([32, 16, 4096]);
+    x.data.set(normal(1, x.length));
+    for (let i = 0; i < 560; i++) {
+      bn.forward(x, { mode: "eval" });
+      if (i % 10 === 0) await turn();
+    }
+    expect(defaultHeap().usage.capacity).toBeLessThan(2 ** 31);
+  });
+
+  test("are freed once, results and those that `tensor` made; those disposed of are not freed again", async () => {
+    await useBuild("simd");
+    const bn = new BatchNorm(4);
+    const x = tensor(SHAPE, normal(1, 192));
+    const make = () => {
+      for (let i = 0; i < 100; i++) {
+        bn.forward(x);
+        bn.backward(x);
+        tensor(SHAPE);
+        bn.forward(x).dispose();
+      }
+    };
+    bn.forward(x).dispose();
+    const { used } = defaultHeap().usage;
+    make();
+    expect(defaultHeap().usage.used).toBe(used + 300 * 192 * 4);
+    await collectAll();
+    expect(defaultHeap().usage.used).toBe(used);
+  });
+
+  test("stay while their data are in use", async () => {
+    await useBuild("simd");
+    const bn = new BatchNorm(4);
+    const x = tensor(SHAPE, normal(1, 192));
+    const views = Array.from({ length: 10 }, () => bn.forward(x).data);
+    const before = views.map((view) => view.slice());
+    await collectAll();
+    for (let i = 0; i < 10; i++) tensor(SHAPE).data.fill(7);
+    expect(views).toEqual(before);
+    const { used } = defaultHeap().usage;
+    views.length = 0;
+    await collectAll();
+    expect(defaultHeap().usage.used).toBeLessThan(used - 10 * 192 * 4);
+  });
+});
+
 // last, because what it keeps is freed at a moment that would blur another measurement
 test("the gauge shows a step that keeps one array of 100 elements", () => {
   const kept: Float32Array[] = [];

@@ -126,8 +126,8 @@ function worst(got: ArrayLike<number> | undefined, { values, scale, group }: Tru
 
 /** Forward and backward of a case by the oracle. */
 function oracle(c: Case, x: ArrayLike<number>, dy: ArrayLike<number>, p: Parameters, epsilon: number) {
-  const f = familyForward(x, c.of, epsilon, p.gamma, p.beta, c.centred);
-  const b = familyBackward(dy, c.of, f, p.gamma, c.centred);
+  const f = familyForward(x, c.of, epsilon, p.gamma as Float32Array, p.beta as Float32Array, c.centred);
+  const b = familyBackward(dy, c.of, f, p.gamma as Float32Array, c.centred);
   return {
     y: truth(f.y, f.scale, c.of),
     mean: { values: f.mean, scale: f.magnitude },
@@ -537,7 +537,9 @@ describe("calls", () => {
     expect(() => groupNormForward(x, 0)).toThrow(RangeError);
     expect(() => groupNormForward(x, "2" as never)).toThrow(/^groups: expected a number, got "2"/);
     expect(() => groupNormForward(x, undefined as never)).toThrow(/^groups: expected a number, got undefined/);
-    expect(() => groupNormForward(x, 2, { gamma: three })).toThrow(/^gamma: expected 4 elements \(4\), got 3/);
+    expect(() => groupNormForward(x, 2, { gamma: three })).toThrow(
+      /^gamma: expected 4 elements \(4\) for x of shape .*, got 3/,
+    );
     expect(() => groupNormForward(x, 2, { gamma: new Float64Array(4) as never })).toThrow(TypeError);
     expect(() => groupNormForward(x, 2, { weight: four } as never)).toThrow(TypeError);
     expect(() => groupNormForward(x, 2, {}, { eps: 1 } as never)).toThrow(TypeError);
@@ -558,7 +560,9 @@ describe("calls", () => {
     expect(() => layerNormForward(x, [])).toThrow(RangeError);
     expect(() => layerNormForward(x, [1, 2, 4, 6])).toThrow(RangeError);
     expect(() => layerNormForward(x, "6" as never)).toThrow(TypeError);
-    expect(() => layerNormForward(x, [4, 6], { gamma: four })).toThrow(/^gamma: expected 24 elements \(4×6\), got 4/);
+    expect(() => layerNormForward(x, [4, 6], { gamma: four })).toThrow(
+      /^gamma: expected 24 elements \(4×6\) for x of shape .*, got 4/,
+    );
     expect(() => layerNormForward(x, 6, {}, { layout: "channels-last" } as never)).toThrow(TypeError);
     expect(() => rmsNormForward(x, 6, { beta: new Float32Array(6) } as never)).toThrow(TypeError);
     expect(() => layerNormForward(x, 6, {}, { out: x })).toThrow(expect.objectContaining({ code: "in-place" }));

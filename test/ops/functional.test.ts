@@ -227,10 +227,16 @@ describe("stateless calls", () => {
   it("refuse parameters of another length, statistics that are missing, and what is no result of forward", () => {
     const four = new Float32Array(4);
     expect(() => batchNormForward(x, { gamma: four })).toThrow(RangeError);
-    expect(() => batchNormForward(x, { beta: four })).toThrow(/^beta: expected 3 elements \(3\), got 4/);
+    expect(() => batchNormForward(x, { beta: four })).toThrow(
+      /^beta: expected 3 elements \(3\) for x of shape .*, got 4/,
+    );
     const three = new Float32Array(3);
     expect(() => batchNormInference(x, { mean: three } as never)).toThrow(TypeError);
     expect(() => batchNormInference(x, { mean: three, variance: four })).toThrow(RangeError);
+    const none = new Float32Array();
+    expect(() => batchNormInference({ data: none, shape: [0] }, { mean: none, variance: none })).toThrow(
+      /^mean: expected 1 elements \(1\) for x of shape \[0\], got 0$/,
+    );
     expect(() => batchNormBackward(x, {} as never)).toThrow(/^saved: expected the record of a forward of batch norm; /);
     expect(() => batchNormForward({ data: new Float32Array(3), shape: [1, 3] })).toThrow(
       expect.objectContaining({ code: "one-value-per-channel" }),

@@ -379,7 +379,7 @@ function weightsOf(mask: Mask, c: Case): number[] {
   const { inner, positions } = indexOf(c);
   if (!("lengths" in mask)) return Array.from(mask as ArrayLike<number>, Number);
   return Array.from({ length: positions }, (_, p) =>
-    p % inner < (mask.lengths[Math.floor(p / inner)] as number) ? 1 : 0,
+    p % inner < ((mask.lengths as number[])[Math.floor(p / inner)] as number) ? 1 : 0,
   );
 }
 

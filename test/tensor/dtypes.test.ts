@@ -64,7 +64,7 @@ describe("of types of elements", () => {
     [
       "a Uint16Array that does not say what it holds",
       () => batchNormForward({ data: new Uint16Array(12), shape }),
-      /^x\.data: expected .*Uint16Array with dtype, got Uint16Array\(12\)$/,
+      /^x\.data: expected .*Uint16Array with dtype "float16" or "bfloat16", got Uint16Array\(12\)$/,
     ],
     [
       "an array that says another dtype than its own",
@@ -89,7 +89,7 @@ describe("of types of elements", () => {
     [
       "float32 parameters beside float64 elements",
       () => batchNormForward({ data: new Float64Array(12), shape }, { gamma: new Float32Array(3) }),
-      /^gamma: expected a Float64Array, got Float32Array\(3\)$/,
+      /^gamma: expected a Float64Array, or \{ data, shape, dtype \}, got Float32Array\(3\)$/,
     ],
     [
       "a tensor of another dtype than its data",
