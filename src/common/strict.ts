@@ -1,14 +1,25 @@
-// A base class whose instances refuse properties that do not exist.
+// A base class whose instances refuse properties that do not exist, and know a Proxy from themselves.
 
-import { unknownProperty } from "./errors.ts";
+import { proxied, unknownProperty } from "./errors.ts";
 
 /**
  * A class whose instances throw TypeError for an assignment to a property that does not exist, once their constructor
  * has called Object.preventExtensions. An engine by itself throws only in strict mode, and ignores the assignment in
  * scripts. Instances of subclasses stay extensible, so their authors can add properties.
  */
-export const Strict = /* @__PURE__ */ (() => {
-  class Strict {}
+export const Strict: {
+  new (): object;
+  /** @internal */
+  checkItself(name: string, value: unknown): void;
+} = /* @__PURE__ */ (() => {
+  class Strict {
+    readonly #brand = true;
+
+    /** Throws TypeError if a value is a Proxy around an instance, whose private fields cannot be read. */
+    static checkItself(name: string, value: unknown): void {
+      if (value instanceof Strict && !(#brand in value)) throw proxied(name);
+    }
+  }
   // an assignment to a property that is found nowhere on the prototypes reaches the last of them
   const last = new Proxy(
     {},

@@ -13,8 +13,8 @@ import {
   wrongOutputs,
   wrongValue,
 } from "../common/errors.ts";
+import { Strict } from "../common/strict.ts";
 import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
-import { BatchNorm } from "../layer/batch-norm.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, AffineOptions, FoldSource, FoldVector, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -112,9 +112,9 @@ function numbersOf(
  * the type of the mean, in which results for the source alone come.
  */
 function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
+  Strict.checkItself("bn", bn);
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
     throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
-  BatchNorm.checkItself("bn", bn);
   if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
   const { epsilon, activation: own = "none" } = bn.options;
   if (activation !== own)

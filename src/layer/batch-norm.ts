@@ -9,7 +9,6 @@ import {
   nonFinite,
   noRunningStatistics,
   noStatistics,
-  proxied,
   secondBackward,
   wrongGradient,
   wrongValue,
@@ -706,17 +705,8 @@ export class BatchNorm<
 
   /** Throws TypeError for a Proxy around a layer, and BatchNormError "disposed". */
   static #alive(bn: BatchNorm<Dtype, boolean, boolean>): void {
-    BatchNorm.checkItself("bn", bn);
+    Strict.checkItself("bn", bn);
     if (bn.#disposed) throw disposed("BatchNorm");
-  }
-
-  /**
-   * Throws TypeError for a Proxy around a layer.
-   *
-   * @internal
-   */
-  static checkItself(name: string, value: unknown): void {
-    if (value instanceof BatchNorm && !(#gamma in value)) throw proxied(name);
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */

@@ -3,6 +3,7 @@
 // docs/population.md explains the definitions.
 
 import { noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
+import { Strict } from "../common/strict.ts";
 import { arrayKind, checkKeys } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
@@ -14,7 +15,7 @@ import { invStdOf } from "../ops/primitives.ts";
 import type { BatchStatistics } from "../ops/statistics.ts";
 import { type Dtype, newData, type Vector } from "../tensor/dtype.ts";
 import { geometryOf } from "../tensor/shape.ts";
-import { BatchNorm } from "./batch-norm.ts";
+import type { BatchNorm } from "./batch-norm.ts";
 
 /**
  * Mean drift that counts as large, in running standard deviations. It is a chosen value, not a measured one: y at
@@ -266,8 +267,8 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   options: DiagnoseOptions<T> = {},
 ): Diagnosis {
   checkKeys("diagnose options", options, ["activation", "residual"]);
+  Strict.checkItself("bn", bn);
   if (typeof bn?.options !== "object") throw wrongKind("bn", "a BatchNorm", bn);
-  BatchNorm.checkItself("bn", bn);
   const { layout, epsilon, dtype, runningVariance } = bn.options;
   const { runningMean: mean, runningVariance: variance, gamma, beta, channels } = bn;
   if (!mean || !variance) throw noStatistics();

@@ -3,6 +3,7 @@
 // is needed.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
+import { Strict } from "../common/strict.ts";
 import { checkKeys } from "../common/validate.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Dtype } from "../tensor/dtype.ts";
@@ -51,7 +52,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   const [first] = distinct;
   if (distinct.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
   for (const layer of distinct) if (!(layer instanceof BatchNorm)) throw wrongKind("layers", "BatchNorm", layer);
-  for (const layer of distinct) BatchNorm.checkItself("layers", layer);
+  for (const layer of distinct) Strict.checkItself("layers", layer);
   if (!isIterable(batches)) throw wrongKind("batches", "an iterable or async iterable of batches", batches);
   const { forward } = options;
   if (forward !== undefined && typeof forward !== "function") throw wrongKind("forward", "a function", forward);

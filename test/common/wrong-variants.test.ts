@@ -131,13 +131,13 @@ testWrongUse({
       "of another kind",
       ({ bn, x, out }) => bn.forward(x, { perSample: { beta: new Float64Array(12) }, out }),
       TypeError,
-      /^perSample\.beta: expected a Float32Array, got Float64Array\(12\)$/,
+      /^perSample\.beta: expected a Float32Array, or \{ data, shape, dtype \}, got Float64Array\(12\)$/,
     ],
     [
       "that are null",
       ({ bn, x, out }) => bn.forward(x, { perSample: { beta: null as Wrong }, out }),
       TypeError,
-      /^perSample\.beta: expected a Float32Array, got null$/,
+      /^perSample\.beta: expected a Float32Array, or \{ data, shape, dtype \}, got null$/,
     ],
     [
       "of other samples, without a layer",

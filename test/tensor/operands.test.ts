@@ -63,7 +63,7 @@ describe("arrays of another realm", () => {
       const inferred = batchNormInference(x, { mean: array(1, 3), variance: new Float64Array(3).fill(2) });
       const layer = layerNormForward(x, 2, { gamma: array(1, 2) });
       const g = normBackward({ data: array(5), shape: SHAPE }, layer.saved);
-      const { scale } = toAffine(bn as Wrong);
+      const { scale } = toAffine(bn as Wrong, { activation: "relu" });
       return [
         y.data,
         dx?.data,
@@ -259,8 +259,8 @@ describe("tensors of a safetensors file", () => {
       dtype: "F16",
     } as const;
     const widened = Float32Array.from({ length: 12 }, (_, i) => 1 + i / 1024);
-    expect(batchNormForward(plain(1), { gamma: perSample }).y.data).toEqual(
-      batchNormForward(plain(1), { gamma: widened }).y.data,
+    expect(batchNormForward(plain(1), { perSample: { gamma: perSample } }).y.data).toEqual(
+      batchNormForward(plain(1), { perSample: { gamma: widened } }).y.data,
     );
     expect(batchNormForward(plain(1), { beta: tensor([3], vector) }).y.data).toEqual(
       batchNormForward(plain(1), { beta: vector }).y.data,
