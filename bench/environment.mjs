@@ -29,7 +29,7 @@ export function environmentOf({ run, peers }) {
     engine: `Node ${process.versions.node}, V8 ${process.versions.v8}`,
     os: `${os.type()} ${os.release()} ${os.arch()}`,
     package: `${name} ${version}`,
-    build: library.info().build,
+    build: library.kernelInfo().build,
     peers: peers.join(", ") || "none",
     commit: commit(),
     run,

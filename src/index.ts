@@ -4,9 +4,9 @@ import { complete } from "./complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
 export type { Port, WasmModule } from "./common/globals.ts";
-export { type GroupPorts, groupPorts, portGroup } from "./distributed/message-ports.ts";
+export { createMessagePorts, type GroupMessagePorts, messagePortGroup } from "./distributed/message-ports.ts";
 export type { ProcessGroup } from "./distributed/process-group.ts";
-export { sharedGroup, sharedGroupMemory } from "./distributed/shared-memory.ts";
+export { createGroupMemory, sharedMemoryGroup } from "./distributed/shared-memory.ts";
 export {
   type ConvFormat,
   type FoldableLayer,
@@ -53,8 +53,8 @@ export {
   type SyncForwardOptions,
   type SyncOptions,
 } from "./layer/sync-batch-norm.ts";
-export { type Info, info } from "./memory/heap.ts";
-export { dispose, type InitOptions, init } from "./memory/init.ts";
+export { type Info, kernelInfo } from "./memory/heap.ts";
+export { type InitOptions, init, stopThreads } from "./memory/init.ts";
 export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
 export type { ActivationName } from "./ops/activation.ts";
 export {

@@ -38,7 +38,7 @@ async function run() {
     return { progress: (share) => bar.setAttribute("value", share), done: () => {} };
   });
   const missing = [{ peer: "PyTorch", reason: "does not run in a browser" }];
-  const here = { engine: navigator.userAgent, build: library.info().build };
+  const here = { engine: navigator.userAgent, build: library.kernelInfo().build };
   return { environment: { ...environment, ...here }, missing, ...partly };
 }
 

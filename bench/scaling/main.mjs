@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { groupPorts, sharedGroupMemory } from "../../dist/index.js";
+import { createGroupMemory, createMessagePorts } from "../../dist/index.js";
 import { environmentOf } from "../environment.mjs";
 import { parseOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";
@@ -49,12 +49,12 @@ function onThreads(samples, dataOf) {
 }
 
 function onShared(samples) {
-  const memory = sharedGroupMemory(2, 2 ** 16);
+  const memory = createGroupMemory(2, 2 ** 16);
   return onThreads(samples, () => ({ data: { memory } }));
 }
 
 function onPorts(samples) {
-  const ports = groupPorts(2);
+  const ports = createMessagePorts(2);
   return onThreads(samples, (rank) => ({ data: { ports: ports[rank] }, post: { transferList: ports[rank].ports } }));
 }
 
@@ -103,8 +103,8 @@ async function main({ quick, out }) {
   const steps = quick ? 1 : 20;
   const mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe"];
   const measured = [
-    { name: "threads, `sharedGroup`", ...(await onShared(samples)) },
-    { name: "threads, `portGroup`", ...(await onPorts(samples)) },
+    { name: "threads, `sharedMemoryGroup`", ...(await onShared(samples)) },
+    { name: "threads, `messagePortGroup`", ...(await onPorts(samples)) },
     { name: "processes, `mpiGroup`", ...onProcesses(samples, mpirun) },
     { name: "two hosts, `mpiGroup` over TCP", ...onProcesses(samples, [HOSTS], 77) },
   ].filter(({ rows }) => rows);

@@ -3,13 +3,13 @@
 
 import { writeFileSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { portGroup, sharedGroup } from "../../dist/index.js";
+import { messagePortGroup, sharedMemoryGroup } from "../../dist/index.js";
 import { mpiGroup } from "../../dist/mpi.js";
 import { timeExchanges } from "./exchanges.mjs";
 
 if (parentPort) {
   const { memory, ports, rank, samples } = workerData;
-  const group = memory ? sharedGroup(memory, rank) : portGroup(ports);
+  const group = memory ? sharedMemoryGroup(memory, rank) : messagePortGroup(ports);
   const result = await timeExchanges(group, samples);
   if (rank === 0) parentPort.postMessage(result);
   group.close?.();

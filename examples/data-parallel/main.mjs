@@ -3,7 +3,7 @@
 
 import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
-import { sharedGroupMemory } from "batchnorm-wasm";
+import { createGroupMemory } from "batchnorm-wasm";
 import { mpiGroup } from "batchnorm-wasm/mpi";
 import { markdownTable } from "markdown-table";
 import { isWhole, number, optionsOrExit, stringOption } from "../command-line.mjs";
@@ -48,7 +48,7 @@ function parseOptions(args) {
 
 /** Trains on worker threads. */
 function onThreads(ranks, options, digits) {
-  const memory = sharedGroupMemory(ranks, 2 ** 15);
+  const memory = createGroupMemory(ranks, 2 ** 15);
   const threads = Array.from({ length: ranks }, (_, rank) => {
     const worker = new Worker(new URL("./worker.mjs", import.meta.url), {
       workerData: { memory, rank, digits, options },

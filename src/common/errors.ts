@@ -297,7 +297,7 @@ export const threadDied = (thread: number, how: string) =>
   new BatchNormError(
     "thread",
     `thread ${thread} of the pool: expected it to do its share, got the end of it: ${how}; what the call wrote is incomplete. ` +
-      "Call init({ threads }) for a new pool, or dispose() to go on with one thread",
+      "Call init({ threads }) for a new pool, or stopThreads() to go on with one thread",
   );
 
 /** Returns the error for a rank that does not take part. `what` says what this rank has observed. */

@@ -10,7 +10,7 @@ import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process
  * The ports of one rank: rank 0 has a port to every other rank, and every other rank has one port to rank 0. Post it to
  * the rank's thread, with `ports` in the list of transferred objects.
  */
-export interface GroupPorts {
+export interface GroupMessagePorts {
   readonly rank: number;
   readonly size: number;
   readonly ports: readonly Port[];
@@ -20,10 +20,10 @@ export interface GroupPorts {
  * Returns the ports of a group of `size` ranks, one entry for each rank. Throws TypeError or RangeError for a wrong
  * size.
  */
-export function groupPorts(size: number): GroupPorts[] {
+export function createMessagePorts(size: number): GroupMessagePorts[] {
   integerAtLeast(1, "size", size);
   const { MessageChannel } = globalThis;
-  if (!MessageChannel) throw wrongKind("groupPorts", "an engine with MessageChannel", MessageChannel);
+  if (!MessageChannel) throw wrongKind("createMessagePorts", "an engine with MessageChannel", MessageChannel);
   const channels = Array.from({ length: size - 1 }, () => new MessageChannel());
   const others = channels.map(({ port2 }, i) => ({ rank: i + 1, size, ports: [port2] }));
   return [{ rank: 0, size, ports: channels.map(({ port1 }) => port1) }, ...others];
@@ -78,7 +78,7 @@ class PortGroup implements ProcessGroup<Promise<void>> {
    */
   #lost: Error | undefined;
 
-  constructor({ rank, size, ports }: GroupPorts, timeoutMs: number) {
+  constructor({ rank, size, ports }: GroupMessagePorts, timeoutMs: number) {
     this.size = integerAtLeast(1, "size", size);
     this.rank = rankOf(rank, size);
     this.#inboxes = ports.map((port) => new Inbox(port));
@@ -135,14 +135,14 @@ class PortGroup implements ProcessGroup<Promise<void>> {
 }
 
 /**
- * Returns the group of a thread, from the thread's entry of `groupPorts`. `close` ends it. Throws TypeError or
+ * Returns the group of a thread, from the thread's entry of `createMessagePorts`. `close` ends it. Throws TypeError or
  * RangeError for wrong arguments.
  */
-export function portGroup(
-  ports: GroupPorts,
+export function messagePortGroup(
+  ports: GroupMessagePorts,
   options: { timeoutMs?: number } = {},
 ): ProcessGroup<Promise<void>> & { close(): void } {
   if (typeof ports !== "object" || ports === null || !Array.isArray(ports.ports))
-    throw wrongKind("ports", "an entry of what groupPorts returns", ports);
+    throw wrongKind("ports", "an entry of what createMessagePorts returns", ports);
   return new PortGroup(ports, timeoutOf(options));
 }

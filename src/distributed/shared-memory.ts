@@ -38,16 +38,16 @@ const CONTROL_BYTES = 64;
 const SPINS = 2000;
 
 /**
- * Returns the memory of a group of `size` threads. Post it to each thread, which calls `sharedGroup` with it.
+ * Returns the memory of a group of `size` threads. Post it to each thread, which calls `sharedMemoryGroup` with it.
  * `capacity` is the number of values that a rank sends in one turn; more values take several turns. The default of 4096
  * holds the statistics of 2047 channels, 2·C + 1 numbers. Throws RangeError if the engine or the page cannot share
  * memory.
  */
-export function sharedGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
+export function createGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
   integerAtLeast(1, "size", size);
   integerAtLeast(1, "capacity", capacity);
   if (!sharedMemory())
-    throw wrongValue("sharedGroupMemory", "an engine or page that shares memory", "one that does not");
+    throw wrongValue("createGroupMemory", "an engine or page that shares memory", "one that does not");
   const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);
   const control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
   control[SIZE] = size;
@@ -145,16 +145,16 @@ class SharedGroup implements ProcessGroup<void> {
 }
 
 /**
- * Returns the group of a thread, from the memory that `sharedGroupMemory` has made and the thread's rank. Its calls
+ * Returns the group of a thread, from the memory that `createGroupMemory` has made and the thread's rank. Its calls
  * block the thread while they wait, so it cannot be used in the main thread of a page. Throws TypeError or RangeError
  * for wrong arguments.
  */
-export function sharedGroup(
+export function sharedMemoryGroup(
   memory: SharedArrayBuffer,
   rank: number,
   options: { timeoutMs?: number } = {},
 ): ProcessGroup<void> {
   if (Object.prototype.toString.call(memory) !== "[object SharedArrayBuffer]")
-    throw wrongKind("memory", "what sharedGroupMemory returns", memory);
+    throw wrongKind("memory", "what createGroupMemory returns", memory);
   return new SharedGroup(memory, rank, timeoutOf(options));
 }

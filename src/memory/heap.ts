@@ -63,7 +63,7 @@ export const memoryOf = ({ buffer }: ArrayBufferView): object => memories.get(bu
 
 /** A memory with the kernels instantiated over it. Subclasses decide how bytes are allocated. */
 export abstract class KernelHeap implements Heap {
-  /** The reason for the number of threads, for `info`. */
+  /** The reason for the number of threads, for `kernelInfo`. */
   threadsReason = "init was not asked for more";
   readonly build: Build;
   readonly kernels: Kernels;
@@ -263,7 +263,7 @@ export interface Info {
 }
 
 /** Returns the build of the kernels and the number of threads that calls run on, each with its reason. */
-export function info(): Info {
+export function kernelInfo(): Info {
   const { build, kernels, threadsReason } = defaultHeap();
   return { build: build.name, buildReason: build.reason, threads: kernels.pool?.threads ?? 1, threadsReason };
 }

@@ -1,4 +1,4 @@
-// init and dispose: compiling ahead, modules that the host has compiled, and the pool of threads. A bundler leaves all
+// init and stopThreads: compiling ahead, modules that the host has compiled, and the pool of threads. A bundler leaves all
 // of it out of a page that calls neither.
 
 import { processors, sharedMemory } from "../common/engine.ts";
@@ -98,16 +98,16 @@ export async function init(options: InitOptions = {}): Promise<void> {
   if (Object.values(options).every((value) => value === undefined) && currentHeap()) return;
   const heap = newHeap(build, shared);
   const pool = shared ? await startPool(heap, threads) : undefined;
-  await dispose();
+  await stopThreads();
   heap.pool = pool;
   heap.threadsReason = reason;
   useHeap(heap);
 }
 
 /** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
-export const dispose = (): Promise<void> => endPool(currentHeap(), "dispose() ended the pool");
+export const stopThreads = (): Promise<void> => endPool(currentHeap(), "stopThreads() ended the pool");
 
-/** Ends the pool of a heap, if it has one, for a reason that `info` returns from then on. */
+/** Ends the pool of a heap, if it has one, for a reason that `kernelInfo` returns from then on. */
 export async function endPool(heap: KernelHeap | undefined, reason: string): Promise<void> {
   const pool = heap?.kernels.pool;
   if (!heap || !pool) return;

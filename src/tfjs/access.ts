@@ -17,7 +17,7 @@ import {
   type TensorInfo,
   util,
 } from "@tensorflow/tfjs-core";
-import { HostHeap, info as infoOfDefault } from "../memory/heap.ts";
+import { HostHeap, kernelInfo } from "../memory/heap.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { BuildName } from "../wasm/module.ts";
 
@@ -135,7 +135,7 @@ class Copied extends Access {
   }
 
   get build(): BuildName | "given" {
-    return infoOfDefault().build;
+    return kernelInfo().build;
   }
 
   override operand(t: TensorInfo, shape: readonly number[]): TensorLike {

@@ -8,6 +8,6 @@ export { type Info, info } from "./access.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
 export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./operations.ts";
-export { dispose, type InitOptions, init } from "./threads.ts";
+export { type InitOptions, init, stopThreads } from "./threads.ts";
 
 complete();

@@ -1,4 +1,4 @@
-// init and dispose: the pool of threads over the memory of TF.js's wasm backend. A bundler leaves all of it out of a page
+// init and stopThreads: the pool of threads over the memory of TF.js's wasm backend. A bundler leaves all of it out of a page
 // that calls neither.
 
 import { engine, getKernel, type KernelBackend, registerKernel } from "@tensorflow/tfjs-core";
@@ -69,7 +69,7 @@ export async function init(options: InitOptions = {}): Promise<void> {
     await pool.dispose();
     throw threadNotStarted(1, "TF.js has disposed of the backend");
   }
-  const ended = dispose();
+  const ended = stopThreads();
   if (heap) {
     heap.pool = pool;
     heap.threadsReason = reason;
@@ -80,4 +80,4 @@ export async function init(options: InitOptions = {}): Promise<void> {
 }
 
 /** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
-export const dispose = (): Promise<void> => end("dispose() ended the pool");
+export const stopThreads = (): Promise<void> => end("stopThreads() ended the pool");

@@ -2,7 +2,7 @@
 // isolated.
 
 import { expect, inject, it } from "vitest";
-import { BatchNorm, groupPorts, sharedGroupMemory } from "../../src/index.ts";
+import { BatchNorm, createGroupMemory, createMessagePorts } from "../../src/index.ts";
 import { normal } from "../support/worlds.ts";
 
 const SIZES = [3, 0, 5];
@@ -40,7 +40,7 @@ async function onWorkers(start: (rank: number) => { message: object; transfer: T
 }
 
 it("workers with ports are one batch", async () => {
-  const groups = groupPorts(SIZES.length);
+  const groups = createMessagePorts(SIZES.length);
   await onWorkers((rank) => {
     const ports = groups[rank];
     return { message: { ports }, transfer: [...(ports?.ports ?? [])] };
@@ -49,9 +49,9 @@ it("workers with ports are one batch", async () => {
 
 it("workers with shared memory are one batch; a page that is not isolated has none", async () => {
   if (!inject("isolated")) {
-    expect(() => sharedGroupMemory(3)).toThrow(/^sharedGroupMemory: expected an engine or page that shares memory/);
+    expect(() => createGroupMemory(3)).toThrow(/^createGroupMemory: expected an engine or page that shares memory/);
     return;
   }
-  const memory = sharedGroupMemory(SIZES.length);
+  const memory = createGroupMemory(SIZES.length);
   await onWorkers(() => ({ message: { memory }, transfer: [] }));
 });

@@ -3,7 +3,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, type MockInstance, vi } from "vitest";
-import { batchNorm, batchNormInference, dispose, info, init } from "../../src/tfjs/index.ts";
+import { batchNorm, batchNormInference, info, init, stopThreads } from "../../src/tfjs/index.ts";
 import { Pool } from "../../src/wasm/threads/pool.ts";
 import { useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
@@ -74,7 +74,7 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
   afterAll(async () => {
     warn.mockRestore();
     jobs.mockRestore();
-    await dispose();
+    await stopThreads();
   });
 
   it(isolated ? "has two threads, and no warning" : "has one thread, and one warning", async () => {
@@ -106,7 +106,7 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
   });
 
   it("ends, and another one starts", async () => {
-    await dispose();
+    await stopThreads();
     expect(info().threads).toBe(1);
     jobs.mockClear();
     expectBits(step(CASES[0]), expected[0] as Int32Array[]);

@@ -2,7 +2,7 @@
 // thread. The bits are those of one thread in both.
 
 import { afterAll, beforeAll, describe, expect, inject, it, type MockInstance, vi } from "vitest";
-import { BatchNorm, info, init, type Layout } from "../../src/index.ts";
+import { BatchNorm, init, kernelInfo, type Layout } from "../../src/index.ts";
 import { drop, KINDS, make, normal } from "../support/worlds.ts";
 
 const isolated = inject("isolated");
@@ -51,7 +51,7 @@ describe(isolated ? "isolated" : "not isolated", () => {
   afterAll(() => warn.mockRestore());
 
   it(isolated ? "has two threads" : "has one thread", () => {
-    expect(info().threads).toBe(isolated ? 2 : 1);
+    expect(kernelInfo().threads).toBe(isolated ? 2 : 1);
   });
 
   it.each(WAYS)("$layout, $kind, $mode: the bits of one thread", (way) => {

@@ -77,12 +77,12 @@ describe("what it has", () => {
     const alone = bits();
     try {
       await core.init({ threads: 2 });
-      expect(core.info().threads).toBe(2);
+      expect(core.kernelInfo().threads).toBe(2);
       expect(bits()).toEqual(alone);
     } finally {
-      await core.dispose();
+      await core.stopThreads();
     }
-    expect(core.info().threads).toBe(1);
+    expect(core.kernelInfo().threads).toBe(1);
   });
 
   it("every name is one of the complete entry", () => {

@@ -2,18 +2,18 @@
 
 import { Worker } from "node:worker_threads";
 import { expect, it } from "vitest";
-import { BatchNorm, sharedGroup, sharedGroupMemory } from "../../src/index.ts";
+import { BatchNorm, createGroupMemory, sharedMemoryGroup } from "../../src/index.ts";
 import { normal } from "../support/worlds.ts";
 
 const LIBRARY = new URL("../../dist/index.js", import.meta.url).href;
 
 /** Runs a program on every rank: `body` is a function's, of { library, group, rank, size, data }. */
 function onRanks(size: number, body: string, data: unknown = {}, { capacity = 4096, timeoutMs = 10_000 } = {}) {
-  const memory = sharedGroupMemory(size, capacity);
+  const memory = createGroupMemory(size, capacity);
   const program = `
     const { parentPort, workerData: { memory, rank, size, timeoutMs, data } } = require("node:worker_threads");
     import(${JSON.stringify(LIBRARY)}).then(async (library) => {
-      const group = library.sharedGroup(memory, rank, { timeoutMs });
+      const group = library.sharedMemoryGroup(memory, rank, { timeoutMs });
       parentPort.postMessage(await (async () => { ${body} })());
     }).catch((error) => parentPort.postMessage({ error: error.message, code: error.code }));`;
   const ranks = Array.from({ length: size }, (_, rank) => {
@@ -122,8 +122,10 @@ it("a rank that comes when the others have given up is refused, too, and so is e
 });
 
 it("wrong arguments are named", () => {
-  expect(() => sharedGroupMemory(0)).toThrow(/^size: expected a whole number from 1/);
-  const memory = sharedGroupMemory(2);
-  expect(() => sharedGroup(memory, 2)).toThrow(/^rank: expected a rank from 0 to 1, got 2/);
-  expect(() => sharedGroup(new ArrayBuffer(8) as never, 0)).toThrow(/^memory: expected what sharedGroupMemory returns/);
+  expect(() => createGroupMemory(0)).toThrow(/^size: expected a whole number from 1/);
+  const memory = createGroupMemory(2);
+  expect(() => sharedMemoryGroup(memory, 2)).toThrow(/^rank: expected a rank from 0 to 1, got 2/);
+  expect(() => sharedMemoryGroup(new ArrayBuffer(8) as never, 0)).toThrow(
+    /^memory: expected what createGroupMemory returns/,
+  );
 });

@@ -6,12 +6,12 @@ import { afterEach, describe, expect, it } from "vitest";
 import {
   BatchNorm,
   batchNormStatistics,
-  groupPorts,
+  createMessagePorts,
   type Layout,
   mergeStatistics,
+  messagePortGroup,
   type ProcessGroup,
   packStatistics,
-  portGroup,
   recalibrate,
   SyncBatchNorm,
   type SyncOptions,
@@ -29,7 +29,7 @@ afterEach(() => {
 });
 
 function groupOf(size: number, timeoutMs = 5000): Group[] {
-  const groups = groupPorts(size).map((ports) => portGroup(ports, { timeoutMs }));
+  const groups = createMessagePorts(size).map((ports) => messagePortGroup(ports, { timeoutMs }));
   open.push(...groups);
   return groups;
 }
@@ -333,18 +333,20 @@ describe("errors", () => {
   });
 
   it("name what is wrong of a group or its options", () => {
-    const [ports] = groupPorts(1);
+    const [ports] = createMessagePorts(1);
     expect(() => new SyncBatchNorm(2, {} as never)).toThrow(/^group: expected \{ rank, size, sum \}/);
     const group = groupOf(1)[0] as Group;
     expect(() => new SyncBatchNorm(2, { group, ghostBatchSize: 2 } as never)).toThrow(
       /^ghostBatchSize: expected without/,
     );
-    expect(() => groupPorts(0)).toThrow(/^size: expected a whole number from 1/);
-    expect(() => portGroup({} as never)).toThrow(/^ports: expected an entry of what groupPorts returns/);
-    expect(() => portGroup(ports as never, { timeout: 1 } as never)).toThrow(
+    expect(() => createMessagePorts(0)).toThrow(/^size: expected a whole number from 1/);
+    expect(() => messagePortGroup({} as never)).toThrow(/^ports: expected an entry of what createMessagePorts returns/);
+    expect(() => messagePortGroup(ports as never, { timeout: 1 } as never)).toThrow(
       /^group options: expected options among timeoutMs/,
     );
-    expect(() => portGroup(ports as never, { timeoutMs: 0 })).toThrow(/^timeoutMs: expected a whole number from 1/);
+    expect(() => messagePortGroup(ports as never, { timeoutMs: 0 })).toThrow(
+      /^timeoutMs: expected a whole number from 1/,
+    );
   });
 });
 

@@ -9,11 +9,11 @@ import {
   batchNormDoubleBackward,
   batchNormForward,
   batchNormInference,
-  dispose,
   type ForwardOptions,
   type Layout,
   type PlainTensor,
   type Saved,
+  stopThreads,
   tensor,
 } from "../../src/index.ts";
 import { once } from "../support/once.ts";
@@ -402,7 +402,7 @@ describe.runIf(sharedMemory())("threads, where memory can be shared", () => {
       const one = run(i, "tensor", precision, layout, shape, batch);
       await useBuild("simd", 3);
       const three = run(i, "tensor", precision, layout, shape, batch);
-      await dispose();
+      await stopThreads();
       expect(three).toEqual(one);
     }
   });

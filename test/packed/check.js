@@ -186,7 +186,7 @@ function run(library, golden) {
 
 /** Runs the golden cases on the build that an entry chooses, and on the one without fused multiply-add. */
 async function runBuilds(entry, golden, simd) {
-  const { build } = entry.info();
+  const { build } = entry.kernelInfo();
   const own = run(entry, golden);
   if (build !== "simd") await entry.init({ module: simd });
   const { digest } = build === "simd" ? own : run(entry, golden);

@@ -592,7 +592,7 @@ export { bytes };
     "node10, import": ["everything-10.ts", NODE10],
     "node10, require": ["everything-10-commonjs.ts", NODE10_COMMONJS],
   };
-  const PROGRAM = `import { BatchNorm, type InitOptions, Tensor, groupPorts, init, tensor } from "batchnorm-wasm";
+  const PROGRAM = `import { BatchNorm, type InitOptions, Tensor, createMessagePorts, init, tensor } from "batchnorm-wasm";
 import { BatchNorm as Core, batchNormForward } from "batchnorm-wasm/core";
 import { mpiGroup } from "batchnorm-wasm/mpi";
 import module from "batchnorm-wasm/simd.wasm";
@@ -601,7 +601,7 @@ export const options: InitOptions = { module, extended, threads: 2 };
 export const x = tensor([2, 3], [1, 2, 3, 4, 5, 6]);
 export const values: Float32Array = new BatchNorm(3).forward(x).data;
 export const shape: readonly number[] = new Core(3).forward({ data: values, shape: [2, 3] }).shape;
-export const port: object | undefined = groupPorts(2)[0]?.ports[0];
+export const port: object | undefined = createMessagePorts(2)[0]?.ports[0];
 export const mean: Float64Array = batchNormForward(x).mean;
 export const started: Promise<void> = init(options);
 x[Symbol.dispose]();

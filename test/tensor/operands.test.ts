@@ -11,15 +11,15 @@ import {
   batchNormForward,
   batchNormInference,
   batchNormStatistics,
+  createGroupMemory,
+  createMessagePorts,
   diagnose,
   foldIntoLinear,
-  groupPorts,
   layerNormForward,
   type Mask,
   normBackward,
   readSafetensors,
-  sharedGroup,
-  sharedGroupMemory,
+  sharedMemoryGroup,
   type Tensor,
   type TensorLike,
   tensor,
@@ -122,15 +122,17 @@ describe("arrays of another realm", () => {
     vi.stubGlobal("MessageChannel", undefined);
     try {
       expect(await nodeModule("os")).toEqual({ name: "os" });
-      expect(() => groupPorts(2)).toThrow(/^groupPorts: expected an engine with MessageChannel, got undefined$/);
+      expect(() => createMessagePorts(2)).toThrow(
+        /^createMessagePorts: expected an engine with MessageChannel, got undefined$/,
+      );
     } finally {
       vi.unstubAllGlobals();
     }
     expect(await nodeModule("os")).toHaveProperty("cpus");
-    const made = new Uint8Array(sharedGroupMemory(1));
+    const made = new Uint8Array(createGroupMemory(1));
     const memory = runInNewContext(`new SharedArrayBuffer(${made.length})`);
     new Uint8Array(memory).set(made);
-    expect(sharedGroup(memory, 0)).toMatchObject({ rank: 0, size: 1 });
+    expect(sharedMemoryGroup(memory, 0)).toMatchObject({ rank: 0, size: 1 });
   });
 
   test("views with an offset, resizable and growable buffers have the bits of others", () => {

@@ -5,7 +5,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vite
 import { batchNormBackward } from "../../src/ops/backward.ts";
 import { batchNormForward, batchNormInference as facadeInference } from "../../src/ops/batch-norm.ts";
 import { accessTo } from "../../src/tfjs/access.ts";
-import { batchNorm, batchNormInference, dispose, info, init, registerKernels } from "../../src/tfjs/index.ts";
+import { batchNorm, batchNormInference, info, init, registerKernels, stopThreads } from "../../src/tfjs/index.ts";
 import { BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -61,7 +61,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     expect(info().threads).toBe(two ? 2 : 1);
     if (!inPlace) expect(info().threadsReason).toMatch("copies of TF.js's tensors");
     else if (!two) expect(info().threadsReason).toMatch(/TF.js's memory is not shared|not cross-origin isolated/);
-    await dispose();
+    await stopThreads();
     expect(info().threads).toBe(1);
     warn.mockRestore();
   });

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import "../support/relaxed-simd.ts";
 import { relaxedSimd } from "../../src/common/engine.ts";
-import { BatchNorm, type BuildName, dispose, info, init, tensor } from "../../src/index.ts";
+import { BatchNorm, type BuildName, init, kernelInfo, stopThreads, tensor } from "../../src/index.ts";
 import { normal, wasmFile } from "../support/worlds.ts";
 
 const compiled = (name: Parameters<typeof wasmFile>[0]) => new WebAssembly.Module(readFileSync(wasmFile(name)));
@@ -18,7 +18,7 @@ function bits(): Uint32Array {
 const builds: BuildName[] = relaxedSimd() ? ["simd", "relaxed"] : ["simd"];
 
 beforeEach(() => init({ build: "simd" }));
-afterAll(dispose);
+afterAll(stopThreads);
 
 describe("init({ build })", () => {
   it.each(builds)('"%s" runs that build, on one thread and on two', async (build) => {
@@ -26,7 +26,7 @@ describe("init({ build })", () => {
     const expected = bits();
     for (const threads of [1, 2]) {
       await init({ build, threads });
-      expect(info()).toMatchObject({ build, buildReason: "init was asked for it", threads });
+      expect(kernelInfo()).toMatchObject({ build, buildReason: "init was asked for it", threads });
       expect(bits()).toEqual(expected);
     }
   });
@@ -39,7 +39,7 @@ describe("init({ build })", () => {
 
   it("without it, the build is the best for the engine", async () => {
     await init({ threads: 1 });
-    expect(info().build).toBe(relaxedSimd() ? "relaxed" : "simd");
+    expect(kernelInfo().build).toBe(relaxedSimd() ? "relaxed" : "simd");
   });
 
   it.each([
@@ -47,11 +47,11 @@ describe("init({ build })", () => {
     [1, TypeError, /^build: expected a string, got 1$/],
     [null, TypeError, /^build: expected a string, got null$/],
   ])("%j is refused, and nothing changes", async (build, kind, message) => {
-    const before = info();
+    const before = kernelInfo();
     const refused = init({ build } as never);
     await expect(refused).rejects.toThrow(message);
     await expect(refused).rejects.toThrow(kind);
-    expect(info()).toEqual(before);
+    expect(kernelInfo()).toEqual(before);
   });
 
   it("is refused beside a module", async () => {
@@ -63,7 +63,7 @@ describe("init({ build })", () => {
 describe("init({ module, extended })", () => {
   it("takes the builds of the core and the second module", async () => {
     await init({ module: compiled("simd"), extended: compiled("extended") });
-    expect(info()).toMatchObject({ build: "simd", buildReason: "init was given this module" });
+    expect(kernelInfo()).toMatchObject({ build: "simd", buildReason: "init was given this module" });
     expect(new BatchNorm(4, { activation: "relu" }).forward(tensor([4, 4])).data).toHaveLength(16);
   });
 
@@ -71,7 +71,7 @@ describe("init({ module, extended })", () => {
     "%s.wasm is known as %s",
     async (file, build) => {
       await init({ module: compiled(file) });
-      expect(info().build).toBe(build);
+      expect(kernelInfo().build).toBe(build);
     },
   );
 
@@ -97,11 +97,11 @@ describe("init({ module, extended })", () => {
   it.each([...refused, ["extended.wasm", compiled("extended")] as const])(
     "refuses %s as the core with a TypeError that names the files, and nothing changes",
     async (_, module) => {
-      const before = info();
+      const before = kernelInfo();
       const result = init({ module } as never);
       await expect(result).rejects.toThrow(TypeError);
       await expect(result).rejects.toThrow(/^module: expected .* batchnorm-wasm\/simd\.wasm or relaxed\.wasm/);
-      expect(info()).toEqual(before);
+      expect(kernelInfo()).toEqual(before);
       expect(new BatchNorm(4).forward(tensor([4, 4])).data).toHaveLength(16);
     },
   );
@@ -109,11 +109,11 @@ describe("init({ module, extended })", () => {
   it.each([...refused, ["simd.wasm", compiled("simd")] as const])(
     "refuses %s as the second module with a TypeError that names the file, and nothing changes",
     async (_, extended) => {
-      const before = info();
+      const before = kernelInfo();
       const result = init({ extended } as never);
       await expect(result).rejects.toThrow(TypeError);
       await expect(result).rejects.toThrow(/^extended: expected .* batchnorm-wasm\/extended\.wasm/);
-      expect(info()).toEqual(before);
+      expect(kernelInfo()).toEqual(before);
     },
   );
 });

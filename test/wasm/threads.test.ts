@@ -13,17 +13,17 @@ import {
   BatchNormError,
   batchNormForward,
   type Dtype,
-  dispose,
   groupNormForward,
-  info,
   init,
   instanceNormForward,
+  kernelInfo,
   type LayerForwardOptions,
   type Layout,
   layerNormForward,
   normBackward,
   type Options,
   rmsNormForward,
+  stopThreads,
   type Tensor,
   tensor,
 } from "../../src/index.ts";
@@ -32,7 +32,7 @@ import { Pool } from "../../src/wasm/threads/pool.ts";
 import { CASES, measure, runProcedural, runStep, type Variant, variantsOf } from "../support/golden.ts";
 import { type Build, drop, normal, useBuild } from "../support/worlds.ts";
 
-afterAll(() => dispose());
+afterAll(() => stopThreads());
 
 /** The results of a step on a planar tensor of 8.2 MiB, which is summed and mapped in blocks of channels. */
 function stepInBlocks() {
@@ -51,7 +51,7 @@ test("blocks of channels have the same bits on two threads, which take a block e
   await init({ threads: 1 });
   const alone = stepInBlocks();
   await init({ threads: 2 });
-  expect(info().threads).toBe(2);
+  expect(kernelInfo().threads).toBe(2);
   expect(stepInBlocks()).toEqual(alone);
 });
 
@@ -80,7 +80,7 @@ function digestOf(value: unknown, hash = createHash("sha256")): ReturnType<typeo
 
 it("a build is made to share memory however large it is", async () => {
   await useBuild("debug", 2);
-  expect(info().threads).toBe(2);
+  expect(kernelInfo().threads).toBe(2);
 });
 
 describe("instance, group, layer and RMS norm", () => {
@@ -118,7 +118,7 @@ describe("golden cases", () => {
 
   it.each([2, 3, 4])("have the bits of one thread on %i threads, every one", async (threads) => {
     await useThreads("simd", threads);
-    expect(info()).toMatchObject({ threads });
+    expect(kernelInfo()).toMatchObject({ threads });
     expect(alone.size).toBe(RUNS.length);
     expect(digests()).toEqual(alone);
   });
@@ -257,26 +257,26 @@ describe.each(["channels-first", "channels-last"] as const)("layers, %s", (layou
 });
 
 describe("init and info", () => {
-  afterEach(() => dispose());
+  afterEach(() => stopThreads());
 
   it("tell the build and the number of threads, and why", async () => {
     await init({ threads: 1 });
     const build = relaxedSimd() ? "relaxed" : "simd";
-    expect(info()).toEqual({
+    expect(kernelInfo()).toEqual({
       build,
       buildReason: expect.stringMatching(/^the engine has (no )?relaxed SIMD$/),
       threads: 1,
       threadsReason: "init was asked for 1",
     });
     await init({ threads: 3 });
-    expect(info()).toMatchObject({ build, threads: 3, threadsReason: "init was asked for 3" });
+    expect(kernelInfo()).toMatchObject({ build, threads: 3, threadsReason: "init was asked for 3" });
     await init(); // asks for nothing, and changes nothing
-    expect(info()).toMatchObject({ threads: 3 });
-    await dispose();
-    expect(info()).toMatchObject({ threads: 1, threadsReason: "dispose() ended the pool" });
+    expect(kernelInfo()).toMatchObject({ threads: 3 });
+    await stopThreads();
+    expect(kernelInfo()).toMatchObject({ threads: 1, threadsReason: "stopThreads() ended the pool" });
     await init({ threads: "auto" });
-    expect(info().threads).toBeGreaterThan(0);
-    expect(info().threadsReason).toMatch(/^"auto": the engine reports \d+ processors$/);
+    expect(kernelInfo().threads).toBeGreaterThan(0);
+    expect(kernelInfo().threadsReason).toMatch(/^"auto": the engine reports \d+ processors$/);
   });
 
   it.each([
@@ -285,11 +285,11 @@ describe("init and info", () => {
     [1.5, RangeError, /got 1.5$/],
     ["2", TypeError, /^threads: expected a number or "auto", got "2"$/],
   ])("threads: %j is refused", async (threads, kind, message) => {
-    const before = info();
+    const before = kernelInfo();
     const asked = init({ threads: threads as number });
     await expect(asked).rejects.toThrow(kind);
     await expect(asked).rejects.toThrow(message);
-    expect(info()).toEqual(before);
+    expect(kernelInfo()).toEqual(before);
   });
 
   it("leave tensors that are there in their memory, on one thread", async () => {
@@ -306,15 +306,15 @@ describe("init and info", () => {
     await init({ threads: 2 });
     const x = tensor([40_000, 4], normal(1, 160_000));
     const before = new BatchNorm(4).forward(x).data.slice();
-    await dispose();
+    await stopThreads();
     expect(new BatchNorm(4).forward(x).data).toEqual(before);
   });
 
   it("a module for memory of one thread is refused for several", async () => {
     const module = new WebAssembly.Module(readFileSync(new URL("../../build/simd.wasm", import.meta.url)));
-    const before = info();
+    const before = kernelInfo();
     await expect(init({ module, threads: 2 })).rejects.toThrow(/^module: expected a build that imports shared memory/);
-    expect(info()).toEqual(before);
+    expect(kernelInfo()).toEqual(before);
   });
 });
 
@@ -405,8 +405,12 @@ const run = (code: string) =>
 
 describe("the built package", () => {
   test.each([
-    ["after dispose()", "await bn.init({ threads: 3 }); await bn.dispose(); console.log(bn.info().threads)", "1"],
-    ["without dispose()", "await bn.init({ threads: 3 }); console.log(bn.info().threads)", "3"],
+    [
+      "after stopThreads()",
+      "await bn.init({ threads: 3 }); await bn.stopThreads(); console.log(bn.kernelInfo().threads)",
+      "1",
+    ],
+    ["without stopThreads()", "await bn.init({ threads: 3 }); console.log(bn.kernelInfo().threads)", "3"],
   ])("lets the process exit %s", (_, code, printed) => {
     const { status, stdout, stderr } = run(code);
     expect({ status, stdout: stdout.trim(), stderr }).toEqual({ status: 0, stdout: printed, stderr: "" });

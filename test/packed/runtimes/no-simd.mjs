@@ -4,12 +4,12 @@ import * as library from "batchnorm-wasm";
 import * as core from "batchnorm-wasm/core";
 
 const errors = {};
-for (const [entry, { BatchNorm, BatchNormError, info, init, tensor }] of Object.entries({ library, core })) {
+for (const [entry, { BatchNorm, BatchNormError, kernelInfo, init, tensor }] of Object.entries({ library, core })) {
   const bn = new BatchNorm(2);
   const uses = {
     forward: () => bn.forward({ data: new Float32Array(8), shape: [4, 2] }),
     tensor: () => tensor([4]),
-    info: () => info(),
+    info: () => kernelInfo(),
     init: () => init(),
   };
   for (const [name, use] of Object.entries(uses))

@@ -43,9 +43,9 @@ export async function report(library, core) {
   Object.assign(found, await check(library, golden, module, core));
   if (threads !== "alone") {
     await start(); // once more, since check may have taken another build, on one thread
-    found.threads = [library, core].map(({ info }) => info().threads);
+    found.threads = [library, core].map(({ kernelInfo }) => kernelInfo().threads);
     found.together = both();
   }
-  if (threads === "dispose") await Promise.all([library, core].map(({ dispose }) => dispose()));
+  if (threads === "dispose") await Promise.all([library, core].map(({ stopThreads }) => stopThreads()));
   console.log(JSON.stringify(found));
 }

@@ -31,7 +31,7 @@ const TASKS = {
     const after = step(library);
     return {
       failure,
-      threads: library.info().threads,
+      threads: library.kernelInfo().threads,
       values: before.length,
       different: before.filter((bits, i) => bits !== after[i]).length,
     };

@@ -27,7 +27,7 @@ async function main() {
   const data = await (await load("data.bin")).arrayBuffer();
   const checked = await check(library, { manifest, data }, await WebAssembly.compileStreaming(load(simd)), core);
   for (const { init } of [library, core]) await init({ threads: 2 });
-  const threads = [library, core].map(({ info }) => info().threads);
+  const threads = [library, core].map(({ kernelInfo }) => kernelInfo().threads);
   document.querySelector("pre").textContent = JSON.stringify({ checked, threads, sameBits: bits() === one });
 }
 
