@@ -23,9 +23,10 @@ import type { Layout } from "./tensor/types.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "./common/errors.ts";
 export type { WasmModule } from "./common/globals.ts";
-export type { Estimator, Mode, Preset } from "./layer/options.ts";
+export type { Estimator, Framework, Mode, Preset } from "./layer/options.ts";
 export { type Info, kernelInfo } from "./memory/heap.ts";
 export { stopThreads } from "./memory/init.ts";
+export type { Needed } from "./ops/backward.ts";
 export { mergeStatistics } from "./ops/statistics.ts";
 export type { Vector } from "./tensor/dtype.ts";
 export type { Layout } from "./tensor/types.ts";

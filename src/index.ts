@@ -62,6 +62,7 @@ export {
   batchNormBackward,
   batchNormGradientSums,
   type Gradients,
+  type Needed,
   type Needs,
   type VectorFor,
 } from "./ops/backward.ts";

@@ -64,7 +64,7 @@ export interface BackwardOptions<T extends AnyTensor = AnyTensor, N extends Need
 }
 
 /** The type of a result that `needs` may switch off: V unless N says false, and undefined if it does. */
-type Needed<N, K extends string, V> = K extends keyof N
+export type Needed<N, K extends string, V> = K extends keyof N
   ? N[K] extends false
     ? undefined
     : N[K] extends true | undefined

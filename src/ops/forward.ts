@@ -29,8 +29,8 @@ import {
 declare const OPAQUE: unique symbol;
 
 /**
- * The record of a forward of batch normalization. Programs pass it to a backward without reading it. It refers to x,
- * and with an activation to the residual, so these must not change before the backward.
+ * The record of a forward of batch normalization. Programs pass it to a backward without reading it. It refers to the
+ * forward's tensors, which must not change before the backward.
  */
 export interface Saved {
   readonly [OPAQUE]: "batch norm";

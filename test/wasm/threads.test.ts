@@ -256,7 +256,7 @@ describe.each(["channels-first", "channels-last"] as const)("layers, %s", (layou
   });
 });
 
-describe("init and info", () => {
+describe("init and kernelInfo", () => {
   afterEach(() => stopThreads());
 
   it("tell the build and the number of threads, and why", async () => {
@@ -425,7 +425,7 @@ describe("the built package", () => {
         await bn.init({ threads: 4 });
         const during = count();
         bn.batchNormForward(bn.tensor([50000, 4], Float32Array.from({ length: 200000 }, Math.sin)));
-        await bn.dispose();
+        await bn.stopThreads();
         return during;
       };
       await cycle();
