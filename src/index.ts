@@ -53,6 +53,7 @@ export {
   type SyncForwardOptions,
   type SyncOptions,
 } from "./layer/sync-batch-norm.ts";
+export type { Parameter } from "./memory/guards.ts";
 export { type Info, kernelInfo } from "./memory/heap.ts";
 export { type InitOptions, init, stopThreads } from "./memory/init.ts";
 export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
@@ -61,6 +62,7 @@ export {
   type BackwardOptions,
   batchNormBackward,
   batchNormGradientSums,
+  type CoreNeeds,
   type Gradients,
   type Needed,
   type Needs,
@@ -95,7 +97,7 @@ export {
   type WeightNormResult,
   weightNormForward,
 } from "./ops/weight-norm.ts";
-export type { Data, DataOf, Dtype, HalfArray, Vector, VectorOf } from "./tensor/dtype.ts";
+export type { Data, DataOf, Dtype, FileDtype, HalfArray, Vector, VectorOf } from "./tensor/dtype.ts";
 export { toFloat32 } from "./tensor/half.ts";
 export type { Layout, PlainTensor } from "./tensor/types.ts";
 export type { BuildName } from "./wasm/module.ts";
