@@ -193,7 +193,7 @@ export const noForward = (what: string, remedy = "call forward first") =>
 export const secondBackward = () =>
   noForward(
     "one whose backward has run",
-    "to differentiate a forward again, keep bn.saved behind it and call backward(dy, { saved })",
+    "to differentiate a forward again, keep bn.saved after it and call backward(dy, { saved })",
   );
 
 export const noRunningStatistics = (mode: string) =>

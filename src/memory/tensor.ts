@@ -25,25 +25,27 @@ function checkBytes(shape: readonly number[], bytes: number): void {
   if (bytes > MAX_BYTES) throw tooLarge("tensor", shape, bytes, MAX_BYTES);
 }
 
-/** The tensors of views, which keep their tensors alive. */
+/** The tensor of each view. A view in this map keeps its tensor alive. */
 const owners = /* @__PURE__ */ new WeakMap<object, Tensor<Dtype>>();
 
-/** Bytes from which a tensor has a weight. Making one takes 15 µs, and a forward of so many bytes 300 (Node 20.20). */
-const WEIGHTY = 1 << 20;
+/**
+ * Bytes from which a tensor reserves addresses. Reserving takes 15 µs, and a forward of so many bytes 300 (Node 20.20).
+ */
+const RESERVES_FROM = 1 << 20;
 
-const NO_WEIGHT = /* @__PURE__ */ new ArrayBuffer(0);
+const NO_RESERVE = /* @__PURE__ */ new ArrayBuffer(0);
 
 /**
  * Returns as many bytes of JavaScript's memory as a tensor has of wasm memory, for the collector to see: without them it
  * would not run before wasm memory is exhausted. The bytes are never touched. Those of a resizable buffer take addresses
  * only, where those of another one may be cleared.
  */
-function weightOf(bytes: number): ArrayBuffer {
-  if (bytes < WEIGHTY) return NO_WEIGHT;
+function reserveOf(bytes: number): ArrayBuffer {
+  if (bytes < RESERVES_FROM) return NO_RESERVE;
   try {
     return new (ArrayBuffer as new (bytes: number, options: object) => ArrayBuffer)(bytes, { maxByteLength: bytes });
   } catch {
-    return NO_WEIGHT; // there are no addresses left, which the collector sees by itself
+    return NO_RESERVE; // there are no addresses left, which the collector sees by itself
   }
 }
 
@@ -63,8 +65,8 @@ export class Tensor<D extends Dtype = "float32"> {
   #pointer: number;
   /** The latest view of the elements. */
   #data: DataOf[D] | undefined;
-  /** What the collector counts for the tensor. Undefined if it does not free the tensor. */
-  #weight: ArrayBuffer | undefined;
+  /** Addresses that make the collector count the tensor. Undefined if the collector does not free the tensor. */
+  #reserve: ArrayBuffer | undefined;
 
   /** For internal use; call `tensor` instead. */
   constructor(internal: never, ...others: never[]);
@@ -133,7 +135,7 @@ export class Tensor<D extends Dtype = "float32"> {
     const { buffer } = this.#heap.f32;
     if (this.#data?.buffer !== buffer) {
       this.#data = viewOf(this.dtype, buffer, pointer, this.#length);
-      if (this.#weight) owners.set(this.#data, this);
+      if (this.#reserve) owners.set(this.#data, this);
     }
     return this.#data;
   }
@@ -147,7 +149,7 @@ export class Tensor<D extends Dtype = "float32"> {
     const { collected } = this.#heap;
     if (!collected) return this;
     collected.register(this, this.#pointer, this);
-    this.#weight = weightOf(this.#length * BYTES[this.dtype]);
+    this.#reserve = reserveOf(this.#length * BYTES[this.dtype]);
     this.#data = undefined; // an internal view, which keeps nothing alive
     return this;
   }
@@ -158,8 +160,8 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#heap.free(this.#pointer);
     this.#pointer = 0;
     this.#data = undefined;
-    if (this.#weight) this.#heap.collected?.unregister(this);
-    this.#weight = undefined;
+    if (this.#reserve) this.#heap.collected?.unregister(this);
+    this.#reserve = undefined;
   }
 
   [Symbol.dispose](): void {

@@ -119,7 +119,7 @@ export function batchNormForward<T extends AnyTensor>(
  * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
  * or the residual.
  *
- * Returns what batchNormForward returns, with count 0. The statistics are constants to a backward: dx = gamma·invStd·dy.
+ * Returns the same fields as batchNormForward, with count 0. The statistics are constants to a backward: dx = gamma·invStd·dy.
  * There is no backward if `out` is x, or if it is the residual and there is an activation.
  *
  * Throws TypeError and RangeError for wrong arguments.

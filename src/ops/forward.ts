@@ -36,7 +36,7 @@ export interface Saved {
   readonly [OPAQUE]: "batch norm";
 }
 
-/** What a record holds. Only functions of ops/ and layer/ read it. */
+/** The contents of a record, which only the folders ops, layer and tfjs read. */
 export interface ForwardRecord extends Saved {
   /** false if the statistics are constants, through which no gradient flows. */
   readonly batch: boolean;

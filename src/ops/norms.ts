@@ -351,7 +351,7 @@ interface Differentiable extends SavedNorm {
 export const recordWith = (differentiate: Differentiable["differentiate"]): SavedNorm =>
   ({ differentiate }) as Omit<Differentiable, keyof SavedNorm> as Differentiable;
 
-/** What a forward keeps for its backward. */
+/** The inputs of a forward, which its backward reads. */
 export interface NormInputs {
   readonly dtype: Dtype;
   readonly x: AnyTensor;
