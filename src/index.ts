@@ -75,7 +75,14 @@ export {
   type DoubleGradients,
   type GradientsOfGradients,
 } from "./ops/double-backward.ts";
-export type { ForwardOptions, ForwardParameters, ForwardResult, Parameters, Saved } from "./ops/forward.ts";
+export type {
+  ForwardOptions,
+  ForwardParameters,
+  ForwardResult,
+  InferenceOptions,
+  Parameters,
+  Saved,
+} from "./ops/forward.ts";
 export type { List, ListTensor, Mask } from "./ops/mask.ts";
 export {
   groupNormForward,
