@@ -53,6 +53,7 @@ export {
   type SyncForwardOptions,
   type SyncOptions,
 } from "./layer/sync-batch-norm.ts";
+export { type AttachedMemory, attachMemory, type MemoryOwner, type WasmMemory } from "./memory/attach.ts";
 export type { Parameter } from "./memory/guards.ts";
 export { type Info, kernelInfo } from "./memory/heap.ts";
 export { type InitOptions, init, stopThreads } from "./memory/init.ts";
