@@ -25,6 +25,8 @@ const NODE_ONLY = [
   "entries/readme",
   "layer/sync-threads",
   "memory/leak",
+  "tensor/operands",
+  "wasm/module",
   "wasm/threads",
 ].map((name) => `test/${name}.test.ts`);
 
