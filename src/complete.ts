@@ -9,10 +9,10 @@ import { activationOf } from "./ops/activation-functions.ts";
 import { loadWeights, selectionOf, weightsOf } from "./ops/mask.ts";
 import {
   activationGradient,
+  adjustmentOf,
   conditionalOf,
   differentiateSamples,
   normalizeSamples,
-  renormalize,
 } from "./ops/per-sample.ts";
 import { derivationOf } from "./ops/primitives.ts";
 import { fusion, masks, perSample } from "./ops/sub-batches.ts";
@@ -30,7 +30,7 @@ export function complete(): void {
   fusion.install({ activationGradient, derivationOf });
   perSample.install({ conditionalOf, normalize: normalizeSamples, differentiate: differentiateSamples });
   masks.install({ weightsOf, selectionOf, loadWeights });
-  renormalization.install({ renormalize });
+  renormalization.install({ adjustmentOf });
   stateDicts.install({ saveState, loadState });
   folding.install({ toAffine });
 }

@@ -207,7 +207,7 @@ export const batchNormForward: <T extends TensorLike>(
 export const batchNormInference: <T extends TensorLike>(
   x: T,
   parameters: Parameters & { mean: Float32Array | Float64Array; variance: Float32Array | Float64Array },
-  options?: ForwardOptions<T>,
+  options?: Omit<ForwardOptions<T>, "statistics" | "ghostBatchSize">,
 ) => ForwardResult<T> = forward.batchNormInference;
 
 /**

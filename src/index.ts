@@ -53,6 +53,7 @@ export {
   type SyncForwardOptions,
   type SyncOptions,
 } from "./layer/sync-batch-norm.ts";
+export { type AttachedMemory, attachMemory, type MemoryOwner, type WasmMemory } from "./memory/attach.ts";
 export type { Parameter } from "./memory/guards.ts";
 export { type Info, kernelInfo } from "./memory/heap.ts";
 export { type InitOptions, init, stopThreads } from "./memory/init.ts";
@@ -75,7 +76,14 @@ export {
   type DoubleGradients,
   type GradientsOfGradients,
 } from "./ops/double-backward.ts";
-export type { ForwardOptions, ForwardParameters, ForwardResult, Parameters, Saved } from "./ops/forward.ts";
+export type {
+  ForwardOptions,
+  ForwardParameters,
+  ForwardResult,
+  InferenceOptions,
+  Parameters,
+  Saved,
+} from "./ops/forward.ts";
 export type { List, ListTensor, Mask } from "./ops/mask.ts";
 export {
   groupNormForward,

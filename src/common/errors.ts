@@ -148,6 +148,9 @@ export const maskWithSamples = () => new TypeError("mask: expected without perSa
 export const exclusiveStatistics = (name: string) =>
   new TypeError(`${name}: expected without statistics that are given, got both; leave one of them out`);
 
+export const exclusivePrior = (name: string) =>
+  new TypeError(`${name}: expected without prior, got both; leave one of them out`);
+
 export const exclusiveParameter = (name: string) =>
   new TypeError(`${name}: expected without perSample.${name}, got both; leave one of them out`);
 

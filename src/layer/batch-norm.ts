@@ -30,6 +30,7 @@ import {
 } from "../ops/backward.ts";
 import {
   checkForward,
+  type ForwardHooks,
   type ForwardInputs,
   type ForwardRecord,
   isPreparedFor,
@@ -100,6 +101,11 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   mask?: Mask;
   /** A scale, a shift or both of every sample, [N, C], instead of the layer's gamma or beta. */
   perSample?: PerSampleParameters;
+  /**
+   * The number of samples, finite and ≥ 0, that the running statistics count as much as, in mode "batch": statistics are
+   * (1 − w)·running + w·batch with w = N/(prior + N) (Schneider et al. 2020). Default 0: the batch's alone.
+   */
+  prior?: number;
 }
 
 /** Options of a layer's backward in batchnorm-wasm/core. */
@@ -124,7 +130,7 @@ export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends
 /** The options of a forward that may be repeated without checks. */
 const REPEATABLE = ["mode", "out", "residual"];
 const LAYER_BACKWARD_OPTIONS = [...BACKWARD_OPTIONS, "saved"];
-const FORWARD_OPTIONS = [...REPEATABLE, "mask", "perSample", "statistics"];
+const FORWARD_OPTIONS = [...REPEATABLE, "mask", "perSample", "prior", "statistics"];
 
 /** A recalibration of a layer, during which it collects new running statistics. */
 export interface RecalibrationSession {
@@ -442,7 +448,7 @@ export class BatchNorm<
     const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;
     if (updates) checkTracked(prepared.subBatches, this.takesOne(mode));
     const { y, subBatches } = runForward(prepared, {
-      adjust: this.#renorm && prepared.batch ? (...found) => this.#renormalize(...found) : undefined,
+      adjust: this.#adjustment(prepared.batch, options, mode),
       verify: updates ? () => this.#verify(prepared) : undefined,
     });
     if (updates) this.#commit(prepared, subBatches);
@@ -540,11 +546,12 @@ export class BatchNorm<
     return { kind: "constant", statistics: this.#runningStatistics(spare.statistics(0)) };
   }
 
-  /** Batch Renormalization of a sub-batch whose statistics are known. */
-  #renormalize(subBatch: SubBatchForward, { into, epsilon }: StatisticsTarget): SubBatchForward {
-    const running = this.#runningStatistics(emptyStatistics(this.channels));
-    const limits = this.#renorm as Readonly<Renorm>;
-    return renormalization.get("renorm").renormalize(subBatch, into, running, epsilon, limits);
+  /** Returns what a forward does with a sub-batch once its statistics are known; undefined if that is nothing. */
+  #adjustment(batch: boolean, options: LayerForwardOptions, mode: Mode): ForwardHooks["adjust"] {
+    const renorm = batch ? this.#renorm : null;
+    const name = options.prior !== undefined ? "prior" : "renorm";
+    if (name === "renorm" && !renorm) return undefined;
+    return renormalization.get(name).adjustmentOf(this.#running, renorm, options, mode);
   }
 
   /** Updates the running statistics by those of all sub-batches that are to be tracked. */

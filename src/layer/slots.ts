@@ -3,9 +3,7 @@
 
 import { Slot } from "../common/slot.ts";
 import type { ActivationName } from "../ops/activation.ts";
-import type { Renorm } from "../ops/options.ts";
-import type { Statistics } from "../ops/primitives.ts";
-import type { SubBatchForward } from "../ops/sub-batches.ts";
+import type { adjustmentOf } from "../ops/per-sample.ts";
 import type { Data, Dtype, Vector } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
 import type { Framework, ResolvedOptions } from "./options.ts";
@@ -22,19 +20,9 @@ export interface Folding {
   toAffine(source: FoldSource<Vector>, options: AffineOptions): Affine<Vector>;
 }
 
-/** Batch Renormalization for training with the option `renorm`. ops/per-sample.ts implements it. */
+/** Forwards whose statistics are the batch's and the running ones. ops/per-sample.ts implements them. */
 export interface Renormalization {
-  /**
-   * Returns the sub-batch with the corrections of x̂ to x̂·r + d, where r and d are constants in backward (Ioffe 2017,
-   * Alg. 1).
-   */
-  renormalize(
-    n: SubBatchForward,
-    batch: Statistics,
-    running: Statistics,
-    epsilon: number,
-    limits: Readonly<Renorm>,
-  ): SubBatchForward;
+  adjustmentOf: typeof adjustmentOf;
 }
 
 export const stateDicts = /* @__PURE__ */ new Slot<StateDicts>();

@@ -169,28 +169,19 @@ export class Tensor<D extends Dtype = "float32"> {
   }
 }
 
-/**
- * Returns a new tensor in wasm memory with a copy of `data`, or with zeros. The shape may have any rank, and the tensor
- * at most 4 GiB. `dtype` is the type of `data` by default, and float32 without data or for an array of numbers; a
- * Uint16Array needs it. `dispose` or `using` frees it at once. Throws RangeError for a wrong shape or length, TypeError
- * for wrong data, and BatchNormError "out-of-memory".
- */
-export function tensor(
-  shape: readonly number[],
-  data?: Float32Array | readonly number[],
-  options?: { dtype?: "float32" },
-): Tensor;
-export function tensor(
-  shape: readonly number[],
-  data: Float64Array,
-  options?: { dtype?: "float64" },
-): Tensor<"float64">;
-export function tensor<D extends Dtype>(
-  shape: readonly number[],
-  data: DataOf[D] | readonly number[] | undefined,
-  options: { dtype: D },
-): Tensor<D>;
-export function tensor(
+/** The function `tensor`, of any heap. */
+interface MakeTensor {
+  (shape: readonly number[], data?: Float32Array | readonly number[], options?: { dtype?: "float32" }): Tensor;
+  (shape: readonly number[], data: Float64Array, options?: { dtype?: "float64" }): Tensor<"float64">;
+  <D extends Dtype>(
+    shape: readonly number[],
+    data: DataOf[D] | readonly number[] | undefined,
+    options: { dtype: D },
+  ): Tensor<D>;
+}
+
+function newTensor(
+  getHeap: () => Heap,
   shape: readonly number[],
   data?: Data | readonly number[],
   options: { dtype?: Dtype } = {},
@@ -210,7 +201,7 @@ export function tensor(
   const length = sizeOf("tensor", shape);
   checkBytes(shape, length * BYTES[found]);
   if (data !== undefined && data.length !== length) throw wrongLength("data", shape, data.length);
-  const heap = defaultHeap();
+  const heap = getHeap();
   // the allocation may grow the memory, which would empty a view of it
   const source = data !== undefined && !isList && inWasmMemory(data as Data) ? (data as Data).slice() : data;
   const result = new Tensor(heap, shape, length, found);
@@ -219,6 +210,19 @@ export function tensor(
   else copyElements(source as Data, result.data);
   return result.own();
 }
+
+/** Returns the function `tensor` for a heap. */
+export const tensorIn = (getHeap: () => Heap): MakeTensor =>
+  ((...args: [shape: readonly number[], data?: Data | readonly number[], options?: { dtype?: Dtype }]) =>
+    newTensor(getHeap, ...args)) as MakeTensor;
+
+/**
+ * Returns a new tensor in wasm memory with a copy of `data`, or with zeros. The shape may have any rank, and the tensor
+ * at most 4 GiB. `dtype` is the type of `data` by default, and float32 without data or for an array of numbers; a
+ * Uint16Array needs it. `dispose` or `using` frees it at once. Throws RangeError for a wrong shape or length, TypeError
+ * for wrong data, and BatchNormError "out-of-memory".
+ */
+export const tensor = /* @__PURE__ */ tensorIn(defaultHeap);
 
 /**
  * An operand or a result of a call: a plain array with its shape, or a Tensor. A result is of the kind of the operand.

@@ -154,8 +154,8 @@ function checkJointSums(
   for (const name of ["dGamma", "dBeta"] as const)
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
   const [first, ...others] = subBatches;
-  if (others.length || first?.conditional || first?.r)
-    throw wrongValue("sums", "a forward without ghost batches, renorm and perSample", "one with them");
+  if (others.length || first?.conditional || first?.r || first?.mixture)
+    throw wrongValue("sums", "a forward without ghost batches, renorm, prior and perSample", "one with them");
   return sums;
 }
 

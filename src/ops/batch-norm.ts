@@ -14,6 +14,7 @@ import {
   type ForwardOptions,
   type ForwardParameters,
   type ForwardResult,
+  type InferenceOptions,
   prepareForward,
   runForward,
   runStatistics,
@@ -127,7 +128,7 @@ export function batchNormForward<T extends AnyTensor>(
 export function batchNormInference<T extends AnyTensor>(
   x: T,
   parameters: ForwardParameters & { mean: Parameter; variance: Parameter },
-  options: ForwardOptions<T> = {},
+  options: InferenceOptions<T> = {},
 ): ForwardResult<T> {
   const args = argumentsOf(x, options, undefined);
   checkKeys("parameters", parameters, ["gamma", "beta", "perSample", "mean", "variance"]);
@@ -137,7 +138,7 @@ export function batchNormInference<T extends AnyTensor>(
   const scaleAndShift = { ...checkScaleAndShift(parameters, inputs), activation };
   const epsilon = epsilonOption(options.epsilon);
   for (const name of ["statistics", "ghostBatchSize"] as const)
-    if (options[name] !== undefined) throw exclusiveStatistics(name);
+    if ((options as ForwardOptions)[name] !== undefined) throw exclusiveStatistics(name);
   const { channels } = geometry;
   const statistic = (name: "mean" | "variance") => {
     const v = parameters[name];

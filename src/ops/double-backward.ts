@@ -59,10 +59,11 @@ function checkCovered({ subBatches, activation }: ForwardRecord): void {
   };
   // the second derivative of the others is 0 wherever there is one
   if (activation.code && !fusesBackward(activation)) refuse(`activation "${activation.name}"`);
-  for (const { conditional, selection, total, count, r } of subBatches) {
+  for (const { conditional, selection, total, count, r, mixture } of subBatches) {
     if (conditional) refuse("gamma and beta of every sample's own");
     if (selection) refuse("a mask");
     if (r) refuse("Batch Renormalization");
+    if (mixture) refuse("a prior");
     if (total > 0 && total !== count) refuse("statistics of more than x");
   }
 }

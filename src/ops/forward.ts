@@ -117,6 +117,12 @@ export interface ForwardOptions<T extends AnyTensor = AnyTensor> extends CoreFor
   mask?: Mask;
 }
 
+/** Options of batchNormInference, which has no batch whose statistics it could take. */
+export type InferenceOptions<T extends AnyTensor = AnyTensor> = Omit<
+  ForwardOptions<T>,
+  "statistics" | "ghostBatchSize"
+>;
+
 // ---- prepare --------------------------------------------------------------------------------------------------------
 
 /** What a forward takes, before any of it is checked but the activation and the size of ghost batches. */

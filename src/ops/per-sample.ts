@@ -1,7 +1,8 @@
 // Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of
 // Batch Renormalization, and the derivative of an activation as a pass of its own.
 
-import { checkKeys } from "../common/validate.ts";
+import { exclusivePrior, noStatistics, wrongValue } from "../common/errors.ts";
+import { checkKeys, checkNumber } from "../common/validate.ts";
 import { copyParameter } from "../memory/guards.ts";
 import type { CallScope } from "../memory/operand.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -10,12 +11,15 @@ import type { Geometry } from "../tensor/shape.ts";
 import type { PlainTensor } from "../tensor/types.ts";
 import { PRODUCT } from "../wasm/kernels.ts";
 import { type Activation, NONE } from "./activation.ts";
+import type { ForwardHooks } from "./forward.ts";
 import type { PerSampleParameters, Renorm } from "./options.ts";
 import {
   differentiateActivation,
   emptyGradientSums,
+  emptyStatistics,
   gradientMap,
   gradientSums,
+  invStdOf,
   normalize,
   type Statistics,
   type Terms,
@@ -76,11 +80,14 @@ function renormalized(
   };
 }
 
+/** The running statistics of a layer. */
+type Running = Readonly<Record<"mean" | "variance", Vector>>;
+
 /**
  * A sub-batch whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, which are constants to
  * backward (Ioffe 2017, Alg. 1).
  */
-export function renormalize(
+function renormalize(
   subBatch: SubBatchForward,
   { mean, variance }: Statistics,
   running: Statistics,
@@ -92,6 +99,56 @@ export function renormalize(
   const d = running.invStd.map((s, c) => clamp(((mean[c] as number) - (running.mean[c] as number)) * s, -dMax, dMax));
   const { terms } = subBatch;
   return { ...subBatch, r, d, terms: { ...terms, ...renormalized(terms.gamma, terms.beta, r, d) } };
+}
+
+/**
+ * A sub-batch whose statistics are mixed with the running ones, which count as much as `prior` samples: mean = (1 −
+ * w)·running + w·batch and the same of the variance, with w = N/(prior + N) for the N samples of the sub-batch (Schneider
+ * et al. 2020, equation 3).
+ */
+function mixWithPrior(
+  subBatch: SubBatchForward,
+  batch: Statistics,
+  running: Running,
+  epsilon: number,
+  prior: number,
+): SubBatchForward {
+  const { samples } = subBatch.geometry;
+  const weight = samples / (prior + samples);
+  const mix = (name: "mean" | "variance") =>
+    batch[name].map((value, c) => (1 - weight) * (running[name][c] as number) + weight * value);
+  const mean = mix("mean");
+  const invStd = new Float64Array(mean.length);
+  invStdOf(mix("variance"), epsilon, invStd);
+  const offset = invStd.map((s, c) => ((mean[c] as number) - (batch.mean[c] as number)) * s);
+  return { ...subBatch, mixture: { weight, offset }, terms: { ...subBatch.terms, mean, invStd } };
+}
+
+/**
+ * Returns what a forward in `mode` does with a sub-batch once its statistics are known: it mixes them with the running
+ * ones if there is a `prior`, or renormalises. Throws TypeError, RangeError and BatchNormError for a wrong prior.
+ */
+export function adjustmentOf(
+  running: Running | null,
+  renorm: Readonly<Renorm> | null,
+  { prior, statistics, perSample }: { prior?: unknown; statistics?: unknown; perSample?: unknown },
+  mode: string,
+): ForwardHooks["adjust"] {
+  if (prior === undefined) {
+    const constants = { ...emptyStatistics(running?.mean.length ?? 0) };
+    constants.mean.set(running?.mean ?? []);
+    return (subBatch, { into, epsilon }) => {
+      invStdOf(running?.variance ?? [], epsilon, constants.invStd);
+      return renormalize(subBatch, into, constants, epsilon, renorm as Renorm);
+    };
+  }
+  const samples = checkNumber("prior", prior, "a finite number ≥ 0", (n) => n >= 0 && n < Infinity);
+  if (mode !== "batch") throw wrongValue("mode", '"batch" with prior', mode);
+  if (!running) throw noStatistics();
+  const others = { statistics, perSample, renorm: renorm ?? undefined };
+  for (const [name, value] of Object.entries(others)) if (value !== undefined) throw exclusivePrior(name);
+  if (samples === 0) return undefined;
+  return (subBatch, { into, epsilon }) => mixWithPrior(subBatch, into, running, epsilon, samples);
 }
 
 // ---- a sub-batch with scale and shift per sample --------------------------------------------------------------------

@@ -64,7 +64,26 @@ export interface SubBatchForward extends SubBatch {
   readonly r: Float64Array | undefined;
   /** The summand of Batch Renormalization; float64, [C]. */
   readonly d: Float64Array | undefined;
+  /** How much of the statistics is the batch's, if they are mixed with the running ones. */
+  readonly mixture: Mixture | undefined;
 }
+
+/** Statistics that are the running ones in part, which are constants to a backward. */
+export interface Mixture {
+  /** The weight of the batch's statistics. */
+  readonly weight: number;
+  /** (mean − the batch's mean)·invStd of every channel, float64, [C]. */
+  readonly offset: Float64Array;
+}
+
+/**
+ * The sums of gradients from which dx follows where the batch's statistics count in part: the gradients of mean and
+ * variance reach x by `weight`, and x − the batch's mean is (x̂ − offset)/invStd.
+ */
+const mixedSums = ({ dGamma, dBeta }: GradientSums, { weight, offset }: Mixture): GradientSums => ({
+  dGamma: dGamma.map((sum) => weight * sum),
+  dBeta: dBeta.map((sum, c) => weight * (sum + (offset[c] as number) * (dGamma[c] as number))),
+});
 
 /** The scale and shift of a forward, and the activation behind them. */
 export interface ScaleAndShift {
@@ -95,6 +114,7 @@ export const subBatchForward = (
   conditional,
   r: undefined,
   d: undefined,
+  mixture: undefined,
 });
 
 /** What a call with a mask needs. mask.ts implements it. */
@@ -336,16 +356,17 @@ export function backwardShared(
   needed: boolean,
   into: GradientSums | undefined,
 ): void {
-  const { geometry, offset, terms, total, selection } = subBatch;
-  const sums = alone && !subBatch.r ? into : emptyGradientSums(geometry.channels);
+  const { geometry, offset, terms, total, selection, mixture } = subBatch;
+  const sums = alone && !subBatch.r && !mixture ? into : emptyGradientSums(geometry.channels);
   call.withOperands([x, dz, dx], geometry, offset, (source, upstream, target) => {
     const weights = selection && masks.get("mask").loadWeights(call, source, selection, true);
     const flow = { count: total, gammaVaries: false, fused, weights };
     const run = (derive?: Derive) => {
-      if (target && needed && !joint) differentiate(source, upstream, target, terms, flow, sums, derive);
+      if (target && needed && !joint && !mixture) differentiate(source, upstream, target, terms, flow, sums, derive);
       else {
         if (needed) gradientSums(source, upstream, terms, fused, sums, weights, derive);
-        if (target) gradientMap(source, upstream, target, terms, joint ?? sums, flow);
+        const own = mixture && sums ? mixedSums(sums, mixture) : sums;
+        if (target) gradientMap(source, upstream, target, terms, joint ?? own, flow);
       }
     };
     if (!activated || !needed) return run();

@@ -125,7 +125,7 @@ testWrongUse({
       "a name that is none",
       ({ bn, x, out }) => bn.forward(x, { training: true, out } as Wrong),
       TypeError,
-      /^forward options: expected options among mode, out, residual, mask, perSample, statistics, got "training"$/,
+      /^forward options: expected options among mode, out, residual, mask, perSample, prior, statistics, got "training"$/,
     ],
     [
       "the mode alone",

@@ -179,7 +179,8 @@ testWrongUse({
     ],
     [
       "in inference",
-      ({ x, vector, out }) => batchNormInference(x, { mean: vector, variance: vector }, { ghostBatchSize: 2, out }),
+      ({ x, vector, out }) =>
+        batchNormInference(x, { mean: vector, variance: vector }, { ghostBatchSize: 2, out } as Wrong),
       TypeError,
       /^ghostBatchSize: expected without statistics that are given, got both; leave one of them out$/,
     ],
@@ -358,7 +359,7 @@ testWrongUse({
         bn.backward(dy, { dxOut: out, sums: SUMS });
       },
       RangeError,
-      /^sums: expected a forward without ghost batches, renorm and perSample, got "one with them"$/,
+      /^sums: expected a forward without ghost batches, renorm, prior and perSample, got "one with them"$/,
     ],
     [
       "with sums after a scale of every sample's own",

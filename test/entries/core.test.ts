@@ -119,6 +119,7 @@ const LACKS: readonly Lack[] = [
   ["activation", ({ BatchNorm }) => new BatchNorm(3, { activation: "relu" })],
   ['dtype "float64"', ({ BatchNorm }) => new BatchNorm(3, { dtype: "float64" })],
   ['dtype "bfloat16"', ({ BatchNorm }) => new BatchNorm(3, { dtype: "bfloat16" })],
+  ["prior", ({ BatchNorm }) => new BatchNorm(3).forward(x(), { mode: "batch", prior: 2 } as object)],
   ["renorm", ({ BatchNorm }) => new BatchNorm(3, { renorm: { rMax: 3, dMax: 5 } })],
   ["renorm", ({ BatchNorm }) => Object.assign(new BatchNorm(3), { renorm: { rMax: 3, dMax: 5 } })],
   ["residual", ({ BatchNorm }) => new BatchNorm(3).forward(x(), { residual: x() })],

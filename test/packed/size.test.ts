@@ -32,10 +32,10 @@ const BUDGETS: Record<string, readonly [number, string]> = {
     21_500,
     'import { batchNormForward } from "batchnorm-wasm/core"; globalThis.y = batchNormForward(globalThis.x);',
   ],
-  "BatchNorm of batchnorm-wasm": [51_500, training("batchnorm-wasm")],
-  "all of batchnorm-wasm": [72_500, 'export * from "batchnorm-wasm";'],
+  "BatchNorm of batchnorm-wasm": [52_000, training("batchnorm-wasm")],
+  "all of batchnorm-wasm": [73_000, 'export * from "batchnorm-wasm";'],
   "the layer for TF.js": [
-    54_000,
+    54_500,
     'import { batchNormalization } from "batchnorm-wasm/tfjs"; globalThis.layer = batchNormalization();',
   ],
   "names that are not used": [

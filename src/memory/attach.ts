@@ -1,0 +1,113 @@
+// Tensors in the memory of another WebAssembly program, on which calls work without copies.
+
+import { wrongKind, wrongValue } from "../common/errors.ts";
+import { checkKeys, checkNumber, checkObject } from "../common/validate.ts";
+import { BYTES, type Dtype, dtypeOption } from "../tensor/dtype.ts";
+import { sizeOf } from "../tensor/shape.ts";
+import { HostHeap } from "./heap.ts";
+import { Tensor, type tensor, tensorIn } from "./tensor.ts";
+
+/** A WebAssembly.Memory if the TypeScript library declares it, else an object with its buffer. */
+export type WasmMemory =
+  typeof globalThis extends Record<"WebAssembly", Record<"Memory", Record<"prototype", infer M>>>
+    ? M
+    : { readonly buffer: ArrayBufferLike };
+
+/** The memory of a WebAssembly program, and its allocator. */
+export interface MemoryOwner {
+  /** The program's memory. The program may grow it at any time. */
+  memory: WasmMemory;
+  /** Returns the address of `bytes` bytes, a multiple of 8, or 0 if there is no memory left. */
+  malloc(bytes: number): number;
+  /** Frees the bytes that `malloc` has returned. */
+  free(pointer: number): void;
+}
+
+/** Makes tensors in the memory of a WebAssembly program. Calls on them work in that memory. */
+export interface AttachedMemory {
+  /** Returns a new tensor, as the function `tensor` does, in memory from `malloc`. Its `dispose` calls `free`. */
+  tensor: typeof tensor;
+  /**
+   * Returns a tensor of elements that the program has at the address `pointer`. Its `dispose` leaves them where they
+   * are. Throws TypeError and RangeError for a wrong shape or type, and for an address that is not in the memory or not
+   * a multiple of the size of an element.
+   */
+  tensorAt<D extends Dtype = "float32">(pointer: number, shape: readonly number[], options?: { dtype?: D }): Tensor<D>;
+}
+
+const VIEWS = { f32: Float32Array, f64: Float64Array, u8: Uint8Array, u16: Uint16Array, u32: Uint32Array };
+
+/** A heap in a memory that its owner may grow between two calls. Its views follow the memory. */
+class AttachedHeap extends HostHeap {
+  /** The addresses that `malloc` has returned to this heap. Tensors at other addresses are the program's. */
+  readonly #allocated = new Set<number>();
+
+  constructor({ memory, malloc, free }: MemoryOwner) {
+    super(memory as WebAssembly.Memory, { malloc, free });
+    for (const [name, View] of Object.entries(VIEWS)) {
+      let view = new View(this.memory.buffer);
+      const get = () => {
+        if (view.buffer !== this.memory.buffer) {
+          view = new View(this.memory.buffer);
+          this.refresh();
+        }
+        return view;
+      };
+      Object.defineProperty(this, name, { get, set: () => {} });
+    }
+  }
+
+  override allocate(bytes: number): number {
+    const pointer = super.allocate(bytes);
+    if (pointer % 8) throw wrongValue("malloc", "an address that is a multiple of 8", pointer);
+    this.#allocated.add(pointer);
+    return pointer;
+  }
+
+  override free(pointer: number): void {
+    if (this.#allocated.delete(pointer)) super.free(pointer);
+  }
+}
+
+/**
+ * Lets calls work in the memory of a WebAssembly program, without copies: one of Emscripten, of wasm-bindgen, of
+ * AssemblyScript, or another that has an allocator. Returns two functions that make tensors there. A call on such tensors
+ * runs on one thread, and allocates its results without `out` and its scratch by `malloc`; forgotten results are not
+ * freed. docs/memory.md has examples.
+ *
+ * Throws TypeError for wrong arguments, and for a memory that the kernels cannot import, such as a 64-bit one.
+ */
+export function attachMemory(owner: MemoryOwner): AttachedMemory {
+  checkKeys("owner", owner, ["memory", "malloc", "free"]);
+  checkObject("owner", owner);
+  const memory = owner.memory as { buffer?: unknown } | undefined;
+  if (!/ArrayBuffer\]$/.test(Object.prototype.toString.call(memory?.buffer)))
+    throw wrongKind("owner.memory", "a WebAssembly.Memory", memory);
+  for (const name of ["malloc", "free"] as const)
+    if (typeof owner[name] !== "function") throw wrongKind(`owner.${name}`, "a function", owner[name]);
+  let heap: AttachedHeap;
+  try {
+    heap = new AttachedHeap(owner);
+  } catch (error) {
+    if (!(error instanceof WebAssembly.LinkError || error instanceof TypeError)) throw error;
+    throw wrongKind("owner.memory", "a WebAssembly.Memory with 32-bit addresses", memory);
+  }
+  const tensorAt = <D extends Dtype = "float32">(
+    pointer: number,
+    shape: readonly number[],
+    options: { dtype?: D } = {},
+  ): Tensor<D> => {
+    checkKeys("tensor options", options, ["dtype"]);
+    const dtype = dtypeOption(options.dtype) as D;
+    const length = sizeOf("tensor", shape);
+    const address =
+      checkNumber("pointer", pointer, "a 32-bit address", (n) => Number.isInteger(n) && Math.abs(n) < 2 ** 32) >>> 0;
+    const size = BYTES[dtype];
+    if (address === 0 || address % size) throw wrongValue("pointer", `a multiple of ${size} above 0`, address);
+    const { length: bytes } = heap.u8;
+    if (address + length * size > bytes)
+      throw wrongValue("pointer", `an address of ${length * size} bytes in a memory of ${bytes}`, address);
+    return new Tensor(heap, shape, length, dtype, address);
+  };
+  return { tensor: tensorIn(() => heap), tensorAt };
+}
