@@ -215,16 +215,11 @@ for (const [, name] of ENTRIES) {
   await writeFile(`dist/${name}.edge-light.js`, edge.replaceAll(/(from "\.\.\/build\/\w+\.wasm)"/g, '$1?module"'));
 }
 
-/** The compiler prints each member of an object type on a line. Types without comments that fit on one line get one. */
+/** Prints object types without comments on one line each, as the compiler does with all that surrounds them. */
 function compact(code) {
-  const onOneLine = (type, members, at, text) => {
-    const line = `{ ${members.trim().replace(/\s*\n\s*/g, " ")} }`;
-    const before = at - (text.lastIndexOf("\n", at) + 1);
-    const after = text.indexOf("\n", at + type.length) - (at + type.length);
-    return before + line.length + after <= 120 ? line : type;
-  };
-  const compacted = code.replace(/\{\n((?:\s+[^\n{}*/]+;\n)+)\s*\}/g, onOneLine);
-  return compacted === code ? code : compact(compacted); // types inside types
+  const onOneLine = (_, members) => `{ ${members.trim().replace(/\s*\n\s*/g, " ")} }`;
+  const compacted = code.replace(/\{\n((?:\s+[^\n{}*/]+(?:\{[^\n{}]*\}[^\n{}*/]*)?;\n)+)\s*\}/g, onOneLine);
+  return compacted === code ? code.replaceAll("\n\n", "\n") : compact(compacted); // types inside types
 }
 
 /** Lib es2022 has no Symbol.dispose. Where the library has it, the two declarations merge, as with @types/node. */

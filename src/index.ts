@@ -57,7 +57,7 @@ export { type AttachedMemory, attachMemory, type MemoryOwner, type WasmMemory } 
 export type { Parameter } from "./memory/guards.ts";
 export { type Info, kernelInfo } from "./memory/heap.ts";
 export { type InitOptions, init, stopThreads } from "./memory/init.ts";
-export { type AnyTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
+export { type AnyTensor, type MakeTensor, Tensor, type TensorLike, tensor } from "./memory/tensor.ts";
 export type { ActivationName } from "./ops/activation.ts";
 export {
   type BackwardOptions,

@@ -22,9 +22,8 @@ export type BatchNormErrorCode =
   | "mpi";
 
 /**
- * An error of batch normalization itself. `code` tells which one, and stays the same when the wording of the message
- * changes. `instanceof` also accepts errors of other copies of the package: a program may load one copy by import, one
- * by require, and one for each sub-path.
+ * An error of batch normalization itself, whose `code` stays the same when the wording of the message changes.
+ * `instanceof` also accepts errors of other copies of the package, such as one loaded by import and one by require.
  */
 export class BatchNormError extends Error {
   readonly code: BatchNormErrorCode;

@@ -2,11 +2,7 @@
 
 import { proxied, unknownProperty } from "./errors.ts";
 
-/**
- * A class whose instances throw TypeError for an assignment to a property that does not exist, once their constructor
- * has called Object.preventExtensions. An engine by itself throws only in strict mode, and ignores the assignment in
- * scripts. Instances of subclasses stay extensible, so their authors can add properties.
- */
+/** A class whose instances throw TypeError for a new property once they cannot be extended, also in sloppy scripts. */
 export const Strict: {
   new (): object;
   /** @internal */

@@ -23,10 +23,7 @@ import { type Data, type Dtype, namedDtype, newVector, type Vector } from "../te
 import { FLOATS, floatsOf, rounded, typeOf } from "../tensor/half.ts";
 import { sizeOf } from "../tensor/shape.ts";
 
-/**
- * A linear or convolutional layer: its weight, and its bias, [C]. An absent bias counts as zeros. Bits of float16 or
- * bfloat16 need the weight's dtype, which holds for a Uint16Array as bias, too.
- */
+/** A linear or convolutional layer: weight and bias, [C], by default zeros. 16-bit elements need the weight's dtype. */
 export interface FoldableLayer<T extends Data = Data> {
   readonly weight: { readonly data: T; readonly shape: readonly number[]; readonly dtype?: string };
   readonly bias?: FoldVector | null | undefined;
@@ -208,13 +205,13 @@ function fold(
 }
 
 /**
- * Returns the scale and the shift, [C] each, with which y = scale·x + shift is the BatchNorm in mode "eval": scale =
- * gamma·invStd and shift = beta − mean·scale. They are new arrays, Float64Arrays if the running mean is one and else
- * Float32Arrays (Ioffe & Szegedy 2015, Alg. 2, line 11). An activation is not in them, and has to be named by the option
+ * Returns the scale and the shift, [C], with which y = scale·x + shift is the BatchNorm in mode "eval": scale =
+ * gamma·invStd, shift = beta − mean·scale (Ioffe & Szegedy 2015, Alg. 2, line 11). They are Float64Arrays if the
+ * running mean is one, else Float32Arrays. An activation is not in them, and has to be named by the option
  * `activation`.
  *
- * Throws BatchNormError "no-running-statistics" for a layer without running statistics, RangeError for an activation
- * that is not named, and TypeError or RangeError for vectors of a wrong type or length.
+ * Throws BatchNormError "no-running-statistics", RangeError for an activation that is not named, and TypeError or
+ * RangeError for vectors of a wrong type or length.
  */
 export function toAffine<T extends FoldVector>(
   bn: FoldSource<T>,
@@ -302,13 +299,12 @@ function foldInto<T extends Data>(
 
 /**
  * Folds a BatchNorm into the linear (dense) layer before it (PyTorch: torch.nn.utils.fusion.fuse_linear_bn_eval).
- * Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale as new arrays of the weight's type, each number
- * computed in float64 and rounded once. The weight is [O, I] with format "OI" or [I, O] with "IO", and the bias [O]. The
- * default is "IO" for a BatchNorm with layout "channels-last", and else "OI".
+ * Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale in new arrays of the weight's type, computed in
+ * float64 and rounded once. The weight is [O, I] with format "OI" or [I, O] with "IO", which is the default for layout
+ * "channels-last".
  *
- * An activation is not folded, and has to be named by the option `activation`. Throws BatchNormError
- * "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a wrong type, and
- * RangeError for a wrong shape and for an activation that is not named.
+ * An activation is not folded, and has to be named by the option `activation`. Throws as toAffine does, and RangeError
+ * for a wrong shape.
  */
 export function foldIntoLinear<T extends Data>(
   linear: FoldableLayer<T>,
@@ -319,17 +315,13 @@ export function foldIntoLinear<T extends Data>(
 }
 
 /**
- * Folds a BatchNorm into the convolution before it (PyTorch: torch.nn.utils.fusion.fuse_conv_bn_eval, whose `transpose`
- * is format "IOHW"). Returns weight′ = weight·scale and bias′ = beta − (mean − bias)·scale as new arrays of the
- * weight's type, each number computed in float64 and rounded once.
+ * Folds a BatchNorm into the convolution before it, as foldIntoLinear does (PyTorch:
+ * torch.nn.utils.fusion.fuse_conv_bn_eval, whose `transpose` is format "IOHW").
  *
- * The weight has rank 3, 4 or 5 and its axes in the order of `format`. The default is "HWIO" for a BatchNorm with layout
+ * The weight has rank 3, 4 or 5 and its axes in the order of `format`, by default "HWIO" for a BatchNorm with layout
  * "channels-last", and else "OIHW". The bias is [C]. `groups` matters for format "IOHW" only, where a weight is [I,
- * C/groups, …]. Weights of the other formats hold all outputs on one axis, or on two in "HWIM".
- *
- * An activation is not folded, and has to be named by the option `activation`. Throws BatchNormError
- * "no-running-statistics" for a BatchNorm without running statistics, TypeError for a value of a wrong type, and
- * RangeError for a wrong shape, wrong groups, and an activation that is not named.
+ * C/groups, …]; other formats hold all outputs on one axis, or on two in "HWIM". Throws as foldIntoLinear does, and
+ * RangeError for wrong groups.
  */
 export function foldIntoConv<T extends Data>(
   conv: FoldableLayer<T>,
@@ -340,17 +332,11 @@ export function foldIntoConv<T extends Data>(
 }
 
 /**
- * Returns the gamma and beta, [C] each, with which a BatchNorm of these running statistics computes y = scale·x + shift
- * in mode "eval": gamma = scale·√(variance + epsilon) and beta = shift + mean·scale. It is the inverse of toAffine. An
- * activation follows, and has to be named by the option `activation`.
+ * Returns the gamma and beta, [C], with which a BatchNorm of these running statistics computes y = scale·x + shift in
+ * mode "eval": gamma = scale·√(variance + epsilon), beta = shift + mean·scale. It is the inverse of toAffine. An absent
+ * scale counts as ones, an absent shift as zeros; with both absent the BatchNorm computes y = x.
  *
- * An absent scale counts as ones, an absent shift as zeros. With both absent the BatchNorm computes y = x, so that it
- * can be inserted again after a layer that it was folded into. The results are new arrays, Float64Arrays if the running
- * mean is one and else Float32Arrays.
- *
- * Throws RangeError if variance + epsilon of a channel is not positive and finite or an activation is not named,
- * BatchNormError "no-running-statistics" for a layer without running statistics, and TypeError or RangeError for
- * vectors of a wrong type or length.
+ * Throws as toAffine does, and RangeError if variance + epsilon of a channel is not positive and finite.
  */
 export function fromAffine<T extends FoldVector>(
   affine: { readonly scale?: FoldVector | null | undefined; readonly shift?: FoldVector | null | undefined },

@@ -147,14 +147,13 @@ const READERS: Readonly<Record<Framework, (config: ConfigReader) => Options>> = 
 };
 
 /**
- * Returns the options with which a BatchNorm gives the same results as a framework's layer with this config. A config
- * holds the arguments of the layer in PyTorch and Haiku, the result of get_config() in Keras and getConfig() in TF.js,
- * the attributes in ONNX, and the fields in Flax. An absent key means the framework's default. Keys that do not affect
- * the computation are ignored.
+ * Returns the options with which a BatchNorm computes what a framework's layer with this config does. A config holds
+ * the arguments of the layer in PyTorch and Haiku, get_config() in Keras, getConfig() in TF.js, the attributes in ONNX,
+ * and the fields in Flax. Absent keys mean the framework's defaults; keys that do not affect the computation are
+ * ignored.
  *
- * Throws TypeError for a value of a wrong type, and for an absent key that has no default in its framework. Throws
- * RangeError for a value that has no equivalent option (several axes, Keras's renorm) and for a key of another
- * framework.
+ * Throws TypeError for a value of a wrong type and for an absent key without default, and RangeError for a value that
+ * has no equivalent option (several axes, Keras's renorm) and for a key of another framework.
  */
 export function optionsFrom(framework: Framework, config: object): Options {
   const known = frameworkOf(framework);
@@ -167,12 +166,10 @@ function frameworkOf(framework: Framework): Framework {
 }
 
 /**
- * Returns the config with which a framework's layer gives the same results as a BatchNorm with these options. `options`
- * are resolved ones, `bn.options`. Configs of PyTorch and ONNX do not contain the layout, which is always channels
- * first there.
- *
- * Throws RangeError for an option that the framework does not support, such as the estimator "population", and
- * TypeError for options that are not resolved.
+ * Returns the config with which a framework's layer computes what a BatchNorm with these resolved options
+ * (`bn.options`) does. Configs of PyTorch and ONNX have no layout, which is always channels first. Throws RangeError
+ * for an option that the framework lacks, such as estimator "population", and TypeError for options that are not
+ * resolved.
  */
 export function configFor(framework: Framework, options: ResolvedOptions<Dtype>): Config {
   const known = frameworkOf(framework);

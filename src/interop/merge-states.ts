@@ -36,14 +36,11 @@ export type MergedState = Record<
 
 /**
  * Merges states of layers or models that were trained apart, as in federated averaging, into one that loadStateDict
- * reads. Running means and variances become those of all values together (Chan, Golub & LeVeque 1979), counts are added
- * up, and all other values are averaged with the weights `count`. It computes in float64 and rounds once, to the type of
- * the first state's arrays; 16-bit floats become float32.
+ * reads. Running statistics become those of all values together (Chan, Golub & LeVeque 1979), exact if each state's are
+ * exact for `count` values. Counts are added up, and other values averaged with the weights `count`, in float64,
+ * rounded once to the type of the first state's arrays, or from 16 bits to float32.
  *
- * The running statistics are exact if those of each state are exact for `count` values, as with estimator "population"
- * and after `recalibrate`.
- *
- * Throws TypeError for a wrong type, and RangeError for states of different names or lengths, for states without running
+ * Throws TypeError for a wrong type, and RangeError for states of different names or lengths or without running
  * statistics, and for counts that are negative or add up to too few values.
  */
 export function mergeStates(parts: Iterable<StatePart>, options: MergeOptions = {}): MergedState {

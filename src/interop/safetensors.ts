@@ -59,10 +59,7 @@ const DTYPES = {
   U64: [64, BigUint64Array],
 } satisfies Record<SafetensorsDtype, readonly [number, ArrayType]>;
 
-/**
- * Element types of the safetensors format. An array of F16, BF16, F8…, F6… or F4 holds the bits, since JavaScript has
- * no array type for these numbers.
- */
+/** Element types of safetensors. An array of F16, BF16, F8…, F6… or F4 holds the bits. */
 export type SafetensorsDtype =
   | ("BOOL" | "U8" | "I8" | "I16" | "U16" | "I32" | "U32" | "I64" | "U64" | "F16" | "BF16" | "F32" | "F64" | "C64")
   | ("F4" | "F6_E2M3" | "F6_E3M2" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ");
@@ -101,19 +98,13 @@ export interface SafeTensor {
   readonly data: TensorData;
 }
 
-/**
- * The content of a safetensors file. Both objects have no prototype, so that a name such as "__proto__" is safe to look
- * up.
- */
+/** The content of a safetensors file. The objects have no prototype, so that every name is safe to look up. */
 export interface SafetensorsFile {
   readonly tensors: Record<string, SafeTensor>;
   readonly metadata: Record<string, string>;
 }
 
-/**
- * A value that writeSafetensors writes. An integer becomes a tensor of type I64 and shape []. An array becomes a tensor
- * of its element type and shape [length].
- */
+/** A value to write: a tensor; an array, of shape [length]; or an integer, a tensor of type I64 and shape []. */
 export type WritableTensor =
   | number
   | bigint
@@ -137,11 +128,9 @@ const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
   shape.reduce((a, b) => a * b, DTYPES[dtype][0]) / 8;
 
 /**
- * Reads the bytes of a safetensors file and returns its tensors and metadata. A tensor's `data` is a view of `file` if
- * the bytes are aligned for its array type, and a copy if they are not.
- *
- * Throws BatchNormError "safetensors" for a file that breaks a rule of the format, and TypeError if `file` is not a
- * Uint8Array or an ArrayBuffer.
+ * Reads the bytes of a safetensors file. A tensor's `data` is a view of `file` if the bytes are aligned for its array
+ * type, else a copy. Throws BatchNormError "safetensors" for a file that breaks a rule of the format, and TypeError if
+ * `file` is not a Uint8Array or an ArrayBuffer.
  */
 export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile {
   const isBuffer = /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(file));
@@ -256,9 +245,8 @@ function tensorOf(bytes: Uint8Array, start: number, { dtype, shape, begin, end }
 }
 
 /**
- * Returns the bytes of a safetensors file with named tensors and metadata. Tensors are in the order of the reference
- * implementation: those with the widest elements first, which aligns all of them, then by name. `tensors` may be a
- * layer's `stateDict()`. Python's transformers library requires the metadata { format: "pt" }.
+ * Returns the bytes of a safetensors file with named tensors, such as a layer's `stateDict()`, and metadata. Tensors
+ * are in the reference implementation's order. Python's transformers library requires the metadata { format: "pt" }.
  *
  * Throws TypeError for a value of a type that the format does not have, and RangeError for a shape that does not match
  * its data, an integer beyond 64 bits, and the name "__metadata__".

@@ -86,10 +86,7 @@ export interface CoreLayerForwardOptions<T> {
   mode?: Mode;
   /** Where to write y; by default it is new. */
   out?: T;
-  /**
-   * The statistics of a joint batch of which x is a part (mergeStatistics). Only `track` takes them into the running
-   * ones.
-   */
+  /** Statistics of a joint batch with x as a part (mergeStatistics). Only `track` takes them into the running ones. */
   statistics?: BatchStatistics;
 }
 
@@ -101,29 +98,20 @@ export interface LayerForwardOptions<T extends AnyTensor = AnyTensor> extends Co
   mask?: Mask;
   /** A scale, a shift or both of every sample, [N, C], instead of the layer's gamma or beta. */
   perSample?: PerSampleParameters;
-  /**
-   * The number of samples, finite and ≥ 0, that the running statistics count as much as, in mode "batch": statistics are
-   * (1 − w)·running + w·batch with w = N/(prior + N) (Schneider et al. 2020). Default 0: the batch's alone.
-   */
+  /** Samples n that the running statistics count as in mode "batch": w·batch + (1 − w)·running, w = N/(n + N). */
   prior?: number;
 }
 
 /** Options of a layer's backward in batchnorm-wasm/core. */
 export interface CoreLayerBackwardOptions<T, N extends CoreNeeds = CoreNeeds> extends CoreBackwardOptions<T, N> {
-  /**
-   * The forward to differentiate: `bn.saved` right after that forward. By default it is the latest forward, which can be
-   * differentiated once.
-   */
+  /** The forward to differentiate, a `bn.saved`. Default: the latest, which can be differentiated once. */
   saved?: Saved | undefined;
 }
 
 /** Options of a layer's backward. */
 export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends Needs = Needs>
   extends BackwardOptions<T, N> {
-  /**
-   * The forward to differentiate: `bn.saved` right after that forward. By default it is the latest forward, which can be
-   * differentiated once.
-   */
+  /** The forward to differentiate, a `bn.saved`. Default: the latest, which can be differentiated once. */
   saved?: Saved | undefined;
 }
 
@@ -211,9 +199,7 @@ export class BatchNorm<
     return this.#options;
   }
 
-  /**
-   * The scale gamma, [C] (PyTorch: weight), or null with scale: false. The layer uses an assigned array without a copy.
-   */
+  /** The scale, [C] (PyTorch: weight), or null with scale: false. An assigned array is used without a copy. */
   get gamma(): Scale extends true ? VectorOf<D> : null {
     return this.#gamma as Scale extends true ? VectorOf<D> : null;
   }
@@ -223,9 +209,7 @@ export class BatchNorm<
     this.#gamma = checkVector("gamma", values, this.channels, this.options.dtype);
   }
 
-  /**
-   * The shift beta, [C] (PyTorch: bias), or null with shift: false. The layer uses an assigned array without a copy.
-   */
+  /** The shift, [C] (PyTorch: bias), or null with shift: false. An assigned array is used without a copy. */
   get beta(): Shift extends true ? VectorOf<D> : null {
     return this.#beta as Shift extends true ? VectorOf<D> : null;
   }
@@ -235,7 +219,7 @@ export class BatchNorm<
     this.#beta = checkVector("beta", values, this.channels, this.options.dtype);
   }
 
-  /** The running mean, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy. */
+  /** The running mean, [C], or null with trackRunningStats: false. An assigned array is used without a copy. */
   get runningMean(): VectorOf<D> | null {
     return this.#running ? this.#running.mean : null;
   }
@@ -245,9 +229,7 @@ export class BatchNorm<
     this.#running.mean = values;
   }
 
-  /**
-   * The running variance, [C], or null with trackRunningStats: false. The layer uses an assigned array without a copy.
-   */
+  /** The running variance, [C], or null with trackRunningStats: false. An assigned array is used without a copy. */
   get runningVariance(): VectorOf<D> | null {
     return this.#running ? this.#running.variance : null;
   }

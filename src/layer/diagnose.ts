@@ -47,10 +47,7 @@ export interface DiagnoseOptions<T extends AnyTensor = AnyTensor> {
   residual?: T;
 }
 
-/**
- * The result of `diagnose`. Each array has one float64 per channel, [C]. The lists `drifted`, `dead` and `weak` contain
- * channels in ascending order.
- */
+/** The result of `diagnose`. Arrays are float64, [C], and lists have channels in ascending order. */
 export class Diagnosis {
   readonly channels: number;
   /** Values per channel in the batch. */
@@ -63,10 +60,7 @@ export class Diagnosis {
   readonly varianceRatio: Float64Array;
   /** Distance of varianceRatio from 1 in standard errors, if the running statistics were correct, [C]. */
   readonly varianceRatioErrors: Float64Array;
-  /**
-   * Standard deviation of x̂, √(variance/(variance + epsilon)), [C]: near 1 if the variance is much larger than
-   * epsilon.
-   */
+  /** Standard deviation of x̂, √(variance/(variance + epsilon)), [C]: near 1 if variance ≫ epsilon. */
   readonly xHatStd: Float64Array;
   /** Fraction of the batch's values at which the activation's derivative is not 0, [C]. */
   readonly active: Float64Array;
@@ -137,10 +131,7 @@ export class Diagnosis {
     return new Diagnosis(measured);
   }
 
-  /**
-   * Returns a summary and a table of at most `rows` channels as text. Dead channels come first, then other channels
-   * with findings, each group by decreasing drift. Throws RangeError if `rows` is not a non-negative integer.
-   */
+  /** Returns a summary and at most `rows` channels, those with findings first. Throws RangeError for wrong `rows`. */
   table(rows = 10): string {
     if (!(Number.isInteger(rows) && rows >= 0)) throw wrongValue("rows", "a non-negative integer", rows);
     const dead = new Set(this.dead);
@@ -254,9 +245,9 @@ function activeFraction(x: AnyTensor, parameters: Parameters, options: ForwardOp
 }
 
 /**
- * Compares a layer with a batch x of its inputs. The result tells how far the running statistics have drifted, which
- * channels are dead or have a gamma near zero, and by how much the layer scales gradients. Its `table()` is a text for
- * people. The layer does not change, and a pending backward stays possible.
+ * Compares a layer with a batch x of its inputs: how far the running statistics have drifted, which channels are dead
+ * or have a gamma near zero, and by how much the layer scales gradients. The layer and its pending backward do not
+ * change.
  *
  * Throws TypeError or RangeError for wrong arguments, and BatchNormError for a layer without running statistics and for
  * a batch with fewer than two values per channel.

@@ -27,10 +27,7 @@ export type Preset = Framework | "paper";
 
 /** Options of a layer in batchnorm-wasm/core. */
 export interface CoreOptions {
-  /**
-   * Framework whose defaults hold for layout, epsilon, momentum, runningVariance and estimator. Explicit options
-   * override it. Default "pytorch".
-   */
+  /** Framework whose defaults absent options take. Default "pytorch". */
   preset?: Preset;
   /** Axis of the channels. Default "channels-first". */
   layout?: Layout;
@@ -38,10 +35,7 @@ export interface CoreOptions {
   epsilon?: number;
   /** Weight of the NEW batch in the running statistics, in [0, 1] (PyTorch's momentum). Default 0.1. */
   momentum?: number;
-  /**
-   * Weight of the OLD value in the running statistics, in [0, 1] (momentum in Keras, TF.js, ONNX and Flax). It sets
-   * momentum = 1 − decay, and excludes the option momentum.
-   */
+  /** Weight of the OLD value, 1 − momentum (momentum in Keras, TF.js, ONNX and Flax). It excludes momentum. */
   decay?: number;
   /** Learn gamma (PyTorch: weight). Default true. */
   scale?: boolean;
@@ -49,46 +43,27 @@ export interface CoreOptions {
   shift?: boolean;
   /** false turns off both scale and shift (PyTorch's affine). */
   affine?: boolean;
-  /**
-   * Keep running statistics (PyTorch: track_running_stats). Without them, mode "eval" uses the batch's statistics.
-   * Default true.
-   */
+  /** Keep running statistics (PyTorch: track_running_stats); without them "eval" uses the batch's. Default true. */
   trackRunningStats?: boolean;
-  /**
-   * Variance of a batch that updates the running variance: "biased", or "unbiased", which is m/(m − 1) times the biased
-   * one for m values per channel. Default "unbiased".
-   */
+  /** Kind of the running variance: "unbiased", m/(m − 1) times the "biased" one. Default "unbiased". */
   runningVariance?: "unbiased" | "biased";
   /** Rule by which batches update the running statistics. Default "ema". */
   estimator?: Estimator;
-  /**
-   * Behaviour for a batch in mode "train" whose mean or variance is not finite: "throw" an error, "skip" the update of
-   * the running statistics, or "allow" it. Default "throw".
-   */
+  /** Reaction to a "train" batch that is not finite: "throw" (default), "skip" or "allow" the update of statistics. */
   onNonFinite?: "throw" | "skip" | "allow";
-  /**
-   * Number of samples in a sub-batch (ghost batch), which is normalised by its own statistics (Hoffer, Hubara & Soudry
-   * 2017). The last sub-batch may be smaller. The sub-batches update the running statistics in order. Default null: no
-   * sub-batches.
-   */
+  /** Samples of a ghost batch, normalised by its own statistics; the last may be smaller (Hoffer et al. 2017). */
   ghostBatchSize?: number | null;
 }
 
 /** Options of a layer. */
 export interface Options<D extends Dtype = "float32"> extends CoreOptions {
-  /**
-   * Element type of x and y. Parameters and running statistics are Float64Arrays with "float64", and Float32Arrays with
-   * every other type. Default "float32".
-   */
+  /** Element type of x and y. Vectors are Float64Arrays with "float64", else Float32Arrays. Default "float32". */
   dtype?: D;
   /** Activation that is applied after the residual: torch.nn.ReLU, LeakyReLU, ReLU6 or SiLU. Default "none". */
   activation?: ActivationName;
   /** Slope of "leaky_relu" below 0, between 0 and 1. Default 0.01. */
   negativeSlope?: number | null;
-  /**
-   * Limits of Batch Renormalization (Ioffe 2017), which corrects x̂ in training towards the running statistics. Default
-   * null: no correction.
-   */
+  /** Limits of Batch Renormalization, which corrects x̂ towards the running statistics (Ioffe 2017). Default null. */
   renorm?: Renorm | null;
 }
 

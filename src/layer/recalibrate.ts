@@ -12,34 +12,24 @@ import { type Estimator, estimatorOption } from "./options.ts";
 
 /** Options of recalibrate. */
 export interface RecalibrateOptions<B> {
-  /**
-   * How statistics of batches are combined. "population", the default, gives all values the same weight, as PreciseBN
-   * does. "cumulative" gives all batches the same weight, as update_bn does. The other estimators of a layer are
-   * allowed too.
-   */
+  /** Rule by which batches count. Default "population": all values weigh the same (PreciseBN). */
   estimator?: Estimator;
-  /**
-   * Runs the network that contains the layers on a batch. It may return a promise. By default the batch is the input of
-   * the one layer; with several layers this option is required.
-   */
+  /** Runs the network on a batch, also asynchronously. Default, for one layer: the batch is its input. */
   forward?: (batch: B) => unknown;
 }
 
 /**
  * Replaces the running statistics of layers by statistics of these batches (torch.optim.swa_utils.update_bn, fvcore's
- * PreciseBN). A batch is an input of the one layer or, with the option `forward`, an argument of that function. Layers
- * collect the statistics of batches that pass through them in mode "train", which is their default mode during the
- * call. `batches` is iterated once. It may dispose of a batch as soon as it is asked for the next one.
+ * PreciseBN). A batch is an input of the one layer or, with the option `forward`, an argument of that function, during
+ * which the layers' mode is "train". It may be disposed of when the next one is asked for. With "population", a batch
+ * may have one value per channel, whose y is beta.
  *
- * When the promise resolves, the layers' arrays runningMean and runningVariance hold the new statistics, and
- * batchesTracked is the number of batches. Parameters, mode and the pending backward have not changed. When the promise
- * is rejected, all layers have their old statistics. Do not use the layers in other ways before the promise is settled.
+ * Afterwards batchesTracked is the number of batches; parameters, mode and pending backward are as before. If the
+ * promise is rejected, all layers have their old statistics. Do not use the layers in other ways before the promise is
+ * settled.
  *
- * With "population", a batch may have one value per channel, as the last of a data set may. It is merged exactly, and its
- * y is beta.
- *
- * Rejects with TypeError for wrong arguments, with BatchNormError for layers without running statistics, with RangeError
- * if no batch or only one value per channel passed through a layer, and with any error that `batches` or `forward` throws.
+ * Rejects with TypeError for wrong arguments, BatchNormError for layers without running statistics, RangeError if no
+ * batch or only one value per channel passed through a layer, and any error that `batches` or `forward` throws.
  */
 export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   layers: BatchNorm<D, boolean, boolean> | readonly BatchNorm<D, boolean, boolean>[],

@@ -48,25 +48,16 @@ export interface FoldSource<T extends FoldVector = FoldVector> {
 
 /** Options of toAffine and fromAffine. */
 export interface AffineOptions {
-  /**
-   * The layer's own activation, by which the program says that it applies it to scale·x + shift. A layer with another
-   * one than this is refused, since scale and shift cannot contain it. Default "none".
-   */
+  /** The layer's activation, which the program applies to the map's result. Another is refused. Default "none". */
   activation?: ActivationName;
 }
 
 /** A warning that a folded channel is less accurate than the BatchNorm, or not finite. */
 export interface FoldWarning {
-  /**
-   * "ill-conditioned": |mean| ≫ √(variance + epsilon), so that scale·x and shift are large and cancel. "non-finite": a
-   * folded number is NaN or beyond the range of its array type.
-   */
+  /** "ill-conditioned": |mean| ≫ √(variance + epsilon), so that digits cancel. "non-finite": NaN or out of range. */
   readonly code: "ill-conditioned" | "non-finite";
   readonly channel: number;
-  /**
-   * Expected root mean square error of y caused by folding, in units of |gamma| + |beta|. It is Infinity for
-   * "non-finite". The rounding errors of a linear or convolutional layer's sum are not included.
-   */
+  /** Expected RMS error of y by folding, in units of |gamma| + |beta|; Infinity for "non-finite". */
   readonly expectedError: number;
   /** The warning as a text for people. */
   readonly message: string;
@@ -81,10 +72,7 @@ export interface Affine<T extends Vector = Vector> {
   warnings: FoldWarning[];
 }
 
-/**
- * A layer's state under PyTorch's names. It is a type alias, because TypeScript does not assign an interface to the
- * records that loadStateDict and writeSafetensors accept.
- */
+/** A layer's state under PyTorch's names. */
 export type StateDict<V extends Vector = Float32Array> = {
   weight?: V;
   bias?: V;
@@ -101,9 +89,9 @@ export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 export type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**
- * A value in a state. A vector is an array of floats, or a tensor whose shape is [C] apart from ones, such as [1, C, 1,
- * 1]. A tensor with bits of float16 or bfloat16 declares its dtype. A count is a number, a bigint, or an array of one of
- * these. JSON makes an object with the keys 0, 1, 2, … of a typed array, and such an object is taken for the array.
+ * A value in a state. A vector is an array of floats, such an array as JSON makes an object with keys 0, 1, 2, …, or a
+ * tensor of shape [C] apart from ones; bits of 16-bit floats declare their dtype. A count is a number, a bigint or an
+ * array of one.
  */
 export type StateValue =
   | Numbers
@@ -111,10 +99,7 @@ export type StateValue =
   | bigint
   | { readonly data: Numbers; readonly shape: readonly number[]; readonly dtype?: string };
 
-/**
- * A state that loadStateDict can read: values by name, in an object or a Map. Names of nested ones are joined: { params:
- * { scale } } is "params/scale".
- */
+/** A state to load: values by name in an object or a Map. { params: { scale } } is "params/scale". */
 export type StateSource =
   | { readonly [name: string]: StateValue | StateSource }
   | ReadonlyMap<string, StateValue | StateSource>;
@@ -126,32 +111,25 @@ export interface StateOptions {
   /** Path of the layer before its names, as "layer1.0.bn1". Its last separator may be omitted. Default "". */
   prefix?: string;
   /**
-   * Number m > 1 of values per channel in the batches of the running variance. It converts the running variance between
-   * the layer's kind (options.runningVariance) and the framework's kind: unbiased for "pytorch", biased for all others.
-   * Without it the variance is copied, so that both frameworks compute the same in mode "eval".
+   * Values per channel m > 1 in the batches of the running variance. It converts the running variance between the
+   * layer's kind and the framework's: unbiased for "pytorch", else biased. Without it the variance is copied.
    */
   count?: number;
 }
 
 /** Options of loadStateDict. */
 export interface LoadOptions extends StateOptions {
-  /**
-   * true throws for missing and unexpected names, and for values that are not finite. false keeps the layer's value for
-   * a missing name, ignores unexpected names, as in PyTorch, and loads what is not finite. Default true.
-   */
+  /** Whether missing and unexpected names and values that are not finite throw. false reports them. Default true. */
   strict?: boolean;
 }
 
 /** The differences between what a layer needs and what a state has, as loadStateDict returns them. */
 export interface LoadReport {
-  /**
-   * Names that the layer has and that the state does not have. A count is listed, too; a missing one counts as 0, and is
-   * an error only for the estimators "cumulative" and "debiased", which weigh batches by it.
-   */
+  /** Names that the state lacks. A missing count is 0, and an error for "cumulative" and "debiased" only. */
   readonly missing: readonly string[];
   /** Names below the prefix that the layer does not know. */
   readonly unexpected: readonly string[];
-  /** Names whose values were loaded with strict: false although they are not finite, or are a negative variance. */
+  /** Names whose values are not finite or a negative variance, loaded with strict: false. */
   readonly invalid: readonly string[];
 }
 

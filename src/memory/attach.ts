@@ -28,9 +28,8 @@ export interface AttachedMemory {
   /** Returns a new tensor, as the function `tensor` does, in memory from `malloc`. Its `dispose` calls `free`. */
   tensor: typeof tensor;
   /**
-   * Returns a tensor of elements that the program has at the address `pointer`. Its `dispose` leaves them where they
-   * are. Throws TypeError and RangeError for a wrong shape or type, and for an address that is not in the memory or not
-   * a multiple of the size of an element.
+   * Returns a tensor of the program's elements at address `pointer`, which its `dispose` leaves there. Throws TypeError
+   * and RangeError for a wrong shape or type, and for an address outside the memory or between elements.
    */
   tensorAt<D extends Dtype = "float32">(pointer: number, shape: readonly number[], options?: { dtype?: D }): Tensor<D>;
 }
@@ -70,12 +69,11 @@ class AttachedHeap extends HostHeap {
 }
 
 /**
- * Lets calls work in the memory of a WebAssembly program, without copies: one of Emscripten, of wasm-bindgen, of
- * AssemblyScript, or another that has an allocator. Returns two functions that make tensors there. A call on such tensors
- * runs on one thread, and allocates its results without `out` and its scratch by `malloc`; forgotten results are not
- * freed. docs/memory.md has examples.
+ * Lets calls work in the memory of a WebAssembly program without copies: of Emscripten, wasm-bindgen, AssemblyScript,
+ * or another with an allocator. Such calls run on one thread, and allocate results without `out` and scratch by
+ * `malloc`. Forgotten results are not freed. docs/memory.md has examples.
  *
- * Throws TypeError for wrong arguments, and for a memory that the kernels cannot import, such as a 64-bit one.
+ * Throws TypeError for wrong arguments and for a memory that the kernels cannot import, such as a 64-bit one.
  */
 export function attachMemory(owner: MemoryOwner): AttachedMemory {
   checkKeys("owner", owner, ["memory", "malloc", "free"]);

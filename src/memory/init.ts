@@ -11,28 +11,17 @@ import { currentHeap, type KernelHeap, useHeap, WasmHeap } from "./heap.ts";
 
 /** Options of init in batchnorm-wasm/core. */
 export interface CoreInitOptions {
-  /**
-   * The build of the kernels: "relaxed" has fused multiply-add, and "simd" has the same bits on every engine. Default:
-   * "relaxed" if the engine has relaxed SIMD and the host compiles bytes, else "simd".
-   */
+  /** The build. "relaxed" has fused multiply-add, "simd" the same bits everywhere. Default: "relaxed" if possible. */
   build?: BuildName;
-  /**
-   * A build of the kernels that the host has compiled: simd.wasm or relaxed.wasm of this version. They import memory of
-   * one thread, so with `threads` take `build` instead.
-   */
+  /** simd.wasm or relaxed.wasm, compiled by the host, for one thread. With `threads` take `build` instead. */
   module?: WasmModule;
-  /**
-   * The number of threads for calls on tensors, the caller's included. "auto" is the number of processors. Default: 1.
-   */
+  /** Threads for calls on tensors, the caller's included. "auto" is the number of processors. Default 1. */
   threads?: number | "auto";
 }
 
 /** Options of `init`. */
 export interface InitOptions extends CoreInitOptions {
-  /**
-   * The second module, if the host has compiled it: activations, residuals, conditional scale, float64 and 16-bit
-   * elements.
-   */
+  /** extended.wasm, compiled by the host: activations, residuals, perSample, float64 and 16-bit elements. */
   extended?: WasmModule;
 }
 
@@ -80,12 +69,12 @@ export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
 }
 
 /**
- * Compiles the kernels ahead of first use, off the main thread. With `threads` it also starts a pool of threads.
- * Without `init` the kernels compile on first use, and calls run on one thread.
+ * Compiles the kernels ahead of first use, off the main thread, and with `threads` starts a pool of threads. Without
+ * `init` the kernels compile on first use, and calls run on one thread.
  *
- * With an option, new tensors lie in a new memory, and the earlier pool ends. Tensors of the earlier memory stay
- * usable, on one thread. Calls stay synchronous, and the calling thread does a part of the work. Results are the same
- * bits for every number of threads. A page that is not cross-origin isolated gets one warning and one thread.
+ * With an option, new tensors lie in a new memory, and the earlier pool ends; earlier tensors stay usable, on one
+ * thread. Calls stay synchronous and give the same bits for every number of threads. A page that is not cross-origin
+ * isolated gets one warning and one thread.
  *
  * Throws TypeError or RangeError for wrong options, and BatchNormError "thread" if a worker does not start.
  */

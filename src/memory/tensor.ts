@@ -125,10 +125,10 @@ export class Tensor<D extends Dtype = "float32"> {
   }
 
   /**
-   * A view of the elements in memory; calls read and write the same elements. Get it again after every call that
-   * allocates, because earlier views become empty when the memory grows. For "float16" it is a Float16Array if the
-   * engine has it. Otherwise 16-bit elements are bits in a Uint16Array. The view keeps the tensor alive, but views made
-   * of it (`subarray`) do not. Throws BatchNormError "disposed".
+   * A view of the elements, which calls read and write. Get it again after a call that allocates: when the memory
+   * grows, earlier views become empty. 16-bit elements are bits in a Uint16Array, or "float16" a Float16Array if the
+   * engine has it. The view keeps the tensor alive, but views made of it (`subarray`) do not. Throws BatchNormError
+   * "disposed".
    */
   get data(): DataOf[D] {
     const { pointer } = this;
@@ -170,7 +170,7 @@ export class Tensor<D extends Dtype = "float32"> {
 }
 
 /** The function `tensor`, of any heap. */
-interface MakeTensor {
+export interface MakeTensor {
   (shape: readonly number[], data?: Float32Array | readonly number[], options?: { dtype?: "float32" }): Tensor;
   (shape: readonly number[], data: Float64Array, options?: { dtype?: "float64" }): Tensor<"float64">;
   <D extends Dtype>(
@@ -224,9 +224,7 @@ export const tensorIn = (getHeap: () => Heap): MakeTensor =>
  */
 export const tensor = /* @__PURE__ */ tensorIn(defaultHeap);
 
-/**
- * An operand or a result of a call: a plain array with its shape, or a Tensor. A result is of the kind of the operand.
- */
+/** An operand or a result, which is of the operand's kind: a plain array with its shape, or a Tensor. */
 export type TensorLike<D extends Dtype = "float32"> = PlainTensor<DataOf[D]> | Tensor<D>;
 
 /** An operand or a result with elements of any type. */

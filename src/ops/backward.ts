@@ -45,10 +45,7 @@ export interface CoreBackwardOptions<T, N extends CoreNeeds = CoreNeeds> {
   dBetaOut?: Float32Array;
   /** Whether to add to dGammaOut and dBetaOut instead of overwriting them. Default false. */
   accumulate?: boolean;
-  /**
-   * The sums of gradients of all parts of a joint batch, from which dx follows: batchNormGradientSums of each part,
-   * added.
-   */
+  /** The sums of gradients of a joint batch, from which dx follows: batchNormGradientSums of all parts, added. */
   sums?: GradientSums;
 }
 
@@ -72,10 +69,7 @@ export type Needed<N, K extends string, V> = K extends keyof N
       : V | undefined
   : V;
 
-/**
- * The gradients in batchnorm-wasm/core. N is the type of `needs`, which switches gradients off, and Scale and Shift say
- * whether the layer has gamma and beta. What is switched off or does not exist is absent.
- */
+/** Gradients. Absent are those that `needs` switches off (N), and those of a gamma or beta that the layer lacks. */
 export interface CoreGradients<
   T,
   V extends Vector = Float32Array,
@@ -91,7 +85,7 @@ export interface CoreGradients<
   dBeta: Needed<N, "dBeta", Shift extends true ? V : undefined>;
 }
 
-/** The gradients of a backward, as CoreGradients has them, and that of the residual. */
+/** The gradients of a backward. */
 export interface Gradients<
   T extends AnyTensor = AnyTensor,
   V extends Vector = Float32Array,
@@ -383,9 +377,9 @@ export function backward<T extends AnyTensor>(
 // ---- public ---------------------------------------------------------------------------------------------------------
 
 /**
- * Computes the gradients of a forward (Ioffe & Szegedy 2015, section 3; torch.ops.aten.native_batch_norm_backward) from
- * dy, the gradient of y, in x's shape. dx and dResidual are in dy's kind, dGamma and dBeta in the shape of gamma and
- * beta. After batchNormInference the statistics are constants, and dx = gamma·invStd·dy.
+ * Computes the gradients of a forward from dy, the gradient of y, in x's shape (Ioffe & Szegedy 2015, section 3;
+ * torch.ops.aten.native_batch_norm_backward). dx and dResidual are in dy's kind, dGamma and dBeta in the shape of gamma
+ * and beta. After batchNormInference dx = gamma·invStd·dy.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */
@@ -413,9 +407,7 @@ export function recordOf(saved: Saved): ForwardRecord {
 
 /**
  * Computes dGamma and dBeta of one part of a joint batch, float64 [C] (torch.batch_norm_backward_reduce). Their sums
- * over all parts are the option `sums` of batchNormBackward.
- *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
+ * over all parts are batchNormBackward's option `sums`. Throws as batchNormBackward does.
  */
 export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums {
   return gradientSumsOf(dy, recordOf(saved));

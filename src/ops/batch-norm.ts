@@ -75,13 +75,12 @@ function checkScaleAndShift(
 
 /**
  * Normalises x by its own statistics: y = f(gamma·x̂ + beta + residual), where f is the activation
- * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x has shape [N, C, …], or [N, …,
- * C] with layout "channels-last"; gamma and beta have shape [C], and those of `perSample` have shape [N, C].
+ * (torch.nn.functional.batch_norm with training=True; Ioffe & Szegedy 2015, Alg. 1). x is [N, C, …], or [N, …, C] with
+ * layout "channels-last"; gamma and beta are [C], and [N, C] in `perSample`.
  *
- * Returns y in x's kind and shape, `saved` for batchNormBackward, and the statistics of the first or only ghost batch:
- * mean, biased variance and invStd, float64 [C], and count, the number of values per channel. `saved` refers to x and,
- * with an activation, to the residual. An empty batch gives an empty y and statistics of zeros. A batch that is masked
- * as a whole gives zeros, too, and its y is beta.
+ * Returns y in x's kind and shape, `saved` for batchNormBackward, and the statistics of the first or only ghost batch.
+ * `saved` refers to x and, with an activation, to the residual. An empty batch has statistics of zeros; so has one that
+ * is masked as a whole, whose y is beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError for one value per channel.
  */
@@ -116,12 +115,10 @@ export function batchNormForward<T extends AnyTensor>(
 }
 
 /**
- * Normalises x by the mean and variance among the parameters, [C], of float32, float64 or 16 bits: y = f(gamma·x̂ + beta +
- * residual) (torch.nn.functional.batch_norm with training=False). Shapes are those of batchNormForward. `out` may be x
- * or the residual.
- *
- * Returns the same fields as batchNormForward, with count 0. The statistics are constants to a backward: dx = gamma·invStd·dy.
- * There is no backward if `out` is x, or if it is the residual and there is an activation.
+ * Normalises x by the mean and variance among the parameters, [C], also of 16 bits: y = f(gamma·x̂ + beta + residual)
+ * (torch.nn.functional.batch_norm with training=False). Returns the fields of batchNormForward, with count 0. The
+ * statistics are constants to a backward: dx = gamma·invStd·dy. There is none if `out` is x, or the residual with an
+ * activation.
  *
  * Throws TypeError and RangeError for wrong arguments.
  */
@@ -155,10 +152,8 @@ export function batchNormInference<T extends AnyTensor>(
 }
 
 /**
- * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges those of all
- * parts, and with the result as option `statistics` batchNormForward normalises each part as the joint batch would be.
- *
- * Throws TypeError and RangeError for wrong arguments.
+ * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges all parts', for
+ * batchNormForward's option `statistics`. Throws TypeError and RangeError for wrong arguments.
  */
 export function batchNormStatistics(
   x: AnyTensor,

@@ -237,16 +237,12 @@ function runDoubleBackward<T extends AnyTensor>(
 }
 
 /**
- * Computes the gradient of batchNormBackward (torch's batchnorm_double_backward): the gradients of x, gamma and dy for
- * a loss that depends on dx, dGamma and dBeta. Gradient penalties need it (Gulrajani et al. 2017).
+ * Computes the gradient of batchNormBackward (torch's batchnorm_double_backward), which gradient penalties need
+ * (Gulrajani et al. 2017): the gradients of x, gamma and dy for a loss that depends on dx, dGamma and dBeta. dy and
+ * saved are batchNormBackward's. Returns dx and ddy in dy's kind and shape, and dGamma, [C]; beta has no gradient.
  *
- * dy and saved are the arguments of batchNormBackward. ddx, ddGamma and ddBeta are the gradients of the loss with
- * respect to its results: ddx in x's shape, ddGamma and ddBeta [C]. Returns dx and ddy in dy's kind and shape, and
- * dGamma [C]. beta has no gradient. It covers batch and constant statistics, ghost batches, a residual, and activations
- * of straight pieces.
- *
- * Throws TypeError and RangeError for wrong arguments; RangeError for a forward with activation "silu", a mask, gamma
- * and beta of every sample's own, or statistics of more than x.
+ * Throws TypeError and RangeError for wrong arguments, and RangeError for a forward with activation "silu", a mask,
+ * gamma or beta per sample, or statistics of more than x.
  */
 export function batchNormDoubleBackward<T extends AnyTensor>(
   dy: T,

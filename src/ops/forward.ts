@@ -28,10 +28,7 @@ import {
 
 declare const OPAQUE: unique symbol;
 
-/**
- * The record of a forward of batch normalization. Programs pass it to a backward without reading it. It refers to the
- * forward's tensors, which must not change before the backward.
- */
+/** The record of a forward of batch norm, for backward. It refers to the forward's tensors, which must not change. */
 export interface Saved {
   readonly [OPAQUE]: "batch norm";
 }
@@ -74,10 +71,7 @@ export interface ForwardResult<T> {
   count: number;
 }
 
-/**
- * A scale and a shift: Float64Array if x is float64, else Float32Array, or a tensor { data, shape } of such or of 16-bit
- * elements.
- */
+/** A scale and a shift: Float64Array if x is float64, else Float32Array; or a tensor of that type or of 16 bits. */
 export interface Parameters {
   /** The scale, [C]; ones if it is null or absent. */
   gamma?: Parameter | null;

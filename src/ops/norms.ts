@@ -334,10 +334,7 @@ function backwardTwoMaps({ x, dy, dx, spare, sums: total }: BackwardBlocks, norm
 
 declare const OPAQUE: unique symbol;
 
-/**
- * The record of a forward of instance, group, layer, RMS or weight norm. Programs pass it to normBackward without reading
- * it. It refers to x, which must not change before that.
- */
+/** The record of a forward of another norm, for normBackward. It refers to x, which must not change before that. */
 export interface SavedNorm {
   readonly [OPAQUE]: "norm";
 }
@@ -520,11 +517,9 @@ function forwardRows<T extends AnyTensor>(
 }
 
 /**
- * Instance normalization (torch.nn.functional.instance_norm; Ulyanov, Vedaldi & Lempitsky 2016): every channel of every
- * sample by its own statistics. x: [N, C, …] or, with layout "channels-last", [N, …, C]; gamma, beta: [C]. mean and
- * invStd: [N, C].
- *
- * Throws TypeError and RangeError for wrong arguments, BatchNormError for one position per sample.
+ * Normalises every channel of every sample by its own statistics, [N, C] (torch.nn.functional.instance_norm; Ulyanov,
+ * Vedaldi & Lempitsky 2016). x is [N, C, …] or, with layout "channels-last", [N, …, C]; gamma and beta are [C]. Throws
+ * TypeError and RangeError for wrong arguments, BatchNormError for one position per sample.
  */
 export const instanceNormForward = <T extends AnyTensor>(
   x: T,
@@ -533,9 +528,9 @@ export const instanceNormForward = <T extends AnyTensor>(
 ): NormForwardResult<T> => forwardGroups(x, undefined, parameters, options);
 
 /**
- * Group normalization (torch.nn.functional.group_norm; Wu & He 2018): `groups` of neighbouring channels of every sample
- * by their own statistics. x is [N, C, …] or, with layout "channels-last", [N, …, C]; gamma and beta are [C], and the
- * statistics [N, groups]. A group of one value gives beta.
+ * Normalises `groups` of neighbouring channels of every sample by their own statistics, [N, groups]
+ * (torch.nn.functional.group_norm; Wu & He 2018). x is [N, C, …] or, with layout "channels-last", [N, …, C]; gamma and
+ * beta are [C]. A group of one value gives beta.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if all samples together have one value per group.
  */
@@ -550,10 +545,9 @@ export function groupNormForward<T extends AnyTensor>(
 }
 
 /**
- * Layer normalization (torch.nn.functional.layer_norm; Ba, Kiros & Hinton 2016) over the last axes, which are
- * `normalizedShape`, as are those of gamma and beta. mean and invStd: one per row. A row of one element gives beta.
- *
- * Throws TypeError and RangeError for wrong arguments.
+ * Normalises every row, the last axes `normalizedShape`, by its own statistics (torch.nn.functional.layer_norm; Ba,
+ * Kiros & Hinton 2016). gamma and beta have these axes. A row of one element gives beta. Throws TypeError and
+ * RangeError for wrong arguments.
  */
 export const layerNormForward = <T extends AnyTensor>(
   x: T,
@@ -563,9 +557,9 @@ export const layerNormForward = <T extends AnyTensor>(
 ): NormForwardResult<T> => forwardRows(x, normalizedShape, parameters, options, true);
 
 /**
- * RMS normalization (torch.nn.functional.rms_norm; Zhang & Sennrich 2019): y = gamma·x/√(mean of x² + epsilon). As
- * layerNormForward, without a mean and without beta; epsilon is by default that of the arithmetic: 2^-23, and 2^-52 for
- * float64.
+ * Computes y = gamma·x/√(mean of x² + epsilon) of every row, the last axes `normalizedShape`
+ * (torch.nn.functional.rms_norm; Zhang & Sennrich 2019). Default epsilon: 2^-23, and 2^-52 for float64. Throws as
+ * layerNormForward does.
  */
 export const rmsNormForward = <T extends AnyTensor>(
   x: T,
@@ -649,9 +643,9 @@ function runBackward<T extends AnyTensor>(
 }
 
 /**
- * Computes the gradients of a forward from dy, the gradient of y, in x's shape: of instanceNormForward,
- * groupNormForward, layerNormForward, rmsNormForward and weightNormForward, and of batch norm, as batchNormBackward does.
- * dx is in dy's kind. dGamma and dBeta are in the shape of gamma and beta; those of a norm are absent if gamma or beta was.
+ * Computes the gradients of a forward of any norm from dy, the gradient of y, in x's shape; for batch norm as
+ * batchNormBackward does. dx is in dy's kind, dGamma and dBeta in the shape of gamma and beta, and absent if those
+ * were.
  *
  * Throws TypeError and RangeError for wrong arguments, BatchNormError if x has been disposed of.
  */

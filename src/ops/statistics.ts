@@ -32,10 +32,7 @@ export function checkJointCount(count: number, geometry: Geometry, mode: string,
   if (geometry.count > 0 && count <= 1) throw oneValuePerChannel(mode, shape, ` and statistics of ${count}`);
 }
 
-/**
- * The statistics of several batches together (Chan, Golub & LeVeque 1979), merged in the order of the list. Throws
- * TypeError and RangeError for wrong statistics or an empty list.
- */
+/** Merges statistics of batches in the order given (Chan et al. 1979). Throws TypeError or RangeError. */
 export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistics {
   if (typeof list !== "object" || list === null || !(Symbol.iterator in list))
     throw wrongKind("statistics", "a list of { count, mean, variance }", list);
@@ -70,10 +67,7 @@ function mergeInto(merged: Statistics & { count: number }, { count, mean, varian
   merged.count = total;
 }
 
-/**
- * Statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². (torch.batch_norm_stats has
- * invStd instead, which depends on epsilon.)
- */
+/** Returns statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². */
 export function packStatistics(statistics: BatchStatistics): Float64Array {
   const { count, mean, variance } = checkStatistics(statistics, statistics?.mean?.length, 0);
   const packed = new Float64Array(2 * mean.length + 1);
@@ -83,7 +77,7 @@ export function packStatistics(statistics: BatchStatistics): Float64Array {
   return packed;
 }
 
-/** The statistics that packStatistics packed. Throws TypeError and RangeError for other numbers. */
+/** Returns the statistics that packStatistics packed. Throws TypeError and RangeError for other numbers. */
 export function unpackStatistics(packed: Float64Array): BatchStatistics {
   if (arrayKind(packed) !== "Float64Array") throw wrongKind("packed", "a Float64Array", packed);
   const channels = (packed.length - 1) / 2;

@@ -54,13 +54,11 @@ function geometryOf(shape: readonly number[], format: WeightFormat): Geometry {
 
 /**
  * Normalises a weight: w = g·v/‖v‖, with the norm over all weights of an output (Salimans & Kingma 2016, equation 2;
- * torch.nn.utils.parametrizations.weight_norm with `dim` at the outputs). v has the axes of `format`, and g is [O],
- * Float64Array if v is float64, else Float32Array. An output whose weights are all 0 gets w = 0, and no gradient.
+ * torch.nn.utils.parametrizations.weight_norm). v has the axes of `format`, and g is [O], Float64Array if v is float64,
+ * else Float32Array. An output whose weights are all 0 gets w = 0, and no gradient.
  *
- * Returns w as `y` in v's kind and shape, the norms, and `saved` for normBackward, whose dx is the gradient of v and whose
- * dGamma is the gradient of g. `saved` refers to v, which must not change before that.
- *
- * Throws TypeError and RangeError for wrong arguments.
+ * Returns w as `y` in v's kind and shape. normBackward's dx is the gradient of v, its dGamma that of g. `saved` refers
+ * to v, which must not change before that. Throws TypeError and RangeError for wrong arguments.
  */
 export function weightNormForward<T extends AnyTensor>(
   v: T,

@@ -48,10 +48,8 @@ function toBits(value: number, dtype: "float16" | "bfloat16"): number {
 }
 
 /**
- * Returns the values of a tensor as a new Float32Array. float16 and bfloat16 are widened exactly, from their bits in a
- * Uint16Array or from a Float16Array, and float64 is rounded. A tensor of readSafetensors is one.
- *
- * Throws TypeError for an array of other elements, and for a Uint16Array without `dtype`.
+ * Returns the values of a tensor, such as one of readSafetensors, as a new Float32Array: 16-bit floats widened exactly,
+ * and float64 rounded. Throws TypeError for other elements, and for a Uint16Array without `dtype`.
  */
 export function toFloat32(tensor: { readonly data: ArrayLike<number>; readonly dtype?: string }): Float32Array {
   const floats = floatsOf(tensor?.data, tensor?.dtype);

@@ -8,10 +8,7 @@ export interface PlainTensor<A extends Data = Float32Array> {
   data: A;
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   shape: readonly number[];
-  /**
-   * The type of the elements, also by its name in safetensors files. A Uint16Array needs it: "float16" or "bfloat16". For
-   * other arrays it follows from their kind.
-   */
+  /** The type of the elements, also as in safetensors. A Uint16Array needs it; other arrays tell it by their kind. */
   dtype?: Dtype | FileDtype;
 }
 
