@@ -217,6 +217,16 @@ export const wrongOutputs = (channels: number, got: number, shape: Shape, format
       `groups ${groups}); pass the format that names the weight's axes, and groups with "IOHW"`,
   );
 
+/** What messages say where a copy of a layer may have arrived that has lost everything. */
+export const LOST = "structuredClone and spread lose a layer's contents; clone() and stateDict() copy them";
+
+/** A tensor of a forward that has other elements in backward (init({ checks: true })). */
+export const writtenSince = (name: string) =>
+  new BatchNormError(
+    "in-place",
+    `${name}: expected the elements that forward read, got others; write to ${name} after backward, or pass forward a copy`,
+  );
+
 /**
  * Returns the error for a destination that overlaps its source. Give `mode` if backward needs the source in this mode;
  * without it, the two arrays overlap only in part.

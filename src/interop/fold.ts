@@ -7,6 +7,7 @@
 import {
   foldCancels,
   foldOverflows,
+  LOST,
   noStatistics,
   wrongKind,
   wrongLength,
@@ -111,7 +112,7 @@ function numbersOf(
 function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   Strict.checkItself("bn", bn);
   if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
-    throw wrongKind("bn", "a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … }", bn);
+    throw wrongKind("bn", `a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … } (${LOST})`, bn);
   if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
   const { epsilon, activation: own = "none" } = bn.options;
   if (activation !== own)

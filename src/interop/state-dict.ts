@@ -1,7 +1,7 @@
 // Saving and loading a layer's state under the names of PyTorch, Keras, TF.js, ONNX, Flax and Haiku. No other file
 // contains these names. docs/state.md has them as a table.
 
-import { wrongKind, wrongState } from "../common/errors.ts";
+import { LOST, wrongKind, wrongState } from "../common/errors.ts";
 import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.ts";
 import type { Framework } from "../layer/options.ts";
 import type { Layer, LoadOptions, LoadReport, NamedState, StateOptions, StateSource } from "../layer/slots.ts";
@@ -239,9 +239,11 @@ function isBranch(value: unknown): value is object {
 const MAX_DEPTH = 32;
 
 /** Yields every value of a nested object or Map with its path, whose keys are joined by "/". */
-export function* leaves(node: object, path = "", depth = 0): Generator<[string, unknown]> {
+export function* leaves(node: object, path = "", above: readonly object[] = []): Generator<[string, unknown]> {
+  const here = [...above, node];
   for (const [key, value] of node instanceof Map ? node : Object.entries(node))
-    if (depth < MAX_DEPTH && isBranch(value)) yield* leaves(value, `${path}${key}/`, depth + 1);
+    if (here.length <= MAX_DEPTH && isBranch(value) && !here.includes(value))
+      yield* leaves(value, `${path}${key}/`, here);
     else yield [`${path}${key}`, value];
 }
 
@@ -294,7 +296,9 @@ class StateReader {
     this.#prefix = parent && parent + names.separator;
     const mean = this.#clean(names.mean[0] as string) + (names.numbered ? "|3" : "");
     const runningMean = new RegExp(`^(.+)[./](${mean})$`);
-    for (const [path, value] of leaves(state)) {
+    const all = [...leaves(state)];
+    if (all.length === 0) this.#strictComplaints.push(`state: expected values by name, got none; ${LOST}`);
+    for (const [path, value] of all) {
       const fullName = this.#clean(path);
       const other = runningMean.exec(fullName)?.[1];
       if (other) this.#otherPrefixes.push(other);

@@ -554,7 +554,8 @@ export class BatchNorm<
     this.#used = buffers;
     this.#differentiated = false;
     const { latest } = buffers;
-    if (latest?.prepared === prepared && latest.saved?.subBatches === subBatches) this.#saved = latest.saved;
+    if (latest?.prepared === prepared && latest.saved?.subBatches === subBatches && !latest.saved.verify)
+      this.#saved = latest.saved;
     else {
       this.#saved = prepared.inputs.inputIntact ? savedOf(prepared, subBatches, buffers.scratch) : undefined;
       buffers.latest = mode && { mode, prepared, saved: this.#saved };

@@ -2,7 +2,7 @@
 // pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
 // docs/population.md explains the definitions.
 
-import { noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
+import { LOST, noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
 import { arrayKind, checkKeys } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
@@ -259,7 +259,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
 ): Diagnosis {
   checkKeys("diagnose options", options, ["activation", "residual"]);
   Strict.checkItself("bn", bn);
-  if (typeof bn?.options !== "object") throw wrongKind("bn", "a BatchNorm", bn);
+  if (typeof bn?.options !== "object") throw wrongKind("bn", `a BatchNorm (${LOST})`, bn);
   const { layout, epsilon, dtype, runningVariance } = bn.options;
   const { runningMean: mean, runningVariance: variance, gamma, beta, channels } = bn;
   if (!mean || !variance) throw noStatistics();

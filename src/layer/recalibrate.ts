@@ -2,7 +2,7 @@
 // replace the running ones (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/population.md explains when this
 // is needed.
 
-import { wrongKind, wrongValue } from "../common/errors.ts";
+import { LOST, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
 import { checkKeys } from "../common/validate.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
@@ -41,7 +41,8 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   const distinct = new Set<unknown>(Array.isArray(layers) ? layers : [layers]);
   const [first] = distinct;
   if (distinct.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
-  for (const layer of distinct) if (!(layer instanceof BatchNorm)) throw wrongKind("layers", "BatchNorm", layer);
+  for (const layer of distinct)
+    if (!(layer instanceof BatchNorm)) throw wrongKind("layers", `BatchNorm (${LOST})`, layer);
   for (const layer of distinct) Strict.checkItself("layers", layer);
   if (!isIterable(batches)) throw wrongKind("batches", "an iterable or async iterable of batches", batches);
   const { forward } = options;

@@ -4,10 +4,11 @@
 import { processors, sharedMemory } from "../common/engine.ts";
 import { NO_SHARED_MEMORY, oneThreadWarning, wrongKind, wrongValue } from "../common/errors.ts";
 import type { WasmModule } from "../common/globals.ts";
-import { checkKeys } from "../common/validate.ts";
+import { checkKeys, flag } from "../common/validate.ts";
 import { type Build, type BuildName, compileAhead, secondModule } from "../wasm/module.ts";
 import { MAX_THREADS, Pool } from "../wasm/threads/pool.ts";
 import { currentHeap, type KernelHeap, useHeap, WasmHeap } from "./heap.ts";
+import { setChecks } from "./written.ts";
 
 /** Options of init in batchnorm-wasm/core. */
 export interface CoreInitOptions {
@@ -17,6 +18,8 @@ export interface CoreInitOptions {
   module?: WasmModule;
   /** Threads for calls on tensors, the caller's included. "auto" is the number of processors. Default 1. */
   threads?: number | "auto";
+  /** Debug mode: a backward throws if what its forward read has been written since, by name. Default: unchanged. */
+  checks?: boolean;
 }
 
 /** Options of `init`. */
@@ -72,19 +75,22 @@ export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
  * Compiles the kernels ahead of first use, off the main thread, and with `threads` starts a pool of threads. Without
  * `init` the kernels compile on first use, and calls run on one thread.
  *
- * With an option, new tensors lie in a new memory, and the earlier pool ends; earlier tensors stay usable, on one
+ * `checks` turns a debug mode on or off. With another option, new tensors lie in a new memory, and the earlier pool ends; earlier tensors stay usable, on one
  * thread. Calls stay synchronous and give the same bits for every number of threads. A page that is not cross-origin
  * isolated gets one warning and one thread.
  *
  * Throws TypeError or RangeError for wrong options, and BatchNormError "thread" if a worker does not start.
  */
 export async function init(options: InitOptions = {}): Promise<void> {
-  checkKeys("init options", options, ["build", "module", "extended", "threads"]);
+  checkKeys("init options", options, ["build", "module", "extended", "threads", "checks"]);
+  const { checks, ...others } = options;
+  flag("checks", checks, false);
   if (options.extended !== undefined) secondModule.get("init({ extended })");
   const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
   const shared = threads > 1;
-  const build = await compileAhead(options, shared ? "shared" : "own");
-  if (Object.values(options).every((value) => value === undefined) && currentHeap()) return;
+  const build = await compileAhead(others, shared ? "shared" : "own");
+  if (checks !== undefined) setChecks(checks);
+  if (Object.values(others).every((value) => value === undefined) && currentHeap()) return;
   const heap = newHeap(build, shared);
   const pool = shared ? await startPool(heap, threads) : undefined;
   await stopThreads();

@@ -302,6 +302,7 @@ function runBackward<T extends AnyTensor>(
   prepared: Omit<PreparedBackward<T>, "dGamma" | "dBeta" | "accumulate">,
 ): SomeGradients<T> {
   const { dy, saved, dxOut, dResidualOut, sums, joint } = prepared;
+  saved.verify?.();
   const { x, residual, dtype, subBatches, activation } = saved;
   const call = new CallScope(prepared.heap, dtype, [x, dy, dxOut, residual, dResidualOut]);
   const result: SomeGradients<T> = {};

@@ -252,6 +252,7 @@ export function batchNormDoubleBackward<T extends AnyTensor>(
 ): DoubleGradients<T, T extends { data: Float64Array } ? Float64Array : Float32Array> {
   const record = recordOf(saved);
   const prepared = prepareDoubleBackward(dy, record, gradients, options);
+  record.verify?.();
   const { channels } = record.geometry;
   const sums = new Float64Array(channels);
   const result: DoubleGradients<T, Vector> = runDoubleBackward(prepared, sums);

@@ -5,6 +5,7 @@ import { checkOperand, checkOut, checkTensor, isTensorInUse, overwrites, type Pa
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
+import { checks } from "../memory/written.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import { channelAxis, type Geometry, geometryOf, sameShape } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
@@ -53,6 +54,8 @@ export interface ForwardRecord extends Saved {
   readonly subBatches: readonly SubBatchForward[];
   /** Buffers that the next backward uses again. */
   readonly scratch: { sums?: GradientSums };
+  /** Throws if an operand has been written since the forward. Undefined without init({ checks: true }). */
+  readonly verify: (() => void) | undefined;
 }
 
 /** The result of a forward function. */
@@ -346,18 +349,19 @@ export function savedOf<T extends AnyTensor>(
   scratch: ForwardRecord["scratch"] = {},
 ): ForwardRecord {
   const { x, residual, dtype, geometry, inputIntact } = inputs;
+  const read = { x, residual: activation.code ? residual : undefined };
   return {
     batch,
     joint,
     dtype,
     geometry,
     shape: [...x.shape],
-    x,
+    ...read,
     hasResidual: residual !== undefined,
-    residual: activation.code ? residual : undefined,
     inputIntact,
     activation,
     subBatches,
     scratch,
+    verify: inputIntact ? checks.remember?.(read) : undefined,
   } as Omit<ForwardRecord, keyof Saved> as ForwardRecord;
 }

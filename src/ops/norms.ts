@@ -21,6 +21,7 @@ import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf, KernelOperand, unlessView } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { oneRun, Room } from "../memory/transfer.ts";
+import { checks } from "../memory/written.ts";
 import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
@@ -434,8 +435,10 @@ function forward<T extends AnyTensor>(
   const norm: Norm = { ...planOf(geometry), gamma, beta, mean, variance, invStd, centred };
   const y = runForward(heap, dtype, x, out, epsilon, norm);
   const inputs = { dtype, x, shape: [...x.shape], vector, gamma, beta };
+  const verify = checks.remember?.({ x });
   const saved = recordWith((dy, options) => {
     const prepared = prepareBackward(dy, inputs, options);
+    verify?.();
     return commitGradients(runBackward(prepared, norm), prepared);
   });
   return { y, saved, mean, variance, invStd, count: norm.count };

@@ -6,6 +6,7 @@ import { checkKeys, oneOf } from "../common/validate.ts";
 import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
+import { checks } from "../memory/written.ts";
 import { computeDtype, type Vector } from "../tensor/dtype.ts";
 import { dimensions, type Geometry, sizeOf } from "../tensor/shape.ts";
 import { NONE } from "./activation.ts";
@@ -96,8 +97,10 @@ export function weightNormForward<T extends AnyTensor>(
         normalize(source, undefined, target, terms);
       });
     const inputs: NormInputs = { dtype, x: v, shape: [...v.shape], vector: [channels], gamma, beta: null };
+    const verify = checks.remember?.({ v });
     const saved = recordWith((dy, backwardOptions) => {
       const prepared = prepareBackward(dy, inputs, backwardOptions);
+      verify?.();
       return commitGradients(differentiate(prepared, geometry, terms), prepared);
     });
     return { y: call.result(y, out, v) as T, saved, norm };

@@ -182,7 +182,11 @@ const GRADIENT: GradientKernel = {
   compute({ dy, x }, { saved, view, hasGamma, hasBeta }, access) {
     const upstream = access.operand(dy as TensorInfo, view.shape);
     // TF.js may have moved x since the forward, to another backend for example
-    const savedWithX: ForwardRecord = { ...saved, x: access.operand(x as TensorInfo, view.shape) };
+    const savedWithX: ForwardRecord = {
+      ...saved,
+      x: access.operand(x as TensorInfo, view.shape),
+      verify: undefined,
+    };
     const needs = { dGamma: hasGamma, dBeta: hasBeta };
     const { dx, dGamma, dBeta } = batchNormBackward(upstream, savedWithX, { needs });
     const shape = (x as TensorInfo).shape;
@@ -197,7 +201,7 @@ const GRADIENT_OF_GRADIENT: GradientKernel = {
     const [upstream, input, gradientOfDx] = [dy, x, ddx].map((t) => access.operand(t as TensorInfo, view.shape));
     const result = batchNormDoubleBackward(
       upstream as TensorLike,
-      { ...saved, x: input as TensorLike } as ForwardRecord,
+      { ...saved, x: input as TensorLike, verify: undefined } as ForwardRecord,
       {
         ddx: gradientOfDx as TensorLike,
         ...(ddGamma ? { ddGamma: access.read(ddGamma) } : {}),

@@ -335,7 +335,7 @@ describe("a state", () => {
     const state: Record<string, unknown> = { ...layer().stateDict() };
     state.self = state;
     const bn = new BatchNorm(3);
-    expect(() => bn.loadStateDict(state as StateSource)).toThrow("unexpected self/weight");
+    expect(() => bn.loadStateDict(state as StateSource)).toThrow(/unexpected self$/);
     expect(bn.loadStateDict(state as StateSource, { strict: false }).missing).toEqual([]);
   });
 });
@@ -520,4 +520,10 @@ test.each<[unknown, ErrorConstructor, RegExp]>([
   expect(() => bn.stateDict({ strict: true } as never)).toThrow(/got "strict"/);
   expect(() => bn.loadStateDict(bn.stateDict(), { strict: 1 as never })).toThrow(/^strict: expected a boolean, got 1/);
   expect(vectorsOf(bn)).toEqual(vectorsOf(layer()));
+});
+
+test("a state that contains itself is refused", () => {
+  const state: Record<string, unknown> = { ...new BatchNorm(2).stateDict() };
+  Object.assign(state, { a: state, b: new Map([["c", state]]) });
+  expect(() => new BatchNorm(2).loadStateDict(state as never)).toThrow(/unexpected a; unexpected b\/c$/);
 });

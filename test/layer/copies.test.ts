@@ -1,7 +1,7 @@
 // Copies of a layer: clone, and the state that goes through JSON.
 
 import { describe, expect, test } from "vitest";
-import { BatchNorm, SyncBatchNorm } from "../../src/index.ts";
+import { BatchNorm, diagnose, foldIntoLinear, recalibrate, SyncBatchNorm, toAffine } from "../../src/index.ts";
 import { layer } from "../support/variants.ts";
 import { normal } from "../support/worlds.ts";
 
@@ -71,5 +71,22 @@ describe("toJSON", () => {
       other.loadStateDict(JSON.parse(text));
       expect(other.stateDict()).toEqual(bn.stateDict());
     }
+  });
+});
+
+describe("where a copy that has lost everything arrives", () => {
+  const x = { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
+  const layer = () => new BatchNorm(2);
+  const copies = { structuredClone: structuredClone(layer()), spread: { ...layer() } } as unknown as Record<
+    string,
+    never
+  >;
+  const LOST = /structuredClone and spread lose a layer's contents; clone\(\) and stateDict\(\) copy them/;
+  test.each(Object.entries(copies))("%s: loading, diagnosing, folding and recalibrating say so", async (_, copy) => {
+    expect(() => layer().loadStateDict(copy)).toThrow(LOST);
+    expect(() => diagnose(copy, x)).toThrow(LOST);
+    expect(() => toAffine(copy)).toThrow(LOST);
+    expect(() => foldIntoLinear({ weight: x }, copy)).toThrow(LOST);
+    await expect(recalibrate(copy, [x])).rejects.toThrow(LOST);
   });
 });

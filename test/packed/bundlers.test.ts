@@ -207,7 +207,7 @@ function sizeOf(dist: string): { bytes: number; gzipped: number } {
  * Gzipped bytes that a page with one layer may have where its modules are imported: size.test.ts's budgets, and what bundlers
  * add of their own. What require loads stays whole, so that a bundler which takes the CommonJS build by mistake is beyond it.
  */
-const LIMITS = { core: 28_700, complete: 54_000 };
+const LIMITS = { core: 28_700, complete: 54_300 };
 
 /** What the layer of each page makes of −1 and 1. */
 const SHOWN = { core: [-1, 1], complete: [0, 1] };
