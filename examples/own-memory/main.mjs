@@ -25,7 +25,7 @@ bn.eval().forward(x, { out: x }); // prediction, in place
 console.log("AssemblyScript", (sumOfSquares(at, LENGTH) / LENGTH).toFixed(3)); // the program reads y there
 free(at);
 
-// Emscripten: the object Module
+// Emscripten: the object Module, which here has the same program under Emscripten's names
 const exports = await instantiate();
 const Module = { wasmMemory: exports.memory, _malloc: exports.malloc, _free: exports.free };
 const attached = attachMemory({ memory: Module.wasmMemory, malloc: Module._malloc, free: Module._free });

@@ -2,6 +2,8 @@
 
 import { proxied, unknownProperty } from "./errors.ts";
 
+// An engine by itself throws only in strict mode, and ignores the assignment in scripts. Constructors call
+// Object.preventExtensions for their own instances only, so that authors of subclasses can add properties.
 /** A class whose instances throw TypeError for a new property once they cannot be extended, also in sloppy scripts. */
 export const Strict: {
   new (): object;

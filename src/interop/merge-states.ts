@@ -4,7 +4,7 @@
 //
 // M2 = n·variance for the biased variance, and (n − 1)·variance for the unbiased one.
 
-import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { LOST, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, oneOf } from "../common/validate.ts";
 import type { Framework } from "../layer/options.ts";
 import type { StateSource } from "../layer/slots.ts";
@@ -90,7 +90,11 @@ export function mergeStates(parts: Iterable<StatePart>, options: MergeOptions = 
     }
   }
   if (![...merged.keys()].some((path) => meanName.test(path)))
-    throw wrongValue("parts[0].state", `running statistics (${names.mean[0]}, ${names.variance[0]})`, "none");
+    throw wrongValue(
+      "parts[0].state",
+      `running statistics (${names.mean[0]}, ${names.variance[0]})${first.size ? "" : ` (${LOST})`}`,
+      "none",
+    );
   for (const [path, value] of first)
     if (!merged.has(path) && !(names.unread && unreadName.test(path)))
       merged.set(path, likeFirst(average(vectors(path), counts, total), value));

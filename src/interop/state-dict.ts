@@ -238,7 +238,10 @@ function isBranch(value: unknown): value is object {
 /** Objects deeper than this are values, so that a state that contains itself ends. */
 const MAX_DEPTH = 32;
 
-/** Yields every value of a nested object or Map with its path, whose keys are joined by "/". */
+/**
+ * Yields every value of a nested object or Map with its path, whose keys are joined by "/". An object inside itself is a
+ * value, so that the walk ends.
+ */
 export function* leaves(node: object, path = "", above: readonly object[] = []): Generator<[string, unknown]> {
   const here = [...above, node];
   for (const [key, value] of node instanceof Map ? node : Object.entries(node))

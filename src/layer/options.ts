@@ -27,7 +27,7 @@ export type Preset = Framework | "paper";
 
 /** Options of a layer in batchnorm-wasm/core. */
 export interface CoreOptions {
-  /** Framework whose defaults absent options take. Default "pytorch". */
+  /** The framework that gives absent options their defaults. Default "pytorch". */
   preset?: Preset;
   /** Axis of the channels. Default "channels-first". */
   layout?: Layout;

@@ -72,6 +72,7 @@ export interface Affine<T extends Vector = Vector> {
   warnings: FoldWarning[];
 }
 
+// A type alias, because TypeScript does not assign an interface to the records that loadStateDict accepts.
 /** A layer's state under PyTorch's names. */
 export type StateDict<V extends Vector = Float32Array> = {
   weight?: V;

@@ -29,7 +29,7 @@ export interface AttachedMemory {
   tensor: typeof tensor;
   /**
    * Returns a tensor of the program's elements at address `pointer`, which its `dispose` leaves there. Throws TypeError
-   * and RangeError for a wrong shape or type, and for an address outside the memory or between elements.
+   * and RangeError for a wrong shape or type, and for an address outside the memory or not a multiple of an element.
    */
   tensorAt<D extends Dtype = "float32">(pointer: number, shape: readonly number[], options?: { dtype?: D }): Tensor<D>;
 }
@@ -52,6 +52,7 @@ class AttachedHeap extends HostHeap {
         }
         return view;
       };
+      // `refresh` assigns new views, which the getter makes by itself
       Object.defineProperty(this, name, { get, set: () => {} });
     }
   }

@@ -18,7 +18,7 @@ export interface CoreInitOptions {
   module?: WasmModule;
   /** Threads for calls on tensors, the caller's included. "auto" is the number of processors. Default 1. */
   threads?: number | "auto";
-  /** Debug mode: a backward throws if what its forward read has been written since, by name. Default: unchanged. */
+  /** Whether a backward throws, with the name, if a tensor of its forward was written since. Default: unchanged. */
   checks?: boolean;
 }
 
@@ -75,9 +75,9 @@ export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
  * Compiles the kernels ahead of first use, off the main thread, and with `threads` starts a pool of threads. Without
  * `init` the kernels compile on first use, and calls run on one thread.
  *
- * `checks` turns a debug mode on or off. With another option, new tensors lie in a new memory, and the earlier pool ends; earlier tensors stay usable, on one
- * thread. Calls stay synchronous and give the same bits for every number of threads. A page that is not cross-origin
- * isolated gets one warning and one thread.
+ * `checks` turns a debug mode on or off. With another option, new tensors lie in a new memory, and the earlier pool
+ * ends; earlier tensors stay usable, on one thread. Calls stay synchronous and give the same bits for every number of
+ * threads. A page that is not cross-origin isolated gets one warning and one thread.
  *
  * Throws TypeError or RangeError for wrong options, and BatchNormError "thread" if a worker does not start.
  */

@@ -126,9 +126,9 @@ export class Tensor<D extends Dtype = "float32"> {
 
   /**
    * A view of the elements, which calls read and write. Get it again after a call that allocates: when the memory
-   * grows, earlier views become empty. 16-bit elements are bits in a Uint16Array, or "float16" a Float16Array if the
-   * engine has it. The view keeps the tensor alive, but views made of it (`subarray`) do not. Throws BatchNormError
-   * "disposed".
+   * grows, earlier views become empty. 16-bit elements are bits in a Uint16Array; those of "float16" are in a
+   * Float16Array if the engine has it. The view keeps the tensor alive, but views made of it (`subarray`) do not.
+   * Throws BatchNormError "disposed".
    */
   get data(): DataOf[D] {
     const { pointer } = this;

@@ -117,8 +117,8 @@ export function batchNormForward<T extends AnyTensor>(
 /**
  * Normalises x by the mean and variance among the parameters, [C], also of 16 bits: y = f(gamma·x̂ + beta + residual)
  * (torch.nn.functional.batch_norm with training=False). Returns the fields of batchNormForward, with count 0. The
- * statistics are constants to a backward: dx = gamma·invStd·dy. There is none if `out` is x, or the residual with an
- * activation.
+ * statistics are constants to a backward: dx = gamma·invStd·dy. No backward is possible if `out` is x, or if it is the
+ * residual and there is an activation.
  *
  * Throws TypeError and RangeError for wrong arguments.
  */
@@ -152,8 +152,8 @@ export function batchNormInference<T extends AnyTensor>(
 }
 
 /**
- * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges all parts', for
- * batchNormForward's option `statistics`. Throws TypeError and RangeError for wrong arguments.
+ * Computes the statistics of one part of a joint batch (torch.batch_norm_stats). mergeStatistics merges those of all
+ * parts for batchNormForward's option `statistics`. Throws TypeError and RangeError for wrong arguments.
  */
 export function batchNormStatistics(
   x: AnyTensor,

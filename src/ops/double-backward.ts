@@ -242,7 +242,7 @@ function runDoubleBackward<T extends AnyTensor>(
  * saved are batchNormBackward's. Returns dx and ddy in dy's kind and shape, and dGamma, [C]; beta has no gradient.
  *
  * Throws TypeError and RangeError for wrong arguments, and RangeError for a forward with activation "silu", a mask,
- * gamma or beta per sample, or statistics of more than x.
+ * a prior, gamma or beta per sample, or statistics of more than x.
  */
 export function batchNormDoubleBackward<T extends AnyTensor>(
   dy: T,

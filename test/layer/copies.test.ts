@@ -1,7 +1,15 @@
 // Copies of a layer: clone, and the state that goes through JSON.
 
 import { describe, expect, test } from "vitest";
-import { BatchNorm, diagnose, foldIntoLinear, recalibrate, SyncBatchNorm, toAffine } from "../../src/index.ts";
+import {
+  BatchNorm,
+  diagnose,
+  foldIntoLinear,
+  mergeStates,
+  recalibrate,
+  SyncBatchNorm,
+  toAffine,
+} from "../../src/index.ts";
 import { layer } from "../support/variants.ts";
 import { normal } from "../support/worlds.ts";
 
@@ -82,11 +90,15 @@ describe("where a copy that has lost everything arrives", () => {
     never
   >;
   const LOST = /structuredClone and spread lose a layer's contents; clone\(\) and stateDict\(\) copy them/;
-  test.each(Object.entries(copies))("%s: loading, diagnosing, folding and recalibrating say so", async (_, copy) => {
-    expect(() => layer().loadStateDict(copy)).toThrow(LOST);
-    expect(() => diagnose(copy, x)).toThrow(LOST);
-    expect(() => toAffine(copy)).toThrow(LOST);
-    expect(() => foldIntoLinear({ weight: x }, copy)).toThrow(LOST);
-    await expect(recalibrate(copy, [x])).rejects.toThrow(LOST);
-  });
+  test.each(Object.entries(copies))(
+    "%s: loading, diagnosing, folding, merging and recalibrating say so",
+    async (_, copy) => {
+      expect(() => layer().loadStateDict(copy)).toThrow(LOST);
+      expect(() => diagnose(copy, x)).toThrow(LOST);
+      expect(() => toAffine(copy)).toThrow(LOST);
+      expect(() => mergeStates([{ state: copy, count: 2 }])).toThrow(LOST);
+      expect(() => foldIntoLinear({ weight: x }, copy)).toThrow(LOST);
+      await expect(recalibrate(copy, [x])).rejects.toThrow(LOST);
+    },
+  );
 });
