@@ -20,7 +20,7 @@ function checksum({ data }: AnyTensor): number {
 
 /**
  * Returns a function that throws BatchNormError "in-place" if an operand has other elements than now. It reads all
- * elements twice, which takes longer than a forward.
+ * elements once in forward and once in backward, which makes these 5 to 15 times as slow ([128, 512] to [32, 64, 56, 56]).
  */
 function remember(operands: Operands): () => void {
   const before = Object.entries(operands).flatMap(([name, operand]) =>
