@@ -8,6 +8,7 @@
  * @property {string} id also in URLs and on the command line
  * @property {string} title
  * @property {string} text three sentences: what is varied, what to look at, what the source says
+ * @property {string} [method] how it is measured, where the text does not say it
  * @property {{ text: string, url: string }[]} sources
  * @property {Control[]} controls
  * @property {(values: Values) => Chart[]} charts

@@ -4,6 +4,7 @@
 //   h = x;   for every hidden layer:  z = h·W,  s = norm(z),  h = activation(s);   logits = h·W + b
 //
 // norm is batch norm or what stands in its place (norms.mjs): nothing else differs between two networks that are compared.
+// A norm may also normalise W, before z is computed.
 // Matrix products and elementwise functions are jax-js's; between them and norm, tensors go as { data, shape }.
 
 import { jit, nn, numpy as np, random } from "@jax-js/jax";
@@ -42,7 +43,8 @@ export class Network {
   /**
    * @param {object} options
    * @param {number[]} options.sizes units per layer, from the inputs to the classes
-   * @param {(channels: number, layer: number) => import("./norms.mjs").Norm} options.norm
+   * @param {(channels: number, layer: number, weight: import("./norms.mjs").Plain) => import("./norms.mjs").Norm} options.norm
+   *   weight is the layer's initial W, [inputs, channels]
    * @param {number | ((inputs: number) => number)} options.deviation standard deviation of the initial weights
    * @param {number} options.seed
    * @param {"sigmoid" | "tanh" | "relu"} [options.activation]
@@ -53,7 +55,7 @@ export class Network {
     const spread = typeof deviation === "number" ? () => deviation : deviation;
     this.weights = units.map((n, i) => random.normal(keys.ref.slice(i), [sizes[i], n]).mul(spread(sizes[i])));
     this.bias = np.zeros(units.slice(-1));
-    this.norms = units.slice(0, -1).map(norm);
+    this.norms = units.slice(0, -1).map((n, i) => norm(n, i, fromJax(this.weights[i].ref)));
     this.activation = ACTIVATIONS[activation];
     keys.dispose();
   }
@@ -70,27 +72,38 @@ export class Network {
   gradients(x, labels, mode = "train", total = labels.length) {
     const last = this.norms.length;
     const inputs = [toJax(x)];
+    const weights = [];
     const signals = [];
     for (let i = 0; i < last; i++) {
-      const { s, h } = this.#hiddenLayer(i, inputs[i].ref, mode);
+      weights.push(this.#weight(i));
+      const { s, h } = this.#hiddenLayer(i, inputs[i].ref, weights[i].ref, mode);
       signals.push(s.data);
       inputs.push(h);
     }
+    weights.push(this.weights[last].ref);
 
-    const z = product(inputs[last].ref, this.weights[last].ref);
+    const z = product(inputs[last].ref, weights[last].ref);
     const [loss, dLogits, dBias] = crossEntropy(z, this.bias.ref, np.array(labels), total);
 
     const dWeights = [];
     const dNorms = [];
     let dz = dLogits;
-    for (let i = last; i > 0; i--) {
-      dWeights[i] = weightGradient(inputs[i].ref, dz.ref);
-      const ds = fromJax(this.activation.gradient(inputGradient(dz, this.weights[i].ref), inputs[i]));
-      const { dx, dGamma, dBeta } = this.#timed(() => this.norms[i - 1].backward(ds));
-      dNorms[i - 1] = { dGamma, dBeta };
+    dWeights[last] = weightGradient(inputs[last].ref, dz.ref);
+    for (let i = last - 1; i >= 0; i--) {
+      const norm = this.norms[i];
+      const dh = inputGradient(dz, weights[i + 1]);
+      const ds = fromJax(this.activation.gradient(dh, inputs[i + 1]));
+      const { dx, dGamma, dBeta } = this.#timed(() => norm.backward(ds));
+      dNorms[i] = { dGamma, dBeta };
       dz = toJax(dx);
+      dWeights[i] = weightGradient(inputs[i].ref, dz.ref);
+      if (!norm.weight) continue;
+      const dw = fromJax(dWeights[i]);
+      const ofWeight = this.#timed(() => norm.weightBackward(dw));
+      dNorms[i].dGamma = ofWeight.dGamma;
+      dWeights[i] = toJax(ofWeight.dx);
     }
-    dWeights[0] = weightGradient(inputs[0], dz);
+    for (const array of [dz, inputs[0], weights[0]]) array.dispose();
     return { loss: loss.item(), dWeights, dNorms, dBias, signals };
   }
 
@@ -129,7 +142,7 @@ export class Network {
   predict(x, labels, mode = "eval") {
     let s;
     let h = toJax(x);
-    for (let i = 0; i < this.norms.length; i++) ({ s, h } = this.#hiddenLayer(i, h, mode));
+    for (let i = 0; i < this.norms.length; i++) ({ s, h } = this.#hiddenLayer(i, h, this.#weight(i), mode));
     const z = product(h.ref, this.weights.at(-1).ref);
     let loss;
     if (labels) {
@@ -140,6 +153,20 @@ export class Network {
     const logits = z.add(this.bias.ref);
     const classes = np.argmax(logits.ref, -1).dataSync();
     return { classes, probabilities: nn.softmax(logits, -1).dataSync(), loss, s: s.data, h: h.dataSync() };
+  }
+
+  /**
+   * Has the norms that start from data do so, layer after layer (norms.mjs, `initialize`). Other networks stay as they are.
+   *
+   * @param {{ data: Float32Array, shape: readonly number[] }} x
+   */
+  initialize(x) {
+    let h = toJax(x);
+    for (const [i, norm] of this.norms.entries()) {
+      norm.initialize?.(fromJax(product(h.ref, this.#weight(i))));
+      ({ h } = this.#hiddenLayer(i, h, this.#weight(i), "batch"));
+    }
+    h.dispose();
   }
 
   /** Every parameter, one after the other: the point in the loss's landscape. */
@@ -179,8 +206,15 @@ export class Network {
     for (const array of [...this.weights, this.bias]) array.dispose();
   }
 
-  #hiddenLayer(i, h, mode) {
-    const z = fromJax(product(h, this.weights[i].ref));
+  /** W of a hidden layer, as its norm gives it. */
+  #weight(i) {
+    const norm = this.norms[i];
+    const v = this.weights[i].ref;
+    return norm.weight ? toJax(this.#timed(() => norm.weight(fromJax(v)))) : v;
+  }
+
+  #hiddenLayer(i, h, weight, mode) {
+    const z = fromJax(product(h, weight));
     const s = this.#timed(() => this.norms[i].forward(z, { mode }));
     return { s, h: this.activation.f(toJax(s)) };
   }

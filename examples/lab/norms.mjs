@@ -1,7 +1,14 @@
 // What a network may have before its activations: batch norm, what stands in its place, and what is put behind it.
 
 import { numpy as np, random } from "@jax-js/jax";
-import { BatchNorm } from "batchnorm-wasm";
+import {
+  BatchNorm,
+  batchNormStatistics,
+  groupNormForward,
+  layerNormForward,
+  normBackward,
+  weightNormForward,
+} from "batchnorm-wasm";
 
 /**
  * As much of a BatchNorm as a network needs, over [N, C].
@@ -10,9 +17,13 @@ import { BatchNorm } from "batchnorm-wasm";
  * @property {Float32Array | null} [gamma]
  * @property {Float32Array | null} beta
  * @property {(x: Plain, options: { mode: "train" | "batch" | "eval" }) => Plain} forward
- * @property {(dy: Plain) => { dx?: Plain, dGamma?: Float32Array, dBeta?: Float32Array }} backward
+ * @property {(dy: Plain) => { dx?: Plain, dGamma?: Vector, dBeta?: Vector }} backward
+ * @property {(v: Plain) => Plain} [weight] the weight that the layer multiplies by, [inputs, C], of the one that it learns
+ * @property {(dw: Plain) => { dx?: Plain, dGamma?: Vector }} [weightBackward] the gradients at v and gamma
+ * @property {(z: Plain) => void} [initialize] chooses gamma and beta by a batch of the inputs that forward will get
  *
  * @typedef {{ data: Float32Array, shape: readonly number[] }} Plain
+ * @typedef {Float32Array | Float64Array} Vector
  */
 
 /** A run that diverges is a result, not an error. */
@@ -104,5 +115,79 @@ class NoisyBatchNorm {
     const shift = np.add(mean, uniform(2, [samples, channels], -NOISE.spread, NOISE.spread)).dataSync();
     const scale = np.add(deviation, random.normal(keys.slice(3), [samples, channels]).mul(NOISE.spread)).dataSync();
     return { scale, shift };
+  }
+}
+
+/** Layer norm: every sample is normalised over all units of the layer. */
+export const layerNorm = (channels) =>
+  new SampleNorm(channels, (x, parameters) => layerNormForward(x, channels, parameters));
+
+/** Group norm: every sample is normalised over each of `groups` of neighbouring units. */
+export const groupNorm = (groups) => (channels) =>
+  new SampleNorm(channels, (x, parameters) => groupNormForward(x, groups, parameters));
+
+/** A norm of each sample by itself, which is the same in training and in evaluation. */
+class SampleNorm {
+  #compute;
+  /** Of the latest forward, which backward needs. */
+  #saved;
+
+  constructor(channels, compute) {
+    this.gamma = new Float32Array(channels).fill(1);
+    this.beta = new Float32Array(channels);
+    this.#compute = compute;
+  }
+
+  forward(x) {
+    const { gamma, beta } = this;
+    const { y, saved } = this.#compute(x, { gamma, beta });
+    this.#saved = saved;
+    return y;
+  }
+
+  backward(dy) {
+    return normBackward(dy, this.#saved);
+  }
+}
+
+/**
+ * Weight norm (Salimans & Kingma 2016): the layer multiplies by w = g·v/‖v‖ instead of v, and adds a bias. gamma is g, and
+ * starts as ‖v‖, so that the network starts as the one without weight norm does.
+ */
+export const weightNorm = (_channels, _layer, v) => new WeightNorm(v);
+
+/** The network's weights are [inputs, outputs]. */
+const FORMAT = { format: "IO" };
+/** Batch norm's default. A unit that is constant over the batch gets a finite gamma by it. */
+const EPSILON = 1e-5;
+
+class WeightNorm extends Bias {
+  /** Of the latest w, which weightBackward needs. */
+  #saved;
+
+  constructor(v) {
+    const channels = v.shape[1];
+    super(channels);
+    this.gamma = Float32Array.from(weightNormForward(v, new Float32Array(channels), FORMAT).norm);
+  }
+
+  weight(v) {
+    const { y, saved } = weightNormForward(v, this.gamma, FORMAT);
+    this.#saved = saved;
+    return y;
+  }
+
+  weightBackward(dw) {
+    return normBackward(dw, this.#saved);
+  }
+
+  /** Gives every unit mean 0 and variance 1 over the batch (section 3 of the paper). */
+  initialize(z) {
+    const { mean, variance } = batchNormStatistics(z);
+    for (let c = 0; c < this.beta.length; c++) {
+      const scale = 1 / Math.sqrt(variance[c] + EPSILON);
+      this.gamma[c] *= scale;
+      this.beta[c] = -mean[c] * scale;
+    }
   }
 }

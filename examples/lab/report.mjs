@@ -13,8 +13,15 @@ in pictures bands are one standard deviation. Networks and data are small: a cla
 const begin = (id) => `<!-- lab:${id} -->`;
 const end = (id) => `<!-- /lab:${id} -->`;
 
-/** A section: what was done, what was claimed, and what came of it. */
-export function section({ id, title, text, sources, controls }, { runs, claims, environment }) {
+/**
+ * A section: what was done, what was claimed, and what came of it.
+ *
+ * @param {import("./experiment.mjs").Experiment} experiment
+ * @param {{
+ *   runs: import("./experiment.mjs").Run[], claims: import("./experiment.mjs").Claim[], environment: string
+ * }} results
+ */
+export function section({ id, title, text, method, sources, controls }, { runs, claims, environment }) {
   const { seed, ...values } = runs[0].values;
   const settings = Object.entries(values).map(([name, value]) => {
     const { label } = controls.find((c) => c.id === name);
@@ -26,6 +33,7 @@ export function section({ id, title, text, sources, controls }, { runs, claims, 
     begin(id),
     `## ${title}`,
     `${text} (${sources.map((s) => `[${s.text}](${s.url})`).join(", ")})`,
+    ...(method ? [method] : []),
     markdownTable([["claim", "source", "", "measured"], ...rows]),
     `![${title}](experiments/${id}.svg)`,
     `Settings: ${settings.join(", ")}; seeds ${seed} to ${seed + runs.length - 1}. ${environment}.` +

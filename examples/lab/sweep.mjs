@@ -91,6 +91,27 @@ export function* sweep(values, { steps, batch, activation, data: name, seed }, d
   yield { done, total, facts: limits };
 }
 
+/**
+ * The best training from one value on, downwards or else upwards, until no neighbour of the best is better.
+ *
+ * @param {(value: number) => Generator<any, { rate: number, accuracy: number }>} attempt a training at a rate
+ * @param {number} start
+ * @param {(rate: number, by: -1 | 1) => number} next the neighbour of a rate
+ */
+export function* climb(attempt, start, next) {
+  const first = yield* attempt(start);
+  let best = first;
+  for (const by of [-1, 1]) {
+    for (;;) {
+      const tried = yield* attempt(next(best.rate, by));
+      if (!(tried.accuracy > best.accuracy)) break;
+      best = tried;
+    }
+    if (best !== first) break; // on the other side is where it came from
+  }
+  return best;
+}
+
 /** The fact that says from which value on networks of a kind learn nothing. */
 export const limitOf = (label) => `learns nothing from, ${label}`;
 

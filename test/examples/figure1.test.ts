@@ -11,7 +11,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { loadDigits, PIXELS } from "../../examples/figure1/digits.mjs";
 import { train } from "../../examples/figure1/train.mjs";
 import { Network } from "../../examples/lab/network.mjs";
-import { batchNorm, bias, noisyBatchNorm } from "../../examples/lab/norms.mjs";
+import { batchNorm, bias, groupNorm, layerNorm, noisyBatchNorm, weightNorm } from "../../examples/lab/norms.mjs";
 
 const MAIN = fileURLToPath(new URL("../../examples/figure1/main.mjs", import.meta.url));
 
@@ -20,16 +20,26 @@ const demo = (...args: string[]) => spawnSync(process.execPath, [MAIN, ...args],
 /** The values of a jax-js array, which stays usable. */
 const values = (array: np.Array) => array.ref.dataSync() as Float32Array<ArrayBuffer>;
 
+/** Weight norm whose weights are not those that it starts from, so that nobody can take the ones for the others. */
+function lengthened(...layer: Parameters<typeof weightNorm>) {
+  const norm = weightNorm(...layer);
+  norm.gamma.fill(1.5);
+  return norm;
+}
+
 const NETWORKS = [
   { name: "batch norm, sigmoid", norm: batchNorm(), activation: "sigmoid" },
   { name: "a bias, sigmoid", norm: bias, activation: "sigmoid" },
   { name: "batch norm without affine, tanh", norm: batchNorm({ affine: false }), activation: "tanh" },
   { name: "noisy batch norm, tanh", norm: noisyBatchNorm(3), activation: "tanh" },
   { name: "batch norm, relu", norm: batchNorm(), activation: "relu" },
+  { name: "layer norm, sigmoid", norm: layerNorm, activation: "sigmoid" },
+  { name: "group norm, tanh", norm: groupNorm(2), activation: "tanh" },
+  { name: "weight norm, tanh", norm: lengthened, activation: "tanh" },
 ] as const;
 
 describe.each(NETWORKS)("the network with $name", ({ norm, activation }) => {
-  const sizes = [6, 5, 4, 3];
+  const sizes = [6, 8, 6, 3]; // two groups, of more than two units: two of them normalised are 1 and -1
   const x = { data: Float32Array.from({ length: 8 * 6 }, (_, i) => Math.sin(1 + 3 * i)), shape: [8, 6] };
   const labels = Int32Array.from({ length: 8 }, (_, i) => i % 3);
   const network = new Network({ sizes, norm, activation, deviation: 1, seed: 5 });
@@ -108,9 +118,10 @@ describe.each(NETWORKS)("the network with $name", ({ norm, activation }) => {
     );
     for (const [i, { dGamma, dBeta }] of dNorms.entries()) {
       const { gamma, beta } = moved.norms[i] as { gamma?: Float32Array; beta?: Float32Array };
-      const stepped = (start: number, d: Float32Array) => d.map((value) => start - 0.5 * value);
-      if (beta) expect(beta).toBeAllclose(stepped(0, dBeta), { atol: 1e-6 });
-      if (gamma) expect(gamma).toBeAllclose(stepped(1, dGamma), { atol: 1e-6 });
+      const start = network.norms[i] as { gamma: Float32Array; beta: Float32Array };
+      const stepped = (from: Float32Array, d: Float32Array) => from.map((value, c) => value - 0.5 * (d[c] as number));
+      if (beta) expect(beta).toBeAllclose(stepped(start.beta, dBeta), { atol: 1e-6 });
+      if (gamma) expect(gamma).toBeAllclose(stepped(start.gamma, dGamma), { atol: 1e-6 });
     }
   });
 

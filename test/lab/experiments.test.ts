@@ -17,7 +17,8 @@ import { mnistDigits } from "../../examples/lab/mnist.mjs";
 import { labelled, logLabel, logRange, ruled } from "../../examples/lab/page/log-axis.mjs";
 import { toJson, wrap } from "../../examples/lab/page/save.mjs";
 import { picture } from "../../examples/lab/picture.mjs";
-import { withSections } from "../../examples/lab/report.mjs";
+import { section, withSections } from "../../examples/lab/report.mjs";
+import { climb } from "../../examples/lab/sweep.mjs";
 import { startTfjs } from "../../examples/lab/tfjs.mjs";
 import { checked, fromQuery, toQuery } from "../../examples/lab/values.mjs";
 
@@ -26,7 +27,7 @@ const digits = mnistDigits();
 type Experiment = (typeof EXPERIMENTS)[number];
 
 /** Little to do, in whatever an experiment calls its amount of work. */
-const LITTLE: Record<string, number> = { steps: 4, points: 3, samples: 512, images: 100, every: 2 };
+const LITTLE: Record<string, number> = { steps: 4, points: 3, samples: 128, images: 100, every: 2, heldOut: 100 };
 
 const littleOf = (experiment: Experiment) =>
   Object.fromEntries(
@@ -55,10 +56,10 @@ const little = (experiment: Experiment) => {
   return ran.get(experiment.id) as ReturnType<typeof run>;
 };
 
-it("has the nine experiments of the page's list", () => {
+it("has the ten experiments of the page's list", () => {
   expect(EXPERIMENTS.map(({ id }) => id)).toEqual([
     ...["figure1", "learning-rate", "initialisation", "saturation", "smoothness"],
-    ...["batch-size", "regularisation", "gamma-beta", "lenet"],
+    ...["batch-size", "which-norm", "regularisation", "gamma-beta", "lenet"],
   ]);
 });
 
@@ -115,6 +116,8 @@ describe.each(EXPERIMENTS)("$id", (experiment) => {
       expect(["holds", "fails"]).toContain(verdict); // two runs that are the same are of one mind
       expect(evidence).toMatch(/\d|never/);
     }
+    const written = section(experiment, { runs: [first], claims, environment: "Node" } as never);
+    for (const text of [experiment.title, experiment.text, experiment.method ?? ""]) expect(written).toContain(text);
     const { document } = parseHTML(picture(experiment, [first, first] as never));
     const titles = [...document.querySelectorAll("text")].map((text) => text.textContent);
     for (const { title } of experiment.charts(first.values)) expect(titles).toContain(title);
@@ -171,6 +174,10 @@ describe("claims", () => {
           [1, 50],
           [10, 10],
         ];
+  const over = (small: number, regular: number) => [
+    [2, small],
+    [32, regular],
+  ];
   const inner = (well: boolean) => ({ edges: [-10, -1, 1, 10], shares: well ? [0.1, 0.8, 0.1] : [0.4, 0.2, 0.4] });
   const each = <T>(names: string[], value: T) => Object.fromEntries(names.map((name) => [name, value]));
   const CHANNELS = [0, 1, 2, 3, 4, 5];
@@ -217,6 +224,15 @@ describe("claims", () => {
             [256, 10],
           ],
         },
+      },
+    }),
+    "which-norm": (so) => ({
+      charts: {
+        error: {
+          ...{ batch: over(so ? 50 : 8, 8), group: so ? over(8, 8) : over(30, 20), layer: over(12, 12) },
+          ...{ weight: so ? over(8, 8) : over(30, 20), none: over(12, 12) },
+        },
+        search: { weight: plateau(so), none: plateau(!so), batch: plateau(so) },
       },
     }),
     regularisation: (so) => ({
@@ -276,6 +292,56 @@ it("a sweep says from which value on networks learn nothing, and does not count 
   const values = { ...defaultsOf(initialisation), from: 0.01, to: 10, points: 4, steps: 100 };
   const { facts } = await run(initialisation, values);
   expect(facts).toEqual({ "learns nothing from, without": 10 }); // at 0.01 and 0.1 neither, but at 1 it learns
+});
+
+describe("which-norm", () => {
+  const experiment = EXPERIMENTS.find(({ id }) => id === "which-norm") as Experiment;
+
+  it("chooses in batches of 32 the best of all rates, and has five norms that differ", async () => {
+    const { charts } = await little(experiment);
+    const { search, rate } = charts as Record<string, Record<string, number[][]>>;
+    for (const [norm, points] of Object.entries(search as object) as [string, number[][]][]) {
+      expect(points.map(([rate]) => rate)).toEqual([0.005, 0.32, 20.5]);
+      const [best] = points.reduce((a, b) => ((b[1] as number) > (a[1] as number) ? b : a));
+      expect(rate?.[norm]?.find(([size]) => size === 32)).toEqual([32, best]);
+      expect(rate?.[norm]?.map(([size]) => size)).toEqual([2, 4, 8, 16, 32, 64, 128]);
+    }
+    expect(new Set(Object.values(charts.loss as object).map((points) => `${points}`)).size).toBe(5);
+  });
+
+  it("counts a network whose loss is no longer a number as one that has nothing right", async () => {
+    const { charts } = await run(experiment, { ...littleOf(experiment), from: 1e6, to: 1e8 });
+    const { search, error, loss } = charts as Record<string, Record<string, number[][]>>;
+    expect(search?.none?.map(([, accuracy]) => accuracy)).toEqual([0, 0, 0]);
+    expect([error?.none, loss?.none].map((points) => points?.find(([size]) => size === 32)?.[1])).toEqual([
+      100,
+      Number.POSITIVE_INFINITY,
+    ]);
+  });
+});
+
+describe("a search from one value on", () => {
+  /** The rate that it ends at, and those that it tried; the accuracy falls with the distance to the peak. */
+  const searched = (accuracy: (rate: number) => number, start: number) => {
+    const tried: number[] = [];
+    function* attempt(rate: number): Generator<undefined, { rate: number; accuracy: number }> {
+      tried.push(rate);
+      yield;
+      return { rate, accuracy: accuracy(rate) };
+    }
+    const search = climb(attempt, start, (rate: number, by: number) => rate * 2 ** by);
+    let step = search.next();
+    while (!step.done) step = search.next();
+    return { found: step.value.rate, tried };
+  };
+  const peak = (at: number) => (rate: number) => -Math.abs(Math.log2(rate / at));
+
+  it("ends where no neighbour is better", () => {
+    expect(searched(peak(1), 1)).toEqual({ found: 1, tried: [1, 0.5, 2] });
+    expect(searched(peak(0.25), 1)).toEqual({ found: 0.25, tried: [1, 0.5, 0.25, 0.125] });
+    expect(searched(peak(4), 1)).toEqual({ found: 4, tried: [1, 0.5, 2, 4, 8] });
+    expect(searched(() => 0, 1)).toEqual({ found: 1, tried: [1, 0.5, 2] });
+  });
 });
 
 describe("data", () => {
@@ -510,9 +576,10 @@ describe("the headless runner", () => {
 it("docs/experiments.md has every experiment, its claims and its picture", () => {
   const root = new URL("../../", import.meta.url);
   const text = readFileSync(new URL("docs/experiments.md", root), "utf8");
-  for (const { id, title } of EXPERIMENTS) {
+  for (const { id, title, method } of EXPERIMENTS) {
     const section = text.slice(text.indexOf(`<!-- lab:${id} -->`), text.indexOf(`<!-- /lab:${id} -->`));
     expect(section).toContain(`## ${title}`);
+    if (method) expect(section).toContain(method);
     expect(section).toMatch(/\*\*(holds|fails|mixed)\*\*/);
     expect(readFileSync(new URL(`docs/experiments/${id}.svg`, root), "utf8")).toMatch(/^<svg/);
   }

@@ -23,6 +23,7 @@ const LITTLE: Record<string, string> = {
   saturation: "steps=30",
   smoothness: "steps=30",
   "batch-size": "samples=512",
+  "which-norm": "samples=128&points=3&heldOut=100",
   regularisation: "steps=40",
   "gamma-beta": "steps=60",
   lenet: "steps=6",
@@ -223,11 +224,12 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
 
   it("goes from one experiment to another by its list", async () => {
     await open("");
-    for (const { id, title, sources } of EXPERIMENTS) {
+    for (const { id, title, method, sources } of EXPERIMENTS) {
       await page.evaluate((id) => document.querySelector<HTMLElement>(`#list a[data-id="${id}"]`)?.click(), id);
       await page.waitForFunction((title) => document.getElementById("title")?.textContent === title, {}, title);
       expect((await state()).id).toBe(id);
       expect(await textOf("sources")).toContain(sources[0]?.text);
+      expect(await textOf("method")).toBe(method ?? "");
       expect(await page.evaluate(() => document.querySelector("[aria-current]")?.getAttribute("data-id"))).toBe(id);
     }
   });

@@ -9,6 +9,7 @@ import lenet from "./lenet.mjs";
 import regularisation from "./regularisation.mjs";
 import saturation from "./saturation.mjs";
 import smoothness from "./smoothness.mjs";
+import whichNorm from "./which-norm.mjs";
 
 /** @type {import("../experiment.mjs").Experiment[]} */
 export const EXPERIMENTS = [
@@ -18,6 +19,7 @@ export const EXPERIMENTS = [
   saturation,
   smoothness,
   batchSize,
+  whichNorm,
   regularisation,
   gammaBeta,
   lenet,

@@ -39,6 +39,7 @@ function show({ experiment, values }) {
   document.title = `${experiment.title} · Batch norm lab`;
   $("title").textContent = experiment.title;
   $("text").textContent = experiment.text;
+  $("method").textContent = experiment.method ?? "";
   $("sources").replaceChildren(
     ...experiment.sources.flatMap(({ text, url }, i) => [
       ...(i ? [", "] : []),
