@@ -47,8 +47,8 @@ const ITEMS = 8;
 /** A message shows at most this many characters of a string, so that it stays on one line. */
 const CHARACTERS = 60;
 
-/** A message about a state shows at most this many complaints, a layer's own among them. */
-const COMPLAINTS = 24;
+/** A message about a state shows its complaints, a layer's own first, up to about this many characters. */
+const COMPLAINTS = 700;
 
 /** Returns a text that is cut after `most` characters. */
 const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)}…` : text);
@@ -62,16 +62,23 @@ const dims = (shape: Shape) => firstItems(shape, "×", (size) => cut(String(size
 const mismatch = (name: string, expected: string, got: unknown) =>
   `${cut(name, 2 * CHARACTERS)}: expected ${cut(expected, 6 * CHARACTERS)}, got ${show(got)}`;
 
-/** Returns a value as a text of at most a few hundred characters. Lists are shown to a depth of two, since they may be cyclic. */
+/**
+ * Returns a value as a text of at most a few hundred characters. Lists are shown to a depth of two, since they may be
+ * cyclic. A revoked Proxy throws whatever is read of it.
+ */
 function show(value: unknown, depth = 2): string {
-  if (typeof value === "string") return JSON.stringify(cut(value, CHARACTERS));
-  if (typeof value === "function") return "a function";
-  if (Array.isArray(value))
-    return depth ? cut(`[${firstItems(value, ", ", (item) => show(item, depth - 1))}]`, 4 * CHARACTERS) : "[…]";
-  if (typeof value !== "object" || value === null) return cut(String(value), CHARACTERS);
-  const { name = "Object" } = value.constructor ?? {};
-  const kind = typeof name === "string" ? cut(name, CHARACTERS) : "Object";
-  return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
+  try {
+    if (typeof value === "string") return JSON.stringify(cut(value, CHARACTERS));
+    if (typeof value === "function") return "a function";
+    if (Array.isArray(value))
+      return depth ? cut(`[${firstItems(value, ", ", (item) => show(item, depth - 1))}]`, 4 * CHARACTERS) : "[…]";
+    if (typeof value !== "object" || value === null) return cut(String(value), CHARACTERS);
+    const { name = "Object" } = value.constructor ?? {};
+    const kind = typeof name === "string" ? cut(name, CHARACTERS) : "Object";
+    return ArrayBuffer.isView(value) && "length" in value ? `${kind}(${value.length})` : kind;
+  } catch {
+    return "a revoked Proxy";
+  }
 }
 
 export const wrongKind = (name: string, expected: string, got: unknown) => new TypeError(mismatch(name, expected, got));
@@ -81,9 +88,10 @@ export const wrongValue = (name: string, expected: string, got: unknown) =>
 
 /** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
 export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
-  new RangeError(
-    `${name}: expected ${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)})` +
-      `${xShape ? ` for x of shape ${show(xShape)}` : ""}, got ${got}`,
+  wrongValue(
+    name,
+    `${shape.reduce((a, b) => a * b, 1)} elements (${dims(shape)})${xShape ? ` for x of shape ${show(xShape)}` : ""}`,
+    got,
   );
 
 export const nestedList = (name: string, got: unknown) =>
@@ -93,14 +101,14 @@ export const nestedList = (name: string, got: unknown) =>
 export const wrongGradient = (parameter: string, shape: Shape, got: number) =>
   new TypeError(
     `accumulate: expected a gradient of ${parameter} of shape ${show(shape)} from the backward before, got one of ${got} ` +
-      "elements; pass dGammaOut and dBetaOut of this forward's shapes",
+      "elements; pass dGammaOut and dBetaOut",
   );
 
 /** Returns the error for a view of wasm memory that growth has emptied. */
 export const emptiedView = (name: string, shape: Shape) =>
   new RangeError(
     `${name}.data: expected ${dims(shape)} elements, got a view that growth of the memory has emptied; ` +
-      "read tensor.data again after every call that allocates",
+      "read tensor.data again after calls that allocate",
   );
 
 /** Returns the error for elements that do not lie together in the order of the shape. `field` says so. */
@@ -111,9 +119,7 @@ export const notContiguous = (name: string, field: string, got: unknown) =>
 
 /** Returns the error for a Proxy around a tensor or a layer, which cannot reach its private fields. */
 export const proxied = (name: string) =>
-  new TypeError(
-    `${name}: expected the object itself, got a Proxy around it; in Vue keep it in markRaw, or pass toRaw of it`,
-  );
+  new TypeError(`${name}: expected the object itself, got a Proxy around it; in Vue use markRaw or toRaw`);
 
 export const wrongChannels = (name: string, channels: number, axis: number, shape: Shape, layout: string) =>
   new RangeError(
@@ -126,32 +132,24 @@ export const wrongShape = (name: string, expected: Shape, got: Shape) =>
 
 export const tooLarge = (name: string, shape: Shape, bytes: number, limit: number) =>
   new RangeError(
-    `${name}: expected at most ${limit} bytes (WebAssembly's memory ends at 4 GiB), got ${dims(shape)} = ${bytes} bytes; ` +
-      "split the batch",
+    `${name}: expected at most ${limit} bytes (4 GiB), got ${dims(shape)} = ${bytes} bytes; split the batch`,
   );
 
 export const unknownOption = (where: string, name: string, known: readonly string[]) =>
-  new TypeError(`${where}: expected options among ${known.join(", ")}, got ${show(name)}`);
+  wrongKind(where, `options among ${known.join(", ")}`, name);
 
 export const unknownProperty = (name: string) =>
-  new TypeError(
-    `bn.${name}: expected a property that can be assigned (mode, momentum, epsilon, gamma, beta, runningMean, ` +
-      `runningVariance, renorm), got ${show(name)}`,
+  wrongKind(
+    `bn.${name}`,
+    "a property that can be assigned (mode, momentum, epsilon, gamma, beta, runningMean, runningVariance, renorm)",
+    name,
   );
 
-export const exclusiveOptions = (a: string, b: string) =>
-  new TypeError(`${a}: expected without ${b}, got both; ${a} weighs the new batch, ${b} the old value, so give one`);
+/** Returns the error for two arguments of which a call takes one. */
+export const exclusive = (name: string, other: string) =>
+  new TypeError(`${name}: expected without ${other}, got both; leave one of them out`);
 
-export const maskWithSamples = () => new TypeError("mask: expected without perSample, got both; mask without it");
-
-export const exclusiveStatistics = (name: string) =>
-  new TypeError(`${name}: expected without statistics that are given, got both; leave one of them out`);
-
-export const exclusivePrior = (name: string) =>
-  new TypeError(`${name}: expected without prior, got both; leave one of them out`);
-
-export const exclusiveParameter = (name: string) =>
-  new TypeError(`${name}: expected without perSample.${name}, got both; leave one of them out`);
+export const exclusiveStatistics = (name: string) => exclusive(name, "statistics that are given");
 
 export const absentParameter = (name: string, option: string) =>
   new TypeError(`${name}: expected a layer that has it, got one made with ${option}; make it without that option`);
@@ -163,7 +161,7 @@ export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
   new BatchNormError(
     "one-value-per-channel",
     `Expected more than 1 value per channel when training, got input size ${dims(shape)} in mode ${show(mode)}${where}: ` +
-      'the variance of one value is 0 and says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
+      'the variance of one value says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
   );
 
 /** Returns the error for one value per statistic in instance norm, or in group norm if `instance` is false. */
@@ -171,7 +169,7 @@ export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
   new BatchNormError(
     "one-value-per-channel",
     `x: expected more than 1 ${instance ? "spatial element" : "value per group"}, got input size ${dims(shape)}: ` +
-      `the variance of one value is 0 and says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
+      `the variance of one value says nothing; pass ${instance ? "more positions" : "fewer groups"}, or use layerNormForward`,
   );
 
 /** Returns the error for NaN or infinite statistics. `remedy` is added to the advice to look at the input. */
@@ -198,18 +196,14 @@ export const secondBackward = () =>
     "to differentiate a forward again, keep bn.saved after it and call backward(dy, { saved })",
   );
 
-export const noRunningStatistics = (mode: string) =>
+/** Returns the error for what needs running statistics. Without `name` it does in any mode, as folding does. */
+export const noStatistics = (name = "bn", remedy = "make it without that option") =>
   new BatchNormError(
     "no-running-statistics",
-    `mode ${show(mode)}: expected running statistics, got a layer made with trackRunningStats: false; use "train" or "batch"`,
+    `${name}: expected running statistics, got a layer made with trackRunningStats: false; ${remedy}`,
   );
 
-/** Returns the error for what needs running statistics in any mode, as folding and recalibration do. */
-export const noStatistics = () =>
-  new BatchNormError(
-    "no-running-statistics",
-    "bn: expected running statistics, got a layer made with trackRunningStats: false; make it without that option",
-  );
+export const noRunningStatistics = (mode: string) => noStatistics(`mode ${show(mode)}`, 'use "train" or "batch"');
 
 export const wrongOutputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
   new RangeError(
@@ -247,31 +241,38 @@ export const sameOut = (name: string, other: string) =>
   );
 
 export const disposed = (name: string) =>
-  new BatchNormError("disposed", `${name}: expected one that is alive, got one that was disposed; make a new one`);
+  new BatchNormError("disposed", `${name}: expected one that is alive, got a disposed one; make a new one`);
 
 export const otherMemory = (name: string) =>
   new BatchNormError(
     "other-memory",
-    `${name}: expected a tensor in the memory of this call's other tensors, got one in another memory; copy its data`,
+    `${name}: expected a tensor in the memory of the others, got one in another memory; copy its data`,
   );
 
 export const outOfMemory = (bytes: number, used: number, limit: number) =>
   new BatchNormError(
     "out-of-memory",
-    `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use and no more; ` +
-      "dispose tensors no longer needed, since forgotten ones are freed only between two turns of the event loop, or split the batch",
+    `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use; ` +
+      "dispose tensors, as forgotten ones wait for the event loop, or split the batch",
   );
 
 /**
  * Returns the error for a state that does not fit the layer. `prefixes` are the other layers of the state, as
  * suggestions.
  */
-export const wrongState = (complaints: readonly string[], prefixes: readonly string[]) =>
-  new BatchNormError(
+export function wrongState(complaints: readonly string[], prefixes: readonly string[]) {
+  const texts = complaints.map((text) => cut(text, 4 * CHARACTERS));
+  let room = COMPLAINTS;
+  const fitting = texts.filter(({ length }) => {
+    room -= length;
+    return room >= 0;
+  });
+  return new BatchNormError(
     "state-dict",
-    `loadStateDict: nothing was loaded; ${firstItems(complaints, "; ", (text) => cut(String(text), 4 * CHARACTERS), COMPLAINTS)}` +
+    `loadStateDict: nothing was loaded; ${firstItems(texts, "; ", String, fitting.length)}` +
       (prefixes.length ? `. Pass the prefix of one layer, as in ${show(prefixes)}` : ""),
   );
+}
 
 export const malformedFile = (where: string, expected: string, got: unknown) =>
   new BatchNormError(
@@ -288,13 +289,13 @@ export const noSimd = () =>
 /** Returns the error for a feature that batchnorm-wasm/core leaves out. In TypeScript such a call does not compile. */
 export const notInCore = (what: string) =>
   new TypeError(
-    `${what}: expected batchnorm-wasm, the complete entry, got batchnorm-wasm/core, which does not have it; import the other`,
+    `${what}: expected batchnorm-wasm, the complete entry, got batchnorm-wasm/core, which lacks it; import the other`,
   );
 
 export const noBytes = () =>
   new BatchNormError(
     "thread",
-    "threads: expected a host that compiles kernels for shared memory, got one that only takes modules compiled before; " +
+    "threads: expected a host that compiles kernels, got one that only takes compiled modules; " +
       "call init without threads",
   );
 
@@ -345,8 +346,8 @@ export const oneThreadWarning = (reason: string) => `batchnorm-wasm: one thread,
 
 /** Returns the warning for a momentum from 0.9 on, which most often is the decay of another framework. */
 export const momentumHint = (momentum: number) =>
-  `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. Keras, TF.js, ONNX and Flax weigh the old value: ` +
-  `if ${momentum} comes from one of them, pass decay: ${momentum} instead, and if it is meant, decay: 1 - ${momentum}.`;
+  `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. If it comes from Keras, TF.js, ONNX or Flax, ` +
+  `which weigh the old value, pass decay: ${momentum}, and if it is meant, decay: 1 - ${momentum}.`;
 
 /** Returns the text of a folding warning: how far y is off if this channel is folded. */
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>

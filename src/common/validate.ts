@@ -23,9 +23,31 @@ export const positiveInteger = (name: string, value: unknown): number =>
 export const integerAtLeast = (least: number, name: string, value: unknown): number =>
   checkNumber(name, value, `a whole number from ${least} on`, (n) => Number.isInteger(n) && n >= least);
 
+/** Returns what Array.isArray does, and undefined for a revoked Proxy, for which that throws. */
+export function isArray(value: unknown): value is unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return undefined as unknown as boolean;
+  }
+}
+
+/** Returns whether a value is an object and no array. A revoked Proxy is neither. */
+export const isObject = (value: unknown): value is object =>
+  typeof value === "object" && value !== null && isArray(value) === false;
+
+/** Returns whether a value has one of these properties. Values that are no objects, and a revoked Proxy, have none. */
+export function hasAny(value: unknown, ...names: readonly PropertyKey[]): boolean {
+  try {
+    return names.some((name) => name in (value as object));
+  } catch {
+    return false;
+  }
+}
+
 /** Throws TypeError if a value is not an object, or is an array. */
-export function checkObject(name: string, value: unknown): asserts value is object {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw wrongKind(name, "an object", value);
+export function checkObject(name: string, value: unknown, expected = "an object"): asserts value is object {
+  if (!isObject(value)) throw wrongKind(name, expected, value);
 }
 
 /** Throws TypeError if `options` is not an object, or has a key that is not among `known`. */
@@ -61,6 +83,10 @@ const typedArrayTag = /* @__PURE__ */ (() =>
  */
 export const arrayKind = (value: unknown): string | undefined => typedArrayTag.call(value);
 
+/** Returns whether a value is an array of numbers. Holes are no numbers; `every` would pass over them. */
+export const isNumbers = (value: unknown): value is number[] =>
+  isArray(value) && value.findIndex((v) => typeof v !== "number") < 0;
+
 /** Returns whether a value is an array or a typed array. */
 export const isList = (value: unknown): value is ArrayLike<unknown> =>
-  Array.isArray(value) || (ArrayBuffer.isView(value) && "length" in value);
+  isArray(value) || (ArrayBuffer.isView(value) && "length" in value);

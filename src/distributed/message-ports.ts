@@ -1,9 +1,9 @@
 // A process group of threads or pages that do not share memory. Every rank has a MessagePort to rank 0, which combines
 // the values of all ranks. The calls are asynchronous.
 
-import { lostRank, wrongKind } from "../common/errors.ts";
+import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
 import type { Port } from "../common/globals.ts";
-import { integerAtLeast } from "../common/validate.ts";
+import { checkObject, integerAtLeast } from "../common/validate.ts";
 import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
 
 /**
@@ -81,6 +81,10 @@ class PortGroup implements ProcessGroup<Promise<void>> {
   constructor({ rank, size, ports }: GroupMessagePorts, timeoutMs: number) {
     this.size = integerAtLeast(1, "size", size);
     this.rank = rankOf(rank, size);
+    const count = rank > 0 ? 1 : size - 1;
+    if (ports.length !== count) throw wrongValue("ports.ports", `${count} for rank ${rank} of ${size}`, ports);
+    const wrong = ports.findIndex((port) => typeof (port as MessagePort | null)?.postMessage !== "function");
+    if (wrong >= 0) throw wrongKind(`ports.ports[${wrong}]`, "a MessagePort", ports[wrong]);
     this.#inboxes = ports.map((port) => new Inbox(port));
     this.#timeoutMs = timeoutMs;
   }
@@ -142,7 +146,7 @@ export function messagePortGroup(
   ports: GroupMessagePorts,
   options: { timeoutMs?: number } = {},
 ): ProcessGroup<Promise<void>> & { close(): void } {
-  if (typeof ports !== "object" || ports === null || !Array.isArray(ports.ports))
-    throw wrongKind("ports", "an entry of what createMessagePorts returns", ports);
+  checkObject("ports", ports, "an entry of what createMessagePorts returns");
+  if (!Array.isArray(ports.ports)) throw wrongKind("ports", "an entry of what createMessagePorts returns", ports);
   return new PortGroup(ports, timeoutOf(options));
 }

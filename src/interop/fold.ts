@@ -15,7 +15,7 @@ import {
   wrongValue,
 } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
-import { checkKeys, oneOf, positiveInteger } from "../common/validate.ts";
+import { checkKeys, checkObject, isObject, oneOf, positiveInteger } from "../common/validate.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, AffineOptions, FoldSource, FoldVector, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -110,9 +110,10 @@ function numbersOf(
  * the type of the mean, in which results for the source alone come.
  */
 function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
+  const expected = `a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … } (${LOST})`;
+  checkObject("bn", bn, expected);
   Strict.checkItself("bn", bn);
-  if (typeof bn !== "object" || bn === null || typeof bn.options !== "object" || bn.options === null)
-    throw wrongKind("bn", `a BatchNorm or { runningMean, runningVariance, options: { epsilon }, … } (${LOST})`, bn);
+  if (!isObject(bn.options)) throw wrongKind("bn", expected, bn);
   if (bn.runningMean === null || bn.runningVariance === null) throw noStatistics();
   const { epsilon, activation: own = "none" } = bn.options;
   if (activation !== own)

@@ -3,8 +3,8 @@
 // These five also keep a biased running variance.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
-import { oneOf } from "../common/validate.ts";
-import type { Framework, Options, ResolvedOptions } from "../layer/options.ts";
+import { checkNumber, checkObject, oneOf } from "../common/validate.ts";
+import { type Framework, type Options, type ResolvedOptions, resolveOptions } from "../layer/options.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
 import { FRAMEWORKS } from "./state-dict.ts";
@@ -27,8 +27,7 @@ class ConfigReader {
   readonly #config: Readonly<Record<string, unknown>>;
 
   constructor(framework: Framework, config: object) {
-    if (typeof config !== "object" || config === null || Array.isArray(config))
-      throw wrongKind("config", "an object", config);
+    checkObject("config", config);
     // `eps` in a config of Keras is a mistake; ignored, it would silently become Keras's default
     const foreign = Object.keys(config).find(
       (key) => !KEYS[framework].includes(key) && Object.values(KEYS).some((keys) => keys.includes(key)),
@@ -173,13 +172,24 @@ function frameworkOf(framework: Framework): Framework {
  */
 export function configFor(framework: Framework, options: ResolvedOptions<Dtype>): Config {
   const known = frameworkOf(framework);
-  if (typeof options?.momentum !== "number") throw wrongKind("options", "a layer's options (bn.options)", options);
+  checkResolved(options);
   const unsupported: Unsupported = (name, expected, got) =>
     wrongValue(`options.${name}`, `${expected}, as ${known} knows no other`, got);
   if (options.activation !== "none") throw unsupported("activation", '"none"', options.activation);
   for (const name of ["ghostBatchSize", "renorm"] as const)
     if (options[name] !== null) throw unsupported(name, "null", options[name]);
   return known === "pytorch" ? pytorchConfig(options, unsupported) : decayConfig(known, options, unsupported);
+}
+
+/** Throws TypeError or RangeError if options are not all options of a layer. */
+function checkResolved(options: ResolvedOptions<Dtype>): void {
+  checkObject("options", options, "a layer's options (bn.options)");
+  const { momentum, ...others } = options;
+  const names = Object.keys(resolveOptions(others)) as (keyof ResolvedOptions<Dtype>)[];
+  const missing = names.find((name) => options[name] === undefined);
+  if (missing) throw wrongKind(`options.${missing}`, "all of a layer's options (bn.options)", undefined);
+  // a layer's own momentum gets no hint that it might be another framework's
+  checkNumber("options.momentum", momentum, "a number in [0, 1]", (n) => n >= 0 && n <= 1);
 }
 
 /** Makes the RangeError for an option that a framework does not support. */

@@ -5,7 +5,7 @@
 // M2 = n·variance for the biased variance, and (n − 1)·variance for the unbiased one.
 
 import { LOST, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
-import { checkKeys, checkNumber, oneOf } from "../common/validate.ts";
+import { checkKeys, checkNumber, checkObject, hasAny, oneOf } from "../common/validate.ts";
 import type { Framework } from "../layer/options.ts";
 import type { StateSource } from "../layer/slots.ts";
 import { mergeStatistics } from "../ops/statistics.ts";
@@ -105,13 +105,12 @@ const plus = (a: number, b: number) => a + b;
 
 /** Returns the entries of all states, which have the same names, with their counts. */
 function checkParts(parts: Iterable<StatePart>, kind: "unbiased" | "biased") {
-  if (typeof parts !== "object" || parts === null || !(Symbol.iterator in parts))
-    throw wrongKind("parts", "a list of { state, count }", parts);
+  if (!hasAny(parts, Symbol.iterator)) throw wrongKind("parts", "a list of { state, count }", parts);
   const list = [...parts];
   const states = list.map((part, i) => {
     checkKeys(`parts[${i}]`, part, ["state", "count"]);
-    if (typeof part.state !== "object" || part.state === null || tensorOf(part.state))
-      throw wrongKind(`parts[${i}].state`, "an object of named arrays", part.state);
+    checkObject(`parts[${i}].state`, part.state, "an object of named arrays");
+    if (tensorOf(part.state)) throw wrongKind(`parts[${i}].state`, "an object of named arrays", part.state);
     return new Map(leaves(part.state));
   });
   for (const [i, state] of states.entries())

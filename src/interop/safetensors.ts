@@ -9,7 +9,7 @@
 // format forbids.
 
 import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
-import { arrayKind } from "../common/validate.ts";
+import { arrayKind, isNumbers, isObject } from "../common/validate.ts";
 import { bitsOf, type Data, type Dtype } from "../tensor/dtype.ts";
 
 /** An array that can hold the elements of a tensor in a safetensors file. */
@@ -118,11 +118,10 @@ const METADATA = "__metadata__";
 
 const isDtype = (name: unknown): name is SafetensorsDtype => typeof name === "string" && Object.hasOwn(DTYPES, name);
 
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
+const isRecord = (value: unknown): value is Record<string, unknown> => isObject(value);
 
 const isSizes = (value: unknown): value is number[] =>
-  Array.isArray(value) && value.every((v) => Number.isSafeInteger(v) && v >= 0);
+  isNumbers(value) && value.every((v) => Number.isSafeInteger(v) && v >= 0);
 
 const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
   shape.reduce((a, b) => a * b, DTYPES[dtype][0]) / 8;
@@ -133,7 +132,7 @@ const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
  * `file` is not a Uint8Array or an ArrayBuffer.
  */
 export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile {
-  const isBuffer = /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(file));
+  const isBuffer = isObject(file) && /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(file));
   const bytes = isBuffer ? new Uint8Array(file as ArrayBuffer) : (file as Uint8Array);
   if (arrayKind(bytes) !== "Uint8Array") throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
   if (bytes.length < LENGTH_BYTES) throw malformedFile("file", `at least ${LENGTH_BYTES} bytes`, bytes.length);

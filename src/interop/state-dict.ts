@@ -2,7 +2,7 @@
 // contains these names. docs/state.md has them as a table.
 
 import { LOST, wrongKind, wrongState } from "../common/errors.ts";
-import { checkKeys, checkNumber, flag, isList, oneOf } from "../common/validate.ts";
+import { checkKeys, checkNumber, flag, isArray, isList, isNumbers, isObject, oneOf } from "../common/validate.ts";
 import type { Framework } from "../layer/options.ts";
 import type { Layer, LoadOptions, LoadReport, NamedState, StateOptions, StateSource } from "../layer/slots.ts";
 import type { Vector } from "../tensor/dtype.ts";
@@ -203,8 +203,6 @@ interface StateTensor {
   readonly dtype?: unknown;
 }
 
-const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
-
 /**
  * Returns the elements of an array. JSON.stringify makes an object with the keys 0, 1, 2, … of a typed array; it counts
  * as an array if its values are numbers, or null for NaN.
@@ -221,7 +219,7 @@ function listOf(value: unknown): List | undefined {
 export function tensorOf(value: unknown): StateTensor | undefined {
   const list = listOf(value);
   if (list) return { data: list };
-  if (!isObject(value) || !("shape" in value && Array.isArray(value.shape) && "data" in value)) return undefined;
+  if (!isObject(value) || !("shape" in value && isArray(value.shape) && "data" in value)) return undefined;
   const data = listOf(value.data);
   return data && { data, shape: value.shape, dtype: (value as { dtype?: unknown }).dtype };
 }
@@ -239,15 +237,37 @@ function isBranch(value: unknown): value is object {
 const MAX_DEPTH = 32;
 
 /**
- * Yields every value of a nested object or Map with its path, whose keys are joined by "/". An object inside itself is a
- * value, so that the walk ends.
+ * After so many entries of objects that the walk has met before, it enters no object again. Layers may share parameters,
+ * but objects that share objects at every level have exponentially many paths.
  */
-export function* leaves(node: object, path = "", above: readonly object[] = []): Generator<[string, unknown]> {
+const MAX_SHARED = 10_000;
+
+/** The objects that a walk has entered, and the number of entries in those that it has entered again. */
+interface Walked {
+  readonly objects: Set<object>;
+  shared: number;
+}
+
+/**
+ * Yields every value of a nested object or Map with its path, whose keys are joined by "/". An object inside itself is a
+ * value, and so is one that is entered again after MAX_SHARED entries of such objects, so that the walk ends soon.
+ */
+export function* leaves(
+  node: object,
+  path = "",
+  above: readonly object[] = [],
+  walked: Walked = { objects: new Set(), shared: 0 },
+): Generator<[string, unknown]> {
   const here = [...above, node];
-  for (const [key, value] of node instanceof Map ? node : Object.entries(node))
-    if (here.length <= MAX_DEPTH && isBranch(value) && !here.includes(value))
-      yield* leaves(value, `${path}${key}/`, here);
+  const isAgain = walked.objects.has(node);
+  walked.objects.add(node);
+  for (const [key, value] of node instanceof Map ? node : Object.entries(node)) {
+    if (isAgain) walked.shared++;
+    const isOpen = isBranch(value) && !(walked.shared > MAX_SHARED && walked.objects.has(value));
+    if (isOpen && here.length <= MAX_DEPTH && !here.includes(value))
+      yield* leaves(value, `${path}${key}/`, here, walked);
     else yield [`${path}${key}`, value];
+  }
 }
 
 /**
@@ -259,8 +279,7 @@ export function numbersOf(value: unknown): ArrayLike<number> | undefined {
   if (!tensor) return undefined;
   const { data, dtype } = tensor;
   // a plain array of a 16-bit type may hold numbers or bits
-  const isPlain = Array.isArray(data) && !/16$/.test(String(dtype)) && data.every((v) => typeof v === "number");
-  return isPlain ? data : floatsOf(data, dtype);
+  return isNumbers(data) && !/16$/.test(String(dtype)) ? data : floatsOf(data, dtype);
 }
 
 /** Returns a non-negative integer: a number, a bigint, or an array of one of them. Returns NaN for everything else. */

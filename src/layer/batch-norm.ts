@@ -115,6 +115,12 @@ export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends
   saved?: Saved | undefined;
 }
 
+/** Returns a layer. Throws TypeError for a Proxy around one, whose private fields cannot be read. */
+function own<T>(bn: T): T {
+  Strict.checkItself("bn", bn);
+  return bn;
+}
+
 /** The options of a forward that may be repeated without checks. */
 const REPEATABLE = ["mode", "out", "residual"];
 const LAYER_BACKWARD_OPTIONS = [...BACKWARD_OPTIONS, "saved"];
@@ -191,81 +197,81 @@ export class BatchNorm<
 
   /** The number of channels, C. */
   get channels(): number {
-    return this.#channels;
+    return own(this).#channels;
   }
 
   /** The layer's options with every default filled in, and with its present epsilon and momentum. */
   get options(): ResolvedOptions<D> {
-    return this.#options;
+    return own(this).#options;
   }
 
   /** The scale, [C] (PyTorch: weight), or null with scale: false. An assigned array is used without a copy. */
   get gamma(): Scale extends true ? VectorOf<D> : null {
-    return this.#gamma as Scale extends true ? VectorOf<D> : null;
+    return own(this).#gamma as Scale extends true ? VectorOf<D> : null;
   }
 
   set gamma(values: VectorOf<D>) {
-    if (!this.#gamma) throw absentParameter("gamma", "scale: false or affine: false");
+    if (!this.gamma) throw absentParameter("gamma", "scale: false or affine: false");
     this.#gamma = checkVector("gamma", values, this.channels, this.options.dtype);
   }
 
   /** The shift, [C] (PyTorch: bias), or null with shift: false. An assigned array is used without a copy. */
   get beta(): Shift extends true ? VectorOf<D> : null {
-    return this.#beta as Shift extends true ? VectorOf<D> : null;
+    return own(this).#beta as Shift extends true ? VectorOf<D> : null;
   }
 
   set beta(values: VectorOf<D>) {
-    if (!this.#beta) throw absentParameter("beta", "shift: false or affine: false");
+    if (!this.beta) throw absentParameter("beta", "shift: false or affine: false");
     this.#beta = checkVector("beta", values, this.channels, this.options.dtype);
   }
 
   /** The running mean, [C], or null with trackRunningStats: false. An assigned array is used without a copy. */
   get runningMean(): VectorOf<D> | null {
-    return this.#running ? this.#running.mean : null;
+    return own(this).#running?.mean ?? null;
   }
 
   set runningMean(values: VectorOf<D>) {
-    if (!this.#running) throw absentParameter("runningMean", "trackRunningStats: false");
-    this.#running.mean = values;
+    if (!this.runningMean) throw absentParameter("runningMean", "trackRunningStats: false");
+    (this.#running as RunningStatistics<D>).mean = values;
   }
 
   /** The running variance, [C], or null with trackRunningStats: false. An assigned array is used without a copy. */
   get runningVariance(): VectorOf<D> | null {
-    return this.#running ? this.#running.variance : null;
+    return own(this).#running?.variance ?? null;
   }
 
   set runningVariance(values: VectorOf<D>) {
-    if (!this.#running) throw absentParameter("runningVariance", "trackRunningStats: false");
-    this.#running.variance = values;
+    if (!this.runningMean) throw absentParameter("runningVariance", "trackRunningStats: false");
+    (this.#running as RunningStatistics<D>).variance = values;
   }
 
   /** The number of batches in the running statistics (PyTorch: num_batches_tracked). */
   get batchesTracked(): number {
-    return this.#running?.batches ?? 0;
+    return own(this).#running?.batches ?? 0;
   }
 
   /** The gradient of gamma from the latest backward that computed it. */
   get dGamma(): VectorOf<D> | undefined {
-    return this.#dGamma as VectorOf<D> | undefined;
+    return own(this).#dGamma as VectorOf<D> | undefined;
   }
 
   /** The gradient of beta from the latest backward that computed it. */
   get dBeta(): VectorOf<D> | undefined {
-    return this.#dBeta as VectorOf<D> | undefined;
+    return own(this).#dBeta as VectorOf<D> | undefined;
   }
 
   /** The mode of a forward without option `mode`; initially "train". Assigning another value than a mode throws. */
   get mode(): Mode {
-    return this.#mode;
+    return own(this).#mode;
   }
 
   set mode(mode: Mode) {
-    this.#mode = modeOption(mode ?? null, "train");
+    own(this).#mode = modeOption(mode ?? null, "train");
   }
 
   /** Sets the layer's mode to "train", or with `on` = false to "eval" (torch.nn.Module.train). */
   train(on = true): this {
-    this.#mode = flag("on", on, true) ? "train" : "eval";
+    own(this).#mode = flag("on", on, true) ? "train" : "eval";
     return this;
   }
 
@@ -280,18 +286,18 @@ export class BatchNorm<
    * BatchNormError "no-running-statistics" with trackRunningStats: false.
    */
   freeze(): this {
-    if (!this.#running) throw noRunningStatistics("frozen");
+    if (!own(this).#running) throw noRunningStatistics("frozen");
     this.#mode = "frozen";
     return this;
   }
 
   /** The number added to the variance inside the root, finite and ≥ 0. Assigning it affects later forwards. */
   get epsilon(): number {
-    return this.#options.epsilon;
+    return own(this).#options.epsilon;
   }
 
   set epsilon(epsilon: number) {
-    this.#change({ epsilon: epsilonOption(epsilon ?? null) });
+    own(this).#change({ epsilon: epsilonOption(epsilon ?? null) });
     // a preparation of a forward holds its epsilon
     this.#spare.latest = undefined;
     this.#used.latest = undefined;
@@ -299,11 +305,11 @@ export class BatchNorm<
 
   /** The weight of the NEW batch in the running statistics, in [0, 1]. Assigning it affects later batches. */
   get momentum(): number {
-    return this.#options.momentum;
+    return own(this).#options.momentum;
   }
 
   set momentum(momentum: number) {
-    this.#change({ momentum: momentumOption(momentum ?? null, undefined, 0) });
+    own(this).#change({ momentum: momentumOption(momentum ?? null, undefined, 0) });
   }
 
   #change(changes: Partial<ResolvedOptions<D>>): void {
@@ -317,25 +323,25 @@ export class BatchNorm<
    * whose `out` took the place of x. Later forwards leave it as it is, and use new buffers instead.
    */
   get saved(): Saved | undefined {
-    if (this.#saved) this.#used.isKept = true;
+    if (own(this).#saved) this.#used.isKept = true;
     return this.#saved;
   }
 
   /** The limits of Batch Renormalization, which training widens step by step (Ioffe 2017). null turns it off. */
   get renorm(): Readonly<Renorm> | null {
-    return this.#renorm;
+    return own(this).#renorm;
   }
 
   set renorm(limits: Renorm | null) {
     const renorm = renormOption(limits);
-    if (renorm && !this.#running) throw absentParameter("renorm", "trackRunningStats: false");
+    if (renorm && !this.runningMean) throw absentParameter("renorm", "trackRunningStats: false");
     if (renorm) renormalization.get("renorm");
-    this.#renorm = renorm;
+    own(this).#renorm = renorm;
   }
 
   /** Resets the running statistics: mean 0, variance 1, no batches. */
   resetRunningStats(): void {
-    this.#running?.reset();
+    own(this).#running?.reset();
   }
 
   /**
@@ -345,7 +351,7 @@ export class BatchNorm<
   clone(): this {
     const Copy = this.constructor as new (channels: number, options: ResolvedOptions<D>) => this;
     // copyTo sets the momentum, which the constructor might take for another framework's
-    const { momentum, ...options } = this.#options;
+    const { momentum, ...options } = own(this).#options;
     return this.copyTo(new Copy(this.#channels, options as ResolvedOptions<D>));
   }
 
@@ -377,7 +383,7 @@ export class BatchNorm<
   stateDict(): StateDict<VectorOf<D>>;
   stateDict(options: StateOptions): NamedState<VectorOf<D>>;
   stateDict(options: StateOptions = {}): NamedState<VectorOf<D>> {
-    return stateDicts.get("stateDict").saveState(this.#layer(), options) as NamedState<VectorOf<D>>;
+    return stateDicts.get("stateDict").saveState(own(this).#layer(), options) as NamedState<VectorOf<D>>;
   }
 
   /**
@@ -389,7 +395,7 @@ export class BatchNorm<
    * finite, and loads nothing in that case. With strict: false names and values that are not finite are only reported.
    */
   loadStateDict(state: StateSource, options: LoadOptions = {}): LoadReport {
-    return stateDicts.get("loadStateDict").loadState(this.#layer(), state, options);
+    return stateDicts.get("loadStateDict").loadState(own(this).#layer(), state, options);
   }
 
   #layer(): Layer {
@@ -638,7 +644,7 @@ export class BatchNorm<
 
   /** Releases the latest x. Parameters and statistics stay readable; forward and backward throw from then on. */
   dispose(): void {
-    this.#saved = undefined;
+    own(this).#saved = undefined;
     this.#spare.latest = undefined;
     this.#used.latest = undefined;
     this.#disposed = true;
@@ -657,7 +663,7 @@ export class BatchNorm<
   beginRecalibration(estimator: Estimator): RecalibrationSession {
     BatchNorm.#alive(this);
     if (!this.#running) throw noStatistics();
-    if (this.#isRecalibrating) throw wrongValue("bn", "a layer that no other recalibrate is at work on", "one that is");
+    if (this.#isRecalibrating) throw wrongValue("bn", "a layer that is not being recalibrated", "one that is");
     const old = this.#running;
     const fresh = old.fresh(estimator);
     const [mode, saved, renorm, differentiated] = [this.#mode, this.#saved, this.#renorm, this.#differentiated];
@@ -693,8 +699,7 @@ export class BatchNorm<
 
   /** Throws TypeError for a Proxy around a layer, and BatchNormError "disposed". */
   static #alive(bn: BatchNorm<Dtype, boolean, boolean>): void {
-    Strict.checkItself("bn", bn);
-    if (bn.#disposed) throw disposed("BatchNorm");
+    if (own(bn).#disposed) throw disposed("BatchNorm");
   }
 
   /** Scale and shift of a forward, as it will need them in backward. */
@@ -752,7 +757,7 @@ const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>
 function checkTracked(subBatches: readonly SubBatchForward[], takesOne: boolean): void {
   for (const { count, selection } of subBatches)
     if (count > 0 && count <= 1 && !(takesOne && (selection?.positions ?? 1) === 1))
-      throw wrongValue("mask", 'weights with a sum above 1, the number of values, in mode "train"', count);
+      throw wrongValue("mask", 'weights with a sum above 1 in mode "train"', count);
 }
 
 /** The vectors of a forward and its backward. They are used again, since new ones cost a small call half its time. */

@@ -4,7 +4,7 @@
 
 import { LOST, noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
-import { arrayKind, checkKeys } from "../common/validate.ts";
+import { arrayKind, checkKeys, checkObject } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
 import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
@@ -258,8 +258,9 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   options: DiagnoseOptions<T> = {},
 ): Diagnosis {
   checkKeys("diagnose options", options, ["activation", "residual"]);
+  checkObject("bn", bn, `a BatchNorm (${LOST})`);
   Strict.checkItself("bn", bn);
-  if (typeof bn?.options !== "object") throw wrongKind("bn", `a BatchNorm (${LOST})`, bn);
+  if (typeof bn.options !== "object") throw wrongKind("bn", `a BatchNorm (${LOST})`, bn);
   const { layout, epsilon, dtype, runningVariance } = bn.options;
   const { runningMean: mean, runningVariance: variance, gamma, beta, channels } = bn;
   if (!mean || !variance) throw noStatistics();

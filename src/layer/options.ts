@@ -1,6 +1,6 @@
 // Options of a layer, their defaults and their validation. Resolved options are complete and consistent.
 
-import { exclusiveOptions, momentumHint, wrongValue } from "../common/errors.ts";
+import { exclusive, momentumHint, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, flag, oneOf, positiveInteger } from "../common/validate.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
 import { epsilonOption, ghostBatchOption, type Renorm, renormOption } from "../ops/options.ts";
@@ -164,7 +164,7 @@ let hasHinted = false;
  * it is probably a weight of the old value. 1, which keeps nothing of the old value, is no such weight.
  */
 export function momentumOption(momentum: unknown, decay: unknown, fallback: number): number {
-  if (momentum !== undefined && decay !== undefined) throw exclusiveOptions("momentum", "decay");
+  if (momentum !== undefined && decay !== undefined) throw exclusive("momentum", "decay");
   if (decay !== undefined) return 1 - checkWeight("decay", decay);
   if (momentum === undefined) return fallback;
   const checked = checkWeight("momentum", momentum);

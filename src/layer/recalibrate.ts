@@ -4,7 +4,7 @@
 
 import { LOST, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
-import { checkKeys } from "../common/validate.ts";
+import { checkKeys, hasAny, isArray, isObject } from "../common/validate.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import { BatchNorm, type RecalibrationSession } from "./batch-norm.ts";
@@ -38,13 +38,14 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
 ): Promise<void> {
   checkKeys("recalibrate options", options, ["estimator", "forward"]);
   const estimator = estimatorOption(options.estimator, "population");
-  const distinct = new Set<unknown>(Array.isArray(layers) ? layers : [layers]);
+  const distinct = new Set<unknown>(isArray(layers) ? layers : [layers]);
   const [first] = distinct;
   if (distinct.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
   for (const layer of distinct)
-    if (!(layer instanceof BatchNorm)) throw wrongKind("layers", `BatchNorm (${LOST})`, layer);
+    if (!(isObject(layer) && layer instanceof BatchNorm)) throw wrongKind("layers", `BatchNorm (${LOST})`, layer);
   for (const layer of distinct) Strict.checkItself("layers", layer);
-  if (!isIterable(batches)) throw wrongKind("batches", "an iterable or async iterable of batches", batches);
+  if (!hasAny(batches, Symbol.iterator, Symbol.asyncIterator))
+    throw wrongKind("batches", "an iterable or async iterable of batches", batches);
   const { forward } = options;
   if (forward !== undefined && typeof forward !== "function") throw wrongKind("forward", "a function", forward);
   if (!forward && distinct.size > 1) throw wrongKind("forward", "a function, since there are several layers", forward);
@@ -68,6 +69,3 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
     for (const session of sessions) session.end();
   }
 }
-
-const isIterable = (value: unknown): boolean =>
-  typeof value === "object" && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value);

@@ -8,7 +8,7 @@
 // the mean is far from it. Backward sums.
 
 import { exclusiveStatistics, nonFinite, oneValuePerChannel, rankFailed, wrongKind } from "../common/errors.ts";
-import { checkObject } from "../common/validate.ts";
+import { checkKeys, checkObject } from "../common/validate.ts";
 import type { ProcessGroup } from "../distributed/process-group.ts";
 import type { TensorLike } from "../memory/tensor.ts";
 import { type Gradients, gradientSumsOf, type Needs } from "../ops/backward.ts";
@@ -20,6 +20,9 @@ import { type LayerOptions, type Mode, modeOption } from "./options.ts";
 
 /** The count that a rank sends to tell the others that it has thrown. */
 const FAILED = -1;
+
+/** The options of a forward over a group, which has neither a prior nor scale and shift per sample. */
+const FORWARD_OPTIONS = ["mode", "out", "residual", "mask"];
 
 /**
  * The work of a rank between its exchanges. It yields each exchange as a call of the group, and resumes when that is
@@ -36,7 +39,10 @@ export type SyncOptions<D extends Dtype = "float32", Scale extends boolean = tru
   group: ProcessGroup;
 };
 
-export type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<LayerForwardOptions<T>, "statistics" | "perSample">;
+export type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<
+  LayerForwardOptions<T>,
+  "statistics" | "perSample" | "prior"
+>;
 export type SyncBackwardOptions<T extends TensorLike<Dtype>, N extends Needs = Needs> = Omit<
   LayerBackwardOptions<T, N>,
   "sums"
@@ -66,8 +72,8 @@ export class SyncBatchNorm<
     checkObject("options", options);
     const { group, ...others } = options;
     super(channels, others as unknown as LayerOptions<D, Scale, Shift>);
-    if (typeof group !== "object" || group === null || typeof group.sum !== "function")
-      throw wrongKind("group", "{ rank, size, sum }", group);
+    checkObject("group", group, "{ rank, size, sum }");
+    if (typeof group.sum !== "function") throw wrongKind("group", "{ rank, size, sum }", group);
     this.group = group;
     for (const name of ["ghostBatchSize", "renorm"] as const) if (this.options[name]) throw exclusiveStatistics(name);
     if (new.target === SyncBatchNorm) Object.preventExtensions(this);
@@ -116,7 +122,10 @@ export class SyncBatchNorm<
     const batch = mode === "train" || mode === "batch" || !this.runningMean;
     if (!batch) return super.forward(x, options);
     // whatever forward throws for its arguments, it has to throw before the other ranks go on
-    const shard = attempt(() => runStatistics(this.checkForward(x, options, mode)));
+    const shard = attempt(() => {
+      checkKeys("forward options", options, FORWARD_OPTIONS);
+      return runStatistics(this.checkForward(x, options, mode));
+    });
     const packed = shard.value
       ? packStatistics(shard.value)
       : new Float64Array(2 * this.channels + 1).fill(FAILED, 0, 1);

@@ -13,7 +13,7 @@ import {
   wrongShape,
   wrongValue,
 } from "../common/errors.ts";
-import { arrayKind } from "../common/validate.ts";
+import { arrayKind, checkObject, isObject } from "../common/validate.ts";
 import {
   type Data,
   type Dtype,
@@ -31,19 +31,20 @@ import type { PlainTensor } from "../tensor/types.ts";
 import { type Heap, inWasmMemory, memoryOf } from "./heap.ts";
 import { type AnyTensor, Tensor } from "./tensor.ts";
 
-/**
- * Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. Throws
- * TypeError for a Proxy around a tensor.
- */
+/** Throws TypeError for a Proxy around a tensor, through which private fields cannot be read. */
+export function checkItself(name: string, value: object): void {
+  if (!(value instanceof Tensor) && value.constructor === Tensor) throw proxied(name);
+}
+
+/** Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. */
 export function checkTensor(name: string, t: Tensor<Dtype>, heap?: Heap): void {
-  if (isProxied(t)) throw proxied(name);
   if (t.disposed) throw disposed(name);
   if (heap && t.heap !== heap) throw otherMemory(name);
 }
 
 /** Returns whether a value is absent, or a tensor that has not been disposed of. */
 export const isTensorInUse = (value: AnyTensor | undefined): boolean =>
-  value === undefined || (value instanceof Tensor && Tensor.isItself(value) && !value.disposed);
+  value === undefined || (value instanceof Tensor && !value.disposed);
 
 /** The arrays that calls take, for messages. */
 const ARRAYS = 'a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype "float16" or "bfloat16"';
@@ -97,10 +98,10 @@ export function checkContiguous(name: string, value: PlainTensor<Data> & Record<
  * live Tensor nor { data, shape } of matching length and in row-major order, or if its elements are not of type `dtype`.
  */
 export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dtype {
+  checkObject(name, value, "a Tensor or { data: Float32Array, shape }");
+  checkItself(name, value);
   const isTensor = value instanceof Tensor;
   if (isTensor) checkTensor(name, value);
-  else if (typeof value !== "object" || value === null)
-    throw wrongKind(name, "a Tensor or { data: Float32Array, shape }", value);
   const found = operandDtype(value, dtype);
   if (found) storeOf(found, `${name}.data of ${found}`);
   if (!found || (dtype && found !== dtype)) {
@@ -200,9 +201,6 @@ export function checkVector<D extends Dtype>(
 /** A parameter of a function: a vector, or a tensor of it, whose elements may also have 16 bits. */
 export type Parameter = Vector | AnyTensor;
 
-/** Returns whether a value is a Proxy around a tensor, whose fields cannot be read. */
-export const isProxied = (value: unknown): boolean => value instanceof Tensor && !Tensor.isItself(value);
-
 /**
  * Returns a copy, by default in the same precision, of a parameter of precision `dtype` with as many elements as `shape`.
  * Elements of 16 bits are widened. Throws TypeError or RangeError for other values; `xShape` is for its message.
@@ -216,10 +214,10 @@ export function copyParameter<D extends "float32" | "float64">(
   copyDtype: D = dtype as D,
 ): VectorOf<D> {
   const kind = vectorKind(dtype);
-  const isOperand = typeof value === "object" && value !== null && "data" in value;
+  const isOperand = isObject(value) && "data" in value;
   let data: Data = value as Data;
   if (isOperand) {
-    if (isProxied(value)) throw proxied(name);
+    checkItself(name, value);
     const found = operandDtype(value);
     checkOperand(name, value, found && is16Bit(found) ? found : dtype);
     data = value.data;

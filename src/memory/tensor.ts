@@ -1,7 +1,7 @@
 // Tensors in WebAssembly memory, and the types of a call's operands: such a tensor, or a plain array with its shape.
 
 import { disposed, tooLarge, wrongKind, wrongLength } from "../common/errors.ts";
-import { checkKeys } from "../common/validate.ts";
+import { checkKeys, isNumbers } from "../common/validate.ts";
 import {
   BYTES,
   bitsOf,
@@ -87,12 +87,12 @@ export class Tensor<D extends Dtype = "float32"> {
   }
 
   /**
-   * Returns whether a tensor is one itself, and not a Proxy around one.
+   * Returns whether a value is a tensor. A Proxy around one is none, since private fields cannot be read through it.
    *
    * @internal
    */
-  static isItself(value: Tensor<Dtype>): boolean {
-    return #pointer in value;
+  static [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === "object" && value !== null && #pointer in value;
   }
 
   /**
@@ -188,7 +188,7 @@ function newTensor(
 ): Tensor<Dtype> {
   checkKeys("tensor options", options, ["dtype"]);
   const declaredDtype = options.dtype === undefined ? undefined : dtypeOption(options.dtype);
-  const isList = Array.isArray(data) && data.every((v) => typeof v === "number");
+  const isList = isNumbers(data);
   const found = data === undefined || isList ? (declaredDtype ?? "float32") : dtypeOf(data, declaredDtype);
   if (!found || (declaredDtype && found !== declaredDtype))
     throw wrongKind(

@@ -1,7 +1,7 @@
 // The backward pass, for the class and as functions of their own.
 
 import { noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
-import { checkKeys, flag } from "../common/validate.ts";
+import { checkKeys, checkObject, flag } from "../common/validate.ts";
 import {
   checkApart,
   checkOperand,
@@ -17,7 +17,7 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { copyElements, copyRange } from "../memory/transfer.ts";
 import { computeDtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
 import { sameShape } from "../tensor/shape.ts";
-import type { ForwardRecord, Saved } from "./forward.ts";
+import { type ForwardRecord, records, type Saved } from "./forward.ts";
 import { copy, emptyGradientSums, type GradientSums } from "./primitives.ts";
 import { backwardSubBatch, fusesSubBatch, type VectorGradients } from "./sub-batches.ts";
 
@@ -144,7 +144,7 @@ function checkJointSums(
   { subBatches, geometry }: ForwardRecord,
 ): GradientSums | undefined {
   if (sums === undefined) return undefined;
-  if (typeof sums !== "object" || sums === null) throw wrongKind("sums", "{ dGamma, dBeta }", sums);
+  checkObject("sums", sums, "{ dGamma, dBeta }");
   for (const name of ["dGamma", "dBeta"] as const)
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
   const [first, ...others] = subBatches;
@@ -400,9 +400,9 @@ export function batchNormBackward<T extends AnyTensor, const N extends Needs = o
  */
 export function recordOf(saved: Saved): ForwardRecord {
   const record = saved as ForwardRecord;
-  if (typeof saved !== "object" || saved === null || !Array.isArray(record.subBatches))
+  if (!records.has(saved))
     throw wrongKind("saved", "the record of a forward of batch norm; normBackward takes those of other norms", saved);
-  if (!record.inputIntact) throw noForward("one whose `out` took the place of what backward needs");
+  if (!record.inputIntact) throw noForward("one whose `out` replaced what backward needs");
   return record;
 }
 

@@ -1,6 +1,6 @@
 // The stateless functions: forward, inference and statistics on plain arrays or tensors. backward.ts has the others.
 
-import { exclusiveParameter, exclusiveStatistics } from "../common/errors.ts";
+import { exclusive, exclusiveStatistics } from "../common/errors.ts";
 import { arrayKind, checkKeys } from "../common/validate.ts";
 import { copyParameter, type Parameter } from "../memory/guards.ts";
 import type { AnyTensor } from "../memory/tensor.ts";
@@ -69,7 +69,8 @@ function checkScaleAndShift(
   if (perSample === undefined) return { ...shared, conditional: undefined };
   const copy = (_: string, v: Vector | null) => v;
   const conditional = perSampleSlot.get(PER_SAMPLE).conditionalOf(perSample, shared, geometry, dtype, copy);
-  for (const name of ["gamma", "beta"] as const) if (perSample[name] && shared[name]) throw exclusiveParameter(name);
+  for (const name of ["gamma", "beta"] as const)
+    if (perSample[name] && shared[name]) throw exclusive(name, `perSample.${name}`);
   return { gamma: null, beta: null, conditional };
 }
 

@@ -1,6 +1,6 @@
 // The forward pass that the class, the functions, SyncBatchNorm and the TF.js operations share.
 
-import { maskWithSamples, wrongShape, wrongValue } from "../common/errors.ts";
+import { exclusive, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkOperand, checkOut, checkTensor, isTensorInUse, overwrites, type Parameter } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
@@ -19,6 +19,7 @@ import {
   forwardSubBatch,
   fusion,
   masks,
+  PER_SAMPLE,
   type ScaleAndShift,
   type StatisticsTarget,
   type SubBatch,
@@ -231,7 +232,7 @@ export function prepareForward<T extends AnyTensor>(
   mode: string,
 ): PreparedForward<T> {
   const { x, geometry, subBatches: split } = inputs;
-  if (inputs.masked && scaleAndShift.conditional) throw maskWithSamples();
+  if (inputs.masked && scaleAndShift.conditional) throw exclusive("mask", PER_SAMPLE);
   if (source.kind !== "constant" && !source.takesOne) {
     if (source.kind === "joint") checkJointCount(source.count, geometry, mode, x.shape);
     else checkEnough(split, mode, x.shape);
@@ -342,6 +343,15 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
 
 // ---- commit ---------------------------------------------------------------------------------------------------------
 
+/** All records. A record is known by being among them, since a copy or another object may have the same fields. */
+export const records = /* @__PURE__ */ new WeakSet<object>();
+
+/** Makes an object with the fields of a record a record. */
+export function asRecord(fields: Omit<ForwardRecord, keyof Saved>): ForwardRecord {
+  records.add(fields);
+  return fields as ForwardRecord;
+}
+
 /** What backward needs of a forward that has run. `scratch` are buffers of a backward before, to be used again. */
 export function savedOf<T extends AnyTensor>(
   { inputs, activation, batch, joint }: PreparedForward<T>,
@@ -350,7 +360,7 @@ export function savedOf<T extends AnyTensor>(
 ): ForwardRecord {
   const { x, residual, dtype, geometry, inputIntact } = inputs;
   const read = { x, residual: activation.code ? residual : undefined };
-  return {
+  return asRecord({
     batch,
     joint,
     dtype,
@@ -363,5 +373,5 @@ export function savedOf<T extends AnyTensor>(
     subBatches,
     scratch,
     verify: inputIntact ? checks.remember?.(read) : undefined,
-  } as Omit<ForwardRecord, keyof Saved> as ForwardRecord;
+  });
 }

@@ -1,9 +1,9 @@
 // Masks: which positions of a batch count, and how much. A position is one value of every channel. The kernels take the
 // weights of all positions from wasm memory (assembly/kernels/weights.ts), so that nothing is copied side by side.
 
-import { nestedList, proxied, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
-import { checkKeys, isList } from "../common/validate.ts";
-import { checkContiguous, isProxied } from "../memory/guards.ts";
+import { nestedList, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
+import { checkKeys, hasAny, isArray, isList, isObject } from "../common/validate.ts";
+import { checkContiguous, checkItself } from "../memory/guards.ts";
 import type { CallScope, KernelOperand } from "../memory/operand.ts";
 import { is16Bit, namedDtype, type Vector, widen } from "../tensor/dtype.ts";
 import { sameShape, sizeOf } from "../tensor/shape.ts";
@@ -45,7 +45,7 @@ export interface Selection {
 export function weightsOf(mask: Mask, shape: readonly number[], layout: Layout): Float64Array {
   const spatial = layout === "channels-last" ? shape.slice(1, -1) : shape.slice(2);
   const samples = shape[0] as number;
-  if (typeof mask !== "object" || mask === null || !("lengths" in mask))
+  if (!hasAny(mask, "lengths"))
     return weightsOfPositions(
       listOf("mask", mask, "an array of booleans or weights, or { lengths }", [samples, ...spatial]),
     );
@@ -53,18 +53,18 @@ export function weightsOf(mask: Mask, shape: readonly number[], layout: Layout):
   if (spatial.length !== 1)
     throw wrongValue("mask.lengths", `sequences, ${layout === "channels-last" ? "[N, L, C]" : "[N, C, L]"}`, shape);
   return weightsOfLengths(
-    listOf("mask.lengths", mask.lengths, "an array of integers", [samples]),
+    listOf("mask.lengths", (mask as { lengths: List }).lengths, "an array of integers", [samples]),
     spatial[0] as number,
   );
 }
 
 /** Returns the elements of a list of this shape. Axes of one element may be missing or more. */
 function listOf(name: string, value: unknown, expected: string, shape: readonly number[]): ArrayLike<unknown> {
-  if (isProxied(value)) throw proxied(name);
-  const tensor = typeof value === "object" && value !== null && "data" in value ? (value as ListTensor) : undefined;
+  if (isObject(value)) checkItself(name, value);
+  const tensor = hasAny(value, "data") ? (value as ListTensor) : undefined;
   let list: unknown = tensor ? tensor.data : value;
   if (!isList(list)) throw wrongKind(name, expected, value);
-  if (Array.isArray(list[0])) throw nestedList(name, list);
+  if (isArray(list[0])) throw nestedList(name, list);
   if (tensor) {
     const dtype = namedDtype(tensor.dtype);
     // an array of the format's smaller floats or of complex numbers holds no numbers of ours

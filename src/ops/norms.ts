@@ -15,7 +15,7 @@
 // Work goes block by block through the cache. No bit of a group depends on the other groups of its block.
 
 import { oneValuePerGroup, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
-import { checkKeys, flag } from "../common/validate.ts";
+import { checkKeys, flag, isArray } from "../common/validate.ts";
 import { checkOperand, checkOut, checkTensor, checkVector, copyParameter, overwrites } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
 import { CallScope, heapOf, KernelOperand, unlessView } from "../memory/operand.ts";
@@ -340,14 +340,18 @@ export interface SavedNorm {
   readonly [OPAQUE]: "norm";
 }
 
-/** A record that knows its backward, so that normBackward serves every norm. */
-interface Differentiable extends SavedNorm {
-  differentiate<T extends AnyTensor>(dy: T, options: NormBackwardOptions<T>): SomeGradients<T>;
-}
+/** The backward of one forward. */
+type Differentiate = <T extends AnyTensor>(dy: T, options: NormBackwardOptions<T>) => SomeGradients<T>;
+
+/** The backward of every record, so that normBackward serves every norm. Other objects have none. */
+const backwards = /* @__PURE__ */ new WeakMap<object, Differentiate>();
 
 /** Returns the record of a forward. */
-export const recordWith = (differentiate: Differentiable["differentiate"]): SavedNorm =>
-  ({ differentiate }) as Omit<Differentiable, keyof SavedNorm> as Differentiable;
+export function recordWith(differentiate: Differentiate): SavedNorm {
+  const saved = {};
+  backwards.set(saved, differentiate);
+  return saved as SavedNorm;
+}
 
 /** The inputs of a forward, which its backward reads. */
 export interface NormInputs {
@@ -508,7 +512,7 @@ function forwardRows<T extends AnyTensor>(
   checkKeys("parameters", parameters, centred ? ["gamma", "beta"] : ["gamma"]);
   const dtype = checkOperand("x", x);
   const vector = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
-  if (!Array.isArray(vector)) throw wrongKind("normalizedShape", "a number or an array of dimensions", normalizedShape);
+  if (!isArray(vector)) throw wrongKind("normalizedShape", "a number or an array of dimensions", normalizedShape);
   const { shape } = x;
   const begin = shape.length - vector.length;
   if (vector.length === 0 || begin < 0 || !sameShape(shape.slice(begin), vector))
@@ -667,7 +671,6 @@ export function normBackward<T extends AnyTensor>(
   saved: Saved | SavedNorm,
   options: BackwardOptions<T> = {},
 ): unknown {
-  if (typeof saved !== "object" || saved === null || !("differentiate" in saved))
-    return batchNormBackward(dy, saved as Saved, options);
-  return (saved as Differentiable).differentiate(dy, options);
+  const differentiate = backwards.get(saved);
+  return differentiate ? differentiate(dy, options) : batchNormBackward(dy, saved as Saved, options);
 }

@@ -1,7 +1,7 @@
 // Features of sub-batches that plain batch normalization does not have: scale and shift per sample, the corrections of
 // Batch Renormalization, and the derivative of an activation as a pass of its own.
 
-import { exclusivePrior, noStatistics, wrongValue } from "../common/errors.ts";
+import { exclusive, noStatistics, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber } from "../common/validate.ts";
 import { copyParameter } from "../memory/guards.ts";
 import type { CallScope } from "../memory/operand.ts";
@@ -146,7 +146,7 @@ export function adjustmentOf(
   if (mode !== "batch") throw wrongValue("mode", '"batch" with prior', mode);
   if (!running) throw noStatistics();
   const others = { statistics, perSample, renorm: renorm ?? undefined };
-  for (const [name, value] of Object.entries(others)) if (value !== undefined) throw exclusivePrior(name);
+  for (const [name, value] of Object.entries(others)) if (value !== undefined) throw exclusive(name, "prior");
   if (samples === 0) return undefined;
   return (subBatch, { into, epsilon }) => mixWithPrior(subBatch, into, running, epsilon, samples);
 }

@@ -1,7 +1,7 @@
 // Statistics of a batch: they are computed, merged, and checked where the caller gives them.
 
 import { oneValuePerChannel, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
-import { arrayKind, checkNumber } from "../common/validate.ts";
+import { arrayKind, checkNumber, checkObject, hasAny } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { invStdOf, type Statistics } from "./primitives.ts";
@@ -16,9 +16,17 @@ export interface BatchStatistics {
   readonly variance: Float64Array;
 }
 
-/** Copies statistics that a caller gives, with their invStd. Throws TypeError or RangeError for wrong ones. */
-export function checkStatistics(s: BatchStatistics, channels: number, epsilon: number): Statistics & { count: number } {
-  if (typeof s !== "object" || s === null) throw wrongKind("statistics", "{ count, mean, variance }", s);
+/**
+ * Copies statistics that a caller gives, with their invStd. Without `channels` they may have any number. Throws
+ * TypeError or RangeError for wrong ones.
+ */
+export function checkStatistics(
+  s: BatchStatistics,
+  givenChannels: number | undefined,
+  epsilon: number,
+): Statistics & { count: number } {
+  checkObject("statistics", s, "{ count, mean, variance }");
+  const channels = givenChannels ?? s.mean?.length;
   const count = checkNumber("statistics.count", s.count, "a finite number ≥ 0", (n) => n >= 0 && n < Infinity);
   const mean = checkVector("statistics.mean", s.mean, channels, "float64").slice();
   const variance = checkVector("statistics.variance", s.variance, channels, "float64").slice();
@@ -34,11 +42,10 @@ export function checkJointCount(count: number, geometry: Geometry, mode: string,
 
 /** Merges statistics of batches in the order given (Chan et al. 1979). Throws TypeError or RangeError. */
 export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistics {
-  if (typeof list !== "object" || list === null || !(Symbol.iterator in list))
-    throw wrongKind("statistics", "a list of { count, mean, variance }", list);
+  if (!hasAny(list, Symbol.iterator)) throw wrongKind("statistics", "a list of { count, mean, variance }", list);
   let merged: (Statistics & { count: number }) | undefined;
   for (const part of list) {
-    const one = checkStatistics(part, merged?.mean.length ?? part?.mean?.length, 0);
+    const one = checkStatistics(part, merged?.mean.length, 0);
     if (!merged?.count) merged = one;
     else if (one.count) mergeInto(merged, one);
   }
@@ -69,7 +76,7 @@ function mergeInto(merged: Statistics & { count: number }, { count, mean, varian
 
 /** Returns statistics as 2C + 1 numbers to send: [count, mean…, M2…], where M2 = Σ (x − mean)². */
 export function packStatistics(statistics: BatchStatistics): Float64Array {
-  const { count, mean, variance } = checkStatistics(statistics, statistics?.mean?.length, 0);
+  const { count, mean, variance } = checkStatistics(statistics, undefined, 0);
   const packed = new Float64Array(2 * mean.length + 1);
   packed[0] = count;
   packed.set(mean, 1);

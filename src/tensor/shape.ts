@@ -2,6 +2,7 @@
 // layouts. assembly/plan.ts decides how kernels walk a geometry.
 
 import { wrongChannels, wrongKind, wrongValue } from "../common/errors.ts";
+import { isArray } from "../common/validate.ts";
 import type { Layout } from "./types.ts";
 
 /** A tensor's shape, read as [outer, channels, inner]. */
@@ -29,7 +30,7 @@ export const MAX_BYTES = 2 ** 32 - 65536;
  * or RangeError with `name` if `shape` is no array of non-negative integers, or has fewer than `minRank` axes.
  */
 export function sizeOf(name: string, shape: readonly number[], minRank = 0): number {
-  if (!Array.isArray(shape)) throw wrongKind(`${name}.shape`, "an array of dimensions", shape);
+  if (!isArray(shape)) throw wrongKind(`${name}.shape`, "an array of dimensions", shape);
   let size = 1;
   for (const d of shape) {
     if (typeof d !== "number") throw wrongKind(`${name}.shape`, "numbers as dimensions", shape);
@@ -54,7 +55,7 @@ const product = (dims: readonly number[], begin: number, end: number): number =>
 /** Returns the geometry of a shape. Throws RangeError with `name` if the shape does not have `channels` channels. */
 export function geometryOf(name: string, shape: readonly number[], layout: Layout, channels: number): Geometry {
   // ONNX: a tensor of rank 1 has one channel
-  if (channels === 1 && Array.isArray(shape) && shape.length === 1) return geometryOf(name, [...shape, 1], layout, 1);
+  if (channels === 1 && isArray(shape) && shape.length === 1) return geometryOf(name, [...shape, 1], layout, 1);
   sizeOf(name, shape, 2);
   const axis = channelAxis(shape, layout);
   if (shape[axis] !== channels) throw wrongChannels(name, channels, axis, shape, layout);

@@ -30,7 +30,7 @@ import type { TensorLike } from "../memory/tensor.ts";
 import { batchNormBackward } from "../ops/backward.ts";
 import { batchNormForward, batchNormInference as inference } from "../ops/batch-norm.ts";
 import { batchNormDoubleBackward } from "../ops/double-backward.ts";
-import type { ForwardRecord, ForwardResult } from "../ops/forward.ts";
+import { asRecord, type ForwardRecord, type ForwardResult } from "../ops/forward.ts";
 import { epsilonOption } from "../ops/options.ts";
 import type { BatchStatistics } from "../ops/statistics.ts";
 import type { Layout } from "../tensor/types.ts";
@@ -182,11 +182,11 @@ const GRADIENT: GradientKernel = {
   compute({ dy, x }, { saved, view, hasGamma, hasBeta }, access) {
     const upstream = access.operand(dy as TensorInfo, view.shape);
     // TF.js may have moved x since the forward, to another backend for example
-    const savedWithX: ForwardRecord = {
+    const savedWithX = asRecord({
       ...saved,
       x: access.operand(x as TensorInfo, view.shape),
       verify: undefined,
-    };
+    });
     const needs = { dGamma: hasGamma, dBeta: hasBeta };
     const { dx, dGamma, dBeta } = batchNormBackward(upstream, savedWithX, { needs });
     const shape = (x as TensorInfo).shape;
@@ -201,7 +201,7 @@ const GRADIENT_OF_GRADIENT: GradientKernel = {
     const [upstream, input, gradientOfDx] = [dy, x, ddx].map((t) => access.operand(t as TensorInfo, view.shape));
     const result = batchNormDoubleBackward(
       upstream as TensorLike,
-      { ...saved, x: input as TensorLike, verify: undefined } as ForwardRecord,
+      asRecord({ ...saved, x: input as TensorLike, verify: undefined }),
       {
         ddx: gradientOfDx as TensorLike,
         ...(ddGamma ? { ddGamma: access.read(ddGamma) } : {}),

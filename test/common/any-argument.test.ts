@@ -152,7 +152,16 @@ const FUNCTIONS: Record<string, [call: (...args: Wrong[]) => unknown, args: Argu
   toAffine: [lib.toAffine as Wrong, { bn: layer }],
 };
 
+/** A Proxy that throws whatever is read of it. */
+function revoked(target: object): object {
+  const { proxy, revoke } = Proxy.revocable(target, {});
+  revoke();
+  return proxy;
+}
+
 const WRONG: [string, unknown][] = [
+  ["a revoked Proxy", revoked({})],
+  ["a revoked Proxy around an array", revoked([])],
   ["null", null],
   ["undefined", undefined],
   ["0", 0],

@@ -93,7 +93,7 @@ testWrongUse({
       "a tensor that was disposed",
       ({ bn, gone }) => bn.forward(gone),
       "disposed",
-      /^x: expected one that is alive, got one that was disposed; make a new one$/,
+      /^x: expected one that is alive, got a disposed one; make a new one$/,
     ],
     [
       "one value per channel",
@@ -168,7 +168,7 @@ testWrongUse({
       "an `out` that was disposed",
       ({ bn, x, gone }) => bn.forward(x, { out: gone as Wrong }),
       "disposed",
-      /^out: expected one that is alive, got one that was disposed; make a new one$/,
+      /^out: expected one that is alive, got a disposed one; make a new one$/,
     ],
     [
       "an `out` that is a view of wasm memory",

@@ -68,7 +68,7 @@ testWrongUse({
       "with weights of less than one value where running statistics are updated",
       ({ bn, x, out }) => bn.forward(x, { mask: new Array(8).fill(0.125), out }),
       RangeError,
-      /^mask: expected weights with a sum above 1, the number of values, in mode "train", got 1$/,
+      /^mask: expected weights with a sum above 1 in mode "train", got 1$/,
     ],
     [
       "that leave one position",
@@ -117,7 +117,7 @@ testWrongUse({
       ({ bn, x, out }) =>
         bn.forward(x, { mask: new Array(8).fill(true), perSample: { gamma: new Float32Array(12) }, out }),
       TypeError,
-      /^mask: expected without perSample, got both; mask without it$/,
+      /^mask: expected without perSample, got both; leave one of them out$/,
     ],
   ],
   "scale and shift per sample": [

@@ -210,10 +210,19 @@ describe("configFor", () => {
     expect(() => configFor(framework, resolved(options))).toThrow(message);
   });
 
-  test.each([undefined, null, {}, { momentum: "0.1" }, 5])("refuses %j, which is no layer's options", (options) => {
-    expect(() => configFor("keras", options as never)).toThrow(
-      /^options: expected a layer's options \(bn\.options\), got/,
-    );
+  test.each<[unknown, RegExp]>([
+    [undefined, /^options: expected a layer's options \(bn\.options\), got undefined$/],
+    [null, /^options: expected a layer's options \(bn\.options\), got null$/],
+    [5, /^options: expected a layer's options \(bn\.options\), got 5$/],
+    [{}, /^options\.dtype: expected all of a layer's options \(bn\.options\), got undefined$/],
+    [{ momentum: 0.1 }, /^options\.dtype: expected all of a layer's options \(bn\.options\), got undefined$/],
+    [{ decay: 0.9 }, /^options\.dtype: expected all of a layer's options/],
+    [{ ...resolved({}), layout: undefined }, /^options\.layout: expected all of a layer's options/],
+    [{ ...resolved({}), momentum: "0.1" }, /^options\.momentum: expected a number, got "0\.1"$/],
+    [{ ...resolved({}), momentum: 2 }, /^options\.momentum: expected a number in \[0, 1\], got 2$/],
+    [{ ...resolved({}), epsilon: "1" }, /^epsilon: expected a number, got "1"$/],
+  ])("refuses %j, which are not all of a layer's options", (options, message) => {
+    expect(() => configFor("keras", options as never)).toThrow(message);
     expect(() => configFor("torch" as never, resolved({}))).toThrow(/^framework: expected /);
   });
 });

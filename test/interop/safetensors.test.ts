@@ -358,6 +358,13 @@ describe("writeSafetensors", () => {
       /^a: expected 12 bytes \(F32, \[3\]\), got 16/,
     ],
     [
+      "a shape with a hole",
+      // biome-ignore lint/suspicious/noSparseArray: holes are what is refused
+      { a: { data: new Float32Array(3), shape: [3, , 1] } },
+      RangeError,
+      /^a\.shape: expected non-negative integers, got \[3, , 1\]$/,
+    ],
+    [
       "an unknown dtype",
       { a: { data: new Float32Array(1), shape: [1], dtype: "float33" } },
       RangeError,

@@ -368,7 +368,7 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     expect(defaultHeap().usage.used).toBe(used);
     for (const call of [() => bn.forward(input(1)), () => bn.backward(input(1))]) {
       expect(call).toThrow(expect.objectContaining({ name: "BatchNormError", code: "disposed" }) as Error);
-      expect(call).toThrow(/^BatchNorm: expected one that is alive, got one that was disposed; make a new one$/);
+      expect(call).toThrow(/^BatchNorm: expected one that is alive, got a disposed one; make a new one$/);
     }
     expect(bn.stateDict()).toEqual(state);
     expect(bn.gamma).toEqual(state.weight);

@@ -183,7 +183,7 @@ describe("options", () => {
   test("with momentum and decay both are refused, even where they agree, with what each weighs", () => {
     expect(() => resolved({ momentum: 0.1, decay: 0.9 })).toThrow(TypeError);
     expect(() => resolved({ momentum: 0.1, decay: 0.9 })).toThrow(
-      /^momentum: expected without decay, got both; momentum weighs the new batch, decay the old value, so give one$/,
+      /^momentum: expected without decay, got both; leave one of them out$/,
     );
   });
 

@@ -322,7 +322,7 @@ describe("recalibrate", () => {
     expect(bn.stateDict()).toEqual(trained().stateDict());
 
     const first = recalibrate(bn, asynchronous(BATCHES));
-    await rejects(recalibrate(bn, BATCHES), /^bn: expected a layer that no other recalibrate is at work on/);
+    await rejects(recalibrate(bn, BATCHES), /^bn: expected a layer that is not being recalibrated/);
     await first;
     expect(bn.batchesTracked).toBe(3);
   });

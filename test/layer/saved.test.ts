@@ -131,6 +131,47 @@ describe("bn.saved", () => {
     expect(bn.backward(input(2)).dx.shape).toEqual([8, 3]);
   });
 
+  test("is known by what it is: other objects with its fields are refused by one error, in every call", () => {
+    const bn = new BatchNorm(3);
+    bn.forward(input(1));
+    const saved = bn.saved as Saved;
+    const { saved: ofNorm } = layerNormForward(input(1), 3);
+    const revoked = Proxy.revocable({ ...saved }, {});
+    revoked.revoke();
+    const foreign: unknown[] = [
+      { subBatches: [], inputIntact: true },
+      { differentiate: 1 },
+      { differentiate: () => 3 },
+      { ...saved },
+      structuredClone(input(1)),
+      new Proxy(saved, {}),
+      new Proxy(ofNorm, {}),
+      revoked.proxy,
+      Object.create(saved as object),
+      Object.create(ofNorm as object),
+      null,
+      3,
+    ];
+    const dy = input(2);
+    for (const object of foreign as Saved[])
+      for (const call of [
+        () => bn.backward(dy, { saved: object }),
+        () => batchNormGradientSums(dy, object),
+        () => batchNormDoubleBackward(dy, object, {}),
+        () => normBackward(dy, object),
+      ]) {
+        expect(call).toThrow(TypeError);
+        expect(call).toThrow(
+          /^saved: expected the record of a forward of batch norm; normBackward takes those of other/,
+        );
+      }
+    expect(() => bn.backward(dy, { saved: ofNorm as never })).toThrow(
+      /^saved: expected the record of a forward of batch/,
+    );
+    expect(normBackward(dy, ofNorm).dx.data).toHaveLength(24);
+    expect(bn.backward(dy, { saved }).dx.data).toHaveLength(24);
+  });
+
   test("of SyncBatchNorm belongs to the statistics of its own forward, whatever fails later", () => {
     let exchanges = 0;
     const group = {

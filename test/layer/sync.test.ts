@@ -322,6 +322,28 @@ describe("errors", () => {
     untouched(layers);
   });
 
+  it("options that a group has not are refused before the exchange, and the other ranks are told", async () => {
+    const layers = layersOf(2, {}, 2);
+    const x = shard([1, 2, 3, 4]);
+    const statistics = { count: 2, mean: new Float64Array(2), variance: new Float64Array(2) };
+    const foreign = [
+      { perSample: { gamma: new Float32Array(4) } },
+      { prior: 2, mode: "batch" },
+      { statistics },
+      { a: 1 },
+    ];
+    for (const options of foreign) {
+      const errors = await Promise.all(
+        layers.map((bn, r) => bn.forwardAsync(x, (r === 1 ? options : {}) as never).catch((e: Error) => e)),
+      );
+      expect(errors[0]).toMatchObject({ code: "group" });
+      expect(errors[1]).toBeInstanceOf(TypeError);
+      expect((errors[1] as never as Error).message).toMatch(/^forward options: expected options among mode, out, /);
+      untouched(layers);
+    }
+    for (const y of await attempts(layers, [x, shard([5, 6])])) expect(y).not.toBeInstanceOf(Error);
+  });
+
   it("a rank that does not come is an error after a time, not a hang", async () => {
     const groups = groupOf(3, 1000);
     const layers = groups.map((group) => new SyncBatchNorm(2, { group }));
@@ -341,6 +363,19 @@ describe("errors", () => {
     );
     expect(() => createMessagePorts(0)).toThrow(/^size: expected a whole number from 1/);
     expect(() => messagePortGroup({} as never)).toThrow(/^ports: expected an entry of what createMessagePorts returns/);
+    for (const port of [null, undefined, 1, {}])
+      expect(() => messagePortGroup({ rank: 1, size: 2, ports: [port] } as never)).toThrow(
+        /^ports\.ports\[0\]: expected a MessagePort, got /,
+      );
+    for (const [rank, size, count] of [
+      [1, 2, 0],
+      [0, 3, 1],
+      [0, 1, 1],
+      [2, 3, 2],
+    ] as const)
+      expect(() => messagePortGroup({ rank, size, ports: Array(count).fill({}) })).toThrow(
+        new RegExp(`^ports\\.ports: expected \\d for rank ${rank} of ${size}, got \\[`),
+      );
     expect(() => messagePortGroup(ports as never, { timeout: 1 } as never)).toThrow(
       /^group options: expected options among timeoutMs/,
     );

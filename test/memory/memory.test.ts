@@ -178,7 +178,7 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
       expect.objectContaining({ name: "BatchNormError", code: "out-of-memory" }) as Error,
     );
     const place = new RegExp(
-      `^memory: expected room for \\d+ bytes, got ${before.used} of 262144 bytes in use .* dispose `,
+      `^memory: expected room for \\d+ bytes, got ${before.used} of 262144 bytes in use; dispose `,
     );
     expect(() => heap.allocate(bytes)).toThrow(place);
     expect(heap.usage).toEqual(before);
@@ -347,6 +347,8 @@ describe.each(BUILDS)("Tensor (%s)", (build) => {
     ["strings as values", [2], ["1", "b"], TypeError, /^data: expected .*numbers, got/],
     ["bigints as values", [2], [1n, 2n], TypeError, /^data: expected .*numbers, got/],
     ["rows as values", [2], [[1], [2]], TypeError, /^data: expected .*numbers, got/],
+    // biome-ignore lint/suspicious/noSparseArray: holes are what is refused
+    ["a hole as value", [3], [1, , 3], TypeError, /^data: expected .*numbers, got \[1, , 3\]$/],
   ])("is not made from %s, and nothing is allocated then", (_, shape, data, kind, message) => {
     const before = defaultHeap().usage;
     const making = () => tensor(shape as number[], data as number[]);

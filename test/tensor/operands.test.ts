@@ -400,7 +400,7 @@ describe("a Proxy around a tensor, as Vue makes it", () => {
   });
 });
 
-test("a Proxy around a layer is refused by its methods, with the remedy", () => {
+test("a Proxy around a layer is refused by every member, with the remedy", () => {
   const bn = new Proxy(new BatchNorm(3), {});
   const message = /^bn: expected the object itself, got a Proxy around it; in Vue .*markRaw.*toRaw/;
   for (const call of [
@@ -408,6 +408,23 @@ test("a Proxy around a layer is refused by its methods, with the remedy", () => 
     () => bn.backward(plain(1)),
     () => bn.track({ count: 2, mean: new Float64Array(3), variance: new Float64Array(3) }),
     () => toAffine(bn),
+    () => bn.train(),
+    () => bn.eval(),
+    () => bn.freeze(),
+    () => bn.resetRunningStats(),
+    () => bn.clone(),
+    () => bn.toJSON(),
+    () => bn.stateDict(),
+    () => bn.loadStateDict({}),
+    () => bn.dispose(),
   ])
     expect(call).toThrow(message);
+  const accessors = Object.entries(Object.getOwnPropertyDescriptors(BatchNorm.prototype)).filter(([, { get }]) => get);
+  expect(accessors.length).toBeGreaterThan(12);
+  const values: Record<string, unknown> = { mode: "eval", momentum: 0.2, epsilon: 1, renorm: null };
+  for (const [name, { set }] of accessors) {
+    expect(() => Reflect.get(BatchNorm.prototype, name, bn), name).toThrow(message);
+    const value = name in values ? values[name] : new Float32Array(3);
+    if (set) expect(() => Reflect.set(BatchNorm.prototype, name, value, bn), name).toThrow(message);
+  }
 });
