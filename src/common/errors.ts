@@ -246,14 +246,14 @@ export const disposed = (name: string) =>
 export const otherMemory = (name: string) =>
   new BatchNormError(
     "other-memory",
-    `${name}: expected a tensor in the memory of the others, got one in another memory; copy its data`,
+    `${name}: expected a tensor in the memory of the others, got another; copy its data`,
   );
 
 export const outOfMemory = (bytes: number, used: number, limit: number) =>
   new BatchNormError(
     "out-of-memory",
     `memory: expected room for ${bytes} bytes, got ${used} of ${limit} bytes in use; ` +
-      "dispose tensors, as forgotten ones wait for the event loop, or split the batch",
+      "dispose tensors, or split the batch; forgotten ones wait for the event loop",
   );
 
 /**
@@ -347,7 +347,7 @@ export const oneThreadWarning = (reason: string) => `batchnorm-wasm: one thread,
 /** Returns the warning for a momentum from 0.9 on, which most often is the decay of another framework. */
 export const momentumHint = (momentum: number) =>
   `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. If it comes from Keras, TF.js, ONNX or Flax, ` +
-  `which weigh the old value, pass decay: ${momentum}, and if it is meant, decay: 1 - ${momentum}.`;
+  `which weigh the old value, pass decay: ${momentum}, else decay: 1 - ${momentum}.`;
 
 /** Returns the text of a folding warning: how far y is off if this channel is folded. */
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>

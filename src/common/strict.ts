@@ -8,14 +8,14 @@ import { proxied, unknownProperty } from "./errors.ts";
 export const Strict: {
   new (): object;
   /** @internal */
-  checkItself(name: string, value: unknown): void;
+  checkItself(name: string, value: object): void;
 } = /* @__PURE__ */ (() => {
   class Strict {
     readonly #brand = true;
 
     /** Throws TypeError if a value is a Proxy around an instance, whose private fields cannot be read. */
-    static checkItself(name: string, value: unknown): void {
-      if (value instanceof Strict && !(#brand in value)) throw proxied(name);
+    static checkItself(name: string, value: object): void {
+      if (!(#brand in value) && value instanceof Strict) throw proxied(name);
     }
   }
   // an assignment to a property that is found nowhere on the prototypes reaches the last of them

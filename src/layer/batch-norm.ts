@@ -116,7 +116,7 @@ export interface LayerBackwardOptions<T extends AnyTensor = AnyTensor, N extends
 }
 
 /** Returns a layer. Throws TypeError for a Proxy around one, whose private fields cannot be read. */
-function own<T>(bn: T): T {
+function own<T extends object>(bn: T): T {
   Strict.checkItself("bn", bn);
   return bn;
 }
@@ -751,7 +751,7 @@ export class BatchNorm<
  * two calls, and have to be checked in each.
  */
 const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>
-  x instanceof Tensor && Object.keys(options).every((key) => REPEATABLE.includes(key));
+  Tensor.is(x) && Object.keys(options).every((key) => REPEATABLE.includes(key));
 
 /** Throws RangeError if the weights of a mask leave a sub-batch too few values for a variance. */
 function checkTracked(subBatches: readonly SubBatchForward[], takesOne: boolean): void {

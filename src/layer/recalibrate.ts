@@ -43,7 +43,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   if (distinct.size === 0) throw wrongValue("layers", "at least one BatchNorm", layers);
   for (const layer of distinct)
     if (!(isObject(layer) && layer instanceof BatchNorm)) throw wrongKind("layers", `BatchNorm (${LOST})`, layer);
-  for (const layer of distinct) Strict.checkItself("layers", layer);
+  for (const layer of distinct) Strict.checkItself("layers", layer as object);
   if (!hasAny(batches, Symbol.iterator, Symbol.asyncIterator))
     throw wrongKind("batches", "an iterable or async iterable of batches", batches);
   const { forward } = options;

@@ -33,7 +33,7 @@ import { type AnyTensor, Tensor } from "./tensor.ts";
 
 /** Throws TypeError for a Proxy around a tensor, through which private fields cannot be read. */
 export function checkItself(name: string, value: object): void {
-  if (!(value instanceof Tensor) && value.constructor === Tensor) throw proxied(name);
+  if (!Tensor.is(value) && value.constructor === Tensor) throw proxied(name);
 }
 
 /** Throws BatchNormError "disposed" for a tensor that is disposed, and "other-memory" for one in another heap. */
@@ -44,7 +44,7 @@ export function checkTensor(name: string, t: Tensor<Dtype>, heap?: Heap): void {
 
 /** Returns whether a value is absent, or a tensor that has not been disposed of. */
 export const isTensorInUse = (value: AnyTensor | undefined): boolean =>
-  value === undefined || (value instanceof Tensor && !value.disposed);
+  value === undefined || (Tensor.is(value) && !value.disposed);
 
 /** The arrays that calls take, for messages. */
 const ARRAYS = 'a Float32Array, Float64Array, Float16Array, or a Uint16Array with dtype "float16" or "bfloat16"';
@@ -100,7 +100,7 @@ export function checkContiguous(name: string, value: PlainTensor<Data> & Record<
 export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dtype {
   checkObject(name, value, "a Tensor or { data: Float32Array, shape }");
   checkItself(name, value);
-  const isTensor = value instanceof Tensor;
+  const isTensor = Tensor.is(value);
   if (isTensor) checkTensor(name, value);
   const found = operandDtype(value, dtype);
   if (found) storeOf(found, `${name}.data of ${found}`);

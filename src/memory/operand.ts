@@ -38,7 +38,7 @@ const IMAGE_TILE = 65536;
 
 /** Returns the heap that a call works in: that of the first Tensor among its operands, or the default heap. */
 export function heapOf(...values: readonly (AnyTensor | undefined)[]): Heap {
-  for (const value of values) if (value instanceof Tensor) return value.heap;
+  for (const value of values) if (Tensor.is(value)) return value.heap;
   return defaultHeap();
 }
 
