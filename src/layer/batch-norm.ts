@@ -181,12 +181,12 @@ export class BatchNorm<
     super();
     this.#channels = checkChannels(channels);
     this.#options = resolveOptions<D>(options);
-    const { dtype, scale, shift, trackRunningStats, activation, negativeSlope, renorm } = this.options;
+    const { dtype, scale, shift, trackRunningStats, activation, negativeSlope, renorm } = this.#options;
     if (renorm) renormalization.get("renorm");
     this.#activation = activationOption(activation, negativeSlope);
     this.#gamma = scale ? (newVector(dtype, channels).fill(1) as VectorOf<D>) : null;
     this.#beta = shift ? newVector(dtype, channels) : null;
-    this.#running = trackRunningStats ? new RunningStatistics(channels, this.options) : null;
+    this.#running = trackRunningStats ? new RunningStatistics(channels, this.#options) : null;
     this.#renorm = renorm;
     this.#spare = new ForwardBuffers(channels);
     this.#used = new ForwardBuffers(channels);
@@ -480,7 +480,7 @@ export class BatchNorm<
    */
   checkForward<T extends TensorLike<D>>(x: T, options: LayerForwardOptions<T>, mode: Mode): ForwardInputs<T> {
     const { residual, out, mask } = options;
-    const { dtype, layout, ghostBatchSize } = this.options;
+    const { dtype, layout, ghostBatchSize } = this.#options;
     if (mode === "frozen" && !this.#running) throw noRunningStatistics(mode);
     const args = {
       x,
@@ -492,7 +492,7 @@ export class BatchNorm<
       ghostBatchSize: this.#normalizesByBatch(mode) ? ghostBatchSize : null,
       backwardMode: mode === "eval" ? undefined : mode,
     };
-    const inputs = checkForward(args, { dtype, channels: this.channels });
+    const inputs = checkForward(args, { dtype, channels: this.#channels });
     this.#checkVectors();
     return inputs;
   }
@@ -516,10 +516,10 @@ export class BatchNorm<
     options: LayerForwardOptions<T>,
     mode: Mode,
   ): PreparedForward<T> {
-    const { epsilon, ghostBatchSize } = this.options;
+    const { epsilon, ghostBatchSize } = this.#options;
     const batch = this.#normalizesByBatch(mode);
     const { statistics } = options;
-    const joint = statistics === undefined ? undefined : checkStatistics(statistics, this.channels, epsilon);
+    const joint = statistics === undefined ? undefined : checkStatistics(statistics, this.#channels, epsilon);
     if (joint && !batch) throw wrongValue("mode", '"train" or "batch" with statistics', mode);
     if (joint && ghostBatchSize) throw exclusiveStatistics("ghostBatchSize");
     if (joint && this.#renorm) throw exclusiveStatistics("renorm");
@@ -530,7 +530,7 @@ export class BatchNorm<
   #source(joint: (Statistics & { count: number }) | undefined, batch: boolean, takesOne: boolean): StatisticsSource {
     const spare = this.#spare;
     if (joint) return { kind: "joint", statistics: joint, count: joint.count, takesOne };
-    if (batch) return { kind: "batch", epsilon: this.options.epsilon, takesOne, buffer: (i) => spare.statistics(i) };
+    if (batch) return { kind: "batch", epsilon: this.#options.epsilon, takesOne, buffer: (i) => spare.statistics(i) };
     return { kind: "constant", statistics: this.#runningStatistics(spare.statistics(0)) };
   }
 
@@ -576,7 +576,7 @@ export class BatchNorm<
   track(statistics: BatchStatistics): void {
     BatchNorm.#alive(this);
     if (!this.#running) throw noStatistics();
-    const batch = checkStatistics(statistics, this.channels, this.options.epsilon);
+    const batch = checkStatistics(statistics, this.#channels, this.#options.epsilon);
     const takesOne = this.#running.estimator === "population" && (this.#isRecalibrating || this.#running.values > 0);
     if (batch.count > 0 && batch.count <= 1 && !takesOne)
       throw wrongValue("statistics.count", "more than 1 value per channel", batch.count);
@@ -669,8 +669,8 @@ export class BatchNorm<
     const [mode, saved, renorm, differentiated] = [this.#mode, this.#saved, this.#renorm, this.#differentiated];
     const [spare, used] = [this.#spare, this.#used];
     // the old buffers belong to the pending backward
-    this.#spare = new ForwardBuffers(this.channels);
-    this.#used = new ForwardBuffers(this.channels);
+    this.#spare = new ForwardBuffers(this.#channels);
+    this.#used = new ForwardBuffers(this.#channels);
     this.#running = fresh;
     this.#mode = "train";
     this.#renorm = null;
@@ -718,8 +718,8 @@ export class BatchNorm<
 
   /** Checks the vectors' lengths again, since a transfer to another thread empties an array. */
   #checkVectors(): void {
-    const { channels } = this;
-    const { dtype } = this.options;
+    const channels = this.#channels;
+    const { dtype } = this.#options;
     if (this.#gamma && this.#gamma.length !== channels) checkVector("gamma", this.#gamma, channels, dtype);
     if (this.#beta && this.#beta.length !== channels) checkVector("beta", this.#beta, channels, dtype);
     const { mean, variance } = this.#running ?? {};
@@ -730,7 +730,7 @@ export class BatchNorm<
   /** The running statistics as a forward takes them, in the mean and invStd of `into`, which it returns. */
   #runningStatistics(into: Statistics): Statistics {
     into.mean.set(this.#running?.mean ?? []);
-    invStdOf(this.#running?.variance ?? [], this.options.epsilon, into.invStd);
+    invStdOf(this.#running?.variance ?? [], this.#options.epsilon, into.invStd);
     return into;
   }
 
@@ -738,10 +738,10 @@ export class BatchNorm<
    * Whether the running statistics are to be updated by a batch. Throws if it is not finite and onNonFinite is "throw".
    */
   #checkFinite({ mean, variance }: Pick<Statistics, "mean" | "variance">): boolean {
-    if (this.options.onNonFinite === "allow") return true;
+    if (this.#options.onNonFinite === "allow") return true;
     const bad = nonFiniteChannel(mean, variance);
     if (bad === undefined) return true;
-    if (this.options.onNonFinite === "skip") return false;
+    if (this.#options.onNonFinite === "skip") return false;
     throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
   }
 }
