@@ -15,8 +15,8 @@ const RELAXED_SIMD_PROBE = new Uint8Array([
   2, 11,
 ]);
 
-/** Returns whether the engine has 128-bit SIMD. */
-export const simd = (): boolean => WebAssembly.validate(SIMD_PROBE);
+/** Returns whether the engine has 128-bit SIMD. V8's flag --jitless and lockdown modes remove WebAssembly as a whole. */
+export const simd = (): boolean => typeof WebAssembly === "object" && WebAssembly.validate(SIMD_PROBE);
 
 /** Returns whether the engine has relaxed SIMD, which includes fused multiply-add. */
 export const relaxedSimd = (): boolean => WebAssembly.validate(RELAXED_SIMD_PROBE);

@@ -26,11 +26,12 @@ export type BatchNormErrorCode =
  * `instanceof` also accepts errors of other copies of the package, such as one loaded by import and one by require.
  */
 export class BatchNormError extends Error {
+  // A field, because an assignment throws where a program has frozen Error.prototype.
+  override readonly name = "BatchNormError";
   readonly code: BatchNormErrorCode;
 
   constructor(code: BatchNormErrorCode, message: string) {
     super(message);
-    this.name = "BatchNormError";
     this.code = code;
   }
 
@@ -303,7 +304,7 @@ export const threadNotStarted = (thread: number, why: string) =>
   new BatchNormError(
     "thread",
     `threads: expected thread ${thread} of the pool to start, got: ${why}; a page's content security policy must allow ` +
-      "worker-src blob:, and an audio worklet has no workers; call init without threads there",
+      "worker-src blob:, Node's --permission needs --allow-worker, and an audio worklet has no workers; call init without threads there",
   );
 
 export const threadDied = (thread: number, how: string) =>

@@ -88,7 +88,7 @@ export function attachMemory(owner: MemoryOwner): AttachedMemory {
   try {
     heap = new AttachedHeap(owner);
   } catch (error) {
-    if (!(error instanceof WebAssembly.LinkError || error instanceof TypeError)) throw error;
+    if (!/^(Link|Type)Error$/.test((error as Error).name)) throw error; // there may be no WebAssembly.LinkError
     throw wrongKind("owner.memory", "a WebAssembly.Memory with 32-bit addresses", memory);
   }
   const tensorAt = <D extends Dtype = "float32">(

@@ -71,9 +71,20 @@ export function startPool(heap: KernelHeap, threads: number): Promise<Pool> {
     : Pool.start([build.module], memory, [core], threads);
 }
 
+/** The latest of the calls that start or end threads. */
+let latest: Promise<unknown> = /* @__PURE__ */ Promise.resolve();
+
+/** Makes a call when all earlier ones have settled, so that calls take effect in the order in which a program makes them. */
+export function inOrder(call: () => Promise<void>): Promise<void> {
+  const result = latest.then(call);
+  latest = result.catch(() => {}); // the caller of `result` gets the error
+  return result;
+}
+
 /**
  * Compiles the kernels ahead of first use, off the main thread, and with `threads` starts a pool of threads. Without
- * `init` the kernels compile on first use, and calls run on one thread.
+ * `init` the kernels compile on first use, and calls run on one thread. Calls of init and stopThreads take effect one
+ * after the other.
  *
  * `checks` turns a debug mode on or off. With another option, new tensors lie in a new memory, and the earlier pool
  * ends; earlier tensors stay usable, on one thread. Calls stay synchronous and give the same bits for every number of
@@ -86,21 +97,27 @@ export async function init(options: InitOptions = {}): Promise<void> {
   const { checks, ...others } = options;
   flag("checks", checks, false);
   if (options.extended !== undefined) secondModule.get("init({ extended })");
-  const { threads, reason } = await countThreads(threadsOption(options.threads, MAX_THREADS));
-  const shared = threads > 1;
-  const build = await compileAhead(others, shared ? "shared" : "own");
-  if (checks !== undefined) setChecks(checks);
-  if (Object.values(others).every((value) => value === undefined) && currentHeap()) return;
-  const heap = newHeap(build, shared);
-  const pool = shared ? await startPool(heap, threads) : undefined;
-  await stopThreads();
-  heap.pool = pool;
-  heap.threadsReason = reason;
-  useHeap(heap);
+  const asked = threadsOption(options.threads, MAX_THREADS);
+  await inOrder(async () => {
+    const { threads, reason } = await countThreads(asked);
+    const shared = threads > 1;
+    const build = await compileAhead(others, shared ? "shared" : "own");
+    const before = currentHeap();
+    let ended: Promise<void> | undefined;
+    if (!before || Object.values(others).some((value) => value !== undefined)) {
+      const heap = newHeap(build, shared);
+      heap.pool = shared ? await startPool(heap, threads) : undefined;
+      heap.threadsReason = reason;
+      useHeap(heap);
+      ended = endPool(before, "init made a new memory");
+    }
+    if (checks !== undefined) setChecks(checks);
+    await ended;
+  });
 }
 
 /** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
-export const stopThreads = (): Promise<void> => endPool(currentHeap(), "stopThreads() ended the pool");
+export const stopThreads = (): Promise<void> => inOrder(() => endPool(currentHeap(), "stopThreads() ended the pool"));
 
 /** Ends the pool of a heap, if it has one, for a reason that `kernelInfo` returns from then on. */
 export async function endPool(heap: KernelHeap | undefined, reason: string): Promise<void> {

@@ -5,7 +5,7 @@ import { engine, getKernel, type KernelBackend, registerKernel } from "@tensorfl
 import { threadNotStarted } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import type { HostHeap } from "../memory/heap.ts";
-import { countThreads, endPool, startPool, threadsOption } from "../memory/init.ts";
+import { countThreads, endPool, inOrder, startPool, threadsOption } from "../memory/init.ts";
 import { MAX_THREADS } from "../wasm/threads/pool.ts";
 import { accessTo, COPIED } from "./access.ts";
 
@@ -59,25 +59,27 @@ function endWithBackend(backendName: string): void {
 export async function init(options: InitOptions = {}): Promise<void> {
   checkKeys("init options", options, ["threads"]);
   const asked = threadsOption(options.threads, MAX_THREADS);
-  await engine().ready();
-  const { backend, backendName } = engine();
-  const { heap } = accessTo(backend);
-  if (asked === undefined) return;
-  const { threads, reason } = await countThreads(asked, heap ? (heap.shared ? undefined : NOT_SHARED) : COPIED);
-  const pool = heap && threads > 1 ? await startPool(heap, threads) : undefined;
-  if (pool && engine().registry[backendName] !== backend) {
-    await pool.dispose();
-    throw threadNotStarted(1, "TF.js has disposed of the backend");
-  }
-  const ended = stopThreads();
-  if (heap) {
-    heap.pool = pool;
-    heap.threadsReason = reason;
-    pooled = { backend, heap };
-    endWithBackend(backendName);
-  }
-  await ended;
+  await inOrder(async () => {
+    await engine().ready();
+    const { backend, backendName } = engine();
+    const { heap } = accessTo(backend);
+    if (asked === undefined) return;
+    const { threads, reason } = await countThreads(asked, heap ? (heap.shared ? undefined : NOT_SHARED) : COPIED);
+    const pool = heap && threads > 1 ? await startPool(heap, threads) : undefined;
+    if (pool && engine().registry[backendName] !== backend) {
+      await pool.dispose();
+      throw threadNotStarted(1, "TF.js has disposed of the backend");
+    }
+    const ended = end("init made another pool");
+    if (heap) {
+      heap.pool = pool;
+      heap.threadsReason = reason;
+      pooled = { backend, heap };
+      endWithBackend(backendName);
+    }
+    await ended;
+  });
 }
 
 /** Ends the threads of the pool. Later calls run on one thread. Without a pool, nothing happens. */
-export const stopThreads = (): Promise<void> => end("stopThreads() ended the pool");
+export const stopThreads = (): Promise<void> => inOrder(() => end("stopThreads() ended the pool"));

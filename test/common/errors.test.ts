@@ -2,8 +2,9 @@
 // which PyTorch raises an error, and for which this library throws one.
 
 import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import {
+  attachMemory,
   BatchNorm,
   BatchNormError,
   batchNormForward,
@@ -17,6 +18,7 @@ import {
   writeSafetensors,
 } from "../../src/index.ts";
 import { defaultHeap } from "../../src/memory/heap.ts";
+import { kernelBuild } from "../../src/wasm/module.ts";
 import { sizeOf, useBuild } from "../support/worlds.ts";
 import { SHAPE, type Wrong } from "../support/wrong-use.ts";
 
@@ -98,6 +100,31 @@ describe("messages", () => {
     expect(error).toBeInstanceOf(Error);
     expect(error).toMatchObject({ name: "BatchNormError", code: "no-forward" });
     expect(String(error)).toMatch(/^BatchNormError: backward: expected a forward call before it/);
+  });
+
+  test("keep their class and code where properties of Error.prototype cannot be assigned, as if it were frozen", () => {
+    const descriptors = Object.getOwnPropertyDescriptors(Error.prototype);
+    for (const name of Object.keys(descriptors)) Object.defineProperty(Error.prototype, name, { writable: false });
+    try {
+      const error = thrownBy(() => new BatchNorm(3).backward({ data: new Float32Array(24), shape: SHAPE }));
+      expect(error).toBeInstanceOf(BatchNormError);
+      expect(error).toMatchObject({ name: "BatchNormError", code: "no-forward" });
+    } finally {
+      Object.defineProperties(Error.prototype, descriptors);
+    }
+  });
+
+  test("say what is missing in an engine without WebAssembly", async () => {
+    const memory = { buffer: new ArrayBuffer(8) };
+    vi.stubGlobal("WebAssembly", undefined);
+    try {
+      const missing = { name: "BatchNormError", code: "no-simd" };
+      expect(thrownBy(() => kernelBuild())).toMatchObject(missing);
+      expect(thrownBy(() => attachMemory({ memory, malloc: () => 8, free() {} } as Wrong))).toMatchObject(missing);
+      await expect(init({ build: "simd" })).rejects.toMatchObject(missing);
+    } finally {
+      vi.unstubAllGlobals();
+    }
   });
 });
 

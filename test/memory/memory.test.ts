@@ -137,6 +137,64 @@ describe("Allocator", () => {
     expect(ends.length).toBe(asked);
   });
 
+  /** What a run moves and deletes: the lengths of arrays in splice, the largest Map, and the keys that are deleted. */
+  function watch(run: () => void) {
+    const { splice } = Array.prototype;
+    const { set, delete: remove } = Map.prototype;
+    const seen = { lengths: [] as number[], largest: 0, deleted: 0 };
+    try {
+      Array.prototype.splice = function (...args: unknown[]) {
+        seen.lengths.push(this.length);
+        return splice.apply(this, args as Parameters<typeof splice>);
+      };
+      Map.prototype.set = function (...args) {
+        seen.largest = Math.max(seen.largest, this.size);
+        return set.apply(this, args);
+      };
+      Map.prototype.delete = function (key) {
+        seen.deleted++;
+        return remove.call(this, key);
+      };
+      run();
+    } finally {
+      Object.assign(Array.prototype, { splice });
+      Object.assign(Map.prototype, { set, delete: remove });
+    }
+    return seen;
+  }
+
+  test("among 20,000 holes, a step moves a few numbers, and deletes no keys, which V8 would go on to search", () => {
+    const { allocator } = recorded();
+    const next = random(2);
+    const size = () => 64 * (1 + Math.floor(next() * 300));
+    const pointers = Array.from({ length: 40_000 }, () => allocator.allocate(size()));
+    for (let i = 0; i < pointers.length; i += 2) allocator.free(pointers[i] as number);
+    const STEPS = 40_000;
+    const { lengths, deleted } = watch(() => {
+      const live: number[] = [];
+      for (let i = 0; i < STEPS; i++) {
+        if (i >= 100) allocator.free(live[i % 100] as number);
+        live[i % 100] = allocator.allocate(size());
+      }
+    });
+    expect(lengths.length).toBeGreaterThan(STEPS);
+    // 129 numbers of a block, or a list of at most 20,000 / 64 blocks
+    expect(Math.max(...lengths)).toBeLessThan(320);
+    expect(deleted).toBeLessThan(STEPS);
+  });
+
+  test("what is remembered of 20,000 addresses that are free again is forgotten", () => {
+    const { allocator } = recorded();
+    const { largest, deleted } = watch(() => {
+      for (let i = 1; i <= 10_000; i++) {
+        const pointers = [allocator.allocate(64 * i), allocator.allocate(64)];
+        for (const pointer of pointers) allocator.free(pointer);
+      }
+    });
+    expect(largest).toBeLessThan(100);
+    expect(deleted).toBeGreaterThan(20_000 - 100);
+  });
+
   test("what was not handed out, or was freed before, cannot be freed", () => {
     const { allocator } = recorded();
     const [first, second] = [allocator.allocate(64), allocator.allocate(64)];

@@ -416,6 +416,41 @@ describe("the built package", () => {
     expect({ status, stdout: stdout.trim(), stderr }).toEqual({ status: 0, stdout: printed, stderr: "" });
   });
 
+  test.each([
+    ["ten of init", "await Promise.all(Array.from({ length: 10 }, () => bn.init({ threads: 3 })))", 3],
+    ["init, and init of fewer threads", "await Promise.all([bn.init({ threads: 4 }), bn.init({ threads: 2 })])", 2],
+    [
+      "init, and stopThreads before it has finished",
+      "await Promise.all([bn.init({ threads: 3 }), bn.stopThreads()])",
+      1,
+    ],
+    [
+      "init that fails, and init",
+      `const { Memory } = WebAssembly;
+       WebAssembly.Memory = class { constructor() { WebAssembly.Memory = Memory; throw new RangeError("no memory"); } };
+       const calls = await Promise.allSettled([bn.init({ threads: 4 }), bn.init({ threads: 3 })]);
+       if (calls[0].reason?.message !== "no memory" || calls[1].reason) throw new Error("the first one shall fail")`,
+      3,
+    ],
+  ])("calls at once take effect one after the other: %s", (_, calls, threads) => {
+    // the last one decides, and no thread of the others stays
+    const { stdout, stderr } = run(`
+      const { Worker } = process.getBuiltinModule("worker_threads");
+      let alive = 0;
+      process.getBuiltinModule("worker_threads").Worker = class extends Worker {
+        constructor(...args) {
+          super(...args);
+          alive++;
+          this.once("exit", () => alive--);
+        }
+      };
+      ${calls};
+      console.log(bn.kernelInfo().threads, alive);
+      await bn.stopThreads();
+      console.log(bn.kernelInfo().threads, alive);`);
+    expect({ stdout, stderr }).toEqual({ stdout: `${threads} ${threads - 1}\n1 0\n`, stderr: "" });
+  });
+
   test.skipIf(!existsSync("/proc/self/task"))("ten pools leave no thread behind (counted in /proc, Linux only)", () => {
     const { stdout, stderr } = run(`
       const { readdirSync } = await import("node:fs");
