@@ -88,16 +88,17 @@ port.onmessage = ({ data: { modules, memory, buffer, thread } }) => {
   port.postMessage("ready");
   for (let seen = 0; ; ) {
     seen = nextGeneration(jobBoard, seen, thread);
-    if (!enter(jobBoard)) continue;
+    // said before it is so, and until it is no more, so that the owner can name a worker that is killed at any moment
     Atomics.store(jobBoard.i32, THREADS + thread, INSIDE);
-    try {
-      jobBoard.work(kernels, thread, Atomics.load(jobBoard.i32, WANTED));
-    } catch (error) {
-      Atomics.store(jobBoard.i32, FAILED, thread);
-      console.error(`batchnorm-wasm: thread ${thread}:`, error);
-    } finally {
-      Atomics.store(jobBoard.i32, THREADS + thread, AWAKE);
-      leave(jobBoard);
-    }
+    if (enter(jobBoard))
+      try {
+        jobBoard.work(kernels, thread, Atomics.load(jobBoard.i32, WANTED));
+      } catch (error) {
+        Atomics.store(jobBoard.i32, FAILED, thread);
+        console.error(`batchnorm-wasm: thread ${thread}:`, error);
+      } finally {
+        leave(jobBoard);
+      }
+    Atomics.store(jobBoard.i32, THREADS + thread, AWAKE);
   }
 };
