@@ -337,9 +337,9 @@ export const noMpi = (what: string, remedy: string, error?: unknown) =>
     `mpiGroup: expected ${what}, got none${error === undefined ? "" : `: ${error instanceof Error ? error.message : error}`}; ${remedy}`,
   );
 
-/** The reason why a page has one thread only. */
+/** The reason why there is one thread only. */
 export const NO_SHARED_MEMORY =
-  "this page is not cross-origin isolated: serve it with Cross-Origin-Opener-Policy: same-origin and " +
+  "the engine has no shared memory, or this page is not cross-origin isolated: serve it with Cross-Origin-Opener-Policy: same-origin and " +
   "Cross-Origin-Embedder-Policy: require-corp";
 
 /** Returns the warning that calls run on one thread. It is no error, because the results are the same. */

@@ -6,7 +6,7 @@ import type { Checked } from "./check.js";
 export { expectChecked } from "./expected.ts";
 
 export interface Row {
-  readonly kind: "runtime" | "browser" | "place" | "bundler" | "host";
+  readonly kind: "runtime" | "node" | "browser" | "place" | "bundler" | "host";
   readonly name: string;
   readonly version: string;
   /** What else the table shall say, a few words. */

@@ -129,19 +129,24 @@ it("the oldest Node that package.json admits is the one tried here", async () =>
   expect(await versionOf(NODES[0] as Runtime)).toBe("20.0.0");
 });
 
-describe("an engine without SIMD", () => {
-  // V8 has none where the processor lacks SSE 4.1
-  const NO_SIMD = "--no-enable-sse4-1";
-
+// V8 has no SIMD where the processor lacks SSE 4.1, and no WebAssembly at all without its compiler
+describe.each(["--no-enable-sse4-1", "--jitless"])("an engine without SIMD, by %s", (flag) => {
   it.each<Runtime>([
-    ...NODES.map((node) => ({ ...node, flags: [...(node.flags ?? []), NO_SIMD] })),
-    { ...DENO, flags: [...DENO.flags, `--v8-flags=${NO_SIMD}`] },
+    ...NODES.map((node) => ({ ...node, flags: [...(node.flags ?? []), flag] })),
+    { ...DENO, flags: [...DENO.flags, `--v8-flags=${flag}`] },
   ])("$name: an import is fine, and the first use says what is missing", async (runtime) => {
     const errors = JSON.parse(await output(runtime, ["no-simd.mjs"]));
     const uses = ["forward", "tensor", "info", "init"];
     expect(Object.keys(errors)).toEqual(["library", "core"].flatMap((entry) => uses.map((use) => `${entry}: ${use}`)));
     for (const error of Object.values(errors))
       expect(error).toEqual({ code: "no-simd", message: expect.stringContaining("an engine with WebAssembly SIMD") });
+    if (flag === "--jitless")
+      record({
+        kind: "node",
+        name: `${runtime.name}, ${flag}`,
+        version: await versionOf(runtime),
+        what: 'BatchNormError "no-simd" at first use',
+      });
   });
 });
 

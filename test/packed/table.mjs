@@ -13,6 +13,7 @@ const document = fileURLToPath(new URL("../../docs/runtimes.md", import.meta.url
 
 const KINDS = {
   runtime: "Runtimes",
+  node: "Places outside a page",
   browser: "Browsers",
   place: "Places in a page",
   bundler: "Bundlers",
