@@ -59,7 +59,10 @@ class AttachedHeap extends HostHeap {
 
   override allocate(bytes: number): number {
     const pointer = super.allocate(bytes);
-    if (pointer % 8) throw wrongValue("malloc", "an address that is a multiple of 8", pointer);
+    if (pointer % 8) {
+      super.free(pointer);
+      throw wrongValue("malloc", "an address that is a multiple of 8", pointer);
+    }
     this.#allocated.add(pointer);
     return pointer;
   }

@@ -150,8 +150,10 @@ test("memories are not mixed in a call, and wrong arguments are refused by their
     { ...owner, HEAPU8: 1 },
   ])
     expect(() => attachMemory(wrong as never)).toThrow(/^owner/);
-  const odd = attachMemory({ ...owner, malloc: (bytes) => owner.malloc(bytes + 4) + 4 });
+  const freed: number[] = [];
+  const odd = attachMemory({ ...owner, malloc: () => 1028, free: (pointer) => freed.push(pointer) });
   expect(() => odd.tensor(SHAPE)).toThrow(/^malloc: expected an address that is a multiple of 8/);
+  expect(freed).toEqual([1028]);
   const full = attachMemory({ ...owner, malloc: () => 0 });
   expect(() => full.tensor(SHAPE)).toThrow(expect.objectContaining({ code: "out-of-memory" }));
 });
