@@ -49,7 +49,7 @@ function search<T>(list: readonly T[], isBefore: (item: T) => boolean): number {
 
 /** A sorted list of different numbers, in blocks, so that a change moves numbers of one block only. */
 class SortedNumbers {
-  /** The blocks. Each but the first has at least one number. */
+  /** The blocks. Only the last one that is left may be empty. */
   readonly #blocks: number[][] = [[]];
 
   /** Returns the index of the block in which a number has its place, the block, and the number's index in it. */
