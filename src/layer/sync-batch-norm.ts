@@ -182,23 +182,41 @@ export class SyncBatchNorm<
     return this.group.sum(all);
   }
 
-  /** Runs all steps at once. Throws TypeError if an exchange is asynchronous. */
+  /** Runs all steps at once. Throws TypeError if an exchange is asynchronous, if possible before it. */
   #now<T>(steps: Steps<T>): T {
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
-      if (step.value() instanceof Promise)
+      const pending = isAsynchronous(this.group) || step.value();
+      if (pending === true || isThenable(pending)) {
+        // the error below says more than the end of the exchange, and the next one waits for it
+        if (pending !== true) {
+          const over = Promise.resolve(pending).catch(() => {});
+          stale.set(this.group, over);
+        }
         throw wrongKind("group", "one that sums at once, or a call of forwardAsync and backwardAsync", this.group);
+      }
     }
   }
 
   /** Runs all steps, and waits for each exchange. */
   async #later<T>(steps: Steps<T>): Promise<T> {
+    await stale.get(this.group);
     for (let step = steps.next(); ; step = steps.next()) {
       if (step.done) return step.value;
       await step.value();
     }
   }
 }
+
+/** The exchanges that a synchronous call began on a group whose asynchrony it could not know, by group. */
+const stale = /* @__PURE__ */ new WeakMap<ProcessGroup, Promise<unknown>>();
+
+const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+  typeof (value as Partial<PromiseLike<unknown>> | null | undefined)?.then === "function";
+
+/** Whether a group is known to be asynchronous: by an exchange before, or because its functions are async functions. */
+const isAsynchronous = (group: ProcessGroup): boolean =>
+  stale.has(group) || [group.sum, group.gather].some((f) => f?.[Symbol.toStringTag as never] === "AsyncFunction");
 
 /** The result of a call, or the error that it throws. */
 function attempt<T>(call: () => T): { value: T; error?: never } | { value?: never; error: unknown } {

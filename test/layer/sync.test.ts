@@ -226,9 +226,46 @@ describe("exchanges", () => {
     expect(await sent).toMatchObject({ code: "group" });
   });
 
-  it("are awaited where the group needs it", () => {
-    const bn = new SyncBatchNorm(6, { group: groupOf(1)[0] as Group });
-    expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once, or a call of forwardAsync/);
+  it("of an asynchronous group are refused by forward before anything is sent, and forwardAsync works after it", async () => {
+    let sent = 0;
+    const layers = groupOf(2).map((port) => {
+      const { rank, size } = port;
+      const sum = async (values: Float64Array) => {
+        sent++;
+        await port.sum(values);
+      };
+      return new SyncBatchNorm(6, { group: { rank, size, sum } });
+    });
+    for (const bn of layers)
+      expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once, or a call of forwardAsync/);
+    expect(sent).toBe(0);
+    await Promise.all(layers.map((bn) => bn.forwardAsync(x)));
+    const single = new BatchNorm(6);
+    single.forward({ data: joined([x, x]), shape: [8, 6] });
+    for (const bn of layers) {
+      expect(bn.runningMean).toBeAllclose(single.runningMean as Float32Array, { rtol: 1e-6 });
+      expect(bn.batchesTracked).toBe(1);
+    }
+  });
+
+  it("are awaited if they are thenables; one that a synchronous call has begun is over before the next", async () => {
+    const sent: number[] = [];
+    let underWay = 0;
+    const sum = (values: Float64Array) => {
+      sent.push(values.length);
+      expect(++underWay).toBe(1);
+      return {
+        // biome-ignore lint/suspicious/noThenProperty: the group returns a thenable that is no promise
+        then: (resolve: (_: number) => void) => setTimeout(() => resolve(underWay--), 1),
+      };
+    };
+    const bn = new SyncBatchNorm(6, { group: { rank: 0, size: 1, sum: sum as never } });
+    for (let call = 0; call < 2; call++) expect(() => bn.forward(x)).toThrow(/^group: expected one that sums at once/);
+    expect(sent).toHaveLength(1);
+    const y = await bn.forwardAsync(x);
+    expect(sent).toHaveLength(2);
+    expect(y).toEqual(new BatchNorm(6).forward(x));
+    expect(bn.batchesTracked).toBe(1);
   });
 });
 
