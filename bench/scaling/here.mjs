@@ -37,9 +37,16 @@ export function mergingHere(count) {
     mean: Float64Array.from({ length: channels }, (_, c) => Math.sin(rank + c)),
     variance: Float64Array.from({ length: channels }, (_, c) => 1 + Math.cos(rank * c)),
   });
-  const gathered = new Float64Array(size * (2 * channels + 1));
-  for (let rank = 0; rank < size; rank++) gathered.set(packStatistics(one(rank)), rank * (2 * channels + 1));
-  const bn = new SyncBatchNorm(channels, { group: { rank: 0, size, sum() {}, gather: (_, all) => all.set(gathered) } });
+  const statistics = Array.from({ length: size }, (_, rank) => packStatistics(one(rank)));
+  // the header of every rank is this rank's own
+  const gather = (own, all) => {
+    for (const [rank, values] of statistics.entries()) {
+      const end = (rank + 1) * own.length;
+      all.set(own, end - own.length);
+      if (rank > 0) all.set(values, end - values.length);
+    }
+  };
+  const bn = new SyncBatchNorm(channels, { group: { rank: 0, size, sum() {}, gather } });
   const nothing = { data: new Float32Array(), shape: [0, channels] };
   const times = Array.from({ length: count + 20 }, () => {
     const start = performance.now();

@@ -330,6 +330,22 @@ export const rankFailed = (failed: number | undefined, where: string) =>
       "which says there what it is; nothing was changed here",
   );
 
+/** Returns the error for a rank whose part of an exchange does not belong to the others'. All ranks throw it. */
+export const wrongExchange = (name: string, expected: string, got: unknown) =>
+  new BatchNormError(
+    "group",
+    `${mismatch(name, expected, got)}; nothing was changed on any rank. All ranks make the same calls, in the same order, ` +
+      "on layers that were made in the same order, with the same options and the same running statistics",
+  );
+
+/** Returns the error for a group that does not return this rank's own value in its place. */
+export const faultyGroup = (rank: number, sent: number, got: unknown) =>
+  new BatchNormError(
+    "group",
+    `${mismatch("group", `the sent value ${sent} in the place of rank ${rank}`, got)}; \`sum\` adds up the values of all ` +
+      "ranks, and `gather` returns them in the order of the ranks",
+  );
+
 /** Returns the error for a part of MPI that is missing. `error` is the cause, whose message is included. */
 export const noMpi = (what: string, remedy: string, error?: unknown) =>
   new BatchNormError(

@@ -16,13 +16,18 @@ export interface ProcessGroup<R extends undefined | Promise<void> | void = Promi
   readonly rank: number;
   /** The number of ranks. */
   readonly size: number;
-  /** Replaces the values by their sums over all ranks. Every rank gets the same bits. */
-  sum(values: Float64Array): R;
+  /**
+   * Whether exchanges with different tags may be under way at the same time, each in its own order. Without it, layers
+   * of an asynchronous group exchange one after the other.
+   */
+  readonly tagged?: boolean;
+  /** Replaces the values by their sums over all ranks. Every rank gets the same bits. A layer's tag is its number. */
+  sum(values: Float64Array, tag?: number): R;
   /**
    * Fills `all`, which is `size` times as long as `values`, with the values of all ranks in the order of the ranks. It
    * is optional: without it, SyncBatchNorm gathers by a sum over `all`, which sends twice as many bytes.
    */
-  gather?(values: Float64Array, all: Float64Array): R;
+  gather?(values: Float64Array, all: Float64Array, tag?: number): R;
 }
 
 /** Adds `values` to `sum`, element by element. */

@@ -185,11 +185,14 @@ export function loadState(layer: Layer, state: StateSource, settings: LoadOption
   // set() keeps the array objects, which users may hold
   if (gamma) layer.gamma?.set(gamma);
   if (beta) layer.beta?.set(beta);
-  if (mean) running?.mean.set(mean);
-  if (variance) running?.variance.set(variance);
   if (running) {
-    running.batches = batches ?? running.batches;
-    running.values = values ?? running.values;
+    const before = { batches: running.batches, values: running.values };
+    // the digits behind float32 are no part of a state, and layers that load one state have to go on alike
+    if (mean && variance) running.reset();
+    if (mean) running.mean.set(mean);
+    if (variance) running.variance.set(variance);
+    running.batches = batches ?? before.batches;
+    running.values = values ?? before.values;
   }
   return report;
 }

@@ -271,7 +271,7 @@ function preparedBefore<T extends AnyTensor>(
 }
 
 /** Checks everything that backward takes but the names of options. `exists` tells which parameters the forward had. */
-function prepareBackward<T extends AnyTensor>(
+export function prepareBackward<T extends AnyTensor>(
   dy: T,
   saved: ForwardRecord,
   exists: { gamma: boolean; beta: boolean },

@@ -97,17 +97,17 @@ export function unpackStatistics(packed: Float64Array): BatchStatistics {
 }
 
 /**
- * The statistics of `size` parts together, which packStatistics packed and which follow each other in `all`. It is
- * mergeStatistics without a copy of each part: 3 ns for a part and channel instead of 16.
+ * The statistics of `size` parts together, which packStatistics packed and which follow each other in `all`, each behind
+ * `skip` other numbers. It is mergeStatistics without a copy of each part: 3 ns for a part and channel instead of 16.
  */
-export function mergePacked(all: Float64Array, size: number): BatchStatistics {
+export function mergePacked(all: Float64Array, size: number, skip: number): BatchStatistics {
   const width = all.length / size;
-  const channels = (width - 1) / 2;
+  const channels = (width - skip - 1) / 2;
   const mean = new Float64Array(channels);
   const m2 = new Float64Array(channels);
   let count = 0;
   for (let part = 0; part < size; part++) {
-    const start = part * width;
+    const start = part * width + skip;
     const added = all[start] as number;
     if (added === 0) continue;
     const share = added / (count + added);

@@ -169,13 +169,13 @@ describe("exchanges", () => {
   };
   const x = { data: normal(1, 24), shape: [4, 6] };
 
-  it("are one in forward and one in backward, of 2C + 1 numbers a rank, and none by running statistics", () => {
+  it("are one in forward and one in backward, of a header and 2C + 1 numbers a rank, and none by running statistics", () => {
     const group = counting();
     const bn = new SyncBatchNorm(6, { group });
     bn.forward(x);
-    expect(group.sent).toEqual([13]);
+    expect(group.sent).toEqual([21 + 13]);
     bn.backward(x);
-    expect(group.sent).toEqual([13, 13]);
+    expect(group.sent).toEqual([21 + 13, 21 + 13]);
     for (const mode of ["eval", "frozen"] as const) {
       bn.forward(x, { mode });
       bn.backward(x);
