@@ -3,8 +3,8 @@
 //
 // Sums are taken in the order of the ranks, so that every rank gets the same bits.
 
-import { wrongLength, wrongValue } from "../common/errors.ts";
-import { checkKeys, integerAtLeast } from "../common/validate.ts";
+import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { arrayKind, checkKeys, integerAtLeast } from "../common/validate.ts";
 
 /**
  * A process group as one of its ranks sees it. All ranks make the same calls, in the same order and with the same
@@ -33,6 +33,12 @@ export interface ProcessGroup<R extends undefined | Promise<void> | void = Promi
 /** Adds `values` to `sum`, element by element. */
 export function addTo(sum: Float64Array, values: Float64Array): void {
   for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (values[i] as number);
+}
+
+/** Returns `values` if they are a Float64Array. Otherwise throws TypeError. */
+export function checkValues(values: Float64Array): Float64Array {
+  if (arrayKind(values) !== "Float64Array") throw wrongKind("values", "a Float64Array", values);
+  return values;
 }
 
 /** Throws RangeError if `all` is not as long as the values of all ranks together. */

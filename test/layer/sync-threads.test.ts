@@ -1,9 +1,18 @@
 // SyncBatchNorm over threads with shared memory, with dist/, as programs use it.
 
+import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { expect, it } from "vitest";
-import { BatchNorm, createGroupMemory, sharedMemoryGroup } from "../../src/index.ts";
+import {
+  BatchNorm,
+  createGroupMemory,
+  createMessagePorts,
+  messagePortGroup,
+  sharedMemoryGroup,
+} from "../../src/index.ts";
 import { normal } from "../support/worlds.ts";
+
+type Ports = ReturnType<typeof createMessagePorts>[number];
 
 const LIBRARY = new URL("../../dist/index.js", import.meta.url).href;
 
@@ -119,6 +128,24 @@ it("a rank that comes when the others have given up is refused, too, and so is e
     return { codes };`;
   const results = await onRanks(3, body, {}, { timeoutMs: 200 });
   for (const { codes } of results) expect(codes).toEqual(["group", "group"]);
+});
+
+it("the end of a thread with ports is an error on the others at once", async () => {
+  const [first, second, third] = createMessagePorts(3) as [Ports, Ports, Ports];
+  const worker = new Worker('require("node:worker_threads").workerData.ports[0].onmessage = () => {}', {
+    eval: true,
+    workerData: second,
+    transferList: [...second.ports] as never,
+  });
+  const groups = [first, third].map((ports) => messagePortGroup(ports, { timeoutMs: 100_000 }));
+  const calls = groups.map((group) => group.sum(new Float64Array(1)).catch((error: Error) => error));
+  await once(worker, "online");
+  await worker.terminate();
+  for (const error of await Promise.all(calls)) {
+    expect(error).toMatchObject({ code: "group" });
+    expect((error as unknown as Error).message).toContain("rank 1 has gone");
+  }
+  for (const group of groups) group.close();
 });
 
 it("wrong arguments are named", () => {

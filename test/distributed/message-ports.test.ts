@@ -1,0 +1,199 @@
+// Groups over message ports, below any layer: which message belongs to which exchange, and how a group ends.
+
+import { afterEach, describe, expect, it } from "vitest";
+import { createMessagePorts, type GroupMessagePorts, messagePortGroup } from "../../src/index.ts";
+import type { Wrong } from "../support/wrong-use.ts";
+
+type Group = ReturnType<typeof messagePortGroup>;
+
+const closers: (() => void)[] = [];
+afterEach(() => {
+  for (const close of closers.splice(0)) close();
+});
+
+function open(ports: GroupMessagePorts, timeoutMs: number): Group {
+  const group = messagePortGroup(ports, { timeoutMs });
+  closers.push(() => group.close());
+  return group;
+}
+
+const groupsOf = (size: number, timeoutMs = 5000) => createMessagePorts(size).map((ports) => open(ports, timeoutMs));
+
+/** The errors of calls that all fail. */
+const errorsOf = (calls: readonly Promise<unknown>[]) =>
+  Promise.all(
+    calls.map((call) =>
+      call.then(
+        () => expect.unreachable("a call succeeded"),
+        (error: Error & { code?: string }) => error,
+      ),
+    ),
+  );
+
+describe("exchanges", () => {
+  it("of two tags are under way at once, whichever a rank begins first", async () => {
+    const groups = groupsOf(3);
+    const sums = groups.map(({ rank }) => [1, 2].map((tag) => Float64Array.of(tag, 10 ** rank)));
+    const calls = groups.map((group, rank) => {
+      const order = rank === 1 ? [1, 0] : [0, 1];
+      return Promise.all(order.map((i) => group.sum(sums[rank]?.[i] as Float64Array, i + 1)));
+    });
+    await Promise.all(calls);
+    for (const [first, second] of sums as [Float64Array, Float64Array][]) {
+      expect([...first]).toEqual([3, 111]);
+      expect([...second]).toEqual([6, 111]);
+    }
+  });
+
+  it("of one tag may be begun before the one before is over, and keep their order", async () => {
+    const groups = groupsOf(2);
+    const values = groups.map(({ rank }) => [1, 10, 100].map((v) => Float64Array.of(v * (rank + 1))));
+    await Promise.all(groups.flatMap((group, rank) => values[rank]?.map((v) => group.sum(v)) as Promise<void>[]));
+    for (const rank of values) expect(rank.map(([v]) => v)).toEqual([3, 30, 300]);
+  });
+
+  it("of different lengths or kinds are an error that all ranks throw alike, and the group lives on", async () => {
+    const groups = groupsOf(3);
+    const lengths = await errorsOf(groups.map((group, rank) => group.sum(new Float64Array(rank === 1 ? 2 : 3))));
+    const kinds = await errorsOf(
+      groups.map((group, rank) =>
+        rank === 2 ? group.gather?.(new Float64Array(3), new Float64Array(9)) : group.sum(new Float64Array(3)),
+      ) as Promise<void>[],
+    );
+    for (const { code, message } of lengths) {
+      expect(code).toBe("group");
+      expect(message).toMatch(/^rank 1: expected a sum of 3 numbers as on rank 0, got "a sum of 2 numbers"/);
+    }
+    for (const { message } of kinds)
+      expect(message).toMatch(/^rank 2: expected a sum of 3 numbers as on rank 0, got "a gather of 3 numbers"/);
+    const values = groups.map(() => Float64Array.of(1));
+    await Promise.all(groups.map((group, rank) => group.sum(values[rank] as Float64Array)));
+    expect(values.map(([v]) => v)).toEqual([3, 3, 3]);
+  });
+
+  it("take no values but those of a Float64Array, and no tag but whole numbers, before anything is sent", async () => {
+    const [group, other] = groupsOf(2) as [Group, Group];
+    await expect(group.sum([1] as Wrong)).rejects.toThrow(/^values: expected a Float64Array, got \[1\]/);
+    await expect(group.sum(new Float64Array(1), -1)).rejects.toThrow(/^tag: expected a whole number from 0 on, got -1/);
+    await Promise.all([group.sum(new Float64Array(1)), other.sum(new Float64Array(1))]);
+  });
+});
+
+/** A group of three whose rank 1 is the test itself, with the other two ranks and the port of rank 1. */
+function withTest(timeoutMs = 5000) {
+  const [first, own, third] = createMessagePorts(3) as [GroupMessagePorts, GroupMessagePorts, GroupMessagePorts];
+  const port = own.ports[0] as MessagePort;
+  const received: Wrong[] = [];
+  port.onmessage = ({ data }) => void received.push(data);
+  closers.push(() => port.close());
+  return { groups: [open(first, timeoutMs), open(third, timeoutMs)], port, received };
+}
+
+const part = (values: unknown, number = 1, kind: unknown = "sum", tag: unknown = 0) => ({ kind, tag, number, values });
+
+describe("messages", () => {
+  it.each([
+    ["an object", { a: 1 }],
+    ["a Float32Array", Float32Array.of(1)],
+    ["a Float64Array alone", Float64Array.of(1)],
+    ["an array", [1, 2, 3]],
+    ["null", null],
+    ["values of another type", part(Float32Array.of(1))],
+    ["no values", part(undefined)],
+    ["another kind", part(Float64Array.of(1), 1, "max")],
+    ["the answer of a rank that answers nothing", part(Float64Array.of(3), 1, "result")],
+    ["a tag that is no number", part(Float64Array.of(1), 1, "sum", "0")],
+    ["no number", part(Float64Array.of(1), Number.NaN)],
+  ])("%s: the group is lost on all ranks, which name the rank", async (_, message) => {
+    const { groups, port, received } = withTest();
+    const calls = groups.map((group) => group.sum(Float64Array.of(1)));
+    port.postMessage(message);
+    for (const { code, message } of await errorsOf(calls)) {
+      expect(code).toBe("group");
+      expect(message).toContain("rank 1 sent what is no message of the group");
+    }
+    await expect.poll(() => received.at(-1)?.kind).toBe("lost");
+    for (const { code } of await errorsOf(groups.map((group) => group.sum(Float64Array.of(1)))))
+      expect(code).toBe("group");
+  });
+
+  it("of a second time, or of an exchange that is over, change nothing", async () => {
+    const { groups, port } = withTest();
+    for (let number = 1; number <= 3; number++) {
+      const values = groups.map(() => Float64Array.of(1));
+      const calls = groups.map((group, i) => group.sum(values[i] as Float64Array));
+      for (let old = 1; old <= number; old++)
+        port.postMessage(part(Float64Array.of(old === number ? number : 1000), old));
+      port.postMessage(part(Float64Array.of(1000), number));
+      await Promise.all(calls);
+      expect(values.map(([v]) => v)).toEqual([2 + number, 2 + number]);
+    }
+  });
+
+  it("from rank 0 of another length are no result", async () => {
+    const [first, second] = createMessagePorts(2) as [GroupMessagePorts, GroupMessagePorts];
+    const [port] = first.ports as [MessagePort];
+    closers.push(() => port.close());
+    const group = open(second, 5000);
+    const all = new Float64Array(2);
+    const [error] = await errorsOf([
+      Promise.all([group.gather?.(Float64Array.of(1), all), port.postMessage(part(Float64Array.of(1), 1, "result"))]),
+    ]);
+    expect(error?.message).toContain("rank 0 sent what is no message of the group");
+    expect([...all]).toEqual([0, 0]);
+  });
+});
+
+describe("the end of a group", () => {
+  it("by a time-out reaches every rank, with what is known of the rank that did not come", async () => {
+    const groups = groupsOf(3, 100);
+    const calls = [groups[0]?.sum(new Float64Array(1), 1), groups[1]?.sum(new Float64Array(1), 1)] as Promise<void>[];
+    const other = groups[2]?.sum(new Float64Array(1), 7) as Promise<void>;
+    for (const { code, message } of await errorsOf([...calls, other])) {
+      expect(code).toBe("group");
+      expect(message).toMatch(/nothing came from rank \d within 100 ms in an exchange of tag \d/);
+    }
+  });
+
+  it("by a time-out of one rank does not wait for the time-outs of the others", async () => {
+    const entries = createMessagePorts(3);
+    const groups = entries.map((ports, rank) => open(ports, rank === 1 ? 50 : 60_000));
+    const calls = [groups[0], groups[1]].map((group) => group?.sum(new Float64Array(1))) as Promise<void>[];
+    const errors = await errorsOf(calls);
+    for (const { message } of errors) expect(message).toContain("nothing came from rank 0 within 50 ms");
+    expect(errors[0]?.message).toMatch(/^rank 0 of 3: .* rank 1 says: nothing came from rank 0/);
+    await expect(groups[2]?.sum(new Float64Array(1))).rejects.toThrow(/rank 1 says: nothing came/);
+  });
+
+  it.each([0, 1, 2])("by close() on rank %i rejects what is under way there and on the others", async (closing) => {
+    const groups = groupsOf(3);
+    // no exchange ends, since every rank is in one of its own
+    const calls = errorsOf(groups.map((group, rank) => group.sum(new Float64Array(1), rank)));
+    groups[closing]?.close();
+    for (const { message } of await calls) expect(message).toContain(`rank ${closing} has closed its ports`);
+    for (const { code } of await errorsOf(groups.map((group) => group.sum(new Float64Array(1)))))
+      expect(code).toBe("group");
+  });
+
+  it("by close() after the last exchange loses no result", async () => {
+    const groups = groupsOf(3);
+    const values = groups.map(() => Float64Array.of(1));
+    await Promise.all(
+      groups.map(async (group, rank) => {
+        await group.sum(values[rank] as Float64Array);
+        group.close();
+      }),
+    );
+    expect(values.map(([v]) => v)).toEqual([3, 3, 3]);
+  });
+
+  it("wrong ports are named", () => {
+    const [first, second] = createMessagePorts(2) as [GroupMessagePorts, GroupMessagePorts];
+    expect(() => messagePortGroup({ ...first, ports: [] })).toThrow(
+      /^ports.ports: expected 1 for rank 0 of 2, got \[\]/,
+    );
+    expect(() => messagePortGroup({ ...second, ports: [null] } as Wrong)).toThrow(
+      /^ports.ports\[0\]: expected a MessagePort/,
+    );
+  });
+});
