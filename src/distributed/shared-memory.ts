@@ -3,11 +3,13 @@
 // slots:
 //
 //   | control | slots of turn 0 | slots of turn 1 |
+//
+// A slot begins with the kind and the length of the exchange, which every rank compares before it uses the numbers.
 
 import { sharedMemory } from "../common/engine.ts";
-import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
+import { lostRank, wrongExchange, wrongKind, wrongValue } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
-import { addTo, checkAll, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
+import { addTo, checkAll, checkValues, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
 
 // Indices of the words of the control block, an Int32Array.
 
@@ -17,8 +19,14 @@ const ARRIVED = 0;
 const TURN = 1;
 /** The number of ranks. */
 const SIZE = 2;
-/** The numbers of a slot. */
+/** The values of a slot. */
 const CAPACITY = 3;
+
+/** The numbers of a slot before its values: the kind of the exchange, and the number of values in all of its turns. */
+const HEAD = 2;
+
+/** The kinds of an exchange. A slot has their indices. */
+const KINDS = ["sum", "gather"] as const;
 
 /**
  * The value of TURN after a rank has waited too long. A turn either succeeds for all ranks or is lost for all ranks.
@@ -39,16 +47,16 @@ const SPINS = 2000;
 
 /**
  * Returns the memory of a group of `size` threads. Post it to each thread, which calls `sharedMemoryGroup` with it.
- * `capacity` is the number of values that a rank sends in one turn; more values take several turns. The default of 4096
- * holds the statistics of 2047 channels, 2·C + 1 numbers. Throws RangeError if the engine or the page cannot share
+ * `capacity` is the number of values that a rank sends in one turn; more values take several turns. The default of 4160
+ * holds the packet of 2048 channels in SyncBatchNorm. Throws RangeError if the engine or the page cannot share
  * memory.
  */
-export function createGroupMemory(size: number, capacity = 4096): SharedArrayBuffer {
+export function createGroupMemory(size: number, capacity = 4160): SharedArrayBuffer {
   integerAtLeast(1, "size", size);
   integerAtLeast(1, "capacity", capacity);
   if (!sharedMemory())
     throw wrongValue("createGroupMemory", "an engine or page that shares memory", "one that does not");
-  const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * capacity * 8);
+  const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * (HEAD + capacity) * 8);
   const control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
   control[SIZE] = size;
   control[CAPACITY] = capacity;
@@ -60,7 +68,8 @@ class SharedGroup implements ProcessGroup<void> {
   readonly rank: number;
   readonly size: number;
   readonly #control: Int32Array;
-  readonly #slots: Float64Array;
+  /** The slots of all ranks, in turns of even and of odd numbers. */
+  readonly #slots: readonly Float64Array[][];
   readonly #capacity: number;
   readonly #timeoutMs: number;
 
@@ -69,12 +78,18 @@ class SharedGroup implements ProcessGroup<void> {
     this.size = this.#control[SIZE] as number;
     this.rank = rankOf(rank, this.size);
     this.#capacity = this.#control[CAPACITY] as number;
-    this.#slots = new Float64Array(memory, CONTROL_BYTES);
+    const length = HEAD + this.#capacity;
+    this.#slots = [0, this.size].map((first) =>
+      Array.from(
+        { length: this.size },
+        (_, rank) => new Float64Array(memory, CONTROL_BYTES + (first + rank) * length * 8, length),
+      ),
+    );
     this.#timeoutMs = timeoutMs;
   }
 
   sum(values: Float64Array): void {
-    this.#exchange(values, (rank, part, start) => {
+    this.#exchange("sum", values, (rank, part, start) => {
       const sums = values.subarray(start, start + part.length);
       if (rank === 0) sums.set(part);
       else addTo(sums, part);
@@ -83,42 +98,48 @@ class SharedGroup implements ProcessGroup<void> {
 
   gather(values: Float64Array, all: Float64Array): void {
     checkAll(all, values, this.size);
-    this.#exchange(values, (rank, part, start) => all.set(part, rank * values.length + start));
+    this.#exchange("gather", values, (rank, part, start) => all.set(part, rank * values.length + start));
   }
 
   /**
    * Sends the values turn by turn. In every turn, calls `use` with the values of each rank from index `start` on, in
-   * rank order.
+   * rank order. All ranks throw BatchNormError "group" in the first turn if their exchanges are not alike.
    */
-  #exchange(values: Float64Array, use: (rank: number, part: Float64Array, start: number) => void): void {
-    for (let start = 0; start < values.length; start += this.#capacity) {
+  #exchange(
+    kind: (typeof KINDS)[number],
+    values: Float64Array,
+    use: (rank: number, part: Float64Array, start: number) => void,
+  ): void {
+    const head = [KINDS.indexOf(kind), checkValues(values).length];
+    // also an exchange of no values takes a turn, or a rank that has some would wait for it
+    for (let start = 0; start === 0 || start < values.length; start += this.#capacity) {
       const sent = values.subarray(start, start + this.#capacity);
-      const firstSlot = this.#turn(sent);
-      for (let rank = 0; rank < this.size; rank++) {
-        const slot = firstSlot + rank * this.#capacity;
-        use(rank, this.#slots.subarray(slot, slot + sent.length), start);
-      }
+      const slots = this.#turn(head, sent);
+      if (start === 0) checkAlike(slots);
+      for (const [rank, slot] of slots.entries()) use(rank, slot.subarray(HEAD, HEAD + sent.length), start);
     }
   }
 
   /**
-   * Copies values to this rank's slot and waits until all ranks have done so. Returns the index of the first rank's
-   * slot. The slots of two turns alternate, so that no rank overwrites values that a slower rank still reads. So one
-   * wait per turn is enough.
+   * Copies values to this rank's slot and waits until all ranks have done so. Returns the slots of all ranks. The slots
+   * of two turns alternate, so that no rank overwrites values that a slower rank still reads. So one wait per turn is
+   * enough.
    */
-  #turn(values: Float64Array): number {
+  #turn(head: readonly number[], values: Float64Array): Float64Array[] {
     const control = this.#control;
     const turn = Atomics.load(control, TURN);
     if (turn === LOST) throw this.#lost();
-    const firstSlot = (turn & 1) * this.size * this.#capacity;
-    this.#slots.set(values, firstSlot + this.rank * this.#capacity);
+    const slots = this.#slots[turn & 1] as Float64Array[];
+    const own = slots[this.rank] as Float64Array;
+    own.set(head);
+    own.set(values, HEAD);
     if (Atomics.add(control, ARRIVED, 1) < this.size - 1) this.#wait(turn);
     else {
       Atomics.store(control, ARRIVED, 0);
       this.#end(turn, (turn + 1) & 0x7fffffff);
     }
     if (Atomics.load(control, TURN) === LOST) throw this.#lost();
-    return firstSlot;
+    return slots;
   }
 
   /** Waits until the turn ends, and ends it as lost after the timeout. */
@@ -142,6 +163,15 @@ class SharedGroup implements ProcessGroup<void> {
   #lost(): Error {
     return lostRank(this.rank, this.size, `a turn did not end within ${this.#timeoutMs} ms`);
   }
+}
+
+/** Throws BatchNormError "group", the same on every rank, if the slots of an exchange are not alike. */
+function checkAlike(slots: readonly Float64Array[]): void {
+  const what = ([kind, length]: Float64Array) => `a ${KINDS[kind as number]} of ${length} numbers`;
+  const [first] = slots as [Float64Array];
+  for (const [rank, slot] of slots.entries())
+    for (let i = 0; i < HEAD; i++)
+      if (slot[i] !== first[i]) throw wrongExchange(`rank ${rank}`, `${what(first)} as on rank 0`, what(slot));
 }
 
 /**

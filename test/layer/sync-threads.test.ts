@@ -104,6 +104,34 @@ it("gathers in the order of the ranks, in as many turns as it takes", async () =
   }
 });
 
+it("exchanges that are not alike are one error on all ranks, and the group lives on", async () => {
+  const body = `
+    const messages = [];
+    const attempt = (call) => { try { call(); messages.push("none"); } catch ({ code, message }) { messages.push(code + " " + message); } };
+    attempt(() => group.sum(new Float64Array(rank === 1 ? 40 : 50)));
+    attempt(() => group.sum(new Float64Array(rank === 2 ? 0 : 1)));
+    attempt(() => (rank === 1 ? group.gather(new Float64Array(4), new Float64Array(12)) : group.sum(new Float64Array(4))));
+    const layers = [3, 2].map((channels) => new library.SyncBatchNorm(channels, { group }));
+    const bn = layers[rank === 2 ? 1 : 0];
+    attempt(() => bn.forward({ data: new Float32Array(4 * bn.channels), shape: [4, bn.channels] }));
+    attempt(() => group.sum([1]));
+    const values = Float64Array.of(rank);
+    group.sum(values);
+    return { messages, sum: values[0], batches: bn.batchesTracked };`;
+  for (const { messages, sum, batches } of await onRanks(3, body, {}, { capacity: 16 })) {
+    expect(messages).toEqual([
+      expect.stringMatching(/^group rank 1: expected a sum of 50 numbers as on rank 0, got "a sum of 40 numbers"/),
+      expect.stringMatching(/^group rank 2: expected a sum of 1 numbers as on rank 0, got "a sum of 0 numbers"/),
+      expect.stringMatching(/^group rank 1: expected a sum of 4 numbers as on rank 0, got "a gather of 4 numbers"/),
+      expect.stringMatching(
+        /^group rank 2: expected a gather of 28 numbers as on rank 0, got "a gather of 26 numbers"/,
+      ),
+      expect.stringMatching(/^undefined values: expected a Float64Array/),
+    ]);
+    expect([sum, batches]).toEqual([3, 0]);
+  }
+});
+
 it("a rank that is lost is an error on all others, after a time", async () => {
   const results = await onRanks(
     3,
