@@ -21,6 +21,7 @@ declare module "vitest" {
 const NODE_ONLY = [
   "assembly/abi",
   "assembly/fixture",
+  "distributed/protocol",
   "entries/core",
   "entries/readme",
   "layer/sync-threads",
