@@ -184,8 +184,8 @@ export class SyncBatchNorm<
     return this.#withOptions(agreed, () => {
       // running statistics change first, as on all other ranks, whatever becomes of y here
       if (mode === "train" && runningMean) this.track(statistics);
-      const y = super.forward(x, { ...options, mode, statistics });
       this.#joint = true;
+      const y = super.forward(x, { ...options, mode, statistics });
       // "eval" without running statistics may have written y over x
       const record = attempt(() => this.recordFor(undefined)).value;
       if (record) this.#forwards.set(record, this.#exchanges);

@@ -319,3 +319,69 @@ describe.each(Object.entries(KINDS))("over %s", (_, groupsOf) => {
     }
   });
 });
+
+describe("a group", () => {
+  it("may transport float32: headers count as they arrive", async () => {
+    const layers = layersOf(plainGroups(2, Math.fround), () => ({ epsilon: 1e-3, momentum: 0.3 }));
+    await succeeding(layers);
+    (layers[1] as Layer).momentum = 0.2;
+    for (const { message } of await failing(layers, () => forwards(layers)))
+      expect(message).toMatch(/^rank 1: expected momentum 0.3\d* as on rank 0, got 0.2/);
+  });
+
+  it("that returns other values, or sums what is no packet, is an error, and nothing changes", () => {
+    const faulty = (spoil: (all: Float64Array, width: number) => void) => ({
+      rank: 1,
+      size: 2,
+      sum: () => expect.unreachable("exchanges gather"),
+      gather(values: Float64Array, all: Float64Array) {
+        all.set(values);
+        all.set(values, values.length);
+        spoil(all, values.length);
+      },
+    });
+    const cases: [(all: Float64Array, width: number) => void, RegExp][] = [
+      [(all) => all.fill(0), /^group: expected the sent value 4345345 in the place of rank 1, got 0/],
+      [(all, width) => all.fill(7, 0, width), /^rank 0: expected an exchange of SyncBatchNorm, got "other numbers"/],
+      [(all) => all.fill(-1, 21, 22), /^rank 0: expected a count of values, got -1/],
+      [(all) => all.fill(Number.NaN, 21, 22), /^rank 0: expected a count of values, got NaN/],
+    ];
+    for (const [spoil, message] of cases) {
+      const bn = new SyncBatchNorm(2, { group: faulty(spoil) });
+      const before = stateOf([bn]);
+      expect(() => bn.forward(SHARDS[0] as Wrong)).toThrow(message);
+      expect(stateOf([bn])).toEqual(before);
+    }
+  });
+
+  it("has a rank and a size", () => {
+    const sum = () => {};
+    expect(() => new SyncBatchNorm(2, { group: { rank: 2, size: 2, sum } })).toThrow(
+      /^rank: expected a rank from 0 to 1/,
+    );
+    expect(() => new SyncBatchNorm(2, { group: { rank: 0, sum } as Wrong })).toThrow(/^group.size: expected a number/);
+  });
+
+  it("that is synchronous leaves no asynchronous call half done", async () => {
+    const bn = new SyncBatchNorm(2, { group: { rank: 0, size: 1, sum: () => {} } });
+    const y = bn.forwardAsync(SHARDS[0] as Wrong);
+    expect(bn.batchesTracked).toBe(1);
+    expect(await y).toEqual(new BatchNorm(2).forward(SHARDS[0] as Wrong));
+  });
+});
+
+it("an x that is gone when the exchange ends is an error on its rank, whose running statistics are the others' all the same", async () => {
+  const layers = layersOf(portGroups(2));
+  const shards = [shard(1, 2, 3, 4), shard(9, 8)];
+  const calls = layers.map((bn, rank) => bn.forwardAsync(shards[rank] as Wrong));
+  structuredClone(0, { transfer: [shards[1]?.data.buffer as ArrayBuffer] });
+  await calls[0];
+  await expect(calls[1]).rejects.toThrow(/^x/);
+  expect(layers.map((bn) => bn.batchesTracked)).toEqual([1, 1]);
+  expect(layers[1]?.runningMean).toEqual(layers[0]?.runningMean);
+  expect(layers[1]?.saved).toBeUndefined();
+  // the backward of rank 0 does not wait for a rank that has nothing to differentiate
+  const errors = await errorsOf(backwards([layers[0] as Layer, layers[1] as Layer]));
+  expect(errors[0]?.message).toMatch(/^backward: expected every rank .* an error on rank 1/);
+  expect(errors[1]).toMatchObject({ code: "no-forward" });
+});
