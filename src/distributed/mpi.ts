@@ -3,12 +3,23 @@
 //
 //   values → send ─ MPI_Iallreduce or MPI_Iallgather ─ MPI_Test … → receive → values
 //
-// MPI_Allreduce is not used, because it would wait for a lost rank forever.
+// MPI_Allreduce is not used, because it would wait for a lost rank forever. Ranks that send different numbers of values
+// are undefined behaviour in MPI, up to the end of the process. So every exchange begins with a gather of messages of one
+// length, which say what follows and hold the first values.
 
 import type { LibraryHandle } from "koffi";
 import { lostRank, noMpi, wrongKind } from "../common/errors.ts";
 import { checkKeys, integerAtLeast } from "../common/validate.ts";
-import { checkAll, type ProcessGroup, timeoutOf } from "./process-group.ts";
+import {
+  addTo,
+  checkAlike,
+  checkAll,
+  checkValues,
+  HEAD,
+  KINDS,
+  type ProcessGroup,
+  timeoutOf,
+} from "./process-group.ts";
 
 /** The name of Open MPI's library from version 4 on. In its ABI, handles are addresses of variables in the library. */
 const LIBRARY = "libmpi.so.40";
@@ -24,6 +35,9 @@ const MPI_MAX_ERROR_STRING = 256;
  * up to 64 bytes, so they have to be larger: 16 elements of 8 bytes have 128 bytes.
  */
 const MIN_ELEMENTS = 16;
+
+/** The numbers of the first message of an exchange. It holds SyncBatchNorm's packet of 256 channels. */
+const FIRST = 544;
 
 /** An address, as koffi represents it. */
 type Handle = bigint;
@@ -189,12 +203,38 @@ class Group implements MpiGroup {
   }
 
   sum(values: Float64Array): void {
-    this.#exchange(this.#mpi.sum, values, values);
+    const messages = this.#begin("sum", values);
+    if (values.length > FIRST - HEAD) this.#exchange(this.#mpi.sum, values, values);
+    else
+      for (const [rank, message] of messages.entries()) {
+        const part = message.subarray(HEAD, HEAD + values.length);
+        if (rank === 0) values.set(part);
+        else addTo(values, part);
+      }
   }
 
   gather(values: Float64Array, all: Float64Array): void {
     checkAll(all, values, this.size);
-    this.#exchange(this.#mpi.gather, values, all);
+    const messages = this.#begin("gather", values);
+    if (values.length > FIRST - HEAD) this.#exchange(this.#mpi.gather, values, all);
+    else
+      for (const [rank, message] of messages.entries())
+        all.set(message.subarray(HEAD, HEAD + values.length), rank * values.length);
+  }
+
+  /**
+   * Gathers the first messages of all ranks, which hold all values if they are few. All ranks throw BatchNormError
+   * "group" if they differ in kind or length.
+   */
+  #begin(kind: (typeof KINDS)[number], values: Float64Array): Float64Array[] {
+    const first = new Float64Array(FIRST);
+    first.set([KINDS.indexOf(kind), checkValues(values).length]);
+    first.set(values.subarray(0, FIRST - HEAD), HEAD);
+    const all = new Float64Array(this.size * FIRST);
+    this.#exchange(this.#mpi.gather, first, all);
+    const messages = Array.from({ length: this.size }, (_, rank) => all.subarray(rank * FIRST, (rank + 1) * FIRST));
+    checkAlike(messages);
+    return messages;
   }
 
   split(color: number): MpiGroup {

@@ -3,7 +3,7 @@
 //
 // Sums are taken in the order of the ranks, so that every rank gets the same bits.
 
-import { wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { wrongExchange, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { arrayKind, checkKeys, integerAtLeast } from "../common/validate.ts";
 
 /**
@@ -28,6 +28,21 @@ export interface ProcessGroup<R extends undefined | Promise<void> | void = Promi
    * is optional: without it, SyncBatchNorm gathers by a sum over `all`, which sends twice as many bytes.
    */
   gather?(values: Float64Array, all: Float64Array, tag?: number): R;
+}
+
+/** The kinds of an exchange. A message has their indices. */
+export const KINDS = ["sum", "gather"] as const;
+
+/** The numbers of a message before its values: the kind of the exchange, and its number of values. */
+export const HEAD = 2;
+
+/** Throws BatchNormError "group", the same on every rank, if the messages of all ranks do not begin alike. */
+export function checkAlike(messages: readonly Float64Array[]): void {
+  const what = ([kind, length]: Float64Array) => `a ${KINDS[kind as number]} of ${length} numbers`;
+  const [first] = messages as [Float64Array];
+  for (const [rank, message] of messages.entries())
+    for (let i = 0; i < HEAD; i++)
+      if (message[i] !== first[i]) throw wrongExchange(`rank ${rank}`, `${what(first)} as on rank 0`, what(message));
 }
 
 /** Adds `values` to `sum`, element by element. */

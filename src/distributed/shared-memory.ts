@@ -7,9 +7,19 @@
 // A slot begins with the kind and the length of the exchange, which every rank compares before it uses the numbers.
 
 import { sharedMemory } from "../common/engine.ts";
-import { lostRank, wrongExchange, wrongKind, wrongValue } from "../common/errors.ts";
+import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
-import { addTo, checkAll, checkValues, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
+import {
+  addTo,
+  checkAlike,
+  checkAll,
+  checkValues,
+  HEAD,
+  KINDS,
+  type ProcessGroup,
+  rankOf,
+  timeoutOf,
+} from "./process-group.ts";
 
 // Indices of the words of the control block, an Int32Array.
 
@@ -21,12 +31,6 @@ const TURN = 1;
 const SIZE = 2;
 /** The values of a slot. */
 const CAPACITY = 3;
-
-/** The numbers of a slot before its values: the kind of the exchange, and the number of values in all of its turns. */
-const HEAD = 2;
-
-/** The kinds of an exchange. A slot has their indices. */
-const KINDS = ["sum", "gather"] as const;
 
 /**
  * The value of TURN after a rank has waited too long. A turn either succeeds for all ranks or is lost for all ranks.
@@ -163,15 +167,6 @@ class SharedGroup implements ProcessGroup<void> {
   #lost(): Error {
     return lostRank(this.rank, this.size, `a turn did not end within ${this.#timeoutMs} ms`);
   }
-}
-
-/** Throws BatchNormError "group", the same on every rank, if the slots of an exchange are not alike. */
-function checkAlike(slots: readonly Float64Array[]): void {
-  const what = ([kind, length]: Float64Array) => `a ${KINDS[kind as number]} of ${length} numbers`;
-  const [first] = slots as [Float64Array];
-  for (const [rank, slot] of slots.entries())
-    for (let i = 0; i < HEAD; i++)
-      if (slot[i] !== first[i]) throw wrongExchange(`rank ${rank}`, `${what(first)} as on rank 0`, what(slot));
 }
 
 /**
