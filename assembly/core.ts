@@ -9,7 +9,7 @@
 // lists these exports, and has a table of the parameters that several of them share.
 
 import { Identity } from "./kernels/activations";
-import { affineRows, constantGradientRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
+import { affineRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
 import { Affine, Gradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
 import { CONSTANT_GRADIENT, GRADIENT, GRADIENTS, INV_STD, mapUnits, readSums, sumUnits } from "./phases";
@@ -85,8 +85,8 @@ export function sums(
 }
 
 /**
- * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean and invStd, into the
- * plan's dGamma and dBeta (B1 to B3). Marks the unreliable channels, whose sums are not precise enough, in the plan's
+ * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean, invStd and
+ * the row hi that they were summed about, into the plan's dGamma and dBeta (B1 to B3). Marks the unreliable channels, whose sums are not precise enough, in the plan's
  * `unreliable`.
  * @param operation As for `sums`. 4: only invStd, from the plan's variance.
  * @param epsilon Read by operations 0, 2 and 4.
@@ -116,8 +116,8 @@ export function coefficients(
 ): void {
   const p = changetype<Plan>(plan);
   if (map == GRADIENT) gradientRows<f32>(p, gamma, beta, count, false, begin, end);
-  else if (map == CONSTANT_GRADIENT) constantGradientRows<f32>(p, gamma, begin, end);
-  else affineRows<f32>(p, gamma, beta, begin, end);
+  else if (map == CONSTANT_GRADIENT) affineRows<f32>(p, gamma, 0, true, begin, end);
+  else affineRows<f32>(p, gamma, beta, false, begin, end);
 }
 
 /**

@@ -3,7 +3,7 @@
 // itself. The order of the phases is that of the facade, so that results have the same bits.
 
 import { Identity } from "./kernels/activations";
-import { affineRows, blend, constantGradientRows, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
+import { affineRows, blend, gradientRows, invStdOf, pivotsOf } from "./kernels/channels";
 import { Lanes } from "./kernels/lanes";
 import { Affine, Gradient } from "./kernels/maps";
 import { Gradients, Moments } from "./kernels/sums";
@@ -80,7 +80,7 @@ export function forward(
   p.invStd = invStd;
   pivotsOf<f32>(p, x, 0, channels);
   sumAll<Moments>(p, 0, x, 0, epsilon);
-  affineRows<f32>(p, gamma, beta, 0, channels);
+  affineRows<f32>(p, gamma, beta, false, 0, channels);
   mapAll<Affine>(p, x, 0, y);
 }
 
@@ -127,7 +127,7 @@ export function inference(
   if (!p) return;
   p.invStd = invStd;
   invStdOf(p, epsilon, 0, channels);
-  affineRows<f32>(p, gamma, beta, 0, channels);
+  affineRows<f32>(p, gamma, beta, false, 0, channels);
   mapAll<Affine>(p, x, 0, y);
 }
 
@@ -164,11 +164,11 @@ export function backward(
   p.invStd = invStd;
   p.dGamma = dGamma;
   p.dBeta = dBeta;
-  affineRows<f32>(p, 0, 0, 0, channels); // gradients are summed about its first row, hi
+  affineRows<f32>(p, 0, 0, false, 0, channels); // gradients are summed about its first row, hi
   sumAll<Gradients>(p, GRADIENTS, x, dy, 0);
   if (!dx) return;
   if (constant) {
-    constantGradientRows<f32>(p, gamma, 0, channels);
+    affineRows<f32>(p, gamma, 0, true, 0, channels);
     mapAll<Affine>(p, dy, 0, dx);
   } else {
     gradientRows<f32>(p, gamma, 0, <f64>p.count, false, 0, channels);

@@ -7,14 +7,7 @@
 // dz once, and plain sums and gradients read it.
 
 import { Identity, LeakyRelu, Piecewise, Relu, Relu6, Silu } from "./kernels/activations";
-import {
-  affineRows,
-  broadcastRows,
-  constantGradientRows,
-  gradientRows,
-  pivotsOf,
-  scaledGradientRows,
-} from "./kernels/channels";
+import { affineRows, broadcastRows, gradientRows, pivotsOf, scaledGradientRows } from "./kernels/channels";
 import { BFloat16, Float16, narrowTo, widenFrom } from "./kernels/half";
 import { Lanes } from "./kernels/lanes";
 import { Affine, AffineSum, Combination, Derivative, Gradient, mapRows, Product, ScaledGradient } from "./kernels/maps";
@@ -90,10 +83,10 @@ export function statistics(plan: usize, operation: i32, epsilon: f64, begin: usi
 /** Computes the rows of coefficients of the map of this number, for elements of type T. */
 function rowsOf<T>(p: Plan, map: i32, gamma: usize, beta: usize, count: f64, begin: usize, end: usize): void {
   if (map == GRADIENT) gradientRows<T>(p, gamma, beta, count, Lanes.accumulatesInF64<T>(), begin, end);
-  else if (map == CONSTANT_GRADIENT) constantGradientRows<T>(p, gamma, begin, end);
+  else if (map == CONSTANT_GRADIENT) affineRows<T>(p, gamma, 0, true, begin, end);
   else if (map == SCALED_GRADIENT) scaledGradientRows<T>(p, gamma, count, begin, end);
   else if (map == COMBINATION) broadcastRows<T>(5, p);
-  else affineRows<T>(p, gamma, beta, begin, end);
+  else affineRows<T>(p, gamma, beta, false, begin, end);
 }
 
 /**

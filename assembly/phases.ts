@@ -39,7 +39,10 @@ export const LEAKY_RELU: i32 = 2;
 export const SILU: i32 = 3;
 export const RELU6: i32 = 4;
 
-/** Sums blocks of columns [begin, end) in precision P. Blocks are counted through all stripes. */
+/**
+ * Sums blocks of columns [begin, end): in blocks of four rows if `blocked`, which needs P to be Blocked4, else in f64.
+ * Blocks of columns are counted through all stripes.
+ */
 function sumColumnBlocks<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
   x: usize,
@@ -47,6 +50,7 @@ function sumColumnBlocks<T extends number, S extends Moments, E extends Identity
   parameters: usize,
   begin: usize,
   end: usize,
+  blocked: bool,
 ): void {
   const blocks = plan.columnBlocks;
   while (begin < end) {
@@ -61,6 +65,7 @@ function sumColumnBlocks<T extends number, S extends Moments, E extends Identity
       stripe,
       firstColumn(plan, begin - first),
       firstColumn(plan, last - first),
+      blocked,
     );
     begin = last;
   }
@@ -76,7 +81,10 @@ function sumUnitsInF64<T extends number, S extends Moments, E extends Identity>(
   end: usize,
 ): void {
   if (plan.planar) sumPlanar<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
-  else sumColumnBlocks<T, S, E, InF64>(plan, x, dy, parameters, begin, end);
+  // one loop for both precisions keeps the core small; with activations the kernels of f64 sums are others
+  else if (changetype<E>(<usize>0).needsInput)
+    sumColumnBlocks<T, S, E, InF64>(plan, x, dy, parameters, begin, end, false);
+  else sumColumnBlocks<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end, false);
 }
 
 /** Computes Σ u and Σ u·d of units [begin, end), in the plan's precision. With AGAIN, sums of float32 are f64 sums. */
@@ -99,7 +107,7 @@ export function sumUnits<T extends number, S extends Moments, E extends Identity
     }
     if (precision != BLOCKED_64) {
       if (plan.planar) sumPlanar<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end);
-      else sumColumnBlocks<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end);
+      else sumColumnBlocks<T, S, E, Blocked4>(plan, x, dy, parameters, begin, end, true);
       return;
     }
   }

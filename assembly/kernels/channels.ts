@@ -22,6 +22,12 @@ const LARGEST_INV_STD: f64 = 1048576; // 2^20
  */
 const LARGEST_VARIANCE_F64: f64 = 7.022238808055922e305; // 2^1016
 
+/**
+ * The smallest invStd²/count with which hi is the mean. No value of a channel is farther from the mean than
+ * std·√count, so that above it x − hi is below 2^128. Where x − hi may overflow, hi is 0.
+ */
+const SMALLEST_REACH: f64 = 8.636168555094445e-78; // 2^-256
+
 /** Returns the sum of a channel's columns in all stripes. For float64 it is compensated. */
 function merge<T>(sums: usize, channel: usize, p: Plan, columns: usize): f64 {
   const width = p.columnsPerChannel;
@@ -276,7 +282,7 @@ function gradientPairs(p: Plan, begin: usize, end: usize): usize {
     const mean = v128.load(p.mean + offset);
     const invStd = v128.load(p.invStd + offset);
     const sum = v128.load(p.dBeta + offset);
-    const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
+    const low = f64x2.sub(mean, Pair.load(p.coefficients + Lanes.bytes<f32>(channel)));
     const dGamma = f64x2.mul(f64x2.sub(v128.load(p.dGamma + offset), f64x2.mul(low, sum)), invStd);
     v128.store(p.dGamma + offset, dGamma);
     const size = f64x2.add(f64x2.abs(sum), f64x2.abs(dGamma));
@@ -300,11 +306,12 @@ function gradientPairs(p: Plan, begin: usize, end: usize): usize {
  */
 export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end: usize): usize {
   const count = <f64>p.count;
+  const width = p.columnsPerChannel;
   let unreliable: usize = 0;
   mergeStripes<T>(p, p.sum, columns, begin, end, p.dBeta); // B1
   mergeStripes<T>(p, p.dot, columns, begin, end, p.dGamma); // B2
   let channel = begin;
-  if (Lanes.accumulatesInF64<T>()) {
+  if (Lanes.accumulatesInF64<T>() && width == 1) {
     unreliable = gradientPairs(p, begin, end);
     channel += (end - begin) & ~1;
   }
@@ -314,7 +321,8 @@ export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end
     const invStd = load<f64>(p.invStd + offset);
     const sum = load<f64>(p.dBeta + offset);
     const dot = load<f64>(p.dGamma + offset);
-    const dGamma = (dot - (mean - <f64>(<T>mean)) * sum) * invStd; // B3
+    const hi = <f64>load<T>(p.coefficients + Lanes.bytes<T>(channel * width));
+    const dGamma = (dot - (mean - hi) * sum) * invStd; // B3
     store<f64>(p.dGamma + offset, dGamma);
     const size = abs(sum) + abs(dGamma);
     const inside =
@@ -345,61 +353,77 @@ function valueOr<T>(vector: usize, channel: usize, missing: f64): f64 {
 
 /** Two channels of float32 at once: the vectors of a plan are f64, and rows of coefficients are f32. */
 abstract class Pair {
+  /** Returns two values of a row. */
+  @inline static load(pointer: usize): v128 {
+    return Lanes.low(v128.load64_zero(pointer));
+  }
+
   /** Returns the values of a vector of f32 at two channels, or `missing` if there is no vector (address 0). */
   @inline static valuesOr(vector: usize, channel: usize, missing: v128): v128 {
-    return vector ? Lanes.low(v128.load64_zero(vector + Lanes.bytes<f32>(channel))) : missing;
+    return vector ? Pair.load(vector + Lanes.bytes<f32>(channel)) : missing;
   }
 
   /** Writes two values, rounded to f32. */
   @inline static store(pointer: usize, values: v128): void {
     v128.store64_lane(pointer, f32x4.demote_f64x2_zero(values), 0);
   }
+
+  /** Returns two values, of which those that are finite are brought into the range of f32. */
+  @inline static limited(values: v128): v128 {
+    const largest = f64x2.splat(<f64>f32.MAX_VALUE);
+    const inside = f64x2.pmax(f64x2.pmin(values, largest), f64x2.neg(largest));
+    return v128.bitselect(inside, values, f64x2.lt(f64x2.abs(values), f64x2.splat(Infinity)));
+  }
+}
+
+/** Returns a value rounded to T. A finite value stays finite. */
+function limited<T>(value: f64): T {
+  if (!Lanes.accumulatesInF64<T>()) return <T>value;
+  return <T>f64x2.extract_lane(Pair.limited(f64x2.splat(value)), 0);
 }
 
 /**
- * Writes the rows hi = T(mean), scale = gamma·invStd and shift = beta − (mean − hi)·scale (F6) of channels [begin,
- * end).
+ * Writes the rows hi = T(mean), scale = gamma·invStd and shift = beta − (mean − hi)·scale (F6) of channels [begin, end),
+ * one value per channel. Rows of `constants` have the mean 0.
  */
-export function affineRows<T>(p: Plan, gamma: usize, beta: usize, begin: usize, end: usize): void {
+function writeAffine<T>(p: Plan, gamma: usize, beta: usize, constants: bool, begin: usize, end: usize): void {
   const row = Lanes.bytes<T>(p.columns);
+  const reach = <f64>p.count * SMALLEST_REACH;
   let channel = begin;
   if (Lanes.accumulatesInF64<T>())
     for (; channel + 2 <= end; channel += 2) {
       const entry = p.coefficients + Lanes.bytes<T>(channel);
       const offset = Lanes.bytes<f64>(channel);
-      const mean = v128.load(p.mean + offset);
-      const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
-      const scale = f64x2.mul(Pair.valuesOr(gamma, channel, f64x2.splat(1)), v128.load(p.invStd + offset));
+      const invStd = v128.load(p.invStd + offset);
+      const mean = v128.andnot(v128.load(p.mean + offset), v128.splat<i64>(-i64(constants)));
+      const near = f64x2.gt(f64x2.mul(invStd, invStd), f64x2.splat(reach));
+      const hi = f32x4.demote_f64x2_zero(v128.and(mean, near));
+      const scale = f64x2.mul(Pair.valuesOr(gamma, channel, f64x2.splat(1)), invStd);
+      const low = f64x2.sub(mean, Lanes.low(hi));
       const shift = f64x2.sub(Pair.valuesOr(beta, channel, f64x2.splat(0)), f64x2.mul(low, scale));
-      Pair.store(entry, mean);
-      Pair.store(entry + row, scale);
+      v128.store64_lane(entry, hi, 0);
+      Pair.store(entry + row, Pair.limited(scale));
       Pair.store(entry + 2 * row, shift);
     }
   for (; channel < end; ++channel) {
     const entry = p.coefficients + Lanes.bytes<T>(channel);
-    const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
-    const hi = <T>mean;
-    const scale = valueOr<T>(gamma, channel, 1) * load<f64>(p.invStd + Lanes.bytes<f64>(channel));
+    const invStd = load<f64>(p.invStd + Lanes.bytes<f64>(channel));
+    const mean = constants ? 0 : load<f64>(p.mean + Lanes.bytes<f64>(channel));
+    const near = !Lanes.accumulatesInF64<T>() || invStd * invStd > reach;
+    const hi = near ? <T>mean : <T>0;
+    const scale = valueOr<T>(gamma, channel, 1) * invStd;
     store<T>(entry, hi);
-    store<T>(entry + row, <T>scale);
+    store<T>(entry + row, limited<T>(scale));
     store<T>(entry + 2 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
   }
-  broadcastRows<T>(3, p);
 }
 
 /**
- * Writes the rows 0, gamma·invStd and 0 of channels [begin, end): dx = gamma·invStd·dy for statistics that are
- * constants.
+ * Writes the rows of map Affine of channels [begin, end) (F6). With `constants` they are those of dx = gamma·invStd·dy,
+ * for statistics that are constants: 0, gamma·invStd and 0.
  */
-export function constantGradientRows<T>(p: Plan, gamma: usize, begin: usize, end: usize): void {
-  const row = Lanes.bytes<T>(p.columns);
-  for (let channel = begin; channel < end; ++channel) {
-    const entry = p.coefficients + Lanes.bytes<T>(channel);
-    const scale = valueOr<T>(gamma, channel, 1) * load<f64>(p.invStd + Lanes.bytes<f64>(channel));
-    store<T>(entry, <T>0);
-    store<T>(entry + row, <T>scale);
-    store<T>(entry + 2 * row, <T>0);
-  }
+export function affineRows<T>(p: Plan, gamma: usize, beta: usize, constants: bool, begin: usize, end: usize): void {
+  writeAffine<T>(p, gamma, beta, constants, begin, end);
   broadcastRows<T>(3, p);
 }
 
@@ -417,36 +441,32 @@ export function gradientRows<T>(
   begin: usize,
   end: usize,
 ): void {
+  writeAffine<T>(p, gamma, beta, false, begin, end);
   const row = Lanes.bytes<T>(p.columns);
+  if (activated) {
+    const first = p.coefficients + Lanes.bytes<T>(begin);
+    memory.copy(first + 4 * row, first + 2 * row, Lanes.bytes<T>(end - begin));
+  }
   let channel = begin;
-  if (Lanes.accumulatesInF64<T>() && !activated)
+  if (Lanes.accumulatesInF64<T>())
     for (; channel + 2 <= end; channel += 2) {
       const entry = p.coefficients + Lanes.bytes<T>(channel);
       const offset = Lanes.bytes<f64>(channel);
-      const mean = v128.load(p.mean + offset);
-      const low = f64x2.sub(mean, Lanes.low(f32x4.demote_f64x2_zero(mean)));
-      const invStd = v128.load(p.invStd + offset);
+      const low = f64x2.sub(v128.load(p.mean + offset), Pair.load(entry));
       const counts = f64x2.splat(count);
-      const xCoefficient = f64x2.div(f64x2.mul(f64x2.neg(invStd), v128.load(p.dGamma + offset)), counts); // B4
+      const product = f64x2.mul(f64x2.neg(v128.load(p.invStd + offset)), v128.load(p.dGamma + offset));
+      const xCoefficient = f64x2.div(product, counts); // B4
       const dBeta = f64x2.div(f64x2.neg(v128.load(p.dBeta + offset)), counts);
-      Pair.store(entry, mean);
-      Pair.store(entry + row, f64x2.mul(Pair.valuesOr(gamma, channel, f64x2.splat(1)), invStd));
       Pair.store(entry + 2 * row, f64x2.sub(dBeta, f64x2.mul(low, xCoefficient))); // B5
-      Pair.store(entry + 3 * row, xCoefficient);
+      Pair.store(entry + 3 * row, Pair.limited(xCoefficient));
     }
   for (; channel < end; ++channel) {
     const entry = p.coefficients + Lanes.bytes<T>(channel);
-    const mean = load<f64>(p.mean + Lanes.bytes<f64>(channel));
-    const hi = <T>mean;
-    const invStd = load<f64>(p.invStd + Lanes.bytes<f64>(channel));
-    const xCoefficient = (-invStd * load<f64>(p.dGamma + Lanes.bytes<f64>(channel))) / count; // B4
-    const shift = -load<f64>(p.dBeta + Lanes.bytes<f64>(channel)) / count - (mean - <f64>hi) * xCoefficient; // B5
-    const scale = valueOr<T>(gamma, channel, 1) * invStd;
-    store<T>(entry, hi);
-    store<T>(entry + row, <T>scale);
-    store<T>(entry + 2 * row, <T>shift);
-    store<T>(entry + 3 * row, <T>xCoefficient);
-    if (activated) store<T>(entry + 4 * row, <T>(valueOr<T>(beta, channel, 0) - (mean - <f64>hi) * scale));
+    const offset = Lanes.bytes<f64>(channel);
+    const low = load<f64>(p.mean + offset) - <f64>load<T>(entry);
+    const xCoefficient = (-load<f64>(p.invStd + offset) * load<f64>(p.dGamma + offset)) / count; // B4
+    store<T>(entry + 2 * row, <T>(-load<f64>(p.dBeta + offset) / count - low * xCoefficient)); // B5
+    store<T>(entry + 3 * row, limited<T>(xCoefficient));
   }
   broadcastRows<T>(activated ? 5 : 4, p);
 }

@@ -79,22 +79,15 @@ export class InF64 {
   }
 }
 
-/** Adds the lanes of a step to one entry, because all of them belong to one channel. */
-@final
-@unmanaged
-class OneChannel {
-  @inline add(sums: usize, low: v128, high: v128): void {
-    store<f64>(sums, load<f64>(sums) + Lanes.sum(f64x2.add(low, high)));
-  }
-}
-
-/** Adds each lane of a step to the entry of its column. */
-@final
-@unmanaged
-class Columns {
-  @inline add(sums: usize, low: v128, high: v128): void {
-    v128.store(sums, f64x2.add(v128.load(sums), low));
-    v128.store(sums, f64x2.add(v128.load(sums, 16), high), 16);
+/** The entries of f64 to which steps are added. */
+export abstract class Entries {
+  /** Adds the lanes of a step to one entry if all of them belong to one channel, or each to the entry of its column. */
+  @inline static add(sums: usize, low: v128, high: v128, oneChannel: bool): void {
+    if (oneChannel) store<f64>(sums, load<f64>(sums) + Lanes.sum(f64x2.add(low, high)));
+    else {
+      v128.store(sums, f64x2.add(v128.load(sums), low));
+      v128.store(sums, f64x2.add(v128.load(sums, 16), high), 16);
+    }
   }
 }
 
@@ -146,7 +139,7 @@ abstract class FourVectors {
 /**
  * Adds `steps` steps of width W, `stride` bytes apart, in f64. Lanes that W does not load must be zero in the pivot.
  */
-function sumStepsInF64<T extends number, S extends Moments, E extends Identity, W extends Whole, O extends OneChannel>(
+function sumStepsInF64<T extends number, S extends Moments, E extends Identity, W extends Whole>(
   x: usize,
   dy: usize,
   parameters: usize,
@@ -157,6 +150,7 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
   dot: usize,
   stride: usize,
   steps: usize,
+  oneChannel: bool,
 ): void {
   const two = changetype<S>(<usize>0).sources == 2;
   const width = changetype<W>(<usize>0);
@@ -180,8 +174,8 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
     x += stride;
     dy += stride;
   }
-  changetype<O>(<usize>0).add(sum, sumLow, sumHigh);
-  changetype<O>(<usize>0).add(dot, dotLow, dotHigh);
+  Entries.add(sum, sumLow, sumHigh, oneChannel);
+  Entries.add(dot, dotLow, dotHigh, oneChannel);
 }
 
 /** Sums of eight vectors in two blocks of four, in f64. */
@@ -489,9 +483,9 @@ function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
   const p = v128.load_splat<T>(pivot);
   const scale = ActivationGate.splat<T, E>(pivot + row, p);
   const shift = changetype<E>(<usize>0).prepareShift<T>(ActivationGate.splat<T, E>(pivot + 2 * row, p));
-  sumStepsInF64<T, S, E, Whole, OneChannel>(x, dy, parameters, p, scale, shift, sum, dot, 16, wholeVectors);
+  sumStepsInF64<T, S, E, Whole>(x, dy, parameters, p, scale, shift, sum, dot, 16, wholeVectors, true);
   const firstLane = changetype<Single>(<usize>0).load<T>(pivot);
-  sumStepsInF64<T, S, E, Single, OneChannel>(
+  sumStepsInF64<T, S, E, Single>(
     x + wholeVectors * 16,
     dy + wholeVectors * 16,
     parameters,
@@ -502,6 +496,7 @@ function sumPlaneInF64<T extends number, S extends Moments, E extends Identity>(
     dot,
     sizeof<T>(),
     length % lanes,
+    true,
   );
 }
 
@@ -590,8 +585,8 @@ export function sumPlanar<T extends number, S extends Moments, E extends Identit
 export const ROWS_DOWN: usize = 8;
 
 /**
- * Sums columns [begin, end) of the period, down the rows of one stripe: in blocks of four rows if P is Blocked4, else
- * in f64. A stripe has one entry for each column of the period.
+ * Sums columns [begin, end) of the period, down the rows of one stripe: in blocks of four rows if `blocked`, which needs
+ * P to be Blocked4, else in f64. A stripe has one entry for each column of the period.
  */
 export function sumColumns<T extends number, S extends Moments, E extends Identity, P extends Blocked64>(
   plan: Plan,
@@ -601,8 +596,10 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
   stripe: usize,
   begin: usize,
   end: usize,
+  blocked: bool,
 ): void {
   const lanes = Lanes.count<T>();
+  const blockedSteps: usize = blocked ? ROWS_DOWN : 0;
   const period = plan.period;
   const size = plan.stripe * plan.columns;
   const first = stripe * size;
@@ -627,10 +624,10 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
       const scale = ActivationGate.load<T, E, Whole>(pivot + offset + coefficientRow, p);
       const z = ActivationGate.load<T, E, Whole>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
-      if (changetype<P>(<usize>0).blocked4 && steps == ROWS_DOWN)
+      if (changetype<P>(<usize>0).blocked4 && steps == blockedSteps)
         Eight.sumBlocked4<T, S, E>(x + offset, dy + offset, parameters, p, scale, shift, sumEntry, dotEntry, row);
       else
-        sumStepsInF64<T, S, E, Whole, Columns>(
+        sumStepsInF64<T, S, E, Whole>(
           x + offset,
           dy + offset,
           parameters,
@@ -641,6 +638,7 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
           dotEntry,
           row,
           steps,
+          false,
         );
     }
     for (; column < end; ++column) {
@@ -651,7 +649,7 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
       const scale = ActivationGate.load<T, E, Single>(pivot + offset + coefficientRow, p);
       const z = ActivationGate.load<T, E, Single>(pivot + offset + 2 * coefficientRow, p);
       const shift = changetype<E>(<usize>0).prepareShift<T>(z);
-      sumStepsInF64<T, S, E, Single, OneChannel>(
+      sumStepsInF64<T, S, E, Single>(
         x + offset,
         dy + offset,
         parameters,
@@ -662,6 +660,7 @@ export function sumColumns<T extends number, S extends Moments, E extends Identi
         dotEntry,
         row,
         steps,
+        true,
       );
     }
     x += steps * row;
@@ -741,7 +740,7 @@ function flush<T extends number>(running: usize, sums: usize, columns: usize): v
     return;
   }
   for (; columns >= lanes; columns -= lanes) {
-    changetype<Columns>(<usize>0).add(sums, Lanes.low(v128.load(running)), Lanes.high(v128.load(running)));
+    Entries.add(sums, Lanes.low(v128.load(running)), Lanes.high(v128.load(running)), false);
     v128.store(running, v128.splat<T>(<T>0));
     running += 16;
     sums += 32;

@@ -15,7 +15,7 @@
 
 import { Plan } from "../plan";
 import { Lanes } from "./lanes";
-import { addErrors, Gradients, Moments, ROWS_DOWN } from "./sums";
+import { addErrors, Entries, Gradients, Moments, ROWS_DOWN } from "./sums";
 
 /** The values that a row of weights repeats at its end: one less than the lanes of a vector. */
 const REPEATED: usize = 3;
@@ -87,15 +87,6 @@ function sumElements(
   add(plan.dot + offset, errors ? errors + Lanes.bytes<f64>(plan.columns * plan.stripes) : 0, dot);
 }
 
-/** Adds the lanes of a step to the entry of their channel, or each lane to the entry of its column. */
-function addStep(sums: usize, low: v128, high: v128, across: bool): void {
-  if (across) store<f64>(sums, load<f64>(sums) + Lanes.sum(f64x2.add(low, high)));
-  else {
-    v128.store(sums, f64x2.add(v128.load(sums), low));
-    v128.store(sums, f64x2.add(v128.load(sums, 16), high), 16);
-  }
-}
-
 /**
  * Adds `steps` vectors of f32 to an entry of the plan's sums. The steps are `stride` bytes apart in x and dy, and
  * `weightStride` bytes in the weights. With `across` all lanes belong to one channel, and otherwise to columns. With
@@ -157,8 +148,8 @@ function sumVectors<S extends Moments>(
     const product = f64x2.mul(f64x2.mul(dotLow, zero), dotHigh);
     if (!v128.all_true<i64>(f64x2.eq(product, product))) return false;
   }
-  addStep(plan.sum + Lanes.bytes<f64>(entry), sumLow, sumHigh, across);
-  addStep(plan.dot + Lanes.bytes<f64>(entry), dotLow, dotHigh, across);
+  Entries.add(plan.sum + Lanes.bytes<f64>(entry), sumLow, sumHigh, across);
+  Entries.add(plan.dot + Lanes.bytes<f64>(entry), dotLow, dotHigh, across);
   return true;
 }
 
