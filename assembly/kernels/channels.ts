@@ -11,7 +11,7 @@ import { Lanes, Single, Whole } from "./lanes";
  */
 const SMALLEST_VARIANCE: f64 = 7.52316384526264e-37; // 2^-120
 const LARGEST_VARIANCE: f64 = 1.329227995784916e36; // 2^120
-const SMALLEST_PRODUCT: f64 = 8.077935669463161e-28; // 2^-90
+const SMALLEST_PRODUCT: f64 = 7.888609052210118e-31; // 2^-100
 const SMALLEST_INV_STD: f64 = 8.673617379884035e-19; // 2^-60
 const LARGEST_INV_STD: f64 = 1048576; // 2^20
 
@@ -283,10 +283,13 @@ function gradientPairs(p: Plan, begin: usize, end: usize): usize {
     const invStd = v128.load(p.invStd + offset);
     const sum = v128.load(p.dBeta + offset);
     const low = f64x2.sub(mean, Pair.load(p.coefficients + Lanes.bytes<f32>(channel)));
-    const dGamma = f64x2.mul(f64x2.sub(v128.load(p.dGamma + offset), f64x2.mul(low, sum)), invStd);
-    v128.store(p.dGamma + offset, dGamma);
-    const size = f64x2.add(f64x2.abs(sum), f64x2.abs(dGamma));
-    const sizeInside = v128.and(f64x2.ge(size, smallest), f64x2.lt(size, f64x2.splat(Infinity)));
+    const dot = v128.load(p.dGamma + offset);
+    v128.store(p.dGamma + offset, f64x2.mul(f64x2.sub(dot, f64x2.mul(low, sum)), invStd));
+    const size = f64x2.abs(dot);
+    const sizeInside = v128.and(
+      f64x2.ge(size, smallest),
+      f64x2.lt(f64x2.add(size, f64x2.abs(sum)), f64x2.splat(Infinity)),
+    );
     const invStdInside = v128.and(
       f64x2.ge(invStd, f64x2.splat(SMALLEST_INV_STD)),
       f64x2.le(invStd, f64x2.splat(LARGEST_INV_STD)),
@@ -322,11 +325,13 @@ export function gradientStatistics<T>(p: Plan, columns: usize, begin: usize, end
     const sum = load<f64>(p.dBeta + offset);
     const dot = load<f64>(p.dGamma + offset);
     const hi = <f64>load<T>(p.coefficients + Lanes.bytes<T>(channel * width));
-    const dGamma = (dot - (mean - hi) * sum) * invStd; // B3
-    store<f64>(p.dGamma + offset, dGamma);
-    const size = abs(sum) + abs(dGamma);
+    store<f64>(p.dGamma + offset, (dot - (mean - hi) * sum) * invStd); // B3
+    const size = abs(dot);
     const inside =
-      size >= count * SMALLEST_PRODUCT && size < Infinity && invStd >= SMALLEST_INV_STD && invStd <= LARGEST_INV_STD;
+      size >= count * SMALLEST_PRODUCT &&
+      size + abs(sum) < Infinity &&
+      invStd >= SMALLEST_INV_STD &&
+      invStd <= LARGEST_INV_STD;
     const good = !Lanes.accumulatesInF64<T>() || inside;
     store<u8>(p.unreliable + channel, u8(!good));
     unreliable += usize(!good);

@@ -154,6 +154,7 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
 ): void {
   const two = changetype<S>(<usize>0).sources == 2;
   const width = changetype<W>(<usize>0);
+  const leaky = two && changetype<E>(<usize>0).needsInput && load<T>(parameters) != 0;
   const pivotLow = Lanes.low(pivot);
   const pivotHigh = Lanes.high(pivot);
   let sumLow = f64x2.splat(0);
@@ -164,9 +165,20 @@ function sumStepsInF64<T extends number, S extends Moments, E extends Identity, 
     const v = width.load<T>(x);
     const dLow = f64x2.sub(Lanes.low(v), pivotLow);
     const dHigh = f64x2.sub(Lanes.high(v), pivotHigh);
-    const w = two ? ActivationGate.u<T, S, E, W>(dy, v128.sub<T>(v, pivot), scale, shift, parameters) : v;
-    const uLow = two ? Lanes.low(w) : dLow;
-    const uHigh = two ? Lanes.high(w) : dHigh;
+    let uLow = dLow;
+    let uHigh = dHigh;
+    if (leaky) {
+      // a product in T would be rounded, and in a sum of few values that shows
+      const one = v128.splat<T>(<T>1);
+      const slope = changetype<E>(<usize>0).gate<T>(one, v128.sub<T>(v, pivot), scale, shift, parameters);
+      const upstream = width.load<T>(dy);
+      uLow = f64x2.mul(Lanes.low(upstream), Lanes.low(slope));
+      uHigh = f64x2.mul(Lanes.high(upstream), Lanes.high(slope));
+    } else if (two) {
+      const u = ActivationGate.u<T, S, E, W>(dy, v128.sub<T>(v, pivot), scale, shift, parameters);
+      uLow = Lanes.low(u);
+      uHigh = Lanes.high(u);
+    }
     sumLow = f64x2.add(sumLow, uLow);
     sumHigh = f64x2.add(sumHigh, uHigh);
     dotLow = Lanes.madd<f64>(uLow, dLow, dotLow);

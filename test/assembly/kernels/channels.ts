@@ -97,17 +97,18 @@ const MOMENTS: readonly Bound[] = [
   ],
 ];
 
-/** The sizes of products and invStd; nothing is wider than float64. */
-const gradients = (sizes: readonly number[], invStd: readonly number[], float32: boolean) => [
-  ...sizes.flatMap((s): Bound[] => [
-    [s, 0, 1, float32, false],
-    [0, -s, 1, float32, false],
+/** Sizes of Σ dy·d, of Σ dy, and invStd; nothing is wider than float64. */
+const gradients = (dots: readonly number[], sums: readonly number[], invStd: readonly number[], float32: boolean) => [
+  ...dots.flatMap((s): Bound[] => [
+    [0, s, 1, float32, false],
+    [1, -s, 1, float32, false],
   ]),
+  ...sums.map((s): Bound => [s, 1, 1, float32, false]),
   ...invStd.map((i): Bound => [1, 1, i, float32, false]),
 ];
 const GRADIENTS: readonly Bound[] = [
-  ...gradients([2 ** -90, 1, 1e300], [2 ** -60, 2 ** 20], false),
-  ...gradients([0, 2 ** -91, Infinity, Number.NaN], [2 ** -61, 2 ** 21], true),
+  ...gradients([2 ** -100, 1, 1e300], [0, 2 ** -149, 1e300], [2 ** -60, 2 ** 20], false),
+  ...gradients([0, 2 ** -101, Infinity, Number.NaN], [-Infinity, Number.NaN], [2 ** -61, 2 ** 21], true),
 ];
 
 /** Writes sums into all entries; returns the sums of every channel. */

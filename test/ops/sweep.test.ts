@@ -1,0 +1,214 @@
+// Channels that are hard for batch normalization, in every walk, precision of sums, build, type of elements and
+// activation, against the exact oracle. `npm run docs:numerics` writes the maxima into docs/numerics.md.
+
+import { beforeAll, describe, expect, it } from "vitest";
+import { type ActivationName, batchNormBackward, batchNormForward, type Dtype, type Layout } from "../../src/index.ts";
+import { ACTIVATIONS } from "../support/activations.ts";
+import { expectPart } from "../support/document.ts";
+import { exactStatistics } from "../support/exact.ts";
+import { once } from "../support/once.ts";
+import { dimsOf } from "../support/reference.ts";
+import { type Measured, measureSweep, NAMES, SUMMED, type Sweep } from "../support/sweep.ts";
+import { BUILDS, normal, useBuild } from "../support/worlds.ts";
+
+type Walk = readonly [layout: Layout, outer: number, inner: number];
+
+/** Every walk, each with sums of every precision that it has. */
+const WALKS: readonly Walk[] = [
+  ["channels-first", 1, 5],
+  ["channels-first", 1, 100],
+  ["channels-first", 1, 600],
+  ["channels-first", 1, 1100],
+  ["channels-first", 2, 32],
+  ["channels-first", 13, 40],
+  ["channels-first", 33, 37],
+  ["channels-first", 4, 784],
+  ["channels-first", 5, 4],
+  ["channels-first", 33, 4],
+  ["channels-first", 300, 4],
+  ["channels-last", 2, 1],
+  ["channels-last", 16, 1],
+  ["channels-last", 100, 1],
+  ["channels-last", 130, 1],
+  ["channels-last", 600, 1],
+  ["channels-last", 2050, 1],
+];
+
+/** Batches of 2¹⁶ values per channel, and the patterns of their few channels. */
+const LARGE_PATTERNS = ["normal", "alternating signs", "one outlier of 1e6", "many magnitudes"];
+const LARGE: readonly Walk[] = [
+  ["channels-first", 4, 16384],
+  ["channels-last", 65536, 1],
+];
+
+const EPSILONS = [0, 1e-5, 1e-300];
+
+const sweepOf = (dtype: Dtype, activation: ActivationName, [layout, outer, inner]: Walk, seed: number): Sweep => ({
+  patterns: NAMES,
+  ...{ dtype, activation, layout, outer, inner, seed },
+  epsilon: EPSILONS[seed % 3] as number,
+  wide: seed % 2 === 1,
+});
+
+const TYPES = ["float32", "float64", "float16", "bfloat16"] as const;
+const GROUPS = TYPES.flatMap((dtype) => ACTIVATIONS.map((activation) => ({ dtype, activation }))).map((group, i) => ({
+  ...group,
+  sweeps: sweepsOf(group.dtype, group.activation, i),
+}));
+
+/**
+ * Returns the sweeps of a type and an activation: all walks of plain float32, with near and wide magnitudes, and of the
+ * others every third walk, each time from another one on.
+ */
+function sweepsOf(dtype: Dtype, activation: ActivationName, group: number): Sweep[] {
+  if (dtype === "float32" && activation === "none")
+    return WALKS.flatMap((walk) => [0, 1, 3].map((seed) => sweepOf(dtype, activation, walk, seed)));
+  return WALKS.filter((_, i) => i % 3 === group % 3).map((walk, i) => sweepOf(dtype, activation, walk, group + i));
+}
+
+/**
+ * The largest distances in u that docs/numerics.md promises: of y, of dx, and of sums that are f64 sums, and of the
+ * blocked ones.
+ */
+function gatesOf(dtype: Dtype, activation: ActivationName) {
+  const silu = activation === "silu";
+  if (dtype === "float64") return { y: 8, dx: silu ? 16 : 8, inF64: 8, blocked: 8, mean: 8 };
+  return { y: 4, dx: silu ? 8 : 4, inF64: silu ? 4 : 1, blocked: 16, mean: 1 };
+}
+
+const measured = new Map<string, Measured[]>();
+
+describe.each(BUILDS)("hard channels, %s build", (build) => {
+  beforeAll(() => useBuild(build));
+
+  const check = (sweep: Sweep) => {
+    const gates = gatesOf(sweep.dtype, sweep.activation);
+    const channels = measureSweep(sweep);
+    expect(channels.length).toBe(sweep.patterns.length);
+    for (const { pattern, blocked, u, lost } of channels) {
+      const name = (output: string) => `${output} of "${pattern}" in ${JSON.stringify(sweep)}`;
+      expect(lost, name("lost elements")).toBe(0);
+      if (u.y !== undefined) expect(u.y, name("y")).toBeLessThanOrEqual(gates.y);
+      if (u.dx !== undefined) expect(u.dx, name("dx")).toBeLessThanOrEqual(gates.dx);
+      for (const output of SUMMED) {
+        const gate = !blocked ? gates.inF64 : output === "mean" ? gates.mean : gates.blocked;
+        expect(u[output], name(output)).toBeLessThanOrEqual(gate);
+      }
+    }
+    if (build !== "simd") return;
+    const key = `${sweep.dtype} ${sweep.activation}`;
+    measured.set(key, [...(measured.get(key) ?? []), ...channels]);
+  };
+
+  it.each(GROUPS)("$dtype, $activation: within the promise", ({ sweeps }) => {
+    for (const sweep of sweeps) check(sweep);
+  });
+
+  it("2¹⁶ values per channel: within the promise", () => {
+    for (const [i, walk] of LARGE.entries())
+      check({ ...sweepOf("float32", "none", walk, i), patterns: LARGE_PATTERNS });
+  });
+});
+
+describe.each(BUILDS)("the ends of the range, %s build", (build) => {
+  beforeAll(() => useBuild(build));
+
+  const run = (x: Float32Array, shape: readonly number[], gamma: number, epsilon: number, layout: Layout) => {
+    const C = layout === "channels-last" ? (shape.at(-1) as number) : (shape[1] as number);
+    const [g, b] = [new Float32Array(C).fill(gamma), Float32Array.from({ length: C }, (_, c) => c - 0.3)];
+    const forward = batchNormForward({ data: x, shape }, { gamma: g, beta: b }, { epsilon, layout });
+    const dy = { data: normal(2, x.length), shape };
+    return { beta: b, y: forward.y.data, ...batchNormBackward(dy, forward.saved) };
+  };
+
+  const shapes: readonly [Layout, readonly number[]][] = [
+    ["channels-last", [12, 3]],
+    ["channels-last", [2100, 2]],
+    ["channels-first", [2, 3, 640]],
+    ["channels-first", [30, 3, 4]],
+  ];
+
+  it.each(shapes)("a constant channel gives exactly beta with any epsilon, %s %j", (layout, shape) => {
+    for (const epsilon of [0, 5e-324, 1e-300, 1e-80, 1e-40, 1])
+      for (const value of [3.4e38, -7.3, 1e-45]) {
+        const x = new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value);
+        const { y, dGamma, beta } = run(x, shape, 2, epsilon, layout);
+        const d = dimsOf(shape, layout);
+        y.forEach((v, i) => {
+          if (v !== beta[Math.floor(i / d.inner) % d.channels]) expect.fail(`y[${i}] is ${v} with epsilon ${epsilon}`);
+        });
+        expect(dGamma?.every((v) => v === 0)).toBe(true);
+      }
+  });
+
+  it.each(shapes)(
+    "values of ±3.4e38 have finite results, within 4 u of the channel's largest, %s %j",
+    (layout, shape) => {
+      const x = new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(3.4e38);
+      const d = dimsOf(shape, layout);
+      for (let c = 0; c < d.channels; c++) x[c * d.inner + 1 - Math.min(1, d.inner % 2)] = -3e38;
+      const { y, dx, beta } = run(x, shape, 2, 1e-5, layout);
+      const { mean, invStd } = once(`ends ${shape}`, () => exactStatistics({ x, d, epsilon: 1e-5 }));
+      const error = new Float64Array(d.channels);
+      const scale = new Float64Array(d.channels);
+      y.forEach((v, i) => {
+        const c = Math.floor(i / d.inner) % d.channels;
+        const term = 2 * ((x[i] as number) - (mean.high[c] as number)) * (invStd.high[c] as number);
+        const distance = Math.abs(v - term - (beta[c] as number));
+        error[c] = Math.max(error[c] as number, Number.isNaN(distance) ? Infinity : distance);
+        scale[c] = Math.max(scale[c] as number, Math.abs(term) + Math.abs(beta[c] as number));
+      });
+      for (const [c, e] of error.entries()) expect(e).toBeLessThanOrEqual(4 * 2 ** -24 * (scale[c] as number));
+      expect(dx?.data.every(Number.isFinite)).toBe(true);
+    },
+  );
+
+  it.each(shapes)("gamma·invStd beyond float32 leaves results finite, %s %j", (layout, shape) => {
+    const x = normal(
+      1,
+      shape.reduce((a, b) => a * b, 1),
+      1e-30,
+    );
+    for (const gamma of [1e9, -1e30]) {
+      const { y, dx } = run(x, shape, gamma, 0, layout);
+      expect(y.every(Number.isFinite)).toBe(true);
+      // dx is beyond float32 itself, but never NaN
+      expect(dx?.data.some(Number.isNaN)).toBe(false);
+    }
+  });
+});
+
+describe("docs/numerics.md", () => {
+  const file = new URL("../../docs/numerics.md", import.meta.url);
+  const show = (values: readonly (number | undefined)[]) => {
+    const known = values.filter((v) => v !== undefined);
+    if (known.length === 0) return "–";
+    const most = Math.max(...known);
+    return most < 0.001 ? "< 0.001" : Number(most.toPrecision(2)).toString();
+  };
+  const row = (title: string, list: readonly Measured[]) => {
+    const sums = list.flatMap(({ blocked, u }) => (blocked ? [] : SUMMED.map((name) => u[name])));
+    const cells = [list.map(({ u }) => u.y), list.map(({ u }) => u.dx), sums].map(show);
+    const blocked = list.filter((one) => one.blocked);
+    return `| ${[title, ...cells, ...SUMMED.map((name) => show(blocked.map(({ u }) => u[name])))].join(" | ")} |`;
+  };
+  const head = (title: string) => [
+    `| ${title} | y | dx | f64 sums | mean | variance | invStd | dGamma | dBeta |`,
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+  ];
+
+  it("holds the maxima of every pattern and of every type and activation", () => {
+    const plain = measured.get("float32 none") ?? [];
+    const patterns = NAMES.map((name) =>
+      row(
+        name,
+        plain.filter(({ pattern }) => pattern === name),
+      ),
+    );
+    expectPart(file, "sweep", [...head("values of a channel, float32"), ...patterns].join("\n"));
+    const types = GROUPS.map(({ dtype, activation }) =>
+      row(`${dtype}, ${activation}`, measured.get(`${dtype} ${activation}`) ?? []),
+    );
+    expectPart(file, "sweep-types", [...head("all of these channels"), ...types].join("\n"));
+  });
+});
