@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { type ActivationName, batchNormBackward, batchNormForward, type Dtype, type Layout } from "../../src/index.ts";
 import { ACTIVATIONS } from "../support/activations.ts";
 import { expectPart } from "../support/document.ts";
-import { exactStatistics } from "../support/exact.ts";
+import { exactBackward, exactForward, exactStatistics } from "../support/exact.ts";
 import { once } from "../support/once.ts";
 import { dimsOf } from "../support/reference.ts";
 import { type Measured, measureSweep, NAMES, SUMMED, type Sweep } from "../support/sweep.ts";
@@ -163,6 +163,26 @@ describe.each(BUILDS)("the ends of the range, %s build", (build) => {
     },
   );
 
+  it.each(shapes)("dGamma keeps its digits where epsilon is far above a tiny variance, %s %j", (layout, shape) => {
+    const d = dimsOf(shape, layout);
+    const length = shape.reduce((n, size) => n * size, 1);
+    // products dy·d around 1e-42, which float32 has with few bits
+    const [x, dy] = [normal(3, length, 1e-22), normal(4, length, 1e-20)];
+    const ones = new Float32Array(d.channels).fill(1);
+    const { saved } = batchNormForward({ data: x, shape }, {}, { epsilon: 1, layout });
+    const { dGamma } = batchNormBackward({ data: dy, shape }, saved);
+    const exact = once(`tiny ${shape}`, () => {
+      const input = { x, d, gamma: ones, beta: ones, epsilon: 1, slope: 0, roundsMean: false };
+      const statistics = exactStatistics(input);
+      const forward = exactForward({ ...input, activation: "none" }, statistics);
+      return exactBackward({ ...input, activation: "none" }, dy, forward, statistics).dGamma;
+    });
+    for (let c = 0; c < d.channels; c++) {
+      const error = Math.abs((dGamma?.[c] as number) - (exact.high[c] as number));
+      expect(error).toBeLessThanOrEqual(Math.max(2 ** -24 * (exact.scale[c] as number), 2 ** -149));
+    }
+  });
+
   it.each(shapes)("gamma·invStd beyond float32 leaves results finite, %s %j", (layout, shape) => {
     const x = normal(
       1,
@@ -175,6 +195,29 @@ describe.each(BUILDS)("the ends of the range, %s build", (build) => {
       // dx is beyond float32 itself, but never NaN
       expect(dx?.data.some(Number.isNaN)).toBe(false);
     }
+  });
+});
+
+describe("the exact oracle", () => {
+  it("has the mean and the variance of rational numbers", () => {
+    // multiples of 1/64, so that all of them, times 1024, are integers
+    const x = Float32Array.from(normal(5, 999, 300, 5e4), (v) => Math.round(v * 64) / 64);
+    const { mean, variance } = exactStatistics({ x, d: { outer: 999, channels: 1, inner: 1 }, epsilon: 0 });
+    const values = Array.from(x, (v) => BigInt(v * 1024));
+    const sum = values.reduce((a, b) => a + b, 0n);
+    const squares = values.reduce((a, b) => a + b * b, 0n);
+    const bits = 200n;
+    /** A pair as an integer of units of 2⁻²⁰⁰. */
+    const fixed = ([high, low]: readonly [number, number]) =>
+      [high, low].reduce((total, v) => total + (BigInt(v * 2 ** 100) << (bits - 100n)), 0n);
+    const [m, b] = [BigInt(x.length), (sum << bits) / (999n * 1024n)];
+    const v = ((squares * m - sum * sum) << bits) / (m * m * 1024n * 1024n);
+    const near = (got: bigint, want: bigint) => {
+      const error = got > want ? got - want : want - got;
+      expect(error << 95n < want).toBe(true);
+    };
+    near(fixed(mean.at(0)), b);
+    near(fixed(variance.at(0)), v);
   });
 });
 
