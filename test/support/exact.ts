@@ -133,15 +133,17 @@ function activated(z: Pair, { activation, slope }: ExactInput): Pair {
 
 /**
  * Returns x̂, z = gamma·x̂ + beta and y = f(z) of every element (F6, F7). The scale of z and y is |gamma·x̂| + |beta|, and
- * that of x̂ is |x̂| + 2⁻²⁴·|mean|·invStd, or more if the mean is rounded.
+ * that of x̂ is |x̂| + (std + 2⁻²⁴·|mean|)·invStd, or more if the mean is rounded.
  */
-export function exactForward(input: ExactInput, { mean, invStd }: ExactStatistics) {
+export function exactForward(input: ExactInput, { mean, variance, invStd }: ExactStatistics) {
   const { x, d, gamma, beta, roundsMean } = input;
   const [xHat, z, y] = [new Exact(x.length), new Exact(x.length), new Exact(x.length)] as const;
   for (let c = 0; c < d.channels; c++) {
     const [centre, s] = [negative(mean.at(c)), invStd.at(c)];
-    // in float32, hi is rounded, and what it misses is multiplied by a sum
-    const offset = roundsMean ? (mean.scale[c] as number) * s[0] : 2 ** -24 * Math.abs(centre[0]) * s[0];
+    // in float32 hi is rounded, and a blocked sum's mean is off by a part of u·std
+    const offset = roundsMean
+      ? (mean.scale[c] as number) * s[0]
+      : (2 ** -24 * Math.abs(centre[0]) + Math.sqrt(variance.high[c] as number)) * s[0];
     const [scale, shift]: [Pair, Pair] = [
       [gamma[c] as number, 0],
       [beta[c] as number, 0],
