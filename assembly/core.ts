@@ -85,9 +85,9 @@ export function sums(
 }
 
 /**
- * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean, invStd and
- * the row hi that they were summed about, into the plan's dGamma and dBeta (B1 to B3). Marks the unreliable channels, whose sums are not precise enough, in the plan's
- * `unreliable`.
+ * Turns moments into the plan's mean, variance and invStd (F3 to F5). Turns gradients, with mean, invStd and the row hi
+ * that they were summed about, into the plan's dGamma and dBeta (B1 to B3). Marks the unreliable channels, whose sums are
+ * not precise enough, in the plan's `unreliable`.
  * @param operation As for `sums`. 4: only invStd, from the plan's variance.
  * @param epsilon Read by operations 0, 2 and 4.
  * @returns the number of unreliable channels, which need operation 2 or 3 of `sums` and then of `statistics`
