@@ -6,7 +6,7 @@
 // Numbers are little-endian, and so are all engines that run WebAssembly today. Offsets count from the end of the
 // header. Tensors lie side by side and cover the data exactly. The reader rejects every file that the reference
 // implementation rejects. It also rejects a header whose first byte is not "{" and a name that occurs twice, which the
-// format forbids.
+// format forbids. docs/reliability.md has the other differences, found by mutations.
 
 import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { arrayKind, isNumbers, isObject } from "../common/validate.ts";
@@ -170,31 +170,45 @@ interface HeaderEntry {
   readonly end: number;
 }
 
-/** Parses the header. Throws BatchNormError "safetensors" if it is not UTF-8 or JSON, or if a name occurs twice. */
+/** Levels of lists and objects in a header that the reference implementation's reader of JSON takes, serde. */
+const MAX_LEVELS = 127;
+
+/**
+ * Parses the header. Throws BatchNormError "safetensors" if it is not UTF-8 or JSON, if a name occurs twice, and for what
+ * JSON.parse takes and the reference implementation does not: numbers that are no integers or that are written as
+ * others are, halves of surrogate pairs, and too many levels.
+ */
 function headerOf(bytes: Uint8Array): object {
   // a copy, because TextDecoder refuses shared memory
   const copy = new Uint8Array(bytes);
   if (copy[0] !== 0x7b) throw malformedFile("header", '"{" as the first byte', copy[0]);
   let keys = 0;
+  let halves = 0;
   let text: string;
   let header: object;
   try {
     text = textOf(copy);
-    header = JSON.parse(text, function (this: unknown, _, value) {
+    header = JSON.parse(text, function (this: unknown, name, value) {
       if (!Array.isArray(this)) keys++;
+      if (/\p{Surrogate}/u.test(typeof value === "string" ? name + value : name)) halves++;
       return value;
     });
   } catch (reason) {
     throw malformedFile("header", "JSON", reason instanceof Error ? reason.message : reason);
   }
+  const structure = text.replace(/\\./g, "").replace(/"[^"]*"/g, "");
   // JSON.parse silently keeps the last of two equal names, so count the names in the text: after removal of escapes and
   // strings, each remaining colon follows a name. `keys` is one more, since the reviver also gets the root, named "".
-  const colons =
-    text
-      .replace(/\\./g, "")
-      .replace(/"[^"]*"/g, "")
-      .split(":").length - 1;
-  if (colons !== keys - 1) throw malformedFile("header", "every name once", "a name twice");
+  if (structure.split(":").length !== keys) throw malformedFile("header", "every name once", "a name twice");
+  const number = /\d*\.\d+|\d+e|-0/i.exec(structure)?.[0];
+  if (number) throw malformedFile("header", "integers without sign, point or exponent", number);
+  if (halves) throw malformedFile("header", "pairs of surrogates", "half of one");
+  let level = 0;
+  for (const character of structure) {
+    if (character === "[" || character === "{") level++;
+    else if (character === "]" || character === "}") level--;
+    if (level > MAX_LEVELS) throw malformedFile("header", `at most ${MAX_LEVELS} levels of lists and objects`, "more");
+  }
   return header;
 }
 
@@ -231,6 +245,12 @@ function entryOf(name: string, value: unknown): HeaderEntry {
   const [begin, end] = offsets as [number, number];
   const size = bytesIn(dtype, shape);
   if (end - begin !== size) throw malformedFile(label, `${size} bytes (${dtype}, [${shape}])`, end - begin);
+  // the reference implementation multiplies in 64 bits, also before it comes to a dimension of 0
+  let count = 1;
+  for (const dimension of shape) {
+    count *= dimension;
+    if (count >= 2 ** 64) throw malformedFile(label, "fewer than 2^64 elements", `[${shape}]`);
+  }
   return { name, label, dtype, shape, begin, end };
 }
 

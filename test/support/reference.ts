@@ -211,11 +211,11 @@ type Four = [Float64Array, Float64Array, Float64Array, Float64Array];
  */
 const ACTIVATIONS: Record<
   ActivationName,
-  (z: number, zScale: number) => { value: number; derivative: number; scale: number }
+  (z: number, zScale: number, slope: number) => { value: number; derivative: number; scale: number }
 > = {
   none: (z) => ({ value: z, derivative: 1, scale: 1 }),
   relu: (z) => ({ value: Math.max(z, 0), derivative: z > 0 ? 1 : 0, scale: 1 }),
-  leaky_relu: (z) => ({ value: z > 0 ? z : 0.01 * z, derivative: z > 0 ? 1 : 0.01, scale: 1 }),
+  leaky_relu: (z, _, slope) => ({ value: z > 0 ? z : slope * z, derivative: z > 0 ? 1 : slope, scale: 1 }),
   relu6: (z) => ({ value: Math.min(Math.max(z, 0), 6), derivative: z > 0 && z < 6 ? 1 : 0, scale: 1 }),
   silu: (z, zScale) => {
     const s = 1 / (1 + Math.exp(-z));
@@ -233,11 +233,13 @@ export interface Problem {
   readonly x: Vector;
   readonly dy: Vector;
   /** [C], or [N, C] for a gamma per sample. */
-  readonly gamma?: Vector | null;
+  readonly gamma?: Vector | null | undefined;
   /** [C], or [N, C] for a beta per sample. */
-  readonly beta?: Vector | null;
+  readonly beta?: Vector | null | undefined;
   readonly residual?: Vector | undefined;
   readonly activation?: ActivationName;
+  /** The slope of "leaky_relu" below 0, 0.01 by default. */
+  readonly negativeSlope?: number;
   /** The weight of every position. A weight of 0 masks the position. */
   readonly weights?: Vector | undefined;
   readonly ghostBatchSize?: number | undefined;
@@ -279,12 +281,17 @@ export function solve(p: Problem) {
         for (let n = begin; n < Math.min(begin + size, samples); n++)
           for (let i = 0; i < inner; i++) visit(index(n, c, i), at(p.weights, n * inner + i, 1), n);
       };
-      let [total, mean, variance] = [0, 0, 0];
+      let [total, rough, mean, variance] = [0, 0, 0, 0];
       each((_, w) => {
         total += w;
       });
       each((i, w) => {
-        if (w) mean += (w * (p.x[i] as number)) / total;
+        if (w) rough += (w * (p.x[i] as number)) / total;
+      });
+      // a correction for the rounding of the mean, so that a constant channel has exactly its value
+      mean = rough;
+      each((i, w) => {
+        if (w) mean += (w * ((p.x[i] as number) - rough)) / total;
       });
       each((i, w) => {
         if (w) variance += (w * ((p.x[i] as number) - mean) ** 2) / total;
@@ -309,7 +316,11 @@ export function solve(p: Problem) {
         const normalized = empty ? 0 : g * (r * xHat + d);
         const terms = [g * r * xHat, g * d, value(p.beta, n, c, 0), at(p.residual, i, 0)];
         const zScale = terms.reduce((a, b) => a + Math.abs(b), 0);
-        const { value: out, derivative, scale } = f(normalized + value(p.beta, n, c, 0) + at(p.residual, i, 0), zScale);
+        const {
+          value: out,
+          derivative,
+          scale,
+        } = f(normalized + value(p.beta, n, c, 0) + at(p.residual, i, 0), zScale, p.negativeSlope ?? 0.01);
         const dz = (p.dy[i] as number) * derivative;
         const dzScale = Math.abs((p.dy[i] as number) * scale);
         y[i] = out;
