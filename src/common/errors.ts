@@ -184,7 +184,7 @@ export const nonFinite = (
   new BatchNormError(
     "non-finite-statistics",
     `${name}: expected a finite batch mean and variance, got mean ${mean} and variance ${variance} in channel ` +
-      `${channel}; nothing was updated. Look for NaN or Infinity in the input${remedy}`,
+      `${channel}; nothing was updated. Look for it in the input${remedy}`,
   );
 
 export const noForward = (what: string, remedy = "call forward first") =>

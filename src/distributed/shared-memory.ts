@@ -181,5 +181,6 @@ export function sharedMemoryGroup(
 ): ProcessGroup<void> {
   if (Object.prototype.toString.call(memory) !== "[object SharedArrayBuffer]")
     throw wrongKind("memory", "what createGroupMemory returns", memory);
+  if (memory.byteLength < CONTROL_BYTES) throw wrongValue("memory", "what createGroupMemory returns", memory);
   return new SharedGroup(memory, rank, timeoutOf(options));
 }

@@ -119,7 +119,7 @@ function statisticsOf(bn: FoldSource, { activation = "none" }: AffineOptions) {
   if (activation !== own)
     throw wrongValue(
       "activation",
-      `"${own}", bn's own: it is not folded, so apply it to the result and name it here`,
+      `${typeof own === "string" ? `"${own}"` : "a name"}, bn's own: it is not folded, so apply it to the result and name it here`,
       activation,
     );
   const mean = numbersOf("runningMean", bn.runningMean, bn.channels);

@@ -3,7 +3,7 @@
 // These five also keep a biased running variance.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
-import { checkNumber, checkObject, oneOf } from "../common/validate.ts";
+import { checkNumber, checkObject, isObject, oneOf } from "../common/validate.ts";
 import { type Framework, type Options, type ResolvedOptions, resolveOptions } from "../layer/options.ts";
 import type { Dtype } from "../tensor/dtype.ts";
 import type { Layout } from "../tensor/types.ts";
@@ -27,7 +27,8 @@ class ConfigReader {
   readonly #config: Readonly<Record<string, unknown>>;
 
   constructor(framework: Framework, config: object) {
-    checkObject("config", config);
+    // a Map would count as a config without keys, whose layer has all defaults
+    if (!isObject(config) || Symbol.iterator in config) throw wrongKind("config", "an object", config);
     // `eps` in a config of Keras is a mistake; ignored, it would silently become Keras's default
     const foreign = Object.keys(config).find(
       (key) => !KEYS[framework].includes(key) && Object.values(KEYS).some((keys) => keys.includes(key)),

@@ -133,7 +133,8 @@ const bytesIn = (dtype: SafetensorsDtype, shape: readonly number[]) =>
  */
 export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile {
   const isBuffer = isObject(file) && /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(file));
-  const bytes = isBuffer ? new Uint8Array(file as ArrayBuffer) : (file as Uint8Array);
+  // a detached buffer has no bytes, and cannot be viewed
+  const bytes = isBuffer && file.byteLength ? new Uint8Array(file as ArrayBuffer) : (file as Uint8Array);
   if (arrayKind(bytes) !== "Uint8Array") throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
   if (bytes.length < LENGTH_BYTES) throw malformedFile("file", `at least ${LENGTH_BYTES} bytes`, bytes.length);
   const length = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
@@ -201,13 +202,13 @@ function headerOf(bytes: Uint8Array): object {
   // strings, each remaining colon follows a name. `keys` is one more, since the reviver also gets the root, named "".
   if (structure.split(":").length !== keys) throw malformedFile("header", "every name once", "a name twice");
   const number = /\d*\.\d+|\d+e|-0/i.exec(structure)?.[0];
-  if (number) throw malformedFile("header", "integers without sign, point or exponent", number);
+  if (number) throw malformedFile("header", "whole numbers in digits", number);
   if (halves) throw malformedFile("header", "pairs of surrogates", "half of one");
   let level = 0;
   for (const character of structure) {
     if (character === "[" || character === "{") level++;
     else if (character === "]" || character === "}") level--;
-    if (level > MAX_LEVELS) throw malformedFile("header", `at most ${MAX_LEVELS} levels of lists and objects`, "more");
+    if (level > MAX_LEVELS) throw malformedFile("header", `at most ${MAX_LEVELS} levels`, level);
   }
   return header;
 }
@@ -299,7 +300,8 @@ export function writeSafetensors(
   file.fill(0x20, LENGTH_BYTES, start).set(text, LENGTH_BYTES);
   let offset = start;
   for (const { data } of entries) {
-    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    // a detached array has no bytes, and cannot be viewed
+    if (data.length) file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
     offset += data.byteLength;
   }
   return file;

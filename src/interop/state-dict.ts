@@ -160,7 +160,8 @@ export function loadState(layer: Layer, state: StateSource, settings: LoadOption
   if (!isObject(state) || /Array|DataView/.test(Object.prototype.toString.call(state)))
     throw wrongKind("state", "an object of named arrays, as readSafetensors(bytes).tensors", state);
   const { options, running } = layer;
-  const reader = new StateReader(state, names, prefix, layer.channels);
+  const isNeeded = Boolean(layer.gamma || layer.beta || running);
+  const reader = new StateReader(state, names, prefix, layer.channels, isNeeded);
   const parts = [
     [layer.gamma, names.gamma],
     [layer.beta, names.beta],
@@ -314,7 +315,7 @@ class StateReader {
   readonly #strictComplaints: string[] = [];
   #found = 0;
 
-  constructor(state: object, names: Names, prefix: string, channels: number) {
+  constructor(state: object, names: Names, prefix: string, channels: number, isNeeded: boolean) {
     this.#names = names;
     this.#channels = channels;
     const parent = this.#clean(prefix).replace(/[./]$/, "");
@@ -322,7 +323,7 @@ class StateReader {
     const mean = this.#clean(names.mean[0] as string) + (names.numbered ? "|3" : "");
     const runningMean = new RegExp(`^(.+)[./](${mean})$`);
     const all = [...leaves(state)];
-    if (all.length === 0) this.#strictComplaints.push(`state: expected values by name, got none; ${LOST}`);
+    if (all.length === 0 && isNeeded) this.#strictComplaints.push(`state: expected values by name, got none; ${LOST}`);
     for (const [path, value] of all) {
       const fullName = this.#clean(path);
       const other = runningMean.exec(fullName)?.[1];

@@ -1,7 +1,7 @@
 // Tensors in the memory of another WebAssembly program, on which calls work without copies.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
-import { checkKeys, checkNumber, checkObject, hasAny } from "../common/validate.ts";
+import { checkKeys, checkNumber, checkObject, isObject } from "../common/validate.ts";
 import { BYTES, type Dtype, dtypeOption } from "../tensor/dtype.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { HostHeap } from "./heap.ts";
@@ -82,8 +82,8 @@ class AttachedHeap extends HostHeap {
 export function attachMemory(owner: MemoryOwner): AttachedMemory {
   checkKeys("owner", owner, ["memory", "malloc", "free"]);
   checkObject("owner", owner);
-  const memory = owner.memory as { buffer?: unknown } | undefined;
-  if (!hasAny(memory, "buffer") || !/ArrayBuffer\]$/.test(Object.prototype.toString.call(memory?.buffer)))
+  const { memory } = owner;
+  if (!isObject(memory) || Object.prototype.toString.call(memory) !== "[object WebAssembly.Memory]")
     throw wrongKind("owner.memory", "a WebAssembly.Memory", memory);
   for (const name of ["malloc", "free"] as const)
     if (typeof owner[name] !== "function") throw wrongKind(`owner.${name}`, "a function", owner[name]);

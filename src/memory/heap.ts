@@ -182,8 +182,12 @@ export class HostHeap extends KernelHeap {
 
   /** Instantiates the kernels over the memory. Throws WebAssembly.LinkError if they cannot import it. */
   constructor(memory: WebAssembly.Memory, host: HostAllocator) {
-    const shared = Object.prototype.toString.call(memory.buffer) === "[object SharedArrayBuffer]";
-    super(kernelBuild(shared ? "shared" : "own"), memory);
+    const isShared = (m: WebAssembly.Memory) =>
+      Object.prototype.toString.call(m.buffer) === "[object SharedArrayBuffer]";
+    const shared = isShared(memory);
+    // the build that init was asked for, so that calls have the same bits in this memory
+    const ours = current && isShared(current.memory) === shared ? current.build : undefined;
+    super(ours ?? kernelBuild(shared ? "shared" : "own"), memory);
     this.shared = shared;
     this.#host = host;
   }

@@ -208,7 +208,8 @@ function newTensor(
   const result = new Tensor(heap, shape, length, found);
   if (source === undefined) bitsOf(result.data).fill(0);
   else if (isList) (result.data as Float32Array).set(source as readonly number[]);
-  else copyElements(source as Data, result.data);
+  // a detached array has no elements, and cannot be copied
+  else if (length) copyElements(source as Data, result.data);
   return result.own();
 }
 

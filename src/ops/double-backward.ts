@@ -185,8 +185,8 @@ function prepareDoubleBackward<T extends AnyTensor>(
   const { ddx, ddGamma, ddBeta, ddResidual } = gradients;
   if (ddResidual && !saved.hasResidual) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
   const heap = heapOf(x, dy, ddx, residual, ddResidual);
-  for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual })) {
-    if (value === undefined) continue;
+  for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual }) as [string, AnyTensor][]) {
+    if (value === undefined && name !== "dy") continue;
     checkOperand(name, value, dtype);
     if (!sameShape(value.shape, shape)) throw wrongShape(name, shape, value.shape);
     if (value instanceof Tensor) checkTensor(name, value, heap);

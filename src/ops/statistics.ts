@@ -26,7 +26,7 @@ export function checkStatistics(
   epsilon: number,
 ): Statistics & { count: number } {
   checkObject("statistics", s, "{ count, mean, variance }");
-  const channels = givenChannels ?? s.mean?.length;
+  const channels = givenChannels ?? (s.mean?.length || 1);
   const count = checkNumber("statistics.count", s.count, "a finite number ≥ 0", (n) => n >= 0 && n < Infinity);
   const mean = checkVector("statistics.mean", s.mean, channels, "float64").slice();
   const variance = checkVector("statistics.variance", s.variance, channels, "float64").slice();

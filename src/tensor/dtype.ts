@@ -34,15 +34,15 @@ export const DTYPES = ["float32", "float64", "float16", "bfloat16"] as const;
 /** The names of the types in safetensors files, which operands may have instead. */
 export type FileDtype = "F32" | "F64" | "F16" | "BF16";
 
-const FILE_DTYPES: Readonly<Record<FileDtype, Dtype>> = {
-  F32: "float32",
-  F64: "float64",
-  F16: "float16",
-  BF16: "bfloat16",
-};
+const FILE_DTYPES: ReadonlyMap<unknown, Dtype> = /* @__PURE__ */ new Map<FileDtype, Dtype>([
+  ["F32", "float32"],
+  ["F64", "float64"],
+  ["F16", "float16"],
+  ["BF16", "bfloat16"],
+]);
 
 /** Returns the type that an operand's `dtype` names, and other values unchanged. */
-export const namedDtype = (name: unknown): Dtype | undefined => FILE_DTYPES[name as FileDtype] ?? name;
+export const namedDtype = (name: unknown): Dtype | undefined => (FILE_DTYPES.get(name) ?? name) as Dtype | undefined;
 
 /** Bytes of an element of each type. */
 export const BYTES: Readonly<Record<Dtype, number>> = { float32: 4, float64: 8, float16: 2, bfloat16: 2 };

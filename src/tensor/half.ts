@@ -11,9 +11,13 @@ import { type Data, type Dtype, is16Bit, namedDtype, newData, widen } from "./dt
  */
 export function floatsOf(data: unknown, dtype?: unknown): ArrayLike<number> | undefined {
   const kind = arrayKind(data);
-  if (kind?.startsWith("Float")) return data as ArrayLike<number>;
   const type = namedDtype(dtype);
-  return kind === "Uint16Array" && type && is16Bit(type) ? widen(type, data as Uint16Array) : undefined;
+  const isBits = kind === "Uint16Array" && type && is16Bit(type);
+  if (!isBits && !kind?.startsWith("Float")) return undefined;
+  const list = data as ArrayLike<number>;
+  // a detached array has no elements, and its iterator throws
+  if (list.length === 0) return [];
+  return isBits ? widen(type, list) : list;
 }
 
 /** Returns the type of an array of floats (floatsOf), which for a Uint16Array is the declared one. */

@@ -160,11 +160,7 @@ describe("readSafetensors", () => {
     ["a dtype of Object's", headed({ a: entry("constructor", [1], 0, 4) }, 4), /expected a dtype among/],
     ["no shape", headed({ a: { dtype: "F32", data_offsets: [0, 4] } }, 4), /expected a shape of .*, got undefined/],
     ["a negative dimension", headed({ a: entry("F32", [-1, -1], 0, 4) }, 4), /expected a shape of .*got \[-1, -1\]/],
-    [
-      "a broken dimension",
-      headed({ a: entry("F32", [0.5, 2], 0, 4) }, 4),
-      /expected integers without sign, point or exponent/,
-    ],
+    ["a broken dimension", headed({ a: entry("F32", [0.5, 2], 0, 4) }, 4), /expected whole numbers in digits/],
     ["a dimension beyond 2^53", headed({ a: entry("F32", [2 ** 53, 0], 0, 0) }), /expected a shape of non-negative/],
     ["a shape as text", headed({ a: entry("F32", "1", 0, 4) }, 4), /expected a shape of non-negative/],
     ["one offset", headed({ a: { dtype: "U8", shape: [1], data_offsets: [0] } }, 1), /data_offsets \[begin, end\]/],

@@ -281,7 +281,7 @@ export function solve(p: Problem) {
         for (let n = begin; n < Math.min(begin + size, samples); n++)
           for (let i = 0; i < inner; i++) visit(index(n, c, i), at(p.weights, n * inner + i, 1), n);
       };
-      let [total, rough, mean, variance] = [0, 0, 0, 0];
+      let [total, rough, residue, variance] = [0, 0, 0, 0];
       each((_, w) => {
         total += w;
       });
@@ -289,10 +289,10 @@ export function solve(p: Problem) {
         if (w) rough += (w * (p.x[i] as number)) / total;
       });
       // a correction for the rounding of the mean, so that a constant channel has exactly its value
-      mean = rough;
       each((i, w) => {
-        if (w) mean += (w * ((p.x[i] as number) - rough)) / total;
+        if (w) residue += (w * ((p.x[i] as number) - rough)) / total;
       });
+      let mean = rough + residue;
       each((i, w) => {
         if (w) variance += (w * ((p.x[i] as number) - mean) ** 2) / total;
       });
