@@ -98,7 +98,6 @@ class PortGroup implements ProcessGroup<Promise<void>> {
   constructor({ rank, size, ports }: GroupMessagePorts, timeoutMs: number) {
     this.size = integerAtLeast(1, "size", size);
     this.rank = rankOf(rank, size);
-    if (!isArray(ports)) throw wrongKind("ports.ports", "an array of MessagePorts", ports);
     const count = rank > 0 ? 1 : size - 1;
     if (ports.length !== count) throw wrongValue("ports.ports", `${count} for rank ${rank} of ${size}`, ports);
     const wrong = ports.findIndex((port) => typeof (port as MessagePort | null)?.postMessage !== "function");
@@ -238,5 +237,6 @@ export function messagePortGroup(
   options: { timeoutMs?: number } = {},
 ): ProcessGroup<Promise<void>> & { close(): void } {
   checkObject("ports", ports, "an entry of what createMessagePorts returns");
+  if (!isArray(ports.ports)) throw wrongKind("ports", "an entry of what createMessagePorts returns", ports);
   return new PortGroup(ports, timeoutOf(options));
 }

@@ -1024,6 +1024,24 @@ export const BATCHES: Readonly<Record<string, Generator>> = {
   "SyncBatchNorm.backward": sync(true, false),
   "SyncBatchNorm.forwardAsync": sync(false, true),
   "SyncBatchNorm.backwardAsync": sync(true, true),
+  "SyncBatchNorm.dispose": generator(layers, (raw) => {
+    const l = layerOf({ ...raw, renorm: undefined, batch: { ...raw.batch, ghostBatchSize: undefined } }, false);
+    const bn = l.make(groupOf(2, false));
+    return {
+      receiver: bn,
+      args: [],
+      call: (_, bn) => bn.dispose(),
+      check: () => {
+        let code: unknown;
+        try {
+          bn.forward({ data: new Float32Array(0), shape: [0, bn.channels] } as Any);
+        } catch (error) {
+          code = (error as { code?: unknown }).code;
+        }
+        same("the code of a forward after dispose", code, "disposed");
+      },
+    };
+  }),
   "SyncBatchNorm.clone": generator(layers, (raw) => {
     const l = layerOf({ ...raw, renorm: undefined, batch: { ...raw.batch, ghostBatchSize: undefined } }, false);
     const bn = l.make(groupOf(2, false));
