@@ -21,6 +21,7 @@ declare module "vitest" {
 const NODE_ONLY = [
   "assembly/abi",
   "assembly/fixture",
+  "assembly/kernel-faults",
   "distributed/protocol",
   "entries/core",
   "entries/readme",
