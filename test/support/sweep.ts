@@ -11,8 +11,17 @@ import { random } from "./worlds.ts";
 
 type Next = () => number;
 
+/**
+ * Returns the first 30 bits of a number. Engines differ in the last bit of logarithms, cosines and the like, and the
+ * tables of docs/numerics.md have to be the same in all of them.
+ */
+function coarse(v: number): number {
+  const t = v * (2 ** 23 + 1);
+  return t - (t - v);
+}
+
 /** Returns a normal number from a generator of uniform ones (Box–Muller). */
-const gauss = (next: Next) => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
+const gauss = (next: Next) => coarse(Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()));
 
 type Draw = (count: number, next: Next) => number[];
 
@@ -55,8 +64,8 @@ const PATTERNS: Readonly<Record<string, Draw>> = {
   },
   "the first 16 are far from the others": draw((next, i) => gauss(next) + (i < 16 ? 1e4 : 0)),
   "the first 16 are near each other": draw((next, i) => gauss(next) * (i < 16 ? 1e-3 : 1)),
-  "Cauchy's": draw((next) => Math.tan(Math.PI * (next() - 0.5))),
-  "many magnitudes": draw((next) => gauss(next) * Math.exp(6 * gauss(next))),
+  "Cauchy's": draw((next) => coarse(Math.tan(Math.PI * (next() - 0.5)))),
+  "many magnitudes": draw((next) => coarse(gauss(next) * Math.exp(6 * gauss(next)))),
 };
 
 export const NAMES = Object.keys(PATTERNS);
@@ -152,7 +161,7 @@ function prepare({ patterns, dtype, activation, layout, outer, inner, epsilon, s
   const d = dimsOf(shape, layout);
   const magnitude = (k: number) => {
     const [low, high] = wide ? (WIDE[dtype][k] as [number, number]) : [0, 0];
-    return 10 ** (low + next() * (high - low));
+    return Number((10 ** (low + next() * (high - low))).toPrecision(9));
   };
   const [x, dy] = [new Float64Array(d.outer * channels * d.inner), new Float64Array(d.outer * channels * d.inner)];
   const [gamma, beta] = [new Float64Array(channels), new Float64Array(channels)];
