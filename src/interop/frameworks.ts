@@ -129,7 +129,8 @@ const READERS: Readonly<Record<Framework, (config: ConfigReader) => Options>> = 
   },
   haiku(config) {
     config.checkValue("axis", "null (all axes but the channels')");
-    const format = String(config.get("data_format") ?? "channels_last");
+    const format = config.get("data_format") ?? "channels_last";
+    if (typeof format !== "string") throw wrongKind("config.data_format", "a string", format);
     // the patterns that haiku.get_channel_index accepts
     const first = /^(channels_first|NC[^C]*)$/.test(format);
     if (!first && !/^(channels_last|N[^C]*C|(BT|TB)[^D]*D)$/.test(format))

@@ -204,7 +204,7 @@ type List = ArrayLike<unknown>;
 interface StateTensor {
   readonly data: List;
   readonly shape?: readonly unknown[];
-  readonly dtype?: unknown;
+  readonly dtype?: string | undefined;
 }
 
 /**
@@ -225,7 +225,8 @@ export function tensorOf(value: unknown): StateTensor | undefined {
   if (list) return { data: list };
   if (!isObject(value) || !("shape" in value && isArray(value.shape) && "data" in value)) return undefined;
   const data = listOf(value.data);
-  return data && { data, shape: value.shape, dtype: (value as { dtype?: unknown }).dtype };
+  const { dtype } = value as { dtype?: unknown };
+  return data && { data, shape: value.shape, dtype: typeof dtype === "string" ? dtype : undefined };
 }
 
 /** Whether a value is a nested object of entries, not a value of the state. */
@@ -283,7 +284,7 @@ export function numbersOf(value: unknown): ArrayLike<number> | undefined {
   if (!tensor) return undefined;
   const { data, dtype } = tensor;
   // a plain array of a 16-bit type may hold numbers or bits
-  return isNumbers(data) && !/16$/.test(String(dtype)) ? data : floatsOf(data, dtype);
+  return isNumbers(data) && !/16$/.test(dtype ?? "") ? data : floatsOf(data, dtype);
 }
 
 /** Returns a non-negative integer: a number, a bigint, or an array of one of them. Returns NaN for everything else. */
@@ -380,7 +381,7 @@ class StateReader {
     };
     const { dtype, shape } = tensorOf(value) ?? {};
     // names of safetensors' types begin with a capital, and those of other libraries do not
-    if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(String(dtype))) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
+    if (/^(?!(F64|F32|F16|BF16)$)[A-Z]/.test(dtype ?? "")) return complain(`F64, F32, F16 or BF16, got ${dtype}`);
     const [size = 1, ...otherSizes] = shape ? shape.filter((d) => d !== 1) : [channels];
     if (size !== channels || otherSizes.length) return complain(`shape [${channels}] but for ones, got [${shape}]`);
     const numbers = numbersOf(value);

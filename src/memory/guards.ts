@@ -194,7 +194,9 @@ export function checkVector<D extends Dtype>(
   if (arrayKind(value) !== kind) throw wrongKind(name, `a ${kind}`, value);
   const vector = value as VectorOf<D>;
   if (inWasmMemory(vector)) throw wrongKind(name, `a ${kind} in memory of JavaScript`, value);
-  if (vector.length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, vector.length);
+  // optimised code of V8 may read the length that an array had before its buffer was detached
+  const length = vector.buffer.byteLength ? vector.length : 0;
+  if (length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, length);
   return vector;
 }
 

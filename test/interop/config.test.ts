@@ -143,6 +143,12 @@ describe("optionsFrom", () => {
       /^config\.axis: expected null \(all axes but the channels'\), got \[0\]/,
     ],
     ["haiku", { ...HAIKU, data_format: "HWC" }, RangeError, /^config\.data_format: expected .*, got "HWC"/],
+    [
+      "haiku",
+      { ...HAIKU, data_format: Object.create(null) },
+      TypeError,
+      /^config\.data_format: expected a string, got Object/,
+    ],
     ["keras", null, TypeError, /^config: expected an object, got null/],
     ["keras", [0.9], TypeError, /^config: expected an object, got \[0\.9\]/],
     ["torch" as Framework, {}, RangeError, /^framework: expected "pytorch" or .*, got "torch"/],
