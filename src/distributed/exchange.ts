@@ -9,13 +9,16 @@
 import { faultyGroup, rankFailed, wrongExchange, wrongKind } from "../common/errors.ts";
 import type { ProcessGroup } from "./process-group.ts";
 
-/** The first number of a packet, "BN" in ASCII and the version of the format. Other numbers are no packet. */
+/**
+ * The first number of a packet: "BN" in ASCII, and the version of the format. Messages with another first number are not
+ * packets.
+ */
 const FORMAT = 0x424e01;
 
 /** The numbers of a packet before its header. */
 const PREFIX = 2;
 
-/** The strings that a header may contain. A packet has their indices. */
+/** The strings that a header may contain. A packet holds the index of each. */
 const WORDS = [
   ...["forward", "backward", "train", "batch", "eval", "frozen", "float32", "float64", "float16", "bfloat16"],
   ...["ema", "debiased", "cumulative", "population", "unbiased", "biased", "throw", "skip", "allow"],

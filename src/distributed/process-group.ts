@@ -30,7 +30,7 @@ export interface ProcessGroup<R extends undefined | Promise<void> | void = Promi
   gather?(values: Float64Array, all: Float64Array, tag?: number): R;
 }
 
-/** The kinds of an exchange. A message has their indices. */
+/** The kinds of an exchange. A message holds the index of its kind. */
 export const KINDS = ["sum", "gather"] as const;
 
 /** The numbers of a message before its values: the kind of the exchange, and its number of values. */

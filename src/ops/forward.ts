@@ -343,10 +343,10 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
 
 // ---- commit ---------------------------------------------------------------------------------------------------------
 
-/** All records. A record is known by being among them, since a copy or another object may have the same fields. */
+/** All records. Only membership identifies a record, because a copy or another object may have the same fields. */
 export const records = /* @__PURE__ */ new WeakSet<object>();
 
-/** Makes an object with the fields of a record a record. */
+/** Registers an object with the fields of a record as one, and returns it. */
 export function asRecord(fields: Omit<ForwardRecord, keyof Saved>): ForwardRecord {
   records.add(fields);
   return fields as ForwardRecord;

@@ -8,10 +8,12 @@ import { defaultHeap } from "../../src/memory/heap.ts";
 import { BATCHES } from "./batches.ts";
 import type { Generator, Prepared } from "./generator.ts";
 import { GUISES, OTHER_VALUES, type Path, pathsOf, replaced, SENTINEL, valueAt, WRONG } from "./hostile.ts";
+import { INTEROP } from "./interop.ts";
+import { LAYERS } from "./layers.ts";
 import { OTHERS } from "./others.ts";
 import { type Any, bits, free } from "./values.ts";
 
-export const GENERATORS: Readonly<Record<string, Generator>> = { ...BATCHES, ...OTHERS };
+export const GENERATORS: Readonly<Record<string, Generator>> = { ...BATCHES, ...LAYERS, ...INTEROP, ...OTHERS };
 
 const CODES: ReadonlySet<unknown> = new Set([
   "one-value-per-channel",

@@ -88,7 +88,8 @@ port.onmessage = ({ data: { modules, memory, buffer, thread } }) => {
   port.postMessage("ready");
   for (let seen = 0; ; ) {
     seen = nextGeneration(jobBoard, seen, thread);
-    // said before it is so, and until it is no more, so that the owner can name a worker that is killed at any moment
+    // The state is INSIDE from before the worker enters until after it has left, so that the owner can name a worker
+    // that is killed at any moment.
     Atomics.store(jobBoard.i32, THREADS + thread, INSIDE);
     if (enter(jobBoard))
       try {
