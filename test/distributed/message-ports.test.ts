@@ -2,7 +2,7 @@
 
 import { afterEach, describe, expect, it } from "vitest";
 import { createMessagePorts, type GroupMessagePorts, messagePortGroup } from "../../src/index.ts";
-import type { Wrong } from "../support/wrong-use.ts";
+import { errorsOf, type Wrong } from "../support/wrong-use.ts";
 
 type Group = ReturnType<typeof messagePortGroup>;
 
@@ -18,17 +18,6 @@ function open(ports: GroupMessagePorts, timeoutMs: number): Group {
 }
 
 const groupsOf = (size: number, timeoutMs = 5000) => createMessagePorts(size).map((ports) => open(ports, timeoutMs));
-
-/** The errors of calls that all fail. */
-const errorsOf = (calls: readonly Promise<unknown>[]) =>
-  Promise.all(
-    calls.map((call) =>
-      call.then(
-        () => expect.unreachable("a call succeeded"),
-        (error: Error & { code?: string }) => error,
-      ),
-    ),
-  );
 
 describe("exchanges", () => {
   it("of two tags are under way at once, whichever a rank begins first", async () => {

@@ -11,7 +11,7 @@ import {
   SyncBatchNorm,
   type SyncOptions,
 } from "../../src/index.ts";
-import type { Wrong } from "../support/wrong-use.ts";
+import { errorsOf, type Wrong } from "../support/wrong-use.ts";
 
 type Layer = SyncBatchNorm<Dtype, boolean, boolean>;
 type Shard = { data: Float32Array; shape: number[] };
@@ -63,17 +63,6 @@ const forwards = (layers: readonly Layer[], options: (rank: number) => object = 
   layers.map((bn, rank) => bn.forwardAsync(typed(SHARDS[rank] as Shard, bn), options(rank)));
 const backwards = (layers: readonly Layer[], options: (rank: number) => object = () => ({})) =>
   layers.map((bn, rank) => bn.backwardAsync(typed(SHARDS[rank] as Shard, bn), options(rank)));
-
-/** The errors of calls that all fail. */
-const errorsOf = (calls: readonly Promise<unknown>[]) =>
-  Promise.all(
-    calls.map((call) =>
-      call.then(
-        () => expect.unreachable("a call succeeded"),
-        (error: Error & { code?: string }) => error,
-      ),
-    ),
-  );
 
 /** All state of the layers, and whether they have a backward pending. */
 const stateOf = (layers: readonly Layer[]) => layers.map((bn) => ({ ...bn.stateDict(), saved: bn.saved }));

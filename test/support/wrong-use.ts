@@ -69,3 +69,14 @@ export function testWrongUse(table: Record<string, Row[]>): void {
     });
   });
 }
+
+/** Returns the errors of calls that all fail. */
+export const errorsOf = (calls: readonly Promise<unknown>[]) =>
+  Promise.all(
+    calls.map((call) =>
+      call.then(
+        () => expect.unreachable("a call succeeded"),
+        (error: Error & { code?: string }) => error,
+      ),
+    ),
+  );
