@@ -165,6 +165,30 @@ export const oneValuePerChannel = (mode: string, shape: Shape, where = "") =>
       'the variance of one value says nothing; pass a larger batch, or use mode "eval" or "frozen" with running statistics',
   );
 
+/** Returns the error for one value per channel in an operation on TF.js's tensors, which has no modes. */
+export const oneValueInOperation = (shape: Shape, masked: boolean) =>
+  new BatchNormError(
+    "one-value-per-channel",
+    `Expected more than 1 value per channel when training, got input size ${dims(shape)}${masked ? ", all but one masked" : ""}: ` +
+      "the variance of one value says nothing; pass a larger batch, or use batchNormInference with known statistics",
+  );
+
+/** Returns the warning of a layer for TF.js that was called in training with one value per channel. */
+export const oneValueWarning = (layer: string, shape: Shape, masked: boolean) =>
+  `batchnorm-wasm: ${layer} expected more than 1 value per channel in training, got input size ${dims(shape)}` +
+  `${masked ? " under a mask that leaves one position" : ""}. Such batches give beta and leave the moving statistics as they ` +
+  "are. Choose a batchSize that leaves more than one sample for the last batch.";
+
+/** Returns the warning of a layer for TF.js that cannot apply a mask. */
+export const unusedMaskWarning = (layer: string, shape: Shape, mask: Shape, axis: number) =>
+  `batchnorm-wasm: ${layer} expected a mask of the first axes of x with the channels on the last axis, got a mask of shape ` +
+  `${dims(mask)} for x of shape ${dims(shape)} with the channels on axis ${axis}. The layer goes on without it, as TF.js's does.`;
+
+/** Returns the warning of a layer for TF.js that has skipped the update of its moving statistics. */
+export const nonFiniteWarning = (layer: string) =>
+  `batchnorm-wasm: ${layer} expected a batch with finite statistics, got NaN or Infinity. Such batches leave the moving ` +
+  'statistics as they are. Look for it in the input; onNonFinite: "throw" stops there and names the channel.';
+
 /** Returns the error for one value per statistic in instance norm, or in group norm if `instance` is false. */
 export const oneValuePerGroup = (instance: boolean, shape: Shape) =>
   new BatchNormError(

@@ -1,10 +1,12 @@
-// Access to the elements of TF.js's tensors, in one of two ways:
+// Access to the elements of TF.js's tensors, in one of three ways:
 //
 //   in place   the kernels run on the memory of TF.js's wasm backend and read tensors where they are
-//   copied     elements are read from any other backend into arrays, and results are written to it
+//   copied     elements are in JavaScript's memory (cpu), or a short copy away (wasm, if access in place fails)
+//   composed   elements stay where they are, on a GPU or in another process, and TF.js's own operations compute
 //
-// Access in place depends on internals of TF.js (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap,
-// makeOutput), which may change. So each backend is probed once, and its tensors are copied if the probe fails.
+// Which way it is depends on internals of TF.js (4.22.0: backend.wasm.asm.memory, _malloc, _free, dataIdMap, makeOutput;
+// backend.data), which may change. So each backend is probed once. "composed" needs no internals, and takes whatever the
+// probes do not recognise.
 
 import {
   engine,
@@ -23,10 +25,10 @@ import type { BuildName } from "../wasm/module.ts";
 
 /** Access to the elements of one backend's float32 tensors. */
 export abstract class Access {
-  abstract readonly memory: "in place" | "copied";
-  /** Why tensors are accessed in place or copied. */
+  abstract readonly memory: Info["memory"];
+  /** Why tensors are accessed in this way. */
   abstract readonly reason: string;
-  abstract readonly build: BuildName | "given";
+  abstract readonly build: Info["build"];
   /** The heap over the backend's memory, if tensors are accessed in place. */
   readonly heap?: HostHeap;
   protected readonly backend: KernelBackend;
@@ -59,15 +61,18 @@ export abstract class Access {
   }
 }
 
+/** The internals of TF.js's wasm module that access in place needs. Every one may be absent. */
+interface WasmModule {
+  readonly asm?: { readonly memory?: unknown };
+  /** The memory in TF.js's build with threads, where the module imports it instead of exporting it. */
+  readonly wasmMemory?: unknown;
+  readonly _malloc?: unknown;
+  readonly _free?: unknown;
+}
+
 /** The internals of TF.js's wasm backend that access in place needs. Every one may be absent. */
 interface WasmBackend {
-  readonly wasm?: {
-    readonly asm?: { readonly memory?: unknown };
-    /** The memory in TF.js's build with threads, where the module imports it instead of exporting it. */
-    readonly wasmMemory?: unknown;
-    readonly _malloc?: unknown;
-    readonly _free?: unknown;
-  };
+  readonly wasm?: WasmModule;
   readonly dataIdMap?: { get(dataId: object): { readonly memoryOffset?: unknown } | undefined };
   makeOutput?(shape: readonly number[], dtype: "float32", memoryOffset: number): TensorInfo;
 }
@@ -126,7 +131,7 @@ class InPlace extends Access {
 
 /** Access to tensors by copies of their elements. */
 class Copied extends Access {
-  readonly memory = "copied";
+  readonly memory: Info["memory"] = "copied";
   readonly reason: string;
 
   constructor(backend: KernelBackend, reason: string) {
@@ -134,7 +139,7 @@ class Copied extends Access {
     this.reason = reason;
   }
 
-  get build(): BuildName | "given" {
+  get build(): Info["build"] {
     return kernelInfo().build;
   }
 
@@ -147,15 +152,22 @@ class Copied extends Access {
   }
 }
 
+/** Access to tensors that TF.js's operations compute with. Their elements can be copied, which waits for the device. */
+class Composed extends Copied {
+  override readonly memory = "composed";
+
+  override get build(): Info["build"] {
+    return "none";
+  }
+}
+
 /**
  * Elements of the tensor that a probe looks for: a sequence of three that is improbable in memory at a wrong address.
  */
 const PROBE = [1.5, -2.25, 1e-3];
 
 /** Returns a heap on the backend's memory, or the reason why there is none. */
-function probe(backend: WasmBackend): HostHeap | string {
-  const { wasm, dataIdMap, makeOutput } = backend;
-  if (!wasm) return "the backend has no memory of WebAssembly";
+function probe(wasm: WasmModule, { dataIdMap, makeOutput }: WasmBackend): HostHeap | string {
   const memory = [wasm.wasmMemory, wasm.asm?.memory].find((candidate) => candidate instanceof WebAssembly.Memory);
   const { _malloc: malloc, _free: free } = wasm;
   if (!memory) return "the backend does not show its memory";
@@ -183,16 +195,34 @@ function isInHeap(heap: HostHeap, backend: KernelBackend & WasmBackend): boolean
   return found;
 }
 
+/** Writes a tensor with the backend, and returns whether the backend computes with the array itself. */
+function isInJavaScript(backend: KernelBackend & { data?: { get?(dataId: object): { values?: unknown } } }): boolean {
+  const values = Float32Array.from(PROBE);
+  const dataId = backend.write(values, [PROBE.length], "float32");
+  const found = backend.data?.get?.(dataId)?.values === values;
+  backend.disposeData(dataId);
+  return found;
+}
+
+function accessOf(backend: KernelBackend & WasmBackend): Access {
+  const { wasm } = backend;
+  if (wasm) {
+    const heap = probe(wasm, backend);
+    if (typeof heap === "string") return new Copied(backend, heap);
+    if (isInHeap(heap, backend)) return new InPlace(backend as KernelBackend & Required<WasmBackend>, heap);
+    return new Copied(backend, "the backend's tensors are not where its memory says they are");
+  }
+  if (isInJavaScript(backend)) return new Copied(backend, "the backend's tensors are arrays of JavaScript");
+  return new Composed(backend, "the backend's tensors are neither arrays of JavaScript nor in memory of WebAssembly");
+}
+
 const accesses = new WeakMap<KernelBackend, Access>();
 
 /** Returns the access to a backend's tensors. The first call for a backend probes it. */
 export function accessTo(backend: KernelBackend): Access {
   let access = accesses.get(backend);
   if (!access) {
-    const heap = probe(backend as WasmBackend);
-    if (typeof heap === "string") access = new Copied(backend, heap);
-    else if (isInHeap(heap, backend)) access = new InPlace(backend as KernelBackend & Required<WasmBackend>, heap);
-    else access = new Copied(backend, "the backend's tensors are not where its memory says they are");
+    access = accessOf(backend);
     accesses.set(backend, access);
   }
   return access;
@@ -202,12 +232,15 @@ export function accessTo(backend: KernelBackend): Access {
 export interface Info {
   /** TF.js's name of its current backend. */
   readonly backend: string;
-  /** "in place": the kernels read and write TF.js's tensors directly. "copied": elements are copied in and out. */
-  readonly memory: "in place" | "copied";
-  /** Why tensors are accessed in place or copied, as a text for people. */
+  /**
+   * "in place": the kernels read and write TF.js's tensors directly. "copied": elements are copied in and out.
+   * "composed": TF.js's own operations compute, where the elements are.
+   */
+  readonly memory: "in place" | "copied" | "composed";
+  /** Why tensors are accessed in this way, as a text for people. */
   readonly reason: string;
-  /** The build of the kernels that runs: "simd", or "relaxed" with relaxed SIMD. */
-  readonly build: BuildName | "given";
+  /** The build of the kernels that runs: "simd", or "relaxed" with relaxed SIMD; "none" where memory is "composed". */
+  readonly build: BuildName | "given" | "none";
   /** The number of threads that calls on tensors of 131,072 elements and more run on. */
   readonly threads: number;
   /** The reason for the number of threads, as a text for people. */
@@ -217,9 +250,19 @@ export interface Info {
 /** The reason why copies of tensors have one thread. */
 export const COPIED = "calls on copies of TF.js's tensors run on the caller's thread";
 
+/** The reason why operations of TF.js have no thread of the pool. */
+const DEVICE = "TF.js's own operations compute, on the backend's device";
+
 /** Returns how calls access the tensors of TF.js's current backend, and why. */
 export function info(): Info {
   const { memory, reason, build, heap } = accessTo(engine().backend);
   const threads = heap?.kernels.pool?.threads ?? 1;
-  return { backend: getBackend(), memory, reason, build, threads, threadsReason: heap?.threadsReason ?? COPIED };
+  return {
+    backend: getBackend(),
+    memory,
+    reason,
+    build,
+    threads,
+    threadsReason: heap?.threadsReason ?? (memory === "composed" ? DEVICE : COPIED),
+  };
 }

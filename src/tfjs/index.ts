@@ -5,9 +5,10 @@ import { complete } from "../complete.ts";
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
+export type { BatchNormOptions, Scale, Statistics } from "./arguments.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
-export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./operations.ts";
+export { batchNorm, batchNormInference } from "./operations.ts";
 export { type InitOptions, init, stopThreads } from "./threads.ts";
 
 complete();

@@ -1,5 +1,5 @@
 // Backends of TF.js for the suites of batchnorm-wasm/tfjs: its wasm backend, whose memory the kernels use; the wasm
-// backend with its memory hidden; and the cpu backend.
+// backend with its memory hidden; the cpu backend; and the cpu backend as one whose elements are out of reach.
 
 import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs-core";
@@ -23,7 +23,21 @@ export const BACKENDS = [
   { backend: "wasm", memory: "in place" },
   { backend: "hidden", memory: "copied" },
   { backend: "cpu", memory: "copied" },
+  { backend: "device", memory: "composed" },
 ] as const;
+
+/**
+ * Returns the cpu backend as one whose tensors are not the arrays that it is given, as those of a GPU are not. Everything
+ * else is the cpu backend's.
+ */
+function deviceOf(cpu: tf.KernelBackend & { data: { get(id: object): { values: unknown } } }): tf.KernelBackend {
+  const get = (id: object) => {
+    const entry = cpu.data.get(id);
+    const { values } = entry;
+    return hiding(entry, ArrayBuffer.isView(values) ? { values: (values as Float32Array).subarray(0) } : {});
+  };
+  return hiding(cpu, { data: hiding(cpu.data, { get }) });
+}
 
 /** Starts a backend of BACKENDS and makes it TF.js's current one. */
 export async function useBackend(name: string): Promise<void> {
@@ -32,6 +46,12 @@ export async function useBackend(name: string): Promise<void> {
     const wasm = tf.backend() as tf.KernelBackend & { wasm: object };
     tf.copyRegisteredKernels("wasm", name);
     tf.registerBackend(name, () => hiding(wasm, { wasm: hiding(wasm.wasm, { asm: {}, wasmMemory: undefined }) }));
+  }
+  if (name === "device" && !tf.engine().registryFactory.device) {
+    await tf.setBackend("cpu");
+    const device = deviceOf(tf.backend() as never);
+    tf.copyRegisteredKernels("cpu", name);
+    tf.registerBackend(name, () => device);
   }
   if (!(await tf.setBackend(name))) throw new Error(`TF.js's backend ${name} did not start`);
 }

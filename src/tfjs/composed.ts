@@ -1,0 +1,303 @@
+// Batch normalization composed of TF.js's own operations, for backends whose elements are out of reach: on a GPU, or in
+// another process. Nothing is read back. The statistics take two passes over x − pivot, where the pivot is a value of
+// the channel: a constant channel is exactly 0 then, and the mean does not cancel.
+//
+// The gradient comes in two ways. The usual one takes the forward's statistics. Where TF.js records what the gradient
+// does, since it will be differentiated itself, the statistics are computed again from x, so that the record has them.
+
+import {
+  add,
+  batchNorm,
+  cast,
+  customGrad,
+  div,
+  engine,
+  fill,
+  type GradSaveFunc,
+  greater,
+  isFinite as isFiniteTensor,
+  logicalOr,
+  maximum,
+  mean as meanOf,
+  mul,
+  reshape,
+  rsqrt,
+  Select,
+  slice,
+  square,
+  squaredDifference,
+  sub,
+  sum,
+  type Tensor,
+  where,
+} from "@tensorflow/tfjs-core";
+import { around, type Prepared } from "./arguments.ts";
+
+/** The statistics of a batch as tensors of the backend. */
+export interface StatisticsOnDevice {
+  /** The mean of every channel, [C]. */
+  readonly mean: Tensor;
+  /** The biased variance of every channel, [C]. */
+  readonly variance: Tensor;
+  /** Whether a mask leaves more than one position, a boolean without axes; undefined without a mask. */
+  readonly enough: Tensor | undefined;
+}
+
+/** The shape in which TF.js's operations see x: [rows, C], [C, inner] or [outer, C, inner]. */
+interface View {
+  readonly shape: number[];
+  /** The axes of positions, over which sums go. */
+  readonly axes: number[];
+  /** The shape of vectors of one value per channel beside x: [C], or [C, 1]. */
+  readonly vector: number[];
+  /** The shape of a value per position beside x. */
+  readonly positions: number[];
+  /** The shape of one value per channel of x. */
+  readonly first: number[];
+  /** The number of positions. */
+  readonly count: number;
+}
+
+function viewOf({ x, axis, view: { channels } }: Prepared): View {
+  const [outer, inner] = around(x.shape, axis);
+  const rest = { count: outer * inner };
+  if (inner === 1)
+    return {
+      ...rest,
+      shape: [outer, channels],
+      axes: [0],
+      vector: [channels],
+      positions: [outer, 1],
+      first: [1, channels],
+    };
+  const vector = [channels, 1];
+  if (outer === 1)
+    return { ...rest, shape: [channels, inner], axes: [1], vector, positions: [1, inner], first: vector };
+  return {
+    ...rest,
+    shape: [outer, channels, inner],
+    axes: [0, 2],
+    vector,
+    positions: [outer, 1, inner],
+    first: [1, channels, 1],
+  };
+}
+
+/** The weights of a mask. */
+interface Weights {
+  /** The weight of every position, in the view's shape of positions. */
+  readonly weights: Tensor;
+  /** Whether a position counts. */
+  readonly counts: Tensor;
+  /** The sum of the weights, or a tiny number where it is 0. */
+  readonly total: Tensor;
+  /** Whether more than one position counts. */
+  readonly enough: Tensor;
+  /** Whether any position counts, as 0 or 1. */
+  readonly any: Tensor;
+}
+
+/** The smallest normal number of float32, which stands for a sum of no weights as a divisor. */
+const TINY = 2 ** -126;
+
+/** A variance whose inverse root is so small that it stands for 0. */
+const HUGE = 2 ** 127;
+
+function weightsOf(mask: Tensor, { positions }: View): Weights {
+  const weights = cast(reshape(mask, positions), "float32");
+  const counts = greater(weights, 0);
+  const number = sum(cast(counts, "float32"));
+  return {
+    weights,
+    counts,
+    total: maximum(sum(weights), TINY),
+    enough: greater(number, 1),
+    any: cast(greater(number, 0), "float32"),
+  };
+}
+
+/** The mean and the biased variance of every channel of a tensor, in the view's shape of vectors. */
+interface Moments {
+  readonly mean: Tensor;
+  readonly variance: Tensor;
+}
+
+const sumOver = (t: Tensor, { axes, vector }: View): Tensor => reshape(sum(t, axes), vector);
+
+const weightedMean = (t: Tensor, view: View, { weights, total }: Weights): Tensor =>
+  div(sumOver(mul(t, weights), view), total);
+
+function momentsOf(u: Tensor, view: View, mask: Weights | undefined, recorded: boolean): Moments {
+  // TF.js's gradient of squaredDifference has a wrong shape where one of the two is broadcast
+  const squares = (t: Tensor, mean: Tensor) => (recorded ? square(sub(t, mean)) : squaredDifference(t, mean));
+  if (mask) {
+    const counted = where(mask.counts, u, 0); // NaN times a weight of 0 would be NaN
+    const mean = weightedMean(counted, view, mask);
+    return { mean, variance: weightedMean(squares(counted, mean), view, mask) };
+  }
+  const average = (t: Tensor) => reshape(meanOf(t, view.axes), view.vector);
+  const mean = average(u);
+  return { mean, variance: average(squares(u, mean)) };
+}
+
+/** The first value of every channel, or under a mask, the mean of those that count. */
+const pivotOf = (x: Tensor, view: View, mask: Weights | undefined): Tensor =>
+  mask
+    ? weightedMean(where(mask.counts, x, 0), view, mask)
+    : reshape(
+        slice(
+          x,
+          view.shape.map(() => 0),
+          view.first,
+        ),
+        view.vector,
+      );
+
+/** Returns tensors' elements where a condition holds, else those of others. All shapes are the same (tf.where). */
+export const select = (condition: Tensor, t: Tensor, e: Tensor): Tensor =>
+  engine().runKernel(Select, { condition, t, e });
+
+/** Whether TF.js records operations now. */
+const isRecording = (): boolean => engine().state.gradientDepth > 0;
+
+/** Returns a condition that TF.js does not record: it has no gradients of logical operations. */
+const unrecorded = (condition: () => Tensor): Tensor =>
+  customGrad(() => ({ value: condition(), gradFunc: () => [] }))();
+
+/** How the maps of a call are computed. */
+interface Maps {
+  readonly view: View;
+  readonly epsilon: number;
+  /** Whether TF.js records the operations, to differentiate them. */
+  readonly recorded: boolean;
+}
+
+/**
+ * Returns (u − mean)·invStd·gamma + beta. With the channels on the last axis that is one kernel of TF.js, which it
+ * cannot differentiate twice. On other axes TF.js's kernel is wrong on some backends.
+ */
+function map(u: Tensor, { mean, variance }: Moments, { view, epsilon, recorded }: Maps, gamma?: Tensor, beta?: Tensor) {
+  // a constant channel has invStd = 0 where epsilon is 0
+  const varies = () => unrecorded(() => greater(variance, 0));
+  const safe = epsilon > 0 ? variance : select(varies(), variance, fill(variance.shape, HUGE));
+  if (view.vector.length === 1 && !recorded)
+    return batchNorm(u as never, mean as never, safe as never, beta as never, gamma as never, epsilon) as Tensor;
+  const invStd = rsqrt(add(safe, epsilon));
+  const scaled = mul(sub(u, mean), gamma ? mul(invStd, gamma) : invStd);
+  return beta ? add(scaled, beta) : scaled;
+}
+
+type Gradients = Readonly<Record<"dx" | "dGamma" | "dBeta", Tensor>>;
+
+/** Returns the gradients by a batch's own statistics (docs/modes.md has those under a mask). */
+function batchGradients(
+  dy: Tensor,
+  u: Tensor,
+  moments: Moments,
+  mask: Weights | undefined,
+  gamma: Tensor | undefined,
+  maps: Maps,
+): Gradients {
+  const { view } = maps;
+  const xHat = map(u, moments, maps);
+  const product = mul(dy, xHat);
+  if (!mask) {
+    const [dBeta, dGamma] = [sumOver(dy, view), sumOver(product, view)];
+    const z = sub(dy, mul(xHat, div(dGamma, view.count)));
+    const dx = map(z, { mean: div(dBeta, view.count), variance: moments.variance }, maps, gamma);
+    return { dx, dGamma, dBeta };
+  }
+  const { weights, counts, total, enough, any } = mask;
+  // a masked position where x or dy is not finite counts nowhere but in its own dx
+  const usable = unrecorded(() => logicalOr(counts, isFiniteTensor(product)));
+  const dBeta = mul(sumOver(where(usable, dy, 0), view), any);
+  const dGamma = where(enough, sumOver(where(usable, product, 0), view), 0);
+  const statistics = add(dBeta, mul(where(counts, xHat, 0), dGamma));
+  const z = sub(dy, mul(div(weights, total), statistics));
+  const none = { mean: mul(moments.mean, 0), variance: moments.variance };
+  return { dx: where(enough, map(z, none, maps, gamma), 0), dGamma, dBeta };
+}
+
+/** Returns y of a checked call that is normalised by its own statistics, which `receive` gets. */
+export function composeBatch(prepared: Prepared, receive: (statistics: StatisticsOnDevice) => void): Tensor {
+  const { x, gamma, beta, mask, epsilon } = prepared;
+  const view = viewOf(prepared);
+  const { channels } = prepared.view;
+  const asVector = (t: Tensor | undefined) => t && reshape(t, view.vector);
+  const inputs = [x, gamma, beta].filter((t) => t !== undefined);
+  const operation = customGrad((...args: unknown[]) => {
+    const save = args.pop() as GradSaveFunc;
+    const maps = { view, epsilon, recorded: false };
+    const input = reshape(x, view.shape);
+    const weights = mask && weightsOf(mask, view);
+    const pivot = pivotOf(input, view, weights);
+    const u = sub(input, pivot);
+    const moments = momentsOf(u, view, weights, false);
+    receive({
+      mean: reshape(add(pivot, moments.mean), [channels]),
+      variance: reshape(moments.variance, [channels]),
+      enough: weights?.enough,
+    });
+    save([pivot, moments.mean, moments.variance, x, ...(gamma ? [gamma] : []), ...(mask ? [mask] : [])]);
+    const normalized = weights
+      ? map(where(weights.enough, u, moments.mean), moments, maps, asVector(gamma), asVector(beta))
+      : map(u, moments, maps, asVector(gamma), asVector(beta));
+    return {
+      value: reshape(normalized, x.shape),
+      gradFunc: (dy: Tensor, saved: Tensor[]) => {
+        const [pivot, mean, variance, x] = saved as [Tensor, Tensor, Tensor, Tensor];
+        const [factor, given] = [gamma && saved[4], mask && saved.at(-1)];
+        const weights = given && weightsOf(given, view);
+        const recorded = isRecording();
+        const u = sub(reshape(x, view.shape), pivot);
+        const moments = recorded ? momentsOf(u, view, weights, true) : { mean, variance };
+        const scale = asVector(factor);
+        const upstream = reshape(dy, view.shape);
+        const { dx, dGamma, dBeta } = batchGradients(upstream, u, moments, weights, scale, { view, epsilon, recorded });
+        return [
+          reshape(dx, x.shape),
+          ...(gamma ? [reshape(dGamma, [channels])] : []),
+          ...(beta ? [reshape(dBeta, [channels])] : []),
+        ];
+      },
+    };
+  });
+  return operation(...inputs);
+}
+
+/** Returns y of a checked call that is normalised by given statistics, [C] each, which are constants in gradients. */
+export function composeInference(prepared: Prepared, given: Moments): Tensor {
+  const { x, gamma, beta, epsilon } = prepared;
+  const view = viewOf(prepared);
+  const { channels } = prepared.view;
+  const asVector = (t: Tensor | undefined) => t && reshape(t, view.vector);
+  const inputs = [x, gamma, beta].filter((t) => t !== undefined);
+  const operation = customGrad((...args: unknown[]) => {
+    const save = args.pop() as GradSaveFunc;
+    save([given.mean, given.variance, x, ...(gamma ? [gamma] : [])]);
+    const momentsFrom = (mean: Tensor, variance: Tensor) => ({
+      mean: reshape(mean, view.vector),
+      variance: reshape(variance, view.vector),
+    });
+    const input = reshape(x, view.shape);
+    const moments = momentsFrom(given.mean, given.variance);
+    const y = map(input, moments, { view, epsilon, recorded: false }, asVector(gamma), asVector(beta));
+    return {
+      value: reshape(y, x.shape),
+      gradFunc: (dy: Tensor, [mean, variance, x, factor]: Tensor[]) => {
+        const maps = { view, epsilon, recorded: isRecording() };
+        const moments = momentsFrom(mean as Tensor, variance as Tensor);
+        const upstream = reshape(dy, view.shape);
+        const centred = { mean: mul(moments.mean, 0), variance: moments.variance };
+        const dx = map(upstream, centred, maps, asVector(factor));
+        const xHat = () => map(reshape(x as Tensor, view.shape), moments, maps);
+        return [
+          reshape(dx, prepared.x.shape),
+          ...(gamma ? [reshape(sumOver(mul(upstream, xHat()), view), [channels])] : []),
+          ...(beta ? [reshape(sumOver(upstream, view), [channels])] : []),
+        ];
+      },
+    };
+  });
+  return operation(...inputs);
+}
