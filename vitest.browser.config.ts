@@ -1,15 +1,18 @@
-// The behaviour suites in Chromium, in two worlds: cross-origin isolated, where threads can share memory, and not.
+// The behaviour suites in Chromium, in two worlds: cross-origin isolated, where threads can share memory, and not. In a
+// third one, the suites of TF.js run on its backends for GPUs.
 
 import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
-import { ISOLATION, launchChromium } from "./test/browser/installed.mjs";
+import { GPU, ISOLATION, launchChromium } from "./test/browser/installed.mjs";
 import { builtFiles } from "./vitest.config.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
     /** Whether the suite's page is to be cross-origin isolated. */
     isolated: boolean;
+    /** Whether the suites of TF.js are to run on its backends for GPUs. */
+    gpu: boolean;
   }
 }
 
@@ -35,6 +38,11 @@ const NODE_ONLY = [
   "wasm/threads",
 ].map((name) => `test/${name}.test.ts`);
 
+const SUITES = {
+  include: ["test/**/*.test.ts"],
+  exclude: [...NODE_ONLY, "test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
+};
+
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));
 
 export default defineConfig({
@@ -42,8 +50,6 @@ export default defineConfig({
   resolve: { alias: { "node:fs": node, "node:url": node, "node:path": node, "node:crypto": node } },
   define: { "process.argv": "[]" }, // read-golden.mjs is a program too
   test: {
-    include: ["test/**/*.test.ts"],
-    exclude: [...NODE_ONLY, "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
     setupFiles: ["test/support/matchers.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000, // a hook may take all golden cases, as a test may
@@ -55,8 +61,23 @@ export default defineConfig({
       provider: playwright({ launchOptions: launchChromium() }),
     },
     projects: [
-      { extends: true, test: { name: "isolated", provide: { isolated: true } }, server: { headers: ISOLATION } },
-      { extends: true, test: { name: "not isolated", provide: { isolated: false } } },
+      {
+        extends: true,
+        test: { ...SUITES, name: "isolated", provide: { isolated: true, gpu: false } },
+        server: { headers: ISOLATION },
+      },
+      { extends: true, test: { ...SUITES, name: "not isolated", provide: { isolated: false, gpu: false } } },
+      {
+        extends: true,
+        // a dependency that Vite finds during a run would reload the page
+        optimizeDeps: { include: ["@tensorflow/tfjs-backend-webgl", "@tensorflow/tfjs-backend-webgpu"] },
+        test: {
+          name: "gpu",
+          include: ["test/tfjs/tfjs*.test.ts", "test/gpu/*.test.ts"],
+          provide: { isolated: false, gpu: true },
+          browser: { provider: playwright({ launchOptions: launchChromium(GPU) }) },
+        },
+      },
     ],
   },
 });

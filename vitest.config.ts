@@ -19,7 +19,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     // they have configurations of their own
-    exclude: ["test/browser/**", "test/examples/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
+    exclude: ["test/browser/**", "test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
     setupFiles: ["test/support/relaxed-simd.ts", "test/support/matchers.ts"],
     maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,

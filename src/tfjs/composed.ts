@@ -29,6 +29,7 @@ import {
   sub,
   sum,
   type Tensor,
+  util,
   where,
 } from "@tensorflow/tfjs-core";
 import { around, type Prepared } from "./arguments.ts";
@@ -83,6 +84,9 @@ function viewOf({ x, axis, view: { channels } }: Prepared): View {
   };
 }
 
+/** Returns a tensor in another shape, or itself if it has that shape: a view costs a call of TF.js. */
+const as = (t: Tensor, shape: number[]): Tensor => (util.arraysEqual(t.shape, shape) ? t : reshape(t, shape));
+
 /** The weights of a mask. */
 interface Weights {
   /** The weight of every position, in the view's shape of positions. */
@@ -104,7 +108,7 @@ const TINY = 2 ** -126;
 const HUGE = 2 ** 127;
 
 function weightsOf(mask: Tensor, { positions }: View): Weights {
-  const weights = cast(reshape(mask, positions), "float32");
+  const weights = cast(as(mask, positions), "float32");
   const counts = greater(weights, 0);
   const number = sum(cast(counts, "float32"));
   return {
@@ -122,7 +126,7 @@ interface Moments {
   readonly variance: Tensor;
 }
 
-const sumOver = (t: Tensor, { axes, vector }: View): Tensor => reshape(sum(t, axes), vector);
+const sumOver = (t: Tensor, { axes, vector }: View): Tensor => as(sum(t, axes), vector);
 
 const weightedMean = (t: Tensor, view: View, { weights, total }: Weights): Tensor =>
   div(sumOver(mul(t, weights), view), total);
@@ -135,7 +139,7 @@ function momentsOf(u: Tensor, view: View, mask: Weights | undefined, recorded: b
     const mean = weightedMean(counted, view, mask);
     return { mean, variance: weightedMean(squares(counted, mean), view, mask) };
   }
-  const average = (t: Tensor) => reshape(meanOf(t, view.axes), view.vector);
+  const average = (t: Tensor) => as(meanOf(t, view.axes), view.vector);
   const mean = average(u);
   return { mean, variance: average(squares(u, mean)) };
 }
@@ -144,7 +148,7 @@ function momentsOf(u: Tensor, view: View, mask: Weights | undefined, recorded: b
 const pivotOf = (x: Tensor, view: View, mask: Weights | undefined): Tensor =>
   mask
     ? weightedMean(where(mask.counts, x, 0), view, mask)
-    : reshape(
+    : as(
         slice(
           x,
           view.shape.map(() => 0),
@@ -223,19 +227,19 @@ export function composeBatch(prepared: Prepared, receive: (statistics: Statistic
   const { x, gamma, beta, mask, epsilon } = prepared;
   const view = viewOf(prepared);
   const { channels } = prepared.view;
-  const asVector = (t: Tensor | undefined) => t && reshape(t, view.vector);
+  const asVector = (t: Tensor | undefined) => t && as(t, view.vector);
   const inputs = [x, gamma, beta].filter((t) => t !== undefined);
   const operation = customGrad((...args: unknown[]) => {
     const save = args.pop() as GradSaveFunc;
     const maps = { view, epsilon, recorded: false };
-    const input = reshape(x, view.shape);
+    const input = as(x, view.shape);
     const weights = mask && weightsOf(mask, view);
     const pivot = pivotOf(input, view, weights);
     const u = sub(input, pivot);
     const moments = momentsOf(u, view, weights, false);
     receive({
-      mean: reshape(add(pivot, moments.mean), [channels]),
-      variance: reshape(moments.variance, [channels]),
+      mean: as(add(pivot, moments.mean), [channels]),
+      variance: as(moments.variance, [channels]),
       enough: weights?.enough,
     });
     save([pivot, moments.mean, moments.variance, x, ...(gamma ? [gamma] : []), ...(mask ? [mask] : [])]);
@@ -243,22 +247,18 @@ export function composeBatch(prepared: Prepared, receive: (statistics: Statistic
       ? map(where(weights.enough, u, moments.mean), moments, maps, asVector(gamma), asVector(beta))
       : map(u, moments, maps, asVector(gamma), asVector(beta));
     return {
-      value: reshape(normalized, x.shape),
+      value: as(normalized, x.shape),
       gradFunc: (dy: Tensor, saved: Tensor[]) => {
         const [pivot, mean, variance, x] = saved as [Tensor, Tensor, Tensor, Tensor];
         const [factor, given] = [gamma && saved[4], mask && saved.at(-1)];
         const weights = given && weightsOf(given, view);
         const recorded = isRecording();
-        const u = sub(reshape(x, view.shape), pivot);
+        const u = sub(as(x, view.shape), pivot);
         const moments = recorded ? momentsOf(u, view, weights, true) : { mean, variance };
         const scale = asVector(factor);
-        const upstream = reshape(dy, view.shape);
+        const upstream = as(dy, view.shape);
         const { dx, dGamma, dBeta } = batchGradients(upstream, u, moments, weights, scale, { view, epsilon, recorded });
-        return [
-          reshape(dx, x.shape),
-          ...(gamma ? [reshape(dGamma, [channels])] : []),
-          ...(beta ? [reshape(dBeta, [channels])] : []),
-        ];
+        return [as(dx, x.shape), ...(gamma ? [as(dGamma, [channels])] : []), ...(beta ? [as(dBeta, [channels])] : [])];
       },
     };
   });
@@ -270,31 +270,31 @@ export function composeInference(prepared: Prepared, given: Moments): Tensor {
   const { x, gamma, beta, epsilon } = prepared;
   const view = viewOf(prepared);
   const { channels } = prepared.view;
-  const asVector = (t: Tensor | undefined) => t && reshape(t, view.vector);
+  const asVector = (t: Tensor | undefined) => t && as(t, view.vector);
   const inputs = [x, gamma, beta].filter((t) => t !== undefined);
   const operation = customGrad((...args: unknown[]) => {
     const save = args.pop() as GradSaveFunc;
     save([given.mean, given.variance, x, ...(gamma ? [gamma] : [])]);
     const momentsFrom = (mean: Tensor, variance: Tensor) => ({
-      mean: reshape(mean, view.vector),
-      variance: reshape(variance, view.vector),
+      mean: as(mean, view.vector),
+      variance: as(variance, view.vector),
     });
-    const input = reshape(x, view.shape);
+    const input = as(x, view.shape);
     const moments = momentsFrom(given.mean, given.variance);
     const y = map(input, moments, { view, epsilon, recorded: false }, asVector(gamma), asVector(beta));
     return {
-      value: reshape(y, x.shape),
+      value: as(y, x.shape),
       gradFunc: (dy: Tensor, [mean, variance, x, factor]: Tensor[]) => {
         const maps = { view, epsilon, recorded: isRecording() };
         const moments = momentsFrom(mean as Tensor, variance as Tensor);
-        const upstream = reshape(dy, view.shape);
+        const upstream = as(dy, view.shape);
         const centred = { mean: mul(moments.mean, 0), variance: moments.variance };
         const dx = map(upstream, centred, maps, asVector(factor));
-        const xHat = () => map(reshape(x as Tensor, view.shape), moments, maps);
+        const xHat = () => map(as(x as Tensor, view.shape), moments, maps);
         return [
-          reshape(dx, prepared.x.shape),
-          ...(gamma ? [reshape(sumOver(mul(upstream, xHat()), view), [channels])] : []),
-          ...(beta ? [reshape(sumOver(upstream, view), [channels])] : []),
+          as(dx, prepared.x.shape),
+          ...(gamma ? [as(sumOver(mul(upstream, xHat()), view), [channels])] : []),
+          ...(beta ? [as(sumOver(upstream, view), [channels])] : []),
         ];
       },
     };

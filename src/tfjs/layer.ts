@@ -200,7 +200,8 @@ function define(): LayerClass {
         const [m, v] = [mean, variance].map((t) => Float64Array.from(t.dataSync())) as [Float64Array, Float64Array];
         const bad = nonFiniteChannel(m, v);
         if (bad !== undefined) this.#refuse(bad, m, v);
-      } else if (this.#onNonFinite === "skip") {
+      }
+      if (this.#onNonFinite !== "allow") {
         // a mean that is not finite makes the variance so
         const finite = isFiniteTensor(variance);
         const allFinite = all(finite, undefined, true);

@@ -19,12 +19,22 @@ export function installed(name, variable = name.toUpperCase().replace(/\W/g, "_"
   return found;
 }
 
+/** Flags that give Chromium's pages WebGL 2 and WebGPU without a GPU, by SwiftShader. */
+export const GPU = [
+  "--use-angle=swiftshader",
+  "--enable-unsafe-swiftshader",
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--enable-features=Vulkan,WebGPU",
+  "--ignore-gpu-blocklist",
+];
+
 /** How Playwright starts Chromium. */
-export const launchChromium = () => ({
+export const launchChromium = (gpu = ["--disable-gpu"]) => ({
   executablePath: installed("chromium"),
   args: [
     "--no-sandbox", // root, as in CI, has none
-    "--disable-gpu",
+    ...gpu,
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

@@ -5,7 +5,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, type MockInstance, vi } from "vitest";
 import { batchNorm, batchNormInference, info, init, stopThreads } from "../../src/tfjs/index.ts";
 import { Pool } from "../../src/wasm/threads/pool.ts";
-import { useBackend, values } from "../support/tfjs.ts";
+import { allValues, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
 const isolated = inject("isolated");
@@ -17,7 +17,7 @@ it("its memory is worked on in place, shared or not", async () => {
     isolated ? "[object SharedArrayBuffer]" : "[object ArrayBuffer]",
   );
   expect(info()).toMatchObject({ backend: "wasm", memory: "in place", threads: 1 });
-  const y = values(batchNorm(tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]), {}, { epsilon: 0 }).y);
+  const y = await values(batchNorm(tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]), {}, { epsilon: 0 }).y);
   const s = Math.sqrt(1.5);
   expect(y).toBeAllclose([-s, -s, 0, 0, s, s], { rtol: 1e-6, atol: 1e-6 });
 });
@@ -32,7 +32,7 @@ const CASES = [
 type Case = (typeof CASES)[number];
 
 /** The bits of everything that a training step and an inference write. */
-function step([shape, axis]: Case): Int32Array[] {
+async function step([shape, axis]: Case): Promise<Int32Array[]> {
   const tensors = tf.tidy(() => {
     const channels = shape.at(axis) as number;
     const [x, dy] = [normal(3, sizeOf(shape), 2, 5), normal(4, sizeOf(shape))].map((v) => tf.tensor(v, [...shape]));
@@ -43,7 +43,7 @@ function step([shape, axis]: Case): Int32Array[] {
     const { value, grads } = tf.valueAndGrads(f)(inputs, dy as tf.Tensor);
     return [value, ...grads, batchNormInference(x as tf.Tensor, { mean, variance }, { axis })].map((t) => t.clone());
   });
-  const bits = tensors.map((t) => new Int32Array(values(t).buffer));
+  const bits = (await allValues(tensors)).map((values) => new Int32Array(values.buffer));
   tf.dispose(tensors);
   return bits;
 }
@@ -63,7 +63,8 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
 
   beforeAll(async () => {
     await useBackend("wasm");
-    expected = CASES.map(step);
+    expected = [];
+    for (const example of CASES) expected.push(await step(example));
     expect(jobs).not.toHaveBeenCalled();
     warn = vi.spyOn(console, "warn").mockImplementation(() => {});
     await init({ threads: 2 });
@@ -89,18 +90,18 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
 
   it.each(CASES.map((example, i) => [...example, i] as const))(
     "%j, axis %i: the bits of one thread",
-    (shape, axis, i) => {
-      expectBits(step([shape, axis] as Case), expected[i] as Int32Array[]);
+    async (shape, axis, i) => {
+      expectBits(await step([shape, axis] as Case), expected[i] as Int32Array[]);
       if (isolated) expect(jobs.mock.calls.length).toBeGreaterThanOrEqual(2);
       else expect(jobs).not.toHaveBeenCalled();
     },
   );
 
-  it("has the bits of one thread in tensors of memory that has grown since", () => {
+  it("has the bits of one thread in tensors of memory that has grown since", async () => {
     const { wasm } = tf.backend() as unknown as { wasm: { HEAPU8: Uint8Array } };
     const before = wasm.HEAPU8.length;
     const large = Array.from({ length: 2 }, () => tf.zeros([before / 8])); // as many bytes as the memory has
-    expectBits(step(CASES[0]), expected[0] as Int32Array[]);
+    expectBits(await step(CASES[0]), expected[0] as Int32Array[]);
     expect(wasm.HEAPU8.length).toBeGreaterThan(before);
     tf.dispose(large);
   });
@@ -109,13 +110,13 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
     await stopThreads();
     expect(info().threads).toBe(1);
     jobs.mockClear();
-    expectBits(step(CASES[0]), expected[0] as Int32Array[]);
+    expectBits(await step(CASES[0]), expected[0] as Int32Array[]);
     expect(jobs).not.toHaveBeenCalled();
     const ends = vi.spyOn(Pool.prototype, "dispose");
     await Promise.all([init({ threads: 3 }), init({ threads: 2 })]); // the later one ends the earlier one
     expect(ends).toHaveBeenCalledTimes(isolated ? 1 : 0);
     ends.mockRestore();
-    expectBits(step(CASES[0]), expected[0] as Int32Array[]);
+    expectBits(await step(CASES[0]), expected[0] as Int32Array[]);
   });
 
   it("ends with its backend", async () => {
@@ -126,7 +127,7 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
     tf.registerBackend("wasm", factory);
     await useBackend("wasm");
     expect(info().threads).toBe(1);
-    expectBits(step(CASES[0]), expected[0] as Int32Array[]);
+    expectBits(await step(CASES[0]), expected[0] as Int32Array[]);
 
     ends.mockRestore();
   });

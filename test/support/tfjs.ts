@@ -6,6 +6,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import "@tensorflow/tfjs-backend-cpu";
 import "@tensorflow/tfjs-layers"; // registers the gradients, which tfjs-core's build for Node does not contain
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
+import { inject } from "vitest";
 
 tf.enableProdMode(); // suppresses advice on the console
 // Vite would treat new URL(…, import.meta.url) as an import of a module
@@ -19,12 +20,23 @@ export function hiding<B extends object>(backend: B, instead: { readonly [key: s
   });
 }
 
-export const BACKENDS = [
-  { backend: "wasm", memory: "in place" },
-  { backend: "hidden", memory: "copied" },
-  { backend: "cpu", memory: "copied" },
-  { backend: "device", memory: "composed" },
-] as const;
+interface Backend {
+  readonly backend: "wasm" | "hidden" | "cpu" | "device" | "webgl" | "webgpu";
+  readonly memory: "in place" | "copied" | "composed";
+}
+
+/** The backends of a suite: those of a GPU in Chromium's project "gpu", and those of the processor elsewhere. */
+export const BACKENDS: readonly Backend[] = inject("gpu")
+  ? [
+      { backend: "webgl", memory: "composed" },
+      { backend: "webgpu", memory: "composed" },
+    ]
+  : [
+      { backend: "wasm", memory: "in place" },
+      { backend: "hidden", memory: "copied" },
+      { backend: "cpu", memory: "copied" },
+      { backend: "device", memory: "composed" },
+    ];
 
 /**
  * Returns the cpu backend as one whose tensors are not the arrays that it is given, as those of a GPU are not. Everything
@@ -41,6 +53,8 @@ function deviceOf(cpu: tf.KernelBackend & { data: { get(id: object): { values: u
 
 /** Starts a backend of BACKENDS and makes it TF.js's current one. */
 export async function useBackend(name: string): Promise<void> {
+  if (name === "webgl") await import("@tensorflow/tfjs-backend-webgl");
+  if (name === "webgpu") await import("@tensorflow/tfjs-backend-webgpu");
   if (name === "hidden" && !tf.engine().registryFactory.hidden) {
     await tf.setBackend("wasm");
     const wasm = tf.backend() as tf.KernelBackend & { wasm: object };
@@ -56,4 +70,7 @@ export async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`TF.js's backend ${name} did not start`);
 }
 
-export const values = (t: tf.Tensor): Float32Array => Float32Array.from(t.dataSync());
+/** Returns a tensor's elements, asynchronously, because TF.js's webgpu backend reads in no other way. */
+export const values = async (t: tf.Tensor): Promise<Float32Array> => Float32Array.from(await t.data());
+
+export const allValues = (tensors: readonly tf.Tensor[]): Promise<Float32Array[]> => Promise.all(tensors.map(values));

@@ -1,6 +1,7 @@
 // batchnorm-wasm/tfjs: the operations, their gradients, the kernel that replaces TF.js's, and access to tensors.
 
 import * as tf from "@tensorflow/tfjs-core";
+import { layers } from "@tensorflow/tfjs-layers";
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { batchNormBackward } from "../../src/ops/backward.ts";
 import { batchNormForward, batchNormInference as facadeInference } from "../../src/ops/batch-norm.ts";
@@ -14,7 +15,7 @@ import {
   registerKernels,
   stopThreads,
 } from "../../src/tfjs/index.ts";
-import { BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
+import { allValues, BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
 const EPSILON = 1e-3;
@@ -45,11 +46,17 @@ function planes(shape: readonly number[], axis: number) {
   return [sizeOf(shape.slice(0, at)), shape[at] as number, sizeOf(shape.slice(at + 1))] as const;
 }
 
+const OUT_OF_REACH = "the backend's tensors are neither arrays of JavaScript nor in memory of WebAssembly";
+
+const [COMPOSED] = BACKENDS.filter(({ memory }) => memory === "composed");
+
 const REASONS = {
   wasm: "the kernels run on the memory of TF.js's wasm backend",
   hidden: "the backend does not show its memory",
   cpu: "the backend's tensors are arrays of JavaScript",
-  device: "the backend's tensors are neither arrays of JavaScript nor in memory of WebAssembly",
+  device: OUT_OF_REACH,
+  webgl: OUT_OF_REACH,
+  webgpu: OUT_OF_REACH,
 };
 
 describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
@@ -66,7 +73,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     else expect(actual).toEqual(expected);
   }
 
-  it("tells how tensors are reached, and why", () => {
+  it("tells how tensors are reached, and why", async () => {
     expect(info()).toMatchObject({ backend, memory, reason: REASONS[backend] });
     expect(composed ? ["none"] : ["simd", "relaxed"]).toContain(info().build);
   });
@@ -93,7 +100,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
   });
 
   const cases = CASES.filter(([shape]) => shape.length > 1);
-  describe.each(cases)("x of %j, channels on axis %i", (shape, axis) => {
+  describe.each(cases)("x of %j, channels on axis %i", async (shape, axis) => {
     const [outer, channels, inner] = planes(shape, axis);
     const x = normal(1, sizeOf(shape), 2, 3);
     const dy = normal(2, sizeOf(shape));
@@ -106,15 +113,15 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       ["gamma alone", gamma, null],
       ["beta alone", null, beta],
       ["neither", null, null],
-    ])("has the facade's bits with %s, forward and backward", (_, gamma, beta) => {
+    ])("has the facade's bits with %s, forward and backward", async (_, gamma, beta) => {
       const expected = batchNormForward(plain(x), { gamma, beta }, { epsilon: EPSILON });
       const gradients = batchNormBackward(plain(dy), expected.saved);
       const scale = { gamma: gamma && tf.tensor1d(gamma), beta: beta && tf.tensor1d(beta) };
       const { y, mean, variance } = batchNorm(tf.tensor(x, [...shape]), scale, { axis });
       expect(y.shape).toEqual(shape);
-      expectSame(values(y), expected.y.data);
-      expectSame(values(mean), Float32Array.from(expected.mean));
-      expectSame(values(variance), Float32Array.from(expected.variance));
+      expectSame(await values(y), expected.y.data);
+      expectSame(await values(mean), Float32Array.from(expected.mean));
+      expectSame(await values(variance), Float32Array.from(expected.variance));
 
       const parameters = [scale.gamma, scale.beta].filter((t) => t !== null);
       const f = (x: tf.Tensor, ...rest: tf.Tensor[]) => {
@@ -123,13 +130,14 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       };
       const [dx, ...others] = tf.grads(f)([tf.tensor(x, [...shape]), ...parameters], tf.tensor(dy, [...shape]));
       expect((dx as tf.Tensor).shape).toEqual(shape);
-      expectSame(values(dx as tf.Tensor), gradients.dx?.data);
+      expectSame(await values(dx as tf.Tensor), gradients.dx?.data);
       const wanted = [gamma && gradients.dGamma, beta && gradients.dBeta].filter((v) => v);
       expect(others).toHaveLength(wanted.length);
-      for (const [i, vector] of wanted.entries()) expectSame(values(others[i] as tf.Tensor), vector as Float32Array);
+      for (const [i, vector] of wanted.entries())
+        expectSame(await values(others[i] as tf.Tensor), vector as Float32Array);
     });
 
-    it("has the facade's bits by given statistics", () => {
+    it("has the facade's bits by given statistics", async () => {
       const mean = normal(5, channels);
       const variance = normal(6, channels).map((v) => v * v);
       const given = { gamma, beta, mean, variance };
@@ -140,13 +148,13 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
         batchNormInference(x, { gamma, beta, mean: m, variance: v }, { axis, epsilon: 0.01 });
       const inputs = [tf.tensor(x, [...shape]), tf.tensor1d(gamma), tf.tensor1d(beta)];
       const { value, grads } = tf.valueAndGrads(f)(inputs, tf.tensor(dy, [...shape]));
-      expectSame(values(value), expected.y.data);
+      expectSame(await values(value), expected.y.data);
       for (const [i, wanted] of [gradients.dx?.data, gradients.dGamma, gradients.dBeta].entries())
-        expectSame(values(grads[i] as tf.Tensor), wanted);
+        expectSame(await values(grads[i] as tf.Tensor), wanted);
     });
   });
 
-  it("takes a mask of booleans or weights in x's shape without the channels", () => {
+  it("takes a mask of booleans or weights in x's shape without the channels", async () => {
     const shape = [3, 4, 5];
     const x = normal(1, sizeOf(shape), 2, 3);
     const dy = normal(2, sizeOf(shape));
@@ -161,21 +169,21 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       const { dx } = batchNormBackward({ data: dy, shape }, expected.saved);
       const f = (x: tf.Tensor) => batchNorm(x, {}, { mask: tf.tensor2d(mask, [3, 4], dtype) }).y;
       const { value, grad } = tf.valueAndGrad(f)(tf.tensor(x, [3, 4, 5]), tf.tensor(dy, [3, 4, 5]));
-      expectSame(values(value), expected.y.data);
-      expectSame(values(grad), dx?.data);
+      expectSame(await values(value), expected.y.data);
+      expectSame(await values(grad), dx?.data);
     }
     const first = batchNorm(tf.tensor(x, [3, 5, 4]), {}, { axis: 1, mask: tf.tensor2d(booleans, [3, 4]) });
     const planes = batchNormForward({ data: x, shape: [3, 5, 4] }, {}, { epsilon: EPSILON, mask: booleans });
-    expectSame(values(first.y), planes.y.data);
+    expectSame(await values(first.y), planes.y.data);
   });
 
-  it("casts other types of numbers, and their gradients flow", () => {
+  it("casts other types of numbers, and their gradients flow", async () => {
     const x = tf.tensor2d([1, 2, 3, 4, 5, 9], [3, 2], "int32");
-    expect(values(batchNorm(x).y)).toEqual(values(batchNorm(tf.cast(x, "float32")).y));
+    expect(await values(batchNorm(x).y)).toEqual(await values(batchNorm(tf.cast(x, "float32")).y));
     expect(batchNorm(x).y.dtype).toBe("float32");
   });
 
-  it("differentiates inside a longer computation as TF.js's own composition does", () => {
+  it("differentiates inside a longer computation as TF.js's own composition does", async () => {
     const x = tf.tensor4d(normal(1, 4 * 6 * 6 * 8, 2, 1), [4, 6, 6, 8]);
     const [gamma, beta, w] = [normal(2, 8, 0.5, 1), normal(3, 8), normal(4, 8)].map((v) => tf.tensor1d(v));
     const loss = (norm: typeof ours) => (x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) =>
@@ -187,9 +195,12 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     };
     const inputs = [x, gamma as tf.Tensor, beta as tf.Tensor];
     const [a, b] = [ours, theirs].map((norm) => tf.valueAndGrads(loss(norm))(inputs));
-    expect(values(a?.value as tf.Tensor)).toBeAllclose(values(b?.value as tf.Tensor), { rtol: 1e-4, atol: 1e-4 });
+    expect(await values(a?.value as tf.Tensor)).toBeAllclose(await values(b?.value as tf.Tensor), {
+      rtol: 1e-4,
+      atol: 1e-4,
+    });
     for (const i of [0, 1, 2]) {
-      const [mine, other] = [a?.grads[i], b?.grads[i]].map((t) => values(t as tf.Tensor)) as [
+      const [mine, other] = (await allValues([a?.grads[i], b?.grads[i]] as tf.Tensor[])) as [
         Float32Array,
         Float32Array,
       ];
@@ -200,7 +211,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
   it.each([
     ["batch", true],
     ["given", false],
-  ])("differentiates twice with %s statistics, as TF.js's own composition does", (_, batch) => {
+  ])("differentiates twice with %s statistics, as TF.js's own composition does", async (_, batch) => {
     const shape: [number, number] = [12, 4];
     const [mean, variance] = [tf.tensor1d(normal(7, 4)), tf.tensor1d([1, 2, 0.5, 3])];
     const ours = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) =>
@@ -227,7 +238,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       tf.tensor1d(normal(2, 4, 1, 1)),
       tf.tensor1d(normal(3, 4)),
     ];
-    const [a, b] = [ours, theirs].map((norm) => tf.grads(penalty(norm))(inputs).map(values));
+    const [a, b] = await Promise.all([ours, theirs].map((norm) => allValues(tf.grads(penalty(norm))(inputs))));
     for (const [i, other] of (b as Float32Array[]).entries()) {
       const size = Math.max(...other.map(Math.abs));
       expect(size).toBeGreaterThan(0.1);
@@ -235,7 +246,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     }
   });
 
-  it("refuses to differentiate a third time instead of leaving something out, or composed, can", () => {
+  it("refuses to differentiate a third time instead of leaving something out, or composed, can", async () => {
     const f = (x: tf.Tensor) => total(tf.square(batchNorm(x).y));
     const twice = (x: tf.Tensor) => total(tf.square(tf.grad(f)(x)));
     const thrice = (x: tf.Tensor) => total(tf.square(tf.grad(twice)(x)));
@@ -251,46 +262,48 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     };
     const second = (x: tf.Tensor) => total(tf.square(tf.grad(composition)(x)));
     const third = (x: tf.Tensor) => total(tf.square(tf.grad(second)(x)));
-    const expected = values(tf.grad(third)(x));
+    const expected = await values(tf.grad(third)(x));
     const most = Math.max(...expected.map(Math.abs));
-    expect(values(tf.grad(thrice)(x))).toBeAllclose(expected, { rtol: 1e-2, atol: 1e-3 * most });
+    expect(await values(tf.grad(thrice)(x))).toBeAllclose(expected, { rtol: 1e-2, atol: 1e-3 * most });
   });
 
-  it("gives an empty y and zeros for an empty batch", () => {
+  it("gives an empty y and zeros for an empty batch", async () => {
     const f = (x: tf.Tensor, gamma: tf.Tensor) => batchNorm(x, { gamma }).y;
     const { value, grads } = tf.valueAndGrads(f)([tf.zeros([0, 3]), tf.ones([3])], tf.zeros([0, 3]));
     expect(value.shape).toEqual([0, 3]);
     expect(grads.map((t) => t.shape)).toEqual([[0, 3], [3]]);
-    expect(values(grads[1] as tf.Tensor)).toEqual(new Float32Array(3));
+    expect(await values(grads[1] as tf.Tensor)).toEqual(new Float32Array(3));
     const { mean, variance } = batchNorm(tf.zeros([0, 3]));
-    expect([values(mean), values(variance)]).toEqual([new Float32Array(3), new Float32Array(3)]);
+    expect([await values(mean), await values(variance)]).toEqual([new Float32Array(3), new Float32Array(3)]);
     const given = { mean: tf.ones([3]), variance: tf.ones([3]) };
     expect(batchNormInference(tf.zeros([0, 3]), given).shape).toEqual([0, 3]);
   });
 
-  it("keeps to float32 where mean ≫ std, as TF.js does not", () => {
+  it("keeps to float32 where mean ≫ std, as TF.js does not", async () => {
     const x = tf.tensor2d(normal(1, 4096 * 2, 1, 1e4), [4096, 2]);
     const { variance } = batchNorm(x);
-    expect(values(variance)).toBeAllclose([1, 1], { rtol: 0.1 });
-    const y = values(batchNorm(x).y);
-    const expected = batchNormForward({ data: values(x), shape: [4096, 2] }, {}, { epsilon: EPSILON });
+    expect(await values(variance)).toBeAllclose([1, 1], { rtol: 0.1 });
+    const y = await values(batchNorm(x).y);
+    const expected = batchNormForward({ data: await values(x), shape: [4096, 2] }, {}, { epsilon: EPSILON });
     expectSame(y, expected.y.data);
   });
 
-  it("works after memory has grown, and gives all of it back", () => {
+  it("works after memory has grown, and gives all of it back", async () => {
     const before = tf.memory().numBytes;
-    tf.tidy(() => {
+    tf.engine().startScope();
+    {
       const x = tf.tensor2d(normal(1, 64 * 8), [64, 8]);
-      const first = values(batchNorm(x).y);
+      const first = await values(batchNorm(x).y);
       const large = Array.from({ length: 6 }, () => tf.zeros([1 << 20]));
-      expect(values(batchNorm(x).y)).toEqual(first);
+      expect(await values(batchNorm(x).y)).toEqual(first);
       const big = batchNorm(tf.reshape(large[0] as tf.Tensor, [1024, 1024]));
-      expect(values(big.y).every((v) => v === 0)).toBe(true);
-    });
+      expect((await values(big.y)).every((v) => v === 0)).toBe(true);
+    }
+    tf.engine().endScope();
     expect(tf.memory().numBytes).toBe(before);
   });
 
-  it("leaks no tensor when it throws", () => {
+  it("leaks no tensor when it throws", async () => {
     const x = tf.ones([1, 3]);
     const before = { ...tf.memory() };
     expect(() => batchNorm(x)).toThrow(
@@ -301,7 +314,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     expect(tf.memory().numDataBuffers).toBe(before.numDataBuffers);
   });
 
-  it("leaks no tensor over forward, backward and double backward", () => {
+  it("leaks no tensor over forward, backward and double backward", async () => {
     const x = tf.tensor2d(normal(1, 24), [6, 4]);
     const gamma = tf.ones([4]);
     const f = (x: tf.Tensor, gamma: tf.Tensor) => total(tf.square(batchNorm(x, { gamma }).y));
@@ -316,7 +329,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     expect(tf.memory()).toMatchObject({ numTensors: before.numTensors, numDataBuffers: before.numDataBuffers });
   });
 
-  it("keeps x for its gradient without a copy where clones share elements, and x may be disposed of", () => {
+  it("keeps x for its gradient without a copy where clones share elements, and x may be disposed of", async () => {
     const { kernelFunc } = tf.getKernel("Identity", backend);
     const x = tf.tensor2d(normal(1, 24), [6, 4]);
     let added = 0;
@@ -328,21 +341,21 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       z.dispose();
       return y;
     };
-    const dx = values(tf.grad(f)(x, x));
+    const dx = await values(tf.grad(f)(x, x));
     // y, mean and variance; TF.js's wasm backend copies for a clone; composed, vectors for the gradient
-    expect(added).toBe({ wasm: 3, cpu: 3, hidden: 4, device: 5 }[backend]);
+    expect(added).toBe({ wasm: 3, cpu: 3, hidden: 4, device: 5, webgl: 5, webgpu: 5 }[backend]);
     const undisturbed = tf.grad((x: tf.Tensor) => batchNorm(tf.square(x)).y)(x, x);
-    expect(dx).toEqual(values(undisturbed));
+    expect(dx).toEqual(await values(undisturbed));
     expect(tf.getKernel("Identity", backend).kernelFunc).toBe(kernelFunc);
   });
 
-  it("infers in a build of TF.js without gradients, which may lack the kernel Identity", () => {
+  it("infers in a build of TF.js without gradients, which may lack the kernel Identity", async () => {
     const identity = tf.getKernel("Identity", backend);
     const given = { mean: tf.zeros([2]), variance: tf.ones([2]) };
     const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
     tf.unregisterKernel("Identity", backend);
     try {
-      expect(values(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
+      expect(await values(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
     } finally {
       tf.registerKernel(identity);
     }
@@ -355,7 +368,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     else expect(profile.kernelNames).toContain("BatchNormWasmGradient");
   });
 
-  it("says name, expected and got of wrong arguments", () => {
+  it("says name, expected and got of wrong arguments", async () => {
     const x = tf.ones([4, 3]);
     const bad = (call: () => unknown, error: new (message: string) => Error, message: RegExp) => {
       expect(call).toThrow(error);
@@ -383,7 +396,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     bad(() => batchNormInference(x, given as never), TypeError, /^parameters: expected options among/);
   });
 
-  it("refuses tensors that are disposed of, by name", () => {
+  it("refuses tensors that are disposed of, by name", async () => {
     const x = tf.ones([4, 3]);
     const gone = tf.ones([3]);
     gone.dispose();
@@ -402,11 +415,45 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
 });
 
 describe("composed of TF.js's operations", () => {
-  beforeAll(() => useBackend("device"));
+  beforeAll(() => useBackend(COMPOSED?.backend as string));
   beforeEach(() => tf.engine().startScope());
   afterEach(() => tf.engine().endScope());
 
-  it("reads nothing back from a device", () => {
+  it("launches 28 kernels for a training step of the layer, 9 of them on all of x; TF.js's layer 44 and 23", async () => {
+    // kernels that work on no element
+    const views = ["Reshape", "Identity"];
+    const size = 8 * 5 * 5 * 4;
+    /** The number of kernels, and of those whose result has the size of x. */
+    const launches = async (f: () => unknown) => {
+      const { kernels } = await tf.profile(() => f() as tf.Tensor);
+      const all = kernels.filter(({ name }) => tf.getKernel(name, tf.getBackend()) && !views.includes(name));
+      const large = all.filter(({ outputShapes }) => outputShapes.some((shape) => sizeOf(shape as number[]) === size));
+      return [all.length, large.length] as const;
+    };
+    const x = tf.variable(tf.tensor4d(normal(1, size), [8, 5, 5, 4]));
+    const dy = tf.tensor4d(normal(2, size), [8, 5, 5, 4]);
+    const loss = (f: () => tf.Tensor, variables: readonly tf.Variable[]) =>
+      launches(() => tf.variableGrads(() => tf.sum(tf.mul(f(), dy)) as tf.Scalar, [x, ...variables]).value);
+    const alone = await loss(() => x, []);
+    const step = async (f: () => tf.Tensor, variables: readonly tf.Variable[]) =>
+      (await loss(f, variables)).map((count, i) => count - (alone[i] as number));
+    const [gamma, beta] = [tf.variable(tf.ones([4])), tf.variable(tf.zeros([4]))];
+    expect(await step(() => batchNorm(x, { gamma, beta }).y, [gamma, beta])).toEqual([17, 9]);
+    const expected = [
+      [batchNormalization, [28, 9]],
+      [layers.batchNormalization as never as typeof batchNormalization, [44, 23]],
+    ] as const;
+    for (const [make, counts] of expected) {
+      const layer = make({});
+      layer.apply(x);
+      const variables = layer.trainableWeights.map((w) => w.read() as tf.Variable);
+      expect(await step(() => layer.apply(x, { training: true }) as tf.Tensor, variables)).toEqual(counts);
+      expect(await launches(() => layer.apply(x))).toEqual([1, 1]);
+    }
+    await tf.nextFrame(); // a warning of the layer may be on its way
+  });
+
+  it("reads nothing back from a device", async () => {
     const x = tf.tensor3d(normal(1, 60, 2, 1), [4, 3, 5]);
     const gamma = tf.ones([3]);
     const mask = tf.tensor2d(
@@ -432,7 +479,7 @@ describe("rank 1", () => {
     const x = tf.tensor1d([1, 2, 3]);
     expect(() => batchNorm(x)).toThrow("Expected more than 1 value per channel");
     const y = batchNormInference(x, { mean: tf.ones([3]), variance: tf.tensor1d([4, 4, 4]) }, { epsilon: 0 });
-    expect(values(y)).toEqual(Float32Array.of(0, 0.5, 1));
+    expect(await values(y)).toEqual(Float32Array.of(0, 0.5, 1));
   });
 });
 
@@ -442,14 +489,16 @@ describe("tensors that lie with another backend", () => {
     const data = normal(1, 60, 2, 1);
     const x = tf.tensor2d(data, [12, 5]);
     const gamma = tf.tensor1d(normal(2, 5));
-    const expected = values(batchNorm(x, { gamma }).y);
+    const expected = await values(batchNorm(x, { gamma }).y);
     await useBackend("wasm");
-    expect(values(batchNorm(x, { gamma }).y)).toEqual(expected);
+    expect(await values(batchNorm(x, { gamma }).y)).toEqual(expected);
     const upstream = tf.tensor2d(normal(3, 60), [12, 5]);
     await useBackend("cpu");
     const there = tf.grad((x: tf.Tensor) => batchNorm(x, { gamma }).y)(x, upstream);
-    const again = batchNormForward({ data, shape: [12, 5] }, { gamma: values(gamma) }, { epsilon: EPSILON });
-    expect(values(there)).toEqual(batchNormBackward({ data: values(upstream), shape: [12, 5] }, again.saved).dx?.data);
+    const again = batchNormForward({ data, shape: [12, 5] }, { gamma: await values(gamma) }, { epsilon: EPSILON });
+    expect(await values(there)).toEqual(
+      batchNormBackward({ data: await values(upstream), shape: [12, 5] }, again.saved).dx?.data,
+    );
   });
 });
 
@@ -491,7 +540,7 @@ describe("the probe of a backend", () => {
       () => ({ dataIdMap: hiding(internals().dataIdMap, { get: () => ({}) }) }),
       "not where its memory says they are",
     ],
-  ])("copies where it %s", (_, instead, reason) => {
+  ])("copies where it %s", async (_, instead, reason) => {
     const before = tf.memory().numTensors;
     const backend = hiding(internals(), instead());
     const access = accessTo(backend);
@@ -501,7 +550,7 @@ describe("the probe of a backend", () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  it("tells when TF.js's memory is full", () => {
+  it("tells when TF.js's memory is full", async () => {
     const wasm = module({ _malloc: () => 0 });
     const access = accessTo(hiding(internals(), { wasm }));
     expect(access.memory).toBe("in place");
@@ -521,14 +570,14 @@ describe.each(OWN)("registerKernels on $backend", ({ backend }) => {
   const x = normal(1, sizeOf(shape), 2, 1);
   const [mean, gamma, beta] = [normal(2, 5), normal(3, 5), normal(4, 5)];
   const variance = normal(5, 5).map((v) => v * v);
-  const call = () => {
+  const call = async () => {
     const [m, v, b, g] = [mean, variance, beta, gamma].map((t) => tf.tensor1d(t)) as [
       tf.Tensor1D,
       tf.Tensor1D,
       tf.Tensor1D,
       tf.Tensor1D,
     ];
-    return values(tf.batchNorm(tf.tensor4d(x, shape), m, v, b, g));
+    return await values(tf.batchNorm(tf.tensor4d(x, shape), m, v, b, g));
   };
   const expected = facadeInference(
     { data: x, shape },
@@ -536,52 +585,52 @@ describe.each(OWN)("registerKernels on $backend", ({ backend }) => {
     { layout: "channels-last", epsilon: 1e-3 },
   ).y.data;
 
-  it("puts our kernel in the place of FusedBatchNorm, and TF.js's back", () => {
+  it("puts our kernel in the place of FusedBatchNorm, and TF.js's back", async () => {
     const warn = vi.spyOn(console, "warn");
-    const theirs = call();
+    const theirs = await call();
     expect(theirs).not.toEqual(expected); // other roundings
     expect(theirs).toBeAllclose(expected, { rtol: 1e-5, atol: 1e-5 });
     const restore = registerKernels();
     try {
-      expect(call()).toEqual(expected);
+      expect(await call()).toEqual(expected);
     } finally {
       restore();
     }
-    expect(call()).toEqual(theirs);
+    expect(await call()).toEqual(theirs);
     expect(warn).not.toHaveBeenCalled();
     warn.mockRestore();
   });
 
-  it("leaves to TF.js what is not one value per channel, and what is empty", () => {
-    const whole = () => {
+  it("leaves to TF.js what is not one value per channel, and what is empty", async () => {
+    const whole = async () => {
       const [m, v] = [tf.tensor4d(x, shape), tf.ones<tf.Rank.R4>(shape)];
-      return values(tf.batchNorm(tf.tensor4d(x, shape), m, v));
+      return await values(tf.batchNorm(tf.tensor4d(x, shape), m, v));
     };
     const empty = () =>
       tf.batchNorm(tf.zeros<tf.Rank.R4>([0, 3, 4, 5]), tf.zeros<tf.Rank.R1>([5]), tf.ones<tf.Rank.R1>([5]));
-    const theirs = whole();
+    const theirs = await whole();
     const restore = registerKernels();
     try {
-      expect(whole()).toEqual(theirs);
+      expect(await whole()).toEqual(theirs);
       expect(empty().shape).toEqual([0, 3, 4, 5]);
     } finally {
       restore();
     }
   });
 
-  it("is called by TF.js's gradient, too, which stays TF.js's", () => {
+  it("is called by TF.js's gradient, too, which stays TF.js's", async () => {
     const [m, v] = [tf.tensor1d(mean), tf.tensor1d(variance)];
     const f = (x: tf.Tensor) => total(tf.square(tf.batchNorm(x as tf.Tensor4D, m, v, tf.zeros([5]), tf.ones([5]))));
-    const theirs = values(tf.grad(f)(tf.tensor4d(x, shape)));
+    const theirs = await values(tf.grad(f)(tf.tensor4d(x, shape)));
     const restore = registerKernels();
     try {
-      expect(values(tf.grad(f)(tf.tensor4d(x, shape)))).toBeAllclose(theirs, { rtol: 1e-4, atol: 1e-4 });
+      expect(await values(tf.grad(f)(tf.tensor4d(x, shape)))).toBeAllclose(theirs, { rtol: 1e-4, atol: 1e-4 });
     } finally {
       restore();
     }
   });
 
-  it("says what to import where there is no backend", () => {
+  it("says what to import where there is no backend", async () => {
     const kernels = ["wasm", "cpu"].map((name) => tf.getKernel("FusedBatchNorm", name));
     for (const { kernelName, backendName } of kernels) tf.unregisterKernel(kernelName, backendName);
     try {
