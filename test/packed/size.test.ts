@@ -35,7 +35,7 @@ const BUDGETS: Record<string, readonly [number, string]> = {
   "BatchNorm of batchnorm-wasm": [52_000, training("batchnorm-wasm")],
   "all of batchnorm-wasm": [76_500, 'export * from "batchnorm-wasm";'],
   "the layer for TF.js": [
-    54_500,
+    57_000,
     'import { batchNormalization } from "batchnorm-wasm/tfjs"; globalThis.layer = batchNormalization();',
   ],
   "names that are not used": [

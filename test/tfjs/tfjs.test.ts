@@ -177,6 +177,45 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     expectSame(await values(first.y), planes.y.data);
   });
 
+  it.each([0, EPSILON])("gives exactly beta for a constant channel, with epsilon %f", async (epsilon) => {
+    const constants = [0.1, -12345.678, 3e-20, 0];
+    for (const axis of [0, 1]) {
+      const rows = Array.from({ length: 301 }, () => constants);
+      const x = axis === 1 ? tf.tensor2d(rows) : tf.transpose(tf.tensor2d(rows));
+      const [gamma, beta] = [tf.tensor1d([1, 2, -3, 1e3]), tf.tensor1d([0.5, -2, 7, 0])];
+      const f = (x: tf.Tensor) => batchNorm(x, { gamma, beta }, { axis, epsilon }).y;
+      const { value, grad } = tf.valueAndGrad(f)(x, tf.ones(x.shape));
+      expect(await values(value)).toEqual(
+        await values(tf.add(tf.zeros(x.shape), axis ? beta : tf.reshape(beta, [4, 1]))),
+      );
+      expect(await values(grad)).toBeAllclose(new Float32Array(x.size), { atol: 1e-3 });
+    }
+  });
+
+  it("lets NaN under a mask reach nothing but its own place", async () => {
+    const [x, dy] = [normal(1, 60, 2, 3), normal(2, 60)];
+    const kept = Array.from({ length: 12 }, (_, i) => i % 4 < 2);
+    const at = (i: number) => kept[Math.floor(i / 5)] as boolean;
+    const mask = tf.tensor2d(kept, [3, 4], "bool");
+    const spoilt = {
+      x: x.map((v, i) => (at(i) ? v : ([Number.NaN, Infinity, 1e30][i % 3] as number))),
+      dy: dy.map((v, i) => (at(i) ? v : 0)),
+    };
+    const compact = (data: Float32Array) => data.filter((_, i) => at(i));
+    const gamma = tf.tensor1d(normal(3, 5, 1, 1));
+    const results = async (x: tf.Tensor, dy: tf.Tensor, mask?: tf.Tensor) => {
+      const f = (x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) =>
+        batchNorm(x, { gamma, beta }, mask ? { mask } : {}).y;
+      const { value, grads } = tf.valueAndGrads(f)([x, gamma, tf.zeros([5])], dy);
+      const { mean, variance } = batchNorm(x, {}, mask ? { mask } : {});
+      return allValues([value, ...grads, mean, variance]);
+    };
+    const masked = await results(tf.tensor3d(spoilt.x, [3, 4, 5]), tf.tensor3d(spoilt.dy, [3, 4, 5]), mask);
+    const expected = await results(tf.tensor2d(compact(x), [6, 5]), tf.tensor2d(compact(dy), [6, 5]));
+    for (const [i, values] of masked.entries())
+      expect(i < 2 ? compact(values) : values).toBeAllclose(expected[i] as Float32Array, { rtol: 1e-5, atol: 1e-5 });
+  });
+
   it("casts other types of numbers, and their gradients flow", async () => {
     const x = tf.tensor2d([1, 2, 3, 4, 5, 9], [3, 2], "int32");
     expect(await values(batchNorm(x).y)).toEqual(await values(batchNorm(tf.cast(x, "float32")).y));
@@ -451,6 +490,38 @@ describe("composed of TF.js's operations", () => {
       expect(await launches(() => layer.apply(x))).toEqual([1, 1]);
     }
     await tf.nextFrame(); // a warning of the layer may be on its way
+  });
+
+  it("differentiates twice under a mask, as without what is masked", async () => {
+    const [x, c] = [normal(1, 60, 2, 1), normal(2, 60)];
+    const at = (i: number) => Math.floor(i / 5) % 4 < 2;
+    const mask = tf.tensor2d(
+      Array.from({ length: 12 }, (_, i) => i % 4 < 2),
+      [3, 4],
+      "bool",
+    );
+    const penalty = (c: tf.Tensor, mask?: tf.Tensor) => (x: tf.Tensor) => {
+      const f = (x: tf.Tensor) => {
+        const { y } = batchNorm(x, {}, mask ? { mask } : {});
+        return total(tf.mul(tf.mul(c, y), tf.square(y)));
+      };
+      return total(tf.square(tf.grad(f)(x)));
+    };
+    const zeroed = tf.tensor3d(
+      c.map((v, i) => (at(i) ? v : 0)),
+      [3, 4, 5],
+    );
+    const masked = await values(tf.grad(penalty(zeroed, mask))(tf.tensor3d(x, [3, 4, 5])));
+    const [kept, weights] = [x, c].map((v) =>
+      tf.tensor2d(
+        v.filter((_, i) => at(i)),
+        [6, 5],
+      ),
+    ) as [tf.Tensor, tf.Tensor];
+    const expected = await values(tf.grad(penalty(weights))(kept));
+    const most = Math.max(...expected.map(Math.abs));
+    expect(most).toBeGreaterThan(0.1);
+    expect(masked.filter((_, i) => at(i))).toBeAllclose(expected, { rtol: 1e-3, atol: 1e-4 * most });
   });
 
   it("reads nothing back from a device", async () => {
