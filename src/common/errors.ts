@@ -176,7 +176,7 @@ export const oneValueInOperation = (shape: Shape, masked: boolean) =>
 /** Returns the warning of a layer for TF.js that was called in training with one value per channel. */
 export const oneValueWarning = (layer: string, shape: Shape, masked: boolean) =>
   `batchnorm-wasm: ${layer} expected more than 1 value per channel in training, got input size ${dims(shape)}` +
-  `${masked ? " under a mask that leaves one position" : ""}. Such batches give beta and leave the moving statistics as they ` +
+  `${masked ? " under a mask that leaves at most one position" : ""}. Such batches give beta and leave the moving statistics as they ` +
   "are. Choose a batchSize that leaves more than one sample for the last batch.";
 
 /** Returns the warning of a layer for TF.js that cannot apply a mask. */

@@ -222,13 +222,23 @@ function batchGradients(
   return { dx: where(enough, map(z, none, maps, gamma), 0), dGamma, dBeta };
 }
 
+/** What both operations take of checked arguments. */
+function partsOf(prepared: Prepared) {
+  const { x, gamma, beta } = prepared;
+  const view = viewOf(prepared);
+  return {
+    view,
+    channels: prepared.view.channels,
+    asVector: (t: Tensor | undefined) => t && as(t, view.vector),
+    /** The tensors that have gradients. */
+    inputs: [x, gamma, beta].filter((t) => t !== undefined),
+  };
+}
+
 /** Returns y of a checked call that is normalised by its own statistics, which `receive` gets. */
 export function composeBatch(prepared: Prepared, receive: (statistics: StatisticsOnDevice) => void): Tensor {
   const { x, gamma, beta, mask, epsilon } = prepared;
-  const view = viewOf(prepared);
-  const { channels } = prepared.view;
-  const asVector = (t: Tensor | undefined) => t && as(t, view.vector);
-  const inputs = [x, gamma, beta].filter((t) => t !== undefined);
+  const { view, channels, asVector, inputs } = partsOf(prepared);
   const operation = customGrad((...args: unknown[]) => {
     const save = args.pop() as GradSaveFunc;
     const maps = { view, epsilon, recorded: false };
@@ -268,10 +278,7 @@ export function composeBatch(prepared: Prepared, receive: (statistics: Statistic
 /** Returns y of a checked call that is normalised by given statistics, [C] each, which are constants in gradients. */
 export function composeInference(prepared: Prepared, given: Moments): Tensor {
   const { x, gamma, beta, epsilon } = prepared;
-  const view = viewOf(prepared);
-  const { channels } = prepared.view;
-  const asVector = (t: Tensor | undefined) => t && as(t, view.vector);
-  const inputs = [x, gamma, beta].filter((t) => t !== undefined);
+  const { view, channels, asVector, inputs } = partsOf(prepared);
   const operation = customGrad((...args: unknown[]) => {
     const save = args.pop() as GradSaveFunc;
     save([given.mean, given.variance, x, ...(gamma ? [gamma] : [])]);

@@ -17,7 +17,8 @@ async function deviceOf(backend: string): Promise<string | undefined> {
     return info && [info.vendor, info.architecture, info.description].join(" ").trim();
   }
   const context = document.createElement("canvas").getContext("webgl2");
-  return context?.getParameter(context.RENDERER);
+  const { UNMASKED_RENDERER_WEBGL } = context?.getExtension("WEBGL_debug_renderer_info") ?? {};
+  return UNMASKED_RENDERER_WEBGL && context?.getParameter(UNMASKED_RENDERER_WEBGL);
 }
 
 it.each(BACKENDS)("$backend has a device, and TF.js runs on it", async ({ backend }) => {
