@@ -31,6 +31,7 @@ import {
   type Tensor,
   util,
   where,
+  zerosLike,
 } from "@tensorflow/tfjs-core";
 import { around, type Prepared } from "./arguments.ts";
 
@@ -218,7 +219,7 @@ function batchGradients(
   const dGamma = where(enough, sumOver(where(usable, product, 0), view), 0);
   const statistics = add(dBeta, mul(where(counts, xHat, 0), dGamma));
   const z = sub(dy, mul(div(weights, total), statistics));
-  const none = { mean: mul(moments.mean, 0), variance: moments.variance };
+  const none = { mean: zerosLike(moments.mean), variance: moments.variance };
   return { dx: where(enough, map(z, none, maps, gamma), 0), dGamma, dBeta };
 }
 
@@ -295,7 +296,7 @@ export function composeInference(prepared: Prepared, given: Moments): Tensor {
         const maps = { view, epsilon, recorded: isRecording() };
         const moments = momentsFrom(mean as Tensor, variance as Tensor);
         const upstream = as(dy, view.shape);
-        const centred = { mean: mul(moments.mean, 0), variance: moments.variance };
+        const centred = { mean: zerosLike(moments.mean), variance: moments.variance };
         const dx = map(upstream, centred, maps, asVector(factor));
         const xHat = () => map(as(x as Tensor, view.shape), moments, maps);
         return [
