@@ -212,6 +212,12 @@ export const wrongOutputs = (channels: number, got: number, shape: Shape, format
       `groups ${groups}); pass the format that names the weight's axes, and groups with "IOHW"`,
   );
 
+export const wrongInputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
+  new RangeError(
+    `weight: expected the ${channels} channels of bn as inputs, or n times as many with "OI" and "IO", got ${got} in ` +
+      `${dims(shape)} (format ${show(format)}, groups ${groups}); pass the format that names the weight's axes, and groups`,
+  );
+
 /** What messages say where a copy of a layer may have arrived that has lost everything. */
 export const LOST = "structuredClone and spread lose a layer's contents; clone() and stateDict() copy them";
 
@@ -370,6 +376,12 @@ export const momentumHint = (momentum: number) =>
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>
   `channel ${channel}: expected an input whose mean is within reach of its spread, got a mean of ${ratio.toPrecision(2)} × ` +
   `√(variance + epsilon), so that scale·x and shift cancel and y is off by ${error.toPrecision(2)} × (|gamma| + |beta|); ${remedy}`;
+
+/** Returns the text of a warning of forward folding: how far this output of the folded layer is off. */
+export const sumCancels = (output: number, channel: number, ratio: number, error: number, remedy: string) =>
+  `output ${output}: expected inputs whose means are within reach of their spread, got a mean of ${ratio.toPrecision(2)} × ` +
+  `√(variance + epsilon) in channel ${channel}, so that Σ weight′·x and bias′ cancel and the output is off by ` +
+  `${error.toPrecision(2)} of its size; ${remedy}`;
 
 /** Returns the text of a folding warning: this channel cannot be folded into finite numbers. */
 export const foldOverflows = (channel: number) =>

@@ -8,11 +8,10 @@ import {
   arr,
   CASES,
   type Connection,
+  connectionOf,
   indices,
   layerOf,
   offset,
-  pytorch,
-  pytorchTransposed,
   ROUNDED_ONCE,
   range,
   type Shape,
@@ -35,12 +34,6 @@ function permute<T extends Float32Array | Float64Array>(
   return { data: moved, shape: target };
 }
 
-/** TensorFlow's depthwise_conv2d: output k·M + q is of input k and filter[…, k, q]. */
-const depthwise =
-  (multiplier: number): Connection =>
-  (o, i) =>
-    Math.floor(o / multiplier) === i ? [i, o % multiplier] : undefined;
-
 /** Every weight's output channel, in memory order, by a connection. */
 function outputsOf(
   shape: Shape,
@@ -61,27 +54,6 @@ function outputsOf(
 }
 
 describe("formats", () => {
-  const swap =
-    (connect: Connection): Connection =>
-    (o, i) => {
-      const pair = connect(o, i);
-      return pair && [pair[1], pair[0]];
-    };
-  const connectionOf = (
-    format: ConvFormat,
-    shape: Shape,
-    outputs: number,
-    inputs: number,
-    groups: number,
-  ): Connection =>
-    ({
-      OIHW: pytorch(outputs, inputs, groups),
-      HWIO: swap(pytorch(outputs, inputs, groups)),
-      IOHW: pytorchTransposed(outputs, inputs, groups),
-      HWOI: swap(pytorchTransposed(outputs, inputs, groups)),
-      HWIM: depthwise(shape.at(-1) as number),
-    })[format];
-
   test.each<[format: ConvFormat, what: string, groups: number, shape: Shape, outputs: number, inputs: number]>([
     ["OIHW", "rank 1", 1, [6, 4, 3], 6, 4],
     ["OIHW", "rank 2", 1, [6, 4, 3, 2], 6, 4],
