@@ -5,6 +5,7 @@ import { complete } from "../complete.ts";
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
+export { type FoldedBatchNorm, type FoldedModel, foldModel } from "./fold-model.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
 export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./operations.ts";

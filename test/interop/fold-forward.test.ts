@@ -286,7 +286,7 @@ describe("a warning", () => {
         channel: 1,
         expectedError: expect.closeTo(3.1e-5, 6),
         message: expect.stringMatching(
-          /^output 1: .* a mean of 1\.0e\+3 × .* in channel 1, .*; keep the BatchNorm there/,
+          /^output 1, channel 1: .* a mean of 1\.0e\+3 × .* is off by 0\.000031 × its size; keep the BatchNorm there/,
         ),
       },
     ]);
