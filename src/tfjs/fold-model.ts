@@ -59,7 +59,6 @@ interface Fields {
   readonly dataFormat?: string;
   readonly depthMultiplier?: number;
   readonly activation?: { getClassName(): string } | null;
-  readonly targetShape?: readonly (number | null)[];
   readonly dims?: readonly number[];
 }
 
@@ -146,8 +145,7 @@ class Graph {
   }
 
   isOutput(t: SymbolicTensor): boolean {
-    const source = this.source(t);
-    return this.model.outputs.some((output) => this.source(output) === source);
+    return this.model.outputs.includes(this.source(t));
   }
 
   isShared(layer: Layer): boolean {
