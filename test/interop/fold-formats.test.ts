@@ -16,6 +16,7 @@ import {
   range,
   type Shape,
   sourceOf,
+  WEIGHTS,
 } from "../support/fold.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -54,46 +55,30 @@ function outputsOf(
 }
 
 describe("formats", () => {
-  test.each<[format: ConvFormat, what: string, groups: number, shape: Shape, outputs: number, inputs: number]>([
-    ["OIHW", "rank 1", 1, [6, 4, 3], 6, 4],
-    ["OIHW", "rank 2", 1, [6, 4, 3, 2], 6, 4],
-    ["OIHW", "rank 3", 1, [6, 4, 3, 2, 4], 6, 4],
-    ["OIHW", "2 groups", 2, [6, 2, 3, 2], 6, 4],
-    ["OIHW", "depthwise, multiplier 2", 3, [6, 1, 3, 3], 6, 3],
-    ["HWIO", "rank 1", 1, [3, 4, 6], 6, 4],
-    ["HWIO", "rank 2", 1, [3, 2, 4, 6], 6, 4],
-    ["HWIO", "rank 3", 1, [3, 2, 2, 4, 6], 6, 4],
-    ["HWIO", "2 groups", 2, [3, 2, 2, 6], 6, 4],
-    ["IOHW", "rank 1", 1, [4, 6, 3], 6, 4],
-    ["IOHW", "2 groups", 2, [4, 3, 3, 2], 6, 4],
-    ["IOHW", "4 groups, rank 3", 4, [8, 2, 2, 2, 2], 8, 8],
-    ["IOHW", "depthwise", 6, [6, 1, 3, 3], 6, 6],
-    ["HWOI", "rank 2", 1, [3, 2, 6, 4], 6, 4],
-    ["HWOI", "rank 1, as many inputs as outputs", 1, [3, 5, 5], 5, 5],
-    ["HWIM", "multiplier 1", 1, [3, 3, 6, 1], 6, 6],
-    ["HWIM", "multiplier 2", 1, [3, 3, 3, 2], 6, 3],
-    ["HWIM", "rank 1, multiplier 3", 1, [5, 2, 3], 6, 2],
-  ])("%s, %s: every weight is scaled by its output's scale", (format, _, groups, shape, outputs, inputs) => {
-    const bn = sourceOf(11, outputs);
-    const data = normal(7, sizeOf(shape));
-    const bias = normal(8, outputs);
-    const { scale } = affineOf(bn);
-    const connect = connectionOf(format, shape, outputs, inputs, groups);
-    const output = outputsOf(shape, format.startsWith("HW"), outputs, inputs, connect);
-    expect(output).not.toContain(-1);
-    const folded = foldIntoConv({ weight: { data, shape }, bias }, bn, { format, groups });
-    expect(folded.weight.shape).toEqual(shape);
-    expect(folded.weight.data).toBeAllclose(
-      Float64Array.from(data, (w, i) => w * (scale[output[i] as number] as number)),
-      ROUNDED_ONCE,
-    );
-    expect(folded.bias).toBeAllclose(
-      Float64Array.from(bias, (b, c) => {
-        return (b - (bn.runningMean[c] as number)) * (scale[c] as number) + (bn.beta[c] as number);
-      }),
-      ROUNDED_ONCE,
-    );
-  });
+  test.each(WEIGHTS)(
+    "%s, %s: every weight is scaled by its output's scale",
+    (format, _, groups, shape, outputs, inputs) => {
+      const bn = sourceOf(11, outputs);
+      const data = normal(7, sizeOf(shape));
+      const bias = normal(8, outputs);
+      const { scale } = affineOf(bn);
+      const connect = connectionOf(format, shape, outputs, inputs, groups);
+      const output = outputsOf(shape, format.startsWith("HW"), outputs, inputs, connect);
+      expect(output).not.toContain(-1);
+      const folded = foldIntoConv({ weight: { data, shape }, bias }, bn, { format, groups });
+      expect(folded.weight.shape).toEqual(shape);
+      expect(folded.weight.data).toBeAllclose(
+        Float64Array.from(data, (w, i) => w * (scale[output[i] as number] as number)),
+        ROUNDED_ONCE,
+      );
+      expect(folded.bias).toBeAllclose(
+        Float64Array.from(bias, (b, c) => {
+          return (b - (bn.runningMean[c] as number)) * (scale[c] as number) + (bn.beta[c] as number);
+        }),
+        ROUNDED_ONCE,
+      );
+    },
+  );
 
   const conv2d = CASES.find((c) => c.id === "fold/conv2d") as Case;
   const convT2d = CASES.find((c) => c.id === "fold/convT2d") as Case;

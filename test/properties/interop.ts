@@ -187,9 +187,15 @@ function sourceOf({ source, wide, gamma, beta, activation, layout, seed }: Fold,
   return { bn, scale, n, options, rtol: wide ? 1e-14 : 2 ** -23 };
 }
 
-/** Half an ulp of each type, and what a number below its range may be off. */
+/** Half an ulp of each type. */
 const ULPS = { float32: 2 ** -24, float64: 1e-15, float16: 2 ** -11, bfloat16: 2 ** -8 };
-const tinyOf = (dtype: Fold["dtype"]) => (dtype === "float16" ? 2 ** -24 : 1e-30);
+
+/** Checks weight and bias, rounded once. `summed` is what the sums of the bias may be off in float64. */
+function checkFolded(folded: Any, { dtype }: Fold, weight: Float64Array, bias: Float64Array, summed: number): void {
+  const [ulp, tiny] = [ULPS[dtype] * 1.001, dtype === "float16" ? 2 ** -24 : 1e-30];
+  close("weight", decode(folded.weight), weight, ulp, tiny);
+  close("bias", decode({ data: folded.bias, dtype }), bias, ulp, tiny + summed);
+}
 
 /** The format of a call: that of a description if the function knows it. */
 const formatOf = (isLinear: boolean, { format, direction }: Fold) => {
@@ -247,9 +253,7 @@ function forwardCall(isLinear: boolean, spec: Fold) {
         sizes[o] = (sizes[o] as number) + Math.abs(term);
         return v * (scale[c] as number);
       });
-      const [ulp, tiny] = [ULPS[spec.dtype] * 1.001, tinyOf(spec.dtype)];
-      close("weight", decode(folded.weight), e, ulp, tiny);
-      close("bias", decode({ data: folded.bias, dtype: spec.dtype }), sums, ulp, tiny + 1e-13 * Math.max(...sizes));
+      checkFolded(folded, spec, e, sums, 1e-13 * Math.max(...sizes));
     },
   };
 }
@@ -272,10 +276,8 @@ function backwardCall(isLinear: boolean, spec: Fold) {
     check(folded: Any) {
       const perGroup = weight.length / groups;
       const e = weight.map((v, i) => v * (scale[Math.floor(i / perGroup) * outputs + of(i)] as number));
-      const [ulp, tiny] = [ULPS[spec.dtype] * 1.001, tinyOf(spec.dtype)];
-      close("weight", decode(folded.weight), e, ulp, tiny);
       const shift = scale.map((s, c) => (n.beta?.[c] ?? 0) - ((n.mean[c] as number) - (bias?.[c] ?? 0)) * s);
-      close("bias", decode({ data: folded.bias, dtype: spec.dtype }), shift, ulp, tiny + 1e-13);
+      checkFolded(folded, spec, e, shift, 1e-13);
     },
   };
 }

@@ -40,6 +40,35 @@ export const pytorchTransposed =
   (o, i) =>
     Math.floor(o / (outputs / groups)) === Math.floor(i / (inputs / groups)) ? [i, o % (outputs / groups)] : undefined;
 
+/** Weights of every format, with the numbers of their outputs and inputs. */
+export const WEIGHTS: readonly (readonly [
+  format: ConvFormat,
+  what: string,
+  groups: number,
+  shape: Shape,
+  outputs: number,
+  inputs: number,
+])[] = [
+  ["OIHW", "rank 1", 1, [6, 4, 3], 6, 4],
+  ["OIHW", "rank 2", 1, [6, 4, 3, 2], 6, 4],
+  ["OIHW", "rank 3", 1, [6, 4, 3, 2, 4], 6, 4],
+  ["OIHW", "2 groups", 2, [6, 2, 3, 2], 6, 4],
+  ["OIHW", "depthwise, multiplier 2", 3, [6, 1, 3, 3], 6, 3],
+  ["HWIO", "rank 1", 1, [3, 4, 6], 6, 4],
+  ["HWIO", "rank 2", 1, [3, 2, 4, 6], 6, 4],
+  ["HWIO", "rank 3", 1, [3, 2, 2, 4, 6], 6, 4],
+  ["HWIO", "2 groups", 2, [3, 2, 2, 6], 6, 4],
+  ["IOHW", "rank 1", 1, [4, 6, 3], 6, 4],
+  ["IOHW", "2 groups", 2, [4, 3, 3, 2], 6, 4],
+  ["IOHW", "4 groups, rank 3", 4, [8, 2, 2, 2, 2], 8, 8],
+  ["IOHW", "depthwise", 6, [6, 1, 3, 3], 6, 6],
+  ["HWOI", "rank 2", 1, [3, 2, 6, 4], 6, 4],
+  ["HWOI", "rank 1, as many inputs as outputs", 1, [3, 5, 5], 5, 5],
+  ["HWIM", "multiplier 1", 1, [3, 3, 6, 1], 6, 6],
+  ["HWIM", "multiplier 2", 1, [3, 3, 3, 2], 6, 3],
+  ["HWIM", "rank 1, multiplier 3", 1, [5, 2, 3], 6, 2],
+];
+
 /** TensorFlow's depthwise_conv2d: output k·M + q is of input k and filter[…, k, q]. */
 export const depthwise =
   (multiplier: number): Connection =>
