@@ -87,7 +87,13 @@ const LINEAR: { readonly [className: string]: "IO" | ConvFormat | undefined } = 
 /** Layers that predict what comes in. */
 const IDENTITIES = ["Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout"];
 
-const linearOf = (layer: Layer) => LINEAR[layer.getClassName()];
+/** Returns the name of a layer's class. A program's subclass inherits that of TF.js's class, and may compute anything. */
+function classOf(layer: Layer): string {
+  const layerClass = layer.constructor;
+  return Object.hasOwn(layerClass, "className") ? layer.getClassName() : layerClass.name;
+}
+
+const linearOf = (layer: Layer) => LINEAR[classOf(layer)];
 
 const isLinearActivation = ({ activation }: Fields): boolean => (activation?.getClassName() ?? "linear") === "linear";
 
@@ -261,8 +267,10 @@ interface Candidate {
   readonly shifts: boolean;
 }
 
-/** Layers whose outputs are inputs, or averages of inputs. */
-const RESIZED = ["Cropping2D", "UpSampling2D"];
+/** Layers whose outputs are inputs of the same channel, or averages or maxima of them. */
+const AVERAGES = /^(Global)?AveragePooling[123]D$/;
+const MAXIMA = /^(Global)?MaxPooling[123]D$/;
+const RESIZED = /^(Cropping|UpSampling)2D$/;
 
 /**
  * Returns where the channels are behind a call, or the reason why the call does not commute with an affine map of each
@@ -270,16 +278,16 @@ const RESIZED = ["Cropping2D", "UpSampling2D"];
  */
 function behind(call: Call, place: Place, { channels, falls }: Candidate): Place | string {
   const { layer, inputs, outputs, options } = call;
-  const className = layer.getClassName();
+  const className = classOf(layer);
   const [shape, to] = [inputs[0]?.shape ?? [], outputs[0]?.shape ?? []];
   const fields = fieldsOf(layer);
   const isIdentity = IDENTITIES.includes(className) || (className === "Activation" && isLinearActivation(fields));
   if (isIdentity) return options.training ? `${named(layer)} is called with training: true` : place;
   if (className === "Activation") return `${named(layer)} is the activation "${fields.activation?.getClassName()}"`;
-  const isAverage = className.includes("AveragePooling");
-  if (isAverage || className.includes("MaxPooling") || RESIZED.includes(className)) {
-    if (className.includes("MaxPooling") && falls)
-      return `${named(layer)} is max pooling, which does not commute with a negative gamma`;
+  const isAverage = AVERAGES.test(className);
+  const isMaximum = MAXIMA.test(className);
+  if (isAverage || isMaximum || RESIZED.test(className)) {
+    if (isMaximum && falls) return `${named(layer)} is max pooling, which does not commute with a negative gamma`;
     if (isAverage && fields.padding === "same") return `${named(layer)} is average pooling with padding "same"`;
     if (!("axis" in place) || place.axis !== channelAxisOf(layer, shape.length))
       return `${named(layer)} has its channels on another axis`;
@@ -319,11 +327,11 @@ function targetBefore(graph: Graph, candidate: Candidate): Target | string {
       if (place !== channelAxisOf(layer, rankOf(t))) return `its axis is not that of the channels of ${named(layer)}`;
       return wrongInTfjs(layer) ?? { layer, place: { axis: place } };
     }
-    const isReshaping = ["Flatten", "Reshape", "Permute"].includes(layer.getClassName());
+    const isReshaping = ["Flatten", "Reshape", "Permute"].includes(classOf(layer));
     if (isReshaping) return `${named(layer)} before it is no dense or convolutional layer`;
     const x = before.inputs[0] as SymbolicTensor;
     // these layers keep the axis of channels, and global pooling removes all others
-    const origin = layer.getClassName().startsWith("Global") ? channelAxisOf(layer, rankOf(x)) : place;
+    const origin = classOf(layer).startsWith("Global") ? channelAxisOf(layer, rankOf(x)) : place;
     const reason = behind(before, { axis: origin }, candidate);
     if (typeof reason === "string") return `before it, ${reason}`;
     place = origin;
@@ -334,8 +342,8 @@ function targetBefore(graph: Graph, candidate: Candidate): Target | string {
 /** Returns why a layer's copy could not be right, where TF.js computes it wrongly, or undefined. */
 function wrongInTfjs(layer: Layer): string | undefined {
   const isFirst = fieldsOf(layer).dataFormat === "channelsFirst";
-  if (isFirst && ["Conv1D", "SeparableConv2D"].includes(layer.getClassName()))
-    return `${named(layer)} is a ${layer.getClassName()} with channelsFirst, in which TF.js has a mistake`;
+  if (isFirst && ["Conv1D", "SeparableConv2D"].includes(classOf(layer)))
+    return `${named(layer)} is a ${classOf(layer)} with channelsFirst, in which TF.js has a mistake`;
   return undefined;
 }
 

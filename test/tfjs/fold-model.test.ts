@@ -801,6 +801,25 @@ describe("models", () => {
     );
   });
 
+  it("a subclass of TF.js's dense layer or pooling may compute anything, and is not folded into", async () => {
+    type Class = new (config: object) => Layer;
+    const square = (layer: Layer, Parent = layer.constructor as unknown as Class): Layer => {
+      class Squared extends Parent {
+        override call(x: tf.Tensor | tf.Tensor[], kwargs: object): tf.Tensor {
+          return tf.square(super.call(x, kwargs as never) as tf.Tensor);
+        }
+      }
+      return new Squared(layer.getConfig());
+    };
+    expect(await reasonOf(chain(square(dense(3, { inputShape: [4] })), bn(), relu()))).toMatch(
+      /^before it, "dense" \(Squared\) is neither/,
+    );
+    const pool = square(layers.globalAveragePooling1d({ name: "pool" }));
+    expect(await reasonOf(chain(bn({ inputShape: [4, 2] }), pool, dense(3)))).toMatch(
+      /; behind it, "pool" \(Squared\) is/,
+    );
+  });
+
   it("a class that cannot be made again throws its own error, and leaves no tensors behind", async () => {
     class Strict extends Scaled {
       static override className = "Strict";
