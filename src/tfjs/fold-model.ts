@@ -485,6 +485,27 @@ function foldOne(
   return forward ?? kept(reasons.join("; "));
 }
 
+/** Folds all batch norms of a graph for which a place is found. Layers with other parameters are added to `changed`. */
+function foldAll(
+  graph: Graph,
+  sources: Map<Layer, Source>,
+  parameters: Map<Layer, Parameters>,
+  changed: Set<Layer>,
+): FoldedBatchNorm[] {
+  const outcomes = new Map<Layer, FoldedBatchNorm>();
+  // a batch norm that has been folded makes room for the next
+  for (let isNew = true; isNew; ) {
+    isNew = false;
+    for (const call of graph.calls.filter((c) => isBatchNorm(c) && !graph.identities.has(c))) {
+      const { name } = call.layer;
+      const outcome = foldOne(graph, call, sources.get(call.layer) as Source, parameters, changed);
+      outcomes.set(call.layer, { name, ...outcome });
+      if (outcome.outcome !== "kept") isNew = true;
+    }
+  }
+  return [...outcomes.values()];
+}
+
 /** The classes of TF.js's layers construct themselves from a configuration. */
 interface LayerClass {
   fromConfig(layerClass: LayerClass, config: object): Layer;
@@ -529,51 +550,45 @@ function writeParameters(copy: Layer, { kernel, pointwise, bias }: Parameters): 
   if (bias) write(fields.bias, bias, [bias.length]);
 }
 
-/** Returns a new model of a graph. Layers in `changed` get other parameters, and models in `nested` stand for others. */
+/**
+ * Returns a new model of a graph, whose layers it adds to `copies`. Those that are there already are folded models that are
+ * nested in this one. Layers in `changed` get other parameters.
+ */
 function rebuild(
   graph: Graph,
   parameters: Map<Layer, Parameters>,
   changed: Set<Layer>,
-  nested: Map<Layer, LayersModel>,
+  copies: Map<Layer, Layer>,
 ): LayersModel {
   const tensors = new Map<SymbolicTensor, SymbolicTensor>();
-  const copies = new Map<Layer, Layer>(nested);
   const tensorOf = (t: SymbolicTensor) => tensors.get(graph.source(t)) as SymbolicTensor;
-  try {
-    for (const call of graph.calls) {
-      const { layer, inputs, outputs, options } = call;
-      if (inputs.length === 0) {
-        const [output] = outputs as [SymbolicTensor];
-        tensors.set(output, input({ batchShape: output.shape, dtype: output.dtype, name: layer.name }));
-        continue;
-      }
-      const isNew = !copies.has(layer);
-      const make = () =>
-        graph.identities.has(call)
-          ? layers.activation({ activation: "linear", name: layer.name })
-          : copyOf(layer, changed.has(layer));
-      const copy = copies.get(layer) ?? make();
-      copies.set(layer, copy);
-      const sources = inputs.map(tensorOf);
-      // TF.js adds the states that a recurrent layer gets in a call to its inputs
-      const { initialState, constants, ...kwargs } = options;
-      const results = [
-        copy.apply(sources.length === 1 ? (sources[0] as SymbolicTensor) : sources, kwargs as never),
-      ].flat();
-      for (const [i, output] of outputs.entries()) tensors.set(output, results[i] as SymbolicTensor);
-      if (!isNew || graph.identities.has(call)) continue;
-      if (changed.has(layer)) writeParameters(copy, parameters.get(layer) as Parameters);
-      else copyWeights(layer, copy);
+  for (const call of graph.calls) {
+    const { layer, inputs, outputs } = call;
+    if (inputs.length === 0) {
+      const [output] = outputs as [SymbolicTensor];
+      tensors.set(output, input({ batchShape: output.shape, dtype: output.dtype, name: layer.name }));
+      continue;
     }
-    const { inputs, outputs, name } = graph.model;
-    const result = functional({ inputs: inputs.map(tensorOf), outputs: outputs.map(tensorOf), name });
-    const metadata = graph.model.getUserDefinedMetadata();
-    if (metadata) result.setUserDefinedMetadata(metadata);
-    return result;
-  } catch (error) {
-    for (const copy of copies.values()) for (const weight of copy.weights) weight.dispose();
-    throw error;
+    const isNew = !copies.has(layer);
+    const isIdentity = graph.identities.has(call);
+    if (isIdentity) copies.set(layer, layers.activation({ activation: "linear", name: layer.name }));
+    else if (isNew) copies.set(layer, copyOf(layer, changed.has(layer)));
+    const copy = copies.get(layer) as Layer;
+    const sources = inputs.map(tensorOf);
+    // TF.js adds the states that a recurrent layer gets in a call to its inputs
+    const { initialState, constants, ...kwargs } = call.options;
+    const results = [
+      copy.apply(sources.length === 1 ? (sources[0] as SymbolicTensor) : sources, kwargs as never),
+    ].flat();
+    for (const [i, output] of outputs.entries()) tensors.set(output, results[i] as SymbolicTensor);
+    if (changed.has(layer)) writeParameters(copy, parameters.get(layer) as Parameters);
+    else if (isNew && !isIdentity) copyWeights(layer, copy);
   }
+  const { inputs, outputs, name } = graph.model;
+  const result = functional({ inputs: inputs.map(tensorOf), outputs: outputs.map(tensorOf), name });
+  const metadata = graph.model.getUserDefinedMetadata();
+  if (metadata) result.setUserDefinedMetadata(metadata);
+  return result;
 }
 
 /**
@@ -592,26 +607,20 @@ export async function foldModel(model: LayersModel): Promise<FoldedModel> {
   if (!isModel(model) || model.outputs.length === 0)
     throw wrongKind("model", "a LayersModel with an output, as tf.loadLayersModel returns it", model);
   const graph = new Graph(model);
-  const report: FoldedBatchNorm[] = [];
-  const nested = new Map<Layer, LayersModel>();
-  const owners = new Set(graph.calls.map(({ layer }) => layer).filter(isModel));
-  for (const owner of owners) {
-    const inner = await foldModel(owner);
-    nested.set(owner, inner.model);
-    report.push(...inner.report.map((entry) => ({ ...entry, name: `${owner.name}/${entry.name}` })));
-  }
-  const { sources, parameters } = await readParameters(graph);
-  const changed = new Set<Layer>();
-  const outcomes = new Map<Layer, FoldedBatchNorm>();
-  // a batch norm that has been folded makes room for the next
-  for (let isNew = true; isNew; ) {
-    isNew = false;
-    for (const call of graph.calls.filter((c) => isBatchNorm(c) && !graph.identities.has(c))) {
-      const { name } = call.layer;
-      const outcome = foldOne(graph, call, sources.get(call.layer) as Source, parameters, changed);
-      outcomes.set(call.layer, { name, ...outcome });
-      if (outcome.outcome !== "kept") isNew = true;
+  const copies = new Map<Layer, Layer>();
+  try {
+    const report: FoldedBatchNorm[] = [];
+    for (const owner of new Set(graph.calls.map(({ layer }) => layer).filter(isModel))) {
+      const inner = await foldModel(owner);
+      copies.set(owner, inner.model);
+      report.push(...inner.report.map((entry) => ({ ...entry, name: `${owner.name}/${entry.name}` })));
     }
+    const { sources, parameters } = await readParameters(graph);
+    const changed = new Set<Layer>();
+    report.push(...foldAll(graph, sources, parameters, changed));
+    return { model: rebuild(graph, parameters, changed, copies), report };
+  } catch (error) {
+    for (const copy of copies.values()) for (const weight of copy.weights) weight.dispose();
+    throw error;
   }
-  return { model: rebuild(graph, parameters, changed, nested), report: [...report, ...outcomes.values()] };
 }

@@ -831,7 +831,8 @@ describe("models", () => {
         super(config);
       }
     }
-    const m = chain(dense(3, { inputShape: [4] }), bn(), new Strict({ factor: 2 }), dense(2, { name: "d2" }));
+    const nested = sequential({ layers: [dense(4, { inputShape: [4] }), bn({ name: "inner" })] });
+    const m = chain(dense(4, { inputShape: [4] }), nested, bn(), new Strict({ factor: 2 }), dense(2, { name: "d2" }));
     const before = tf.memory().numTensors;
     await expect(foldModel(m)).rejects.toThrow(new TypeError("no factor"));
     expect(tf.memory().numTensors).toBe(before);
