@@ -6,6 +6,7 @@ export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
 export type { BatchNormOptions, Scale, Statistics } from "./arguments.ts";
+export { type FoldedBatchNorm, type FoldedModel, foldModel } from "./fold-model.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
 export { batchNorm, batchNormInference } from "./operations.ts";

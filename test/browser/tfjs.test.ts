@@ -1,11 +1,12 @@
 // TF.js's wasm backend in a page. In a page that is cross-origin isolated it has threads with shared memory, and the
 // kernels can have a pool of threads over it. The bits are those of one thread.
 
+import { getThreadsCount } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "@tensorflow/tfjs-core";
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, type MockInstance, vi } from "vitest";
 import { batchNorm, batchNormInference, info, init, stopThreads } from "../../src/tfjs/index.ts";
 import { Pool } from "../../src/wasm/threads/pool.ts";
-import { allValues, useBackend, values } from "../support/tfjs.ts";
+import { read, readAll, useBackend } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
 const isolated = inject("isolated");
@@ -17,7 +18,7 @@ it("its memory is worked on in place, shared or not", async () => {
     isolated ? "[object SharedArrayBuffer]" : "[object ArrayBuffer]",
   );
   expect(info()).toMatchObject({ backend: "wasm", memory: "in place", threads: 1 });
-  const y = await values(batchNorm(tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]), {}, { epsilon: 0 }).y);
+  const y = await read(batchNorm(tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]), {}, { epsilon: 0 }).y);
   const s = Math.sqrt(1.5);
   expect(y).toBeAllclose([-s, -s, 0, 0, s, s], { rtol: 1e-6, atol: 1e-6 });
 });
@@ -43,7 +44,7 @@ async function step([shape, axis]: Case): Promise<Int32Array[]> {
     const { value, grads } = tf.valueAndGrads(f)(inputs, dy as tf.Tensor);
     return [value, ...grads, batchNormInference(x as tf.Tensor, { mean, variance }, { axis })].map((t) => t.clone());
   });
-  const bits = (await allValues(tensors)).map((values) => new Int32Array(values.buffer));
+  const bits = (await readAll(tensors)).map((values) => new Int32Array(values.buffer));
   tf.dispose(tensors);
   return bits;
 }
@@ -105,6 +106,18 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
     expect(wasm.HEAPU8.length).toBeGreaterThan(before);
     tf.dispose(large);
   });
+
+  it.skipIf(!isolated)(
+    'has as many threads as TF.js\'s backend with "auto" (skipped in pages without threads)',
+    async () => {
+      await init({ threads: "auto" });
+      expect(info()).toMatchObject({
+        threads: getThreadsCount(),
+        threadsReason: `"auto": TF.js's wasm backend has ${getThreadsCount()}`,
+      });
+      expectBits(await step(CASES[0]), expected[0] as Int32Array[]);
+    },
+  );
 
   it("ends, and another one starts", async () => {
     await stopThreads();

@@ -70,7 +70,9 @@ export async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`TF.js's backend ${name} did not start`);
 }
 
-/** Returns a tensor's elements, asynchronously, because TF.js's webgpu backend reads in no other way. */
-export const values = async (t: tf.Tensor): Promise<Float32Array> => Float32Array.from(await t.data());
+export const values = (t: tf.Tensor): Float32Array => Float32Array.from(t.dataSync());
 
-export const allValues = (tensors: readonly tf.Tensor[]): Promise<Float32Array[]> => Promise.all(tensors.map(values));
+/** Returns a tensor's elements on any backend: TF.js's webgpu backend reads reliably only asynchronously. */
+export const read = async (t: tf.Tensor): Promise<Float32Array> => Float32Array.from(await t.data());
+
+export const readAll = (tensors: readonly tf.Tensor[]): Promise<Float32Array[]> => Promise.all(tensors.map(read));

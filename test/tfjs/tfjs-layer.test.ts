@@ -18,7 +18,7 @@ import {
 import { afterEach, beforeAll, beforeEach, describe, expect, it, type MockInstance, vi } from "vitest";
 import { type BatchNormalizationConfig, batchNormalization, registerLayer } from "../../src/tfjs/index.ts";
 import * as reference from "../support/reference.ts";
-import { allValues, BACKENDS, useBackend, values } from "../support/tfjs.ts";
+import { BACKENDS, read, readAll, useBackend } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
 type Layer = ReturnType<typeof layers.batchNormalization>;
@@ -30,7 +30,7 @@ const THEIRS: Make = (config) => layers.batchNormalization(config);
 const EPSILON = 1e-3;
 const TRAINING = { training: true };
 
-const weightsOf = (layer: { getWeights(): tf.Tensor[] }) => allValues(layer.getWeights());
+const weightsOf = (layer: { getWeights(): tf.Tensor[] }) => readAll(layer.getWeights());
 const movingOf = async (layer: Layer) => (await weightsOf(layer)).slice(-2);
 
 /** A tensor of `shape` whose channels on `axis` differ in mean and spread. */
@@ -50,8 +50,8 @@ async function normalized(x: tf.Tensor, axis: number) {
   const at = axis < 0 ? axis + x.rank : axis;
   const { shape } = x;
   const dims = { outer: sizeOf(shape.slice(0, at)), channels: shape[at] as number, inner: sizeOf(shape.slice(at + 1)) };
-  const { mean, variance } = reference.statistics(await values(x), dims);
-  const { y } = reference.forward(await values(x), dims, mean, reference.invStdOf(variance, EPSILON));
+  const { mean, variance } = reference.statistics(await read(x), dims);
+  const { y } = reference.forward(await read(x), dims, mean, reference.invStdOf(variance, EPSILON));
   const moved = (start: number, batch: Float64Array) => batch.map((b) => 0.99 * start + 0.01 * b);
   return { y, moving: [moved(0, mean), moved(1, variance)] };
 }
@@ -105,14 +105,14 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(one.history.loss).toHaveLength(5);
       expect(one.history.loss as number[]).toBeAllclose(other.history.loss as number[], { rtol: 1e-4, atol: 1e-5 });
       expect((one.history.loss as number[])[4]).toBeLessThan((one.history.loss as number[])[0] as number);
-      const [mine, theirs] = (await allValues([a, b].map((net) => net.predict(inputs()) as tf.Tensor))) as [
+      const [mine, theirs] = (await readAll([a, b].map((net) => net.predict(inputs()) as tf.Tensor))) as [
         Float32Array,
         Float32Array,
       ];
       expect(mine).toBeAllclose(theirs, { rtol: 1e-3, atol: 1e-4 });
       for (const [i, weight] of (await weightsOf(a)).entries())
         expect(weight).toBeAllclose((await weightsOf(b))[i] as Float32Array, { rtol: 1e-3, atol: 1e-4 });
-      const evaluated = await allValues(
+      const evaluated = await readAll(
         [a, b].map((net) => net.evaluate(inputs(), targets(), { verbose: 0 }) as tf.Scalar),
       );
       expect(evaluated[0]).toBeAllclose(evaluated[1] as Float32Array, { rtol: 1e-4 });
@@ -124,8 +124,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
         const x = data(shape, -1);
         const results = [OURS, THEIRS].map(async (make) => {
           const layer = make({ momentum: 0.8, epsilon: 0.01 });
-          const trained = await values(layer.apply(x, TRAINING) as tf.Tensor);
-          return { trained, moving: await movingOf(layer), after: await values(layer.apply(x) as tf.Tensor) };
+          const trained = await read(layer.apply(x, TRAINING) as tf.Tensor);
+          return { trained, moving: await movingOf(layer), after: await read(layer.apply(x) as tf.Tensor) };
         });
         const [mine, theirs] = await Promise.all(results);
         expect(mine?.trained).toBeAllclose(theirs?.trained as Float32Array, { rtol: 1e-4, atol: 1e-4 });
@@ -208,7 +208,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const config = { axis: -1, momentum: 0.6, epsilon: 0.05, gammaRegularizer: regularizers.l2({ l2: 0.01 }) };
       const theirs = network(THEIRS, config);
       await train(theirs);
-      const expected = await values(theirs.predict(inputs()) as tf.Tensor);
+      const expected = await read(theirs.predict(inputs()) as tf.Tensor);
 
       const restore = registerLayer();
       let ours: LayersModel;
@@ -220,13 +220,13 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(batchNormOf(ours).constructor).toBe(ourClass);
       expect(ours.toJSON(null, false)).toEqual(theirs.toJSON(null, false));
       expect(await weightsOf(ours)).toEqual(await weightsOf(theirs));
-      expect(await values(ours.predict(inputs()) as tf.Tensor)).toBeAllclose(expected, { rtol: 1e-4, atol: 1e-5 });
+      expect(await read(ours.predict(inputs()) as tf.Tensor)).toBeAllclose(expected, { rtol: 1e-4, atol: 1e-5 });
 
       const back = await copy(ours);
       expect(batchNormOf(back).constructor).toBe(theirClass);
       expect(back.toJSON(null, false)).toEqual(theirs.toJSON(null, false));
       expect(await weightsOf(back)).toEqual(await weightsOf(theirs));
-      expect(await values(back.predict(inputs()) as tf.Tensor)).toEqual(expected);
+      expect(await read(back.predict(inputs()) as tf.Tensor)).toEqual(expected);
 
       for (const net of [ours, back]) net.compile({ optimizer: tf.train.sgd(0.1), loss: "meanSquaredError" });
       const [one, other] = [await train(ours, 2), await train(back, 2)];
@@ -245,8 +245,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(batchNormOf(ours).getConfig()).toMatchObject({ onNonFinite: "throw" });
       const theirs = await copy(ours);
       expect(batchNormOf(theirs).constructor).toBe(theirClass);
-      expect(await values(theirs.predict(inputs()) as tf.Tensor)).toBeAllclose(
-        await values(strict.predict(inputs()) as tf.Tensor),
+      expect(await read(theirs.predict(inputs()) as tf.Tensor)).toBeAllclose(
+        await read(strict.predict(inputs()) as tf.Tensor),
         close,
       );
       expect(batchNormOf(network(OURS)).getConfig()).not.toHaveProperty("onNonFinite");
@@ -301,7 +301,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(layer.constructor).toBe(ourClass);
       expect(layer.getClassName()).toBe("BatchNormalization");
       const expected = await normalized(x, 1);
-      expect(await values(net.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
+      expect(await read(net.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
       for (const i of [0, 1])
         expect((await movingOf(layer))[i]).toBeAllclose(expected.moving[i] as Float64Array, close);
       // TF.js's own class loads it again
@@ -327,7 +327,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       theirs.apply(x, TRAINING);
       mine.apply(x);
       mine.setWeights(theirs.getWeights());
-      expect(await values(mine.apply(x) as tf.Tensor)).toBeAllclose(await values(theirs.apply(x) as tf.Tensor), close);
+      expect(await read(mine.apply(x) as tf.Tensor)).toBeAllclose(await read(theirs.apply(x) as tf.Tensor), close);
       mine.apply(x, TRAINING);
       theirs.setWeights(mine.getWeights());
       expect(await movingOf(theirs)).toEqual(await movingOf(mine));
@@ -338,9 +338,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     it("infers in predict, and when called without training", async () => {
       const x = data([8, 3], -1);
       const layer = OURS();
-      const y = await values(layer.apply(x) as tf.Tensor);
+      const y = await read(layer.apply(x) as tf.Tensor);
       expect(y).toBeAllclose(
-        (await values(x)).map((v) => v / Math.sqrt(1 + EPSILON)),
+        (await read(x)).map((v) => v / Math.sqrt(1 + EPSILON)),
         close,
       );
       expect(await movingOf(layer)).toEqual([new Float32Array(3), new Float32Array(3).fill(1)]);
@@ -350,14 +350,14 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const x = data([8, 3], -1);
       const expected = await normalized(x, -1);
       const layer = OURS();
-      expect(await values(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
+      expect(await read(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
       for (const i of [0, 1])
         expect((await movingOf(layer))[i]).toBeAllclose(expected.moving[i] as Float64Array, close);
 
       const inner = OURS();
       const at = input({ shape: [3] });
       const net = model({ inputs: at, outputs: inner.apply(at) as never });
-      expect(await values(net.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
+      expect(await read(net.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
       expect(await movingOf(inner)).toEqual(await movingOf(layer));
     });
 
@@ -405,7 +405,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
 
     it("masks of a Masking layer reach it, in fit and when applied", async () => {
       const [T, C] = [5, 3];
-      const x = await values(data([6, T, C], -1));
+      const x = await read(data([6, T, C], -1));
       const kept = Array.from({ length: 6 * T }, (_, i) => i % T < 2 + (Math.floor(i / T) % 3));
       for (let i = 0; i < x.length; i++) if (!kept[Math.floor(i / C)]) x[i] = 0;
       const masked = tf.tensor3d(x, [6, T, C]);
@@ -426,35 +426,35 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const x = axis1();
       const expected = await normalized(x, 1);
       const [mine, theirs] = [OURS({ axis: 1 }), THEIRS({ axis: 1 })];
-      const wrong = largest(await values(theirs.apply(x, TRAINING) as tf.Tensor), expected.y);
+      const wrong = largest(await read(theirs.apply(x, TRAINING) as tf.Tensor), expected.y);
       if (!onGpu) expect(wrong).toBeGreaterThan(1);
-      expect(await values(mine.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
+      expect(await read(mine.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
       for (const i of [0, 1]) expect((await movingOf(mine))[i]).toBeAllclose(expected.moving[i] as Float64Array, close);
 
       const after = { outer: 4, channels: 3, inner: 5 };
       const [mean, variance] = (await movingOf(mine)) as [Float32Array, Float32Array];
       const invStd = reference.invStdOf(Float64Array.from(variance), EPSILON);
-      const inferred = reference.forward(await values(x), after, mean, invStd).y;
+      const inferred = reference.forward(await read(x), after, mean, invStd).y;
       theirs.setWeights(mine.getWeights());
-      const wrongAfter = largest(await values(theirs.apply(x) as tf.Tensor), inferred);
+      const wrongAfter = largest(await read(theirs.apply(x) as tf.Tensor), inferred);
       if (!onGpu) expect(wrongAfter).toBeGreaterThan(0.1);
-      expect(await values(mine.apply(x) as tf.Tensor)).toBeAllclose(inferred, close);
+      expect(await read(mine.apply(x) as tf.Tensor)).toBeAllclose(inferred, close);
 
       const w = tf.tensor3d(normal(9, 60), [4, 3, 5]);
       const slope = (layer: Layer) =>
         tf.grad((x: tf.Tensor) => tf.sum(tf.mul(w, layer.apply(x, TRAINING) as tf.Tensor)))(x);
       expect(() => slope(theirs)).toThrow("Size(60) must match the product of shape");
-      const { mean: m, variance: v } = reference.statistics(await values(x), after);
+      const { mean: m, variance: v } = reference.statistics(await read(x), after);
       const { dx } = reference.backward(
-        await values(x),
-        await values(w),
+        await read(x),
+        await read(w),
         after,
         m,
         reference.invStdOf(v, EPSILON),
         null,
         true,
       );
-      expect(await values(slope(mine))).toBeAllclose(dx, { rtol: 1e-4, atol: 1e-4 });
+      expect(await read(slope(mine))).toBeAllclose(dx, { rtol: 1e-4, atol: 1e-4 });
     });
 
     it.each([
@@ -465,7 +465,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const x = data([8, 3], -1);
       expect(() => THEIRS(config).apply(x, TRAINING)).toThrow(TypeError);
       const layer = OURS(config);
-      expect(await values(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose((await normalized(x, -1)).y, close);
+      expect(await read(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose((await normalized(x, -1)).y, close);
       expect(layer.trainableWeights.map(({ originalName }) => originalName.replace(/.*\//, ""))).toEqual(names);
       const net = network(OURS, config);
       const { history } = await train(net);
@@ -481,8 +481,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(() => THEIRS({ axis }).apply(x, TRAINING)).toThrow("rank 5");
       const layer = OURS({ axis });
       const expected = await normalized(x, axis);
-      expect(await values(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
-      expect(await values(layer.apply(x) as tf.Tensor)).toHaveLength(96);
+      expect(await read(layer.apply(x, TRAINING) as tf.Tensor)).toBeAllclose(expected.y, close);
+      expect(await read(layer.apply(x) as tf.Tensor)).toHaveLength(96);
     });
 
     it("masks: TF.js says that it supports them and ignores them; ours takes the statistics of what counts", async () => {
@@ -560,7 +560,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
         const layer = OURS({ axis, name: "bn3", betaInitializer: initializers.constant({ value: 0.25 }) });
         const y = layer.apply(x, TRAINING) as tf.Tensor;
         expect(y.shape).toEqual(shape);
-        expect(await values(y)).toEqual(new Float32Array(3).fill(0.25));
+        expect(await read(y)).toEqual(new Float32Array(3).fill(0.25));
         layer.apply(x, TRAINING);
         expect(await movingOf(layer)).toEqual(start(3));
         await settled();
@@ -570,7 +570,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
           ),
         ]);
         expect(warnings()[0]).toMatch("Choose a batchSize that leaves more than one sample");
-        expect(await values(layer.apply(tf.ones(shape)) as tf.Tensor)).toBeAllclose([1.2495, 1.2495, 1.2495], {
+        expect(await read(layer.apply(tf.ones(shape)) as tf.Tensor)).toBeAllclose([1.2495, 1.2495, 1.2495], {
           rtol: 1e-4,
         });
       },
@@ -589,13 +589,13 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
         const w = tf.tensor(upstream, x.shape);
         const loss = (x: tf.Tensor) =>
           tf.sum(tf.mul(w, layer.apply(x, { ...TRAINING, ...(mask ? { mask } : {}) }) as tf.Tensor)) as tf.Scalar;
-        expect(await values(tf.grad(loss)(x))).toEqual(new Float32Array(x.size));
+        expect(await read(tf.grad(loss)(x))).toEqual(new Float32Array(x.size));
         const { grads } = tf.variableGrads(() => loss(x), variables);
-        const [dGamma, dBeta] = await allValues(variables.map(({ name }) => grads[name] as tf.Tensor));
+        const [dGamma, dBeta] = await readAll(variables.map(({ name }) => grads[name] as tf.Tensor));
         expect(dGamma).toEqual(new Float32Array(3));
         const sums = [0, 1, 2].map((c) => upstream.filter((_, i) => i % 3 === c).reduce((a, b) => a + b, 0));
         expect(dBeta).toBeAllclose(sums, close);
-        expect(await values(layer.apply(x, { ...TRAINING, ...(mask ? { mask } : {}) }) as tf.Tensor)).toEqual(
+        expect(await read(layer.apply(x, { ...TRAINING, ...(mask ? { mask } : {}) }) as tf.Tensor)).toEqual(
           new Float32Array(x.size).fill(0.25),
         );
         expect(await movingOf(layer)).toEqual(start(3));
@@ -628,7 +628,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const [mine, theirs] = [OURS({ name: "bn7" }), THEIRS()];
       theirs.apply(x, TRAINING);
       expect((await movingOf(theirs))[0]?.[1]).toBeNaN();
-      const y = await values(mine.apply(x, TRAINING) as tf.Tensor);
+      const y = await read(mine.apply(x, TRAINING) as tf.Tensor);
       expect(y.filter((_, i) => i % 2 === 0)).toBeAllclose(
         (await normalized(tf.tensor2d([1, 3, 5], [3, 1]), -1)).y,
         close,
@@ -679,7 +679,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       const x = tf.tensor2d(normal(1, 100_352, 1, 1e4), [100_352, 1]);
       const [mine, theirs] = [OURS({ momentum: 0 }), THEIRS({ momentum: 0 })];
       for (const layer of [mine, theirs]) layer.apply(x, TRAINING);
-      const { variance } = reference.statistics(await values(x), { outer: 100_352, channels: 1, inner: 1 });
+      const { variance } = reference.statistics(await read(x), { outer: 100_352, channels: 1, inner: 1 });
       expect((await movingOf(mine))[1]).toBeAllclose(variance, { rtol: 1e-6 });
       if (backend === "wasm" || backend === "hidden")
         expect(largest((await movingOf(theirs))[1] as Float32Array, variance)).toBeGreaterThan(0.1);

@@ -15,7 +15,7 @@ import {
   registerKernels,
   stopThreads,
 } from "../../src/tfjs/index.ts";
-import { allValues, BACKENDS, hiding, useBackend, values } from "../support/tfjs.ts";
+import { BACKENDS, hiding, read, readAll, useBackend } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
 const EPSILON = 1e-3;
@@ -119,9 +119,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       const scale = { gamma: gamma && tf.tensor1d(gamma), beta: beta && tf.tensor1d(beta) };
       const { y, mean, variance } = batchNorm(tf.tensor(x, [...shape]), scale, { axis });
       expect(y.shape).toEqual(shape);
-      expectSame(await values(y), expected.y.data);
-      expectSame(await values(mean), Float32Array.from(expected.mean));
-      expectSame(await values(variance), Float32Array.from(expected.variance));
+      expectSame(await read(y), expected.y.data);
+      expectSame(await read(mean), Float32Array.from(expected.mean));
+      expectSame(await read(variance), Float32Array.from(expected.variance));
 
       const parameters = [scale.gamma, scale.beta].filter((t) => t !== null);
       const f = (x: tf.Tensor, ...rest: tf.Tensor[]) => {
@@ -130,11 +130,11 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       };
       const [dx, ...others] = tf.grads(f)([tf.tensor(x, [...shape]), ...parameters], tf.tensor(dy, [...shape]));
       expect((dx as tf.Tensor).shape).toEqual(shape);
-      expectSame(await values(dx as tf.Tensor), gradients.dx?.data);
+      expectSame(await read(dx as tf.Tensor), gradients.dx?.data);
       const wanted = [gamma && gradients.dGamma, beta && gradients.dBeta].filter((v) => v);
       expect(others).toHaveLength(wanted.length);
       for (const [i, vector] of wanted.entries())
-        expectSame(await values(others[i] as tf.Tensor), vector as Float32Array);
+        expectSame(await read(others[i] as tf.Tensor), vector as Float32Array);
     });
 
     it("has the facade's bits by given statistics", async () => {
@@ -148,9 +148,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
         batchNormInference(x, { gamma, beta, mean: m, variance: v }, { axis, epsilon: 0.01 });
       const inputs = [tf.tensor(x, [...shape]), tf.tensor1d(gamma), tf.tensor1d(beta)];
       const { value, grads } = tf.valueAndGrads(f)(inputs, tf.tensor(dy, [...shape]));
-      expectSame(await values(value), expected.y.data);
+      expectSame(await read(value), expected.y.data);
       for (const [i, wanted] of [gradients.dx?.data, gradients.dGamma, gradients.dBeta].entries())
-        expectSame(await values(grads[i] as tf.Tensor), wanted);
+        expectSame(await read(grads[i] as tf.Tensor), wanted);
     });
   });
 
@@ -169,12 +169,12 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       const { dx } = batchNormBackward({ data: dy, shape }, expected.saved);
       const f = (x: tf.Tensor) => batchNorm(x, {}, { mask: tf.tensor2d(mask, [3, 4], dtype) }).y;
       const { value, grad } = tf.valueAndGrad(f)(tf.tensor(x, [3, 4, 5]), tf.tensor(dy, [3, 4, 5]));
-      expectSame(await values(value), expected.y.data);
-      expectSame(await values(grad), dx?.data);
+      expectSame(await read(value), expected.y.data);
+      expectSame(await read(grad), dx?.data);
     }
     const first = batchNorm(tf.tensor(x, [3, 5, 4]), {}, { axis: 1, mask: tf.tensor2d(booleans, [3, 4]) });
     const planes = batchNormForward({ data: x, shape: [3, 5, 4] }, {}, { epsilon: EPSILON, mask: booleans });
-    expectSame(await values(first.y), planes.y.data);
+    expectSame(await read(first.y), planes.y.data);
   });
 
   it.each([0, EPSILON])("gives exactly beta for a constant channel, with epsilon %f", async (epsilon) => {
@@ -185,10 +185,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       const [gamma, beta] = [tf.tensor1d([1, 2, -3, 1e3]), tf.tensor1d([0.5, -2, 7, 0])];
       const f = (x: tf.Tensor) => batchNorm(x, { gamma, beta }, { axis, epsilon }).y;
       const { value, grad } = tf.valueAndGrad(f)(x, tf.ones(x.shape));
-      expect(await values(value)).toEqual(
-        await values(tf.add(tf.zeros(x.shape), axis ? beta : tf.reshape(beta, [4, 1]))),
-      );
-      expect(await values(grad)).toBeAllclose(new Float32Array(x.size), { atol: 1e-3 });
+      expect(await read(value)).toEqual(await read(tf.add(tf.zeros(x.shape), axis ? beta : tf.reshape(beta, [4, 1]))));
+      expect(await read(grad)).toBeAllclose(new Float32Array(x.size), { atol: 1e-3 });
     }
   });
 
@@ -208,7 +206,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
         batchNorm(x, { gamma, beta }, mask ? { mask } : {}).y;
       const { value, grads } = tf.valueAndGrads(f)([x, gamma, tf.zeros([5])], dy);
       const { mean, variance } = batchNorm(x, {}, mask ? { mask } : {});
-      return allValues([value, ...grads, mean, variance]);
+      return readAll([value, ...grads, mean, variance]);
     };
     const masked = await results(tf.tensor3d(spoilt.x, [3, 4, 5]), tf.tensor3d(spoilt.dy, [3, 4, 5]), mask);
     const expected = await results(tf.tensor2d(compact(x), [6, 5]), tf.tensor2d(compact(dy), [6, 5]));
@@ -218,7 +216,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
 
   it("casts other types of numbers, and their gradients flow", async () => {
     const x = tf.tensor2d([1, 2, 3, 4, 5, 9], [3, 2], "int32");
-    expect(await values(batchNorm(x).y)).toEqual(await values(batchNorm(tf.cast(x, "float32")).y));
+    expect(await read(batchNorm(x).y)).toEqual(await read(batchNorm(tf.cast(x, "float32")).y));
     expect(batchNorm(x).y.dtype).toBe("float32");
   });
 
@@ -234,15 +232,12 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     };
     const inputs = [x, gamma as tf.Tensor, beta as tf.Tensor];
     const [a, b] = [ours, theirs].map((norm) => tf.valueAndGrads(loss(norm))(inputs));
-    expect(await values(a?.value as tf.Tensor)).toBeAllclose(await values(b?.value as tf.Tensor), {
+    expect(await read(a?.value as tf.Tensor)).toBeAllclose(await read(b?.value as tf.Tensor), {
       rtol: 1e-4,
       atol: 1e-4,
     });
     for (const i of [0, 1, 2]) {
-      const [mine, other] = (await allValues([a?.grads[i], b?.grads[i]] as tf.Tensor[])) as [
-        Float32Array,
-        Float32Array,
-      ];
+      const [mine, other] = (await readAll([a?.grads[i], b?.grads[i]] as tf.Tensor[])) as [Float32Array, Float32Array];
       expect(mine).toBeAllclose(other, { rtol: 1e-3, atol: 1e-3 * Math.max(...other.map(Math.abs)) });
     }
   });
@@ -277,7 +272,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       tf.tensor1d(normal(2, 4, 1, 1)),
       tf.tensor1d(normal(3, 4)),
     ];
-    const [a, b] = await Promise.all([ours, theirs].map((norm) => allValues(tf.grads(penalty(norm))(inputs))));
+    const [a, b] = await Promise.all([ours, theirs].map((norm) => readAll(tf.grads(penalty(norm))(inputs))));
     for (const [i, other] of (b as Float32Array[]).entries()) {
       const size = Math.max(...other.map(Math.abs));
       expect(size).toBeGreaterThan(0.1);
@@ -301,9 +296,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     };
     const second = (x: tf.Tensor) => total(tf.square(tf.grad(composition)(x)));
     const third = (x: tf.Tensor) => total(tf.square(tf.grad(second)(x)));
-    const expected = await values(tf.grad(third)(x));
+    const expected = await read(tf.grad(third)(x));
     const most = Math.max(...expected.map(Math.abs));
-    expect(await values(tf.grad(thrice)(x))).toBeAllclose(expected, { rtol: 1e-2, atol: 1e-3 * most });
+    expect(await read(tf.grad(thrice)(x))).toBeAllclose(expected, { rtol: 1e-2, atol: 1e-3 * most });
   });
 
   it("gives an empty y and zeros for an empty batch", async () => {
@@ -311,9 +306,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     const { value, grads } = tf.valueAndGrads(f)([tf.zeros([0, 3]), tf.ones([3])], tf.zeros([0, 3]));
     expect(value.shape).toEqual([0, 3]);
     expect(grads.map((t) => t.shape)).toEqual([[0, 3], [3]]);
-    expect(await values(grads[1] as tf.Tensor)).toEqual(new Float32Array(3));
+    expect(await read(grads[1] as tf.Tensor)).toEqual(new Float32Array(3));
     const { mean, variance } = batchNorm(tf.zeros([0, 3]));
-    expect([await values(mean), await values(variance)]).toEqual([new Float32Array(3), new Float32Array(3)]);
+    expect([await read(mean), await read(variance)]).toEqual([new Float32Array(3), new Float32Array(3)]);
     const given = { mean: tf.ones([3]), variance: tf.ones([3]) };
     expect(batchNormInference(tf.zeros([0, 3]), given).shape).toEqual([0, 3]);
   });
@@ -321,9 +316,9 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
   it("keeps to float32 where mean ≫ std, as TF.js does not", async () => {
     const x = tf.tensor2d(normal(1, 4096 * 2, 1, 1e4), [4096, 2]);
     const { variance } = batchNorm(x);
-    expect(await values(variance)).toBeAllclose([1, 1], { rtol: 0.1 });
-    const y = await values(batchNorm(x).y);
-    const expected = batchNormForward({ data: await values(x), shape: [4096, 2] }, {}, { epsilon: EPSILON });
+    expect(await read(variance)).toBeAllclose([1, 1], { rtol: 0.1 });
+    const y = await read(batchNorm(x).y);
+    const expected = batchNormForward({ data: await read(x), shape: [4096, 2] }, {}, { epsilon: EPSILON });
     expectSame(y, expected.y.data);
   });
 
@@ -332,11 +327,11 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     tf.engine().startScope();
     {
       const x = tf.tensor2d(normal(1, 64 * 8), [64, 8]);
-      const first = await values(batchNorm(x).y);
+      const first = await read(batchNorm(x).y);
       const large = Array.from({ length: 6 }, () => tf.zeros([1 << 20]));
-      expect(await values(batchNorm(x).y)).toEqual(first);
+      expect(await read(batchNorm(x).y)).toEqual(first);
       const big = batchNorm(tf.reshape(large[0] as tf.Tensor, [1024, 1024]));
-      expect((await values(big.y)).every((v) => v === 0)).toBe(true);
+      expect((await read(big.y)).every((v) => v === 0)).toBe(true);
     }
     tf.engine().endScope();
     expect(tf.memory().numBytes).toBe(before);
@@ -380,11 +375,11 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
       z.dispose();
       return y;
     };
-    const dx = await values(tf.grad(f)(x, x));
+    const dx = await read(tf.grad(f)(x, x));
     // y, mean and variance; TF.js's wasm backend copies for a clone; composed, vectors for the gradient
     expect(added).toBe({ wasm: 3, cpu: 3, hidden: 4, device: 5, webgl: 5, webgpu: 5 }[backend]);
     const undisturbed = tf.grad((x: tf.Tensor) => batchNorm(tf.square(x)).y)(x, x);
-    expect(dx).toEqual(await values(undisturbed));
+    expect(dx).toEqual(await read(undisturbed));
     expect(tf.getKernel("Identity", backend).kernelFunc).toBe(kernelFunc);
   });
 
@@ -394,7 +389,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend, memory }) => {
     const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
     tf.unregisterKernel("Identity", backend);
     try {
-      expect(await values(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
+      expect(await read(batchNormInference(x, given, { epsilon: 0 }))).toEqual(new Float32Array([1, 2, 3, 4]));
     } finally {
       tf.registerKernel(identity);
     }
@@ -511,14 +506,14 @@ describe("composed of TF.js's operations", () => {
       c.map((v, i) => (at(i) ? v : 0)),
       [3, 4, 5],
     );
-    const masked = await values(tf.grad(penalty(zeroed, mask))(tf.tensor3d(x, [3, 4, 5])));
+    const masked = await read(tf.grad(penalty(zeroed, mask))(tf.tensor3d(x, [3, 4, 5])));
     const [kept, weights] = [x, c].map((v) =>
       tf.tensor2d(
         v.filter((_, i) => at(i)),
         [6, 5],
       ),
     ) as [tf.Tensor, tf.Tensor];
-    const expected = await values(tf.grad(penalty(weights))(kept));
+    const expected = await read(tf.grad(penalty(weights))(kept));
     const most = Math.max(...expected.map(Math.abs));
     expect(most).toBeGreaterThan(0.1);
     expect(masked.filter((_, i) => at(i))).toBeAllclose(expected, { rtol: 1e-3, atol: 1e-4 * most });
@@ -550,7 +545,7 @@ describe("rank 1", () => {
     const x = tf.tensor1d([1, 2, 3]);
     expect(() => batchNorm(x)).toThrow("Expected more than 1 value per channel");
     const y = batchNormInference(x, { mean: tf.ones([3]), variance: tf.tensor1d([4, 4, 4]) }, { epsilon: 0 });
-    expect(await values(y)).toEqual(Float32Array.of(0, 0.5, 1));
+    expect(await read(y)).toEqual(Float32Array.of(0, 0.5, 1));
   });
 });
 
@@ -560,15 +555,15 @@ describe("tensors that lie with another backend", () => {
     const data = normal(1, 60, 2, 1);
     const x = tf.tensor2d(data, [12, 5]);
     const gamma = tf.tensor1d(normal(2, 5));
-    const expected = await values(batchNorm(x, { gamma }).y);
+    const expected = await read(batchNorm(x, { gamma }).y);
     await useBackend("wasm");
-    expect(await values(batchNorm(x, { gamma }).y)).toEqual(expected);
+    expect(await read(batchNorm(x, { gamma }).y)).toEqual(expected);
     const upstream = tf.tensor2d(normal(3, 60), [12, 5]);
     await useBackend("cpu");
     const there = tf.grad((x: tf.Tensor) => batchNorm(x, { gamma }).y)(x, upstream);
-    const again = batchNormForward({ data, shape: [12, 5] }, { gamma: await values(gamma) }, { epsilon: EPSILON });
-    expect(await values(there)).toEqual(
-      batchNormBackward({ data: await values(upstream), shape: [12, 5] }, again.saved).dx?.data,
+    const again = batchNormForward({ data, shape: [12, 5] }, { gamma: await read(gamma) }, { epsilon: EPSILON });
+    expect(await read(there)).toEqual(
+      batchNormBackward({ data: await read(upstream), shape: [12, 5] }, again.saved).dx?.data,
     );
   });
 });
@@ -648,7 +643,7 @@ describe.each(OWN)("registerKernels on $backend", ({ backend }) => {
       tf.Tensor1D,
       tf.Tensor1D,
     ];
-    return await values(tf.batchNorm(tf.tensor4d(x, shape), m, v, b, g));
+    return await read(tf.batchNorm(tf.tensor4d(x, shape), m, v, b, g));
   };
   const expected = facadeInference(
     { data: x, shape },
@@ -675,7 +670,7 @@ describe.each(OWN)("registerKernels on $backend", ({ backend }) => {
   it("leaves to TF.js what is not one value per channel, and what is empty", async () => {
     const whole = async () => {
       const [m, v] = [tf.tensor4d(x, shape), tf.ones<tf.Rank.R4>(shape)];
-      return await values(tf.batchNorm(tf.tensor4d(x, shape), m, v));
+      return await read(tf.batchNorm(tf.tensor4d(x, shape), m, v));
     };
     const empty = () =>
       tf.batchNorm(tf.zeros<tf.Rank.R4>([0, 3, 4, 5]), tf.zeros<tf.Rank.R1>([5]), tf.ones<tf.Rank.R1>([5]));
@@ -692,10 +687,10 @@ describe.each(OWN)("registerKernels on $backend", ({ backend }) => {
   it("is called by TF.js's gradient, too, which stays TF.js's", async () => {
     const [m, v] = [tf.tensor1d(mean), tf.tensor1d(variance)];
     const f = (x: tf.Tensor) => total(tf.square(tf.batchNorm(x as tf.Tensor4D, m, v, tf.zeros([5]), tf.ones([5]))));
-    const theirs = await values(tf.grad(f)(tf.tensor4d(x, shape)));
+    const theirs = await read(tf.grad(f)(tf.tensor4d(x, shape)));
     const restore = registerKernels();
     try {
-      expect(await values(tf.grad(f)(tf.tensor4d(x, shape)))).toBeAllclose(theirs, { rtol: 1e-4, atol: 1e-4 });
+      expect(await read(tf.grad(f)(tf.tensor4d(x, shape)))).toBeAllclose(theirs, { rtol: 1e-4, atol: 1e-4 });
     } finally {
       restore();
     }
