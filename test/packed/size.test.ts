@@ -38,7 +38,7 @@ const BUDGETS: Record<string, readonly [number, string]> = {
     'export * from "batchnorm-wasm";',
   ],
   "the layer for TF.js": [
-    57_000,
+    57_500,
     'import { batchNormalization } from "batchnorm-wasm/tfjs"; globalThis.layer = batchNormalization();',
   ],
   "names that are not used": [
