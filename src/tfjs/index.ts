@@ -5,8 +5,17 @@ import { complete } from "../complete.ts";
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
+export type { Batch, Batches, Input } from "./batches.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
+export {
+  type AdaptData,
+  type NormalizationConfig,
+  type NormalizationLayer,
+  type Numbers,
+  normalization,
+  registerNormalization,
+} from "./normalization.ts";
 export { type BatchNormOptions, batchNorm, batchNormInference, type Scale, type Statistics } from "./operations.ts";
 export { type InitOptions, init, stopThreads } from "./threads.ts";
 

@@ -66,6 +66,11 @@ it("docs/tfjs.md trains a network with convolutions on the wasm backend", () => 
   );
 });
 
+it("docs/tfjs.md normalises by Keras's layer", () => {
+  const example = exampleBelow("Keras's layer Normalization", docs("tfjs"));
+  expect(run("tfjs-normalization", example, "[...normalized.dataSync()]")).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
+});
+
 it("the example of docs/sync.md runs, and two ranks are one batch", () => {
   const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
   const [ys, shapes] = run("sync", exampleOf(docs("sync")), report);
