@@ -3,11 +3,13 @@
 import { complete } from "../complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
+export type { Diagnosis } from "../layer/diagnose.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
 export type { Batch, Batches, Input } from "./batches.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
+export { diagnose, type LayerDiagnosis, recalibrate } from "./models.ts";
 export {
   type AdaptData,
   type NormalizationConfig,

@@ -71,6 +71,12 @@ it("docs/tfjs.md normalises by Keras's layer", () => {
   expect(run("tfjs-normalization", example, "[...normalized.dataSync()]")).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
 });
 
+it("docs/tfjs.md recalibrates a model", () => {
+  const example = exampleBelow("New moving statistics, and what is wrong with them", docs("tfjs"));
+  const report = "[before.diagnosis.drifted, after.diagnosis.drifted, after.layer === bn.name]";
+  expect(run("tfjs-models", example, report)).toEqual([[0, 1, 2, 3], [], true]);
+});
+
 it("the example of docs/sync.md runs, and two ranks are one batch", () => {
   const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
   const [ys, shapes] = run("sync", exampleOf(docs("sync")), report);
