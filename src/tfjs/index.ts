@@ -3,7 +3,7 @@
 import { complete } from "../complete.ts";
 
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
-export type { Diagnosis } from "../layer/diagnose.ts";
+export { Diagnosis } from "../layer/diagnose.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
 export type { Batch, Batches, Input } from "./batches.ts";
