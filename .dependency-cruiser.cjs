@@ -11,7 +11,8 @@ const MAY_IMPORT = {
   ops: ["memory", "wasm", "tensor", "common"],
   layer: ["ops", "memory", "wasm", "tensor", "common", "distributed"],
   interop: ["layer", "ops", "memory", "tensor", "common"],
-  tfjs: ["layer", "ops", "memory", "wasm", "tensor", "common"],
+  // foldModel folds with interop's arithmetic
+  tfjs: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
 };
 
 module.exports = {

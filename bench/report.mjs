@@ -147,11 +147,11 @@ export function renderReadme({ environment, ...results }) {
   return `${markdown(table)}\n\n${processor}, ${engine}; ${peers}; commit ${commit}; one thread, float32, medians.`;
 }
 
-/** `text` with what stands between the markers of `name` replaced; unchanged where there are none. */
+/** Returns the text with another part between the markers of `name`. Throws Error if it does not have them. */
 export function replaceMarked(text, replacement, name = "bench") {
   const [open, close] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
   const begin = text.indexOf(open);
   const end = text.indexOf(close, begin);
-  if (begin < 0 || end < 0) return text;
+  if (begin < 0 || end < 0) throw new Error(`expected the text to have ${open} and ${close}`);
   return `${text.slice(0, begin + open.length)}\n${replacement}\n${text.slice(end)}`;
 }

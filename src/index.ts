@@ -10,6 +10,7 @@ export { createGroupMemory, sharedMemoryGroup } from "./distributed/shared-memor
 export {
   type ConvFormat,
   type FoldableLayer,
+  type FoldDirection,
   type FoldedLayer,
   foldIntoConv,
   foldIntoLinear,

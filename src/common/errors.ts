@@ -206,11 +206,18 @@ export const noStatistics = (name = "bn", remedy = "make it without that option"
 
 export const noRunningStatistics = (mode: string) => noStatistics(`mode ${show(mode)}`, 'use "train" or "batch"');
 
-export const wrongOutputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
+const wrongWeight = (expected: string, got: number, shape: Shape, format: string, groups: number, remedy: string) =>
   new RangeError(
-    `weight: expected ${channels} outputs, the channels of bn, got ${got} in ${dims(shape)} (format ${show(format)}, ` +
-      `groups ${groups}); pass the format that names the weight's axes, and groups with "IOHW"`,
+    `weight: expected ${expected}, the channels of bn, got ${got} in ${dims(shape)} (format ${show(format)}, groups ${groups}); ` +
+      `pass the format that names the weight's axes, and groups${remedy}`,
   );
+
+export const wrongOutputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
+  wrongWeight(`${channels} outputs`, got, shape, format, groups, ' with "IOHW"');
+
+/** Returns the error for a weight behind a BatchNorm. A linear one may have a multiple of its channels as inputs. */
+export const wrongInputs = (channels: number, got: number, shape: Shape, format: string, groups: number) =>
+  wrongWeight(`${channels} inputs${shape.length > 2 ? "" : " or a multiple"}`, got, shape, format, groups, "");
 
 /** What messages say where a copy of a layer may have arrived that has lost everything. */
 export const LOST = "structuredClone and spread lose a layer's contents; clone() and stateDict() copy them";
@@ -366,10 +373,17 @@ export const momentumHint = (momentum: number) =>
   `batchnorm-wasm: momentum ${momentum} weighs the NEW batch, as in PyTorch. If it comes from Keras, TF.js, ONNX or Flax, ` +
   `which weigh the old value, pass decay: ${momentum}, else decay: 1 - ${momentum}.`;
 
+const cancels = (where: string, ratio: number, terms: string, error: number, size: string, remedy: string) =>
+  `${where}: expected an input whose mean is within reach of its spread, got a mean of ${ratio.toPrecision(2)} × ` +
+  `√(variance + epsilon), so that ${terms} cancel and y is off by ${error.toPrecision(2)} × ${size}; ${remedy}`;
+
 /** Returns the text of a folding warning: how far y is off if this channel is folded. */
 export const foldCancels = (channel: number, ratio: number, error: number, remedy: string) =>
-  `channel ${channel}: expected an input whose mean is within reach of its spread, got a mean of ${ratio.toPrecision(2)} × ` +
-  `√(variance + epsilon), so that scale·x and shift cancel and y is off by ${error.toPrecision(2)} × (|gamma| + |beta|); ${remedy}`;
+  cancels(`channel ${channel}`, ratio, "scale·x and shift", error, "(|gamma| + |beta|)", remedy);
+
+/** Returns the text of a warning of forward folding: how far this output is off, mostly because of this channel. */
+export const sumCancels = (output: number, channel: number, ratio: number, error: number, remedy: string) =>
+  cancels(`output ${output}, channel ${channel}`, ratio, "weight′·x and bias′", error, "its size", remedy);
 
 /** Returns the text of a folding warning: this channel cannot be folded into finite numbers. */
 export const foldOverflows = (channel: number) =>

@@ -1,21 +1,25 @@
 // Folding: batch norm in mode "eval" multiplies each channel by a scale and adds a shift. A linear or convolutional
-// layer in front of it can do both with its weight and bias. Folding computes in float64 and rounds once.
+// layer next to it can do both with its weight and bias. Folding computes in float64 and rounds once.
 // docs/folding.md has the derivation and the measured errors.
 //
-//   scale = gamma·invStd      shift = beta − mean·scale      weight′ = weight·scale      bias′ = beta − (mean − bias)·scale
+//   scale = gamma·invStd      shift = beta − mean·scale
+//   backward, into the layer before it:   weight′ = weight·scale of the output     bias′ = beta − (mean − bias)·scale
+//   forward, into the layer behind it:    weight′ = weight·scale of the input      bias′ = bias + Σ weight·shift
 
 import {
   foldCancels,
   foldOverflows,
   LOST,
   noStatistics,
+  sumCancels,
+  wrongInputs,
   wrongKind,
   wrongLength,
   wrongOutputs,
   wrongValue,
 } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
-import { checkKeys, checkObject, isObject, oneOf, positiveInteger } from "../common/validate.ts";
+import { checkKeys, checkObject, flag, isObject, oneOf, positiveInteger } from "../common/validate.ts";
 import { checkChannels } from "../layer/options.ts";
 import type { Affine, AffineOptions, FoldSource, FoldVector, FoldWarning } from "../layer/slots.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -24,18 +28,24 @@ import { type Data, type Dtype, namedDtype, newVector, type Vector } from "../te
 import { FLOATS, floatsOf, rounded, typeOf } from "../tensor/half.ts";
 import { sizeOf } from "../tensor/shape.ts";
 
-/** A linear or convolutional layer: weight and bias, [C], by default zeros. 16-bit elements need the weight's dtype. */
+/** A linear or convolutional layer: weight and bias, [O], by default zeros. 16-bit elements need the weight's dtype. */
 export interface FoldableLayer<T extends Data = Data> {
   readonly weight: { readonly data: T; readonly shape: readonly number[]; readonly dtype?: string };
   readonly bias?: FoldVector | null | undefined;
 }
 
-/** One layer that gives the same results as a layer and the BatchNorm after it, in arrays of the weight's type. */
+/** One layer that gives the same results as a layer and the BatchNorm next to it, in arrays of the weight's type. */
 export interface FoldedLayer<T extends Data = Data> {
   weight: { data: T; shape: number[]; dtype: Dtype };
   bias: T;
   warnings: FoldWarning[];
 }
+
+/**
+ * The way that a BatchNorm is folded: "backward" into the layer before it, or "forward" into the layer behind it.
+ */
+export type FoldDirection = "backward" | "forward";
+const DIRECTIONS: readonly FoldDirection[] = ["backward", "forward"];
 
 /** Order of the axes of a linear weight, outputs O and inputs I: "OI" in PyTorch, "IO" in Keras, TF.js and Flax. */
 export type LinearFormat = "OI" | "IO";
@@ -65,6 +75,27 @@ interface WeightGrid {
 }
 
 /**
+ * A weight's outputs, and the inputs of each of its groups, with the distances in memory between two outputs and between
+ * two inputs.
+ */
+interface Connections {
+  readonly groups: number;
+  readonly outputs: number;
+  readonly outputStride: number;
+  readonly inputs: number;
+  readonly inputStride: number;
+}
+
+/** A folded weight and bias before they are rounded. */
+interface Unrounded {
+  readonly weight: Float64Array;
+  readonly bias: Float64Array;
+  /** The largest expected error of an output, in units of its size, when the numbers are rounded to the layer's type. */
+  readonly expectedError: number;
+  readonly warnings: FoldWarning[];
+}
+
+/**
  * Root mean square error of one rounding to nearest, relative to the rounded number and in units of roundoff. It is
  * 0.42, derived for mantissas that are spread logarithmically (docs/folding.md, "When it loses digits").
  */
@@ -82,6 +113,9 @@ const TYPES: Readonly<Record<Dtype, readonly [roundoff: number, exponent: number
   float16: [2 ** -11, 16, 1e-3],
   bfloat16: [2 ** -8, 128, 1.6e-2],
 };
+
+/** Returns the expected error from which on a warning comes for numbers of a type. */
+export const toleranceOf = (dtype: Dtype) => TYPES[dtype][2];
 
 /** Returns the numbers of a vector, or `missing` for each channel of an absent one. */
 function numbersOf(
@@ -143,6 +177,13 @@ function sourceOf(bn: FoldSource, options: AffineOptions) {
   return { channels, mean, invStd, gamma, beta, dtype };
 }
 
+/** Returns scale = gamma·invStd and shift = beta − mean·scale of each channel, in float64. */
+function scaleAndShift({ mean, invStd, gamma, beta }: Source) {
+  const scale = invStd.map((v, c) => v * (gamma[c] as number));
+  const shift = scale.map((v, c) => (beta[c] as number) - (mean[c] as number) * v);
+  return { scale, shift };
+}
+
 /**
  * Returns weight·scale in float64, each element by the scale of its output, and per channel whether the size of all
  * products is below `limit`.
@@ -164,47 +205,135 @@ function scaleWeight(weight: ArrayLike<number>, grid: WeightGrid, scale: Float64
   return { scaled, allFinite };
 }
 
+/** Returns the size from which on a number does not round to a finite one of a type. */
+const limitOf = (dtype: Dtype) => 2 ** TYPES[dtype][1] * (1 - TYPES[dtype][0] / 2);
+
 /**
- * Folds a BatchNorm into a weight and a bias, in float64. Warnings are those for numbers that will be rounded to `dtype`.
- * `remedy` is the advice in the warning of an ill-conditioned channel.
+ * Returns the largest expected error of an output, in units of its size, and a warning for each output whose error
+ * exceeds the tolerance of its type or whose numbers are not finite. `roundings` is the root of the sum of squares of all
+ * numbers that are rounded on the way to an output, `messageOf` the text of a warning.
  */
-function fold(
+function judge(
+  dtype: Dtype,
+  finite: readonly boolean[],
+  roundings: Float64Array,
+  sizes: Float64Array,
+  messageOf: (output: number, expectedError: number) => string,
+) {
+  const [roundoff] = TYPES[dtype];
+  const warnings: FoldWarning[] = [];
+  let largest = 0;
+  for (let o = 0; o < sizes.length; o++) {
+    if (!finite[o]) {
+      largest = Number.POSITIVE_INFINITY;
+      warnings.push({ code: "non-finite", channel: o, expectedError: largest, message: foldOverflows(o) });
+      continue;
+    }
+    const error = ROUNDING * roundoff * (roundings[o] as number);
+    if (error === 0) continue; // the size may be 0, too
+    const expectedError = error / (sizes[o] as number);
+    largest = Math.max(largest, expectedError);
+    if (expectedError > toleranceOf(dtype))
+      warnings.push({ code: "ill-conditioned", channel: o, expectedError, message: messageOf(o, expectedError) });
+  }
+  return { expectedError: largest, warnings };
+}
+
+/**
+ * Folds a BatchNorm into the weight and the bias before it, in float64. Warnings are those for numbers that will be
+ * rounded to `dtype`. `remedy` is the advice in the warning of an ill-conditioned channel.
+ */
+function foldBackward(
   bn: Source,
   weight: ArrayLike<number>,
   grid: WeightGrid,
   bias: ArrayLike<number>,
   dtype: Dtype,
   remedy: string,
-) {
+): Unrounded {
   const { channels, mean, invStd, gamma, beta } = bn;
-  const [roundoff, exponent, tolerance] = TYPES[dtype];
-  // what is smaller rounds to a finite number
-  const limit = 2 ** exponent * (1 - roundoff / 2);
-  const scale = invStd.map((v, c) => v * (gamma[c] as number));
+  const limit = limitOf(dtype);
+  const { scale } = scaleAndShift(bn);
   const { scaled, allFinite } = scaleWeight(weight, grid, scale, limit);
   const shift = new Float64Array(channels);
-  const warnings: FoldWarning[] = [];
+  const roundings = new Float64Array(channels);
+  const sizes = new Float64Array(channels);
+  // the mean of the layer's output before its bias
+  const center = (c: number) => (mean[c] as number) - (bias[c] as number);
   for (let c = 0; c < channels; c++) {
-    // the mean of the layer's output before its bias
-    const center = (mean[c] as number) - (bias[c] as number);
-    const lever = center * (scale[c] as number);
+    const lever = center(c) * (scale[c] as number);
     const sum = (beta[c] as number) - lever;
     shift[c] = sum;
-    if (!(allFinite[c] && Math.abs(sum) < limit)) {
-      const message = foldOverflows(c);
-      warnings.push({ code: "non-finite", channel: c, expectedError: Number.POSITIVE_INFINITY, message });
-      continue;
-    }
+    if (!(Math.abs(sum) < limit)) allFinite[c] = false;
     // roundings of scale, of scale·x and of shift; scale·x is `lever` where x is the mean
-    const error = ROUNDING * roundoff * Math.hypot(lever, lever, sum);
-    const size = Math.abs(gamma[c] as number) + Math.abs(beta[c] as number);
-    if (error <= tolerance * size) continue;
-    const expectedError = error / size;
-    const message = foldCancels(c, Math.abs(center) * (invStd[c] as number), expectedError, remedy);
-    warnings.push({ code: "ill-conditioned", channel: c, expectedError, message });
+    roundings[c] = Math.hypot(lever, lever, sum);
+    sizes[c] = Math.abs(gamma[c] as number) + Math.abs(beta[c] as number);
   }
-  return { weight: scaled, bias: shift, warnings };
+  const messageOf = (c: number, error: number) =>
+    foldCancels(c, Math.abs(center(c)) * (invStd[c] as number), error, remedy);
+  return { weight: scaled, bias: shift, ...judge(dtype, allFinite, roundings, sizes, messageOf) };
 }
+
+/**
+ * Folds a BatchNorm into the weight and the bias behind it, in float64. `channelOf` returns the channel of an input.
+ * Warnings, one per output at most, are those for numbers that will be rounded to `dtype`.
+ */
+function foldForward(
+  bn: Source,
+  weight: ArrayLike<number>,
+  { groups, outputs, outputStride, inputs, inputStride }: Connections,
+  channelOf: (input: number) => number,
+  bias: ArrayLike<number>,
+  dtype: Dtype,
+): Unrounded {
+  const { mean, invStd, gamma, beta } = bn;
+  const limit = limitOf(dtype);
+  const { scale, shift } = scaleAndShift(bn);
+  const scaled = new Float64Array(weight.length);
+  const sums = Float64Array.from(bias);
+  const allFinite = new Array<boolean>(outputs).fill(true);
+  // an output where every x is its mean, and Σ(weight·gamma)², the variance around it where inputs are independent
+  const centers = Float64Array.from(bias);
+  const variances = new Float64Array(outputs);
+  // Σ weight′·mean up to an element, and the sum of squares of all numbers that are rounded
+  const partial = new Float64Array(outputs);
+  const squares = new Float64Array(outputs);
+  // the largest |weight′·mean|, and its channel
+  const levers = new Float64Array(outputs);
+  const worst = new Uint32Array(outputs);
+  for (let e = 0; e < weight.length; e++) {
+    const o = Math.floor(e / outputStride) % outputs;
+    const input = (Math.floor(e / inputStride) % inputs) + Math.floor((o * groups) / outputs) * inputs;
+    const c = channelOf(input);
+    const w = weight[e] as number;
+    const product = w * (scale[c] as number);
+    scaled[e] = product;
+    if (!(Math.abs(product) < limit)) allFinite[o] = false;
+    sums[o] = (sums[o] as number) + w * (shift[c] as number);
+    centers[o] = (centers[o] as number) + w * (beta[c] as number);
+    variances[o] = (variances[o] as number) + (w * (gamma[c] as number)) ** 2;
+    const lever = product * (mean[c] as number);
+    const before = partial[o] as number;
+    partial[o] = before + lever;
+    // roundings of weight′, of weight′·x and, unless it is the first term, of the sum; x is the mean
+    squares[o] = (squares[o] as number) + 2 * lever ** 2 + (before === 0 ? 0 : (before + lever) ** 2);
+    if (Math.abs(lever) > (levers[o] as number)) {
+      levers[o] = Math.abs(lever);
+      worst[o] = c;
+    }
+  }
+  const finite = allFinite.map((all, o) => all && Math.abs(sums[o] as number) < limit);
+  const roundings = squares.map((v, o) => Math.hypot(Math.sqrt(v), sums[o] as number));
+  const sizes = centers.map((v, o) => Math.abs(v) + Math.sqrt(variances[o] as number));
+  const messageOf = (o: number, error: number) => {
+    const c = worst[o] as number;
+    return sumCancels(o, c, Math.abs(mean[c] as number) * (invStd[c] as number), error, KEEP);
+  };
+  return { weight: scaled, bias: sums, ...judge(dtype, finite, roundings, sizes, messageOf) };
+}
+
+/** The advice where the BatchNorm apart is more accurate than what it is folded into. */
+const KEEP = "keep the BatchNorm there, which subtracts the mean before it multiplies";
 
 /**
  * Returns the scale and the shift, [C], with which y = scale·x + shift is the BatchNorm in mode "eval": scale =
@@ -224,8 +353,7 @@ export function toAffine<T extends FoldVector>(
   const { channels, dtype } = source;
   const identity = new Float64Array(channels).fill(1);
   const grid = { groups: 1, outer: 1, outputs: channels, inner: 1 };
-  const remedy = "keep the BatchNorm there, which subtracts the mean before it multiplies";
-  const { weight, bias, warnings } = fold(source, identity, grid, new Float64Array(channels), dtype, remedy);
+  const { weight, bias, warnings } = foldBackward(source, identity, grid, new Float64Array(channels), dtype, KEEP);
   const inType = (numbers: Float64Array) => (dtype === "float64" ? numbers : Float32Array.from(numbers));
   return { scale: inType(weight), shift: inType(bias), warnings } as ReturnType<typeof toAffine<T>>;
 }
@@ -249,6 +377,31 @@ function gridOf(format: LinearFormat | ConvFormat, shape: readonly number[], gro
   }
 }
 
+/**
+ * Returns the outputs and inputs of a weight into which a BatchNorm is folded forward. Throws RangeError for transposed
+ * convolutions, each of whose outputs has another number of terms, and so another sum of shifts.
+ */
+function connectionsOf(format: LinearFormat | ConvFormat, shape: readonly number[], groups: number): Connections {
+  const axis = (i: number) => shape.at(i) as number;
+  const product = (begin: number) => shape.slice(begin).reduce((a, b) => a * b, 1);
+  switch (format) {
+    case "OI":
+    case "OIHW":
+      return { groups, outputs: axis(0), outputStride: product(1), inputs: axis(1), inputStride: product(2) };
+    case "IO":
+    case "HWIO":
+      return { groups, outputs: axis(-1), outputStride: 1, inputs: axis(-2), inputStride: axis(-1) };
+    case "HWIM":
+      return { groups: axis(-2), outputs: product(-2), outputStride: 1, inputs: 1, inputStride: product(-2) };
+    default:
+      throw wrongValue(
+        "format",
+        'no transposed convolution with direction "forward", since the shift does not reach all of its outputs alike',
+        format,
+      );
+  }
+}
+
 function checkGroups(groups: number, format: string, inputs: number, channels: number): void {
   positiveInteger("groups", groups);
   if (format === "HWOI" && groups > 1) throw wrongValue("groups", '1 with format "HWOI"', groups);
@@ -259,43 +412,90 @@ function checkGroups(groups: number, format: string, inputs: number, channels: n
 /** The formats of a convolution's weight that belong to the layouts "channels-first" and "channels-last". */
 const DEFAULTS = ["OIHW", "HWIO"] as const;
 
-/** Folds a BatchNorm into a layer. `known` are the formats of its weight. */
-function foldInto<T extends Data>(
+type FoldOptions = {
+  format?: LinearFormat | ConvFormat;
+  groups?: number;
+  direction?: FoldDirection;
+  unpadded?: boolean;
+} & AffineOptions;
+
+/**
+ * Folds a BatchNorm into a layer, as foldIntoLinear and foldIntoConv do, and returns the float64 numbers before they are
+ * rounded. Warnings and the expected error are those for numbers that will be rounded to `dtype`, by default the weight's.
+ */
+export function foldUnrounded(
   name: "linear" | "conv",
-  layer: FoldableLayer<T>,
+  layer: FoldableLayer,
   bn: FoldSource,
-  known: readonly (LinearFormat | ConvFormat)[],
-  options: { format?: LinearFormat | ConvFormat; groups?: number } & AffineOptions,
-): FoldedLayer<T> {
+  options: FoldOptions,
+  dtype?: Dtype,
+): Unrounded & { dtype: Dtype } {
   const isLinear = name === "linear";
-  checkKeys("options", options, isLinear ? ["format", "activation"] : ["format", "activation", "groups"]);
+  const keys = ["format", "activation", "direction"];
+  checkKeys("options", options, isLinear ? keys : [...keys, "groups", "unpadded"]);
   checkKeys(name, layer, ["weight", "bias", "warnings"]); // a FoldedLayer, which has warnings, can be folded again
   const { weight, bias } = layer;
   if (ArrayBuffer.isView(weight)) throw wrongKind("weight", "{ data, shape }", weight);
   const numbers = numbersOf("weight", weight);
   const { data, shape } = weight;
-  const dtype = typeOf(data, weight.dtype);
-  if (weight.dtype !== undefined && namedDtype(weight.dtype) !== dtype)
-    throw wrongValue("weight.dtype", dtype, weight.dtype);
+  const own = typeOf(data, weight.dtype);
+  if (weight.dtype !== undefined && namedDtype(weight.dtype) !== own)
+    throw wrongValue("weight.dtype", own, weight.dtype);
   const [minRank, maxRank] = isLinear ? [2, 2] : [3, 5];
   if (shape.length < minRank || shape.length > maxRank)
     throw wrongValue("weight.shape", isLinear ? "rank 2" : "rank 3 to 5", shape);
   const source = sourceOf(bn, options);
   const { channels } = source;
   const isLast = bn.options.layout === "channels-last";
-  const format = oneOf("format", options.format, known, (isLinear ? LINEAR : DEFAULTS)[isLast ? 1 : 0]);
+  const format = oneOf(
+    "format",
+    options.format,
+    isLinear ? LINEAR : CONV,
+    (isLinear ? LINEAR : DEFAULTS)[isLast ? 1 : 0],
+  );
+  const direction = oneOf("direction", options.direction, DIRECTIONS, "backward");
+  const unpadded = flag("unpadded", options.unpadded, false);
   const { groups = 1 } = options;
-  checkGroups(groups, format, shape[0] as number, channels);
-  const grid = gridOf(format, shape, groups);
-  if (grid.groups * grid.outputs !== channels)
-    throw wrongOutputs(channels, grid.groups * grid.outputs, shape, format, groups);
-  const layerBias = numbersOf("bias", bias, channels, 0, dtype);
-  const remedy = `the two layers apart lose about as much in ${dtype}; centre the inputs, or fold and run in a wider type`;
-  const folded = fold(source, numbers, grid, layerBias, dtype, remedy);
+  const target = dtype ?? own;
+  if (direction === "backward") {
+    checkGroups(groups, format, shape[0] as number, channels);
+    const grid = gridOf(format, shape, groups);
+    if (grid.groups * grid.outputs !== channels)
+      throw wrongOutputs(channels, grid.groups * grid.outputs, shape, format, groups);
+    const layerBias = numbersOf("bias", bias, channels, 0, own);
+    const remedy = `the two layers apart lose about as much in ${target}; centre the inputs, or fold and run in a wider type`;
+    return { ...foldBackward(source, numbers, grid, layerBias, target, remedy), dtype: own };
+  }
+  const connections = connectionsOf(format, shape, groups);
+  checkGroups(groups, format, shape[0] as number, connections.outputs);
+  const inputs = connections.groups * connections.inputs;
+  const perChannel = inputs / channels;
+  if (!Number.isInteger(perChannel) || (perChannel !== 1 && !isLinear))
+    throw wrongInputs(channels, inputs, shape, format, groups);
+  if (!isLinear && !unpadded && scaleAndShift(source).shift.some((v) => v !== 0))
+    throw wrongValue(
+      "unpadded",
+      'true with direction "forward", since the shift would have to reach the zeros that a convolution pads with',
+      options.unpadded,
+    );
+  const channelOf = (input: number) => (isLast ? input % channels : Math.floor(input / perChannel));
+  const layerBias = numbersOf("bias", bias, connections.outputs, 0, own);
+  return { ...foldForward(source, numbers, connections, channelOf, layerBias, target), dtype: own };
+}
+
+/** Folds a BatchNorm into a layer, and rounds weight and bias once to the weight's type. */
+function foldInto<T extends Data>(
+  name: "linear" | "conv",
+  layer: FoldableLayer<T>,
+  bn: FoldSource,
+  options: FoldOptions,
+): FoldedLayer<T> {
+  const { weight, bias, warnings, dtype } = foldUnrounded(name, layer, bn, options);
+  const { data, shape } = layer.weight;
   return {
-    weight: { data: rounded(folded.weight, dtype, data) as T, shape: [...shape], dtype },
-    bias: rounded(folded.bias, dtype, data) as T,
-    warnings: folded.warnings,
+    weight: { data: rounded(weight, dtype, data) as T, shape: [...shape], dtype },
+    bias: rounded(bias, dtype, data) as T,
+    warnings,
   };
 }
 
@@ -305,15 +505,19 @@ function foldInto<T extends Data>(
  * float64 and rounded once. The weight is [O, I] with format "OI" or [I, O] with "IO", which is the default for layout
  * "channels-last".
  *
+ * With `direction: "forward"` the BatchNorm is before the layer: weight′ = weight·scale of the input, and bias′ = bias +
+ * Σ weight·shift. The inputs are the C channels, or n·C flattened ones: input i has channel i mod C for layout
+ * "channels-last", else ⌊i/n⌋.
+ *
  * An activation is not folded, and has to be named by the option `activation`. Throws as toAffine does, and RangeError
  * for a wrong shape.
  */
 export function foldIntoLinear<T extends Data>(
   linear: FoldableLayer<T>,
   bn: FoldSource,
-  options: { format?: LinearFormat } & AffineOptions = {},
+  options: { format?: LinearFormat; direction?: FoldDirection } & AffineOptions = {},
 ): FoldedLayer<T> {
-  return foldInto("linear", linear, bn, LINEAR, options);
+  return foldInto("linear", linear, bn, options);
 }
 
 /**
@@ -321,16 +525,25 @@ export function foldIntoLinear<T extends Data>(
  * torch.nn.utils.fusion.fuse_conv_bn_eval, whose `transpose` is format "IOHW").
  *
  * The weight has rank 3, 4 or 5 and its axes in the order of `format`, by default "HWIO" for a BatchNorm with layout
- * "channels-last", and else "OIHW". The bias is [C]. `groups` matters for format "IOHW" only, where a weight is [I,
- * C/groups, …]; other formats hold all outputs on one axis, or on two in "HWIM". Throws as foldIntoLinear does, and
+ * "channels-last", and else "OIHW". The bias is [O]. `groups` matters where the weight has the inputs or outputs of one
+ * group only: [I, C/groups, …] with "IOHW", and [O, C/groups, …] or […, C/groups, O] with `direction: "forward"`.
+ *
+ * With `direction: "forward"` the BatchNorm is before the convolution, which must not pad with zeros: they would have to
+ * be −shift/scale instead. `unpadded: true` says that it does not, and is required unless every shift is 0. A transposed
+ * convolution is refused, since the shift does not reach all of its outputs alike. Throws as foldIntoLinear does, and
  * RangeError for wrong groups.
  */
 export function foldIntoConv<T extends Data>(
   conv: FoldableLayer<T>,
   bn: FoldSource,
-  options: { format?: ConvFormat; groups?: number } & AffineOptions = {},
+  options: {
+    format?: ConvFormat;
+    groups?: number;
+    direction?: FoldDirection;
+    unpadded?: boolean;
+  } & AffineOptions = {},
 ): FoldedLayer<T> {
-  return foldInto("conv", conv, bn, CONV, options);
+  return foldInto("conv", conv, bn, options);
 }
 
 /**

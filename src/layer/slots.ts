@@ -56,8 +56,12 @@ export interface AffineOptions {
 export interface FoldWarning {
   /** "ill-conditioned": |mean| ≫ √(variance + epsilon), so that digits cancel. "non-finite": NaN or out of range. */
   readonly code: "ill-conditioned" | "non-finite";
+  /** The channel of the folded layer's output: with direction "backward" the BatchNorm's. */
   readonly channel: number;
-  /** Expected RMS error of y by folding, in units of |gamma| + |beta|; Infinity for "non-finite". */
+  /**
+   * Expected RMS error of that output by folding, in units of its size, Infinity for "non-finite". The size is |gamma| +
+   * |beta| with direction "backward", and |bias + Σ weight·beta| + √(Σ(weight·gamma)²) with "forward".
+   */
   readonly expectedError: number;
   /** The warning as a text for people. */
   readonly message: string;

@@ -1,6 +1,6 @@
 // Tensors in WebAssembly memory, and the types of a call's operands: such a tensor, or a plain array with its shape.
 
-import { disposed, tooLarge, wrongKind, wrongLength } from "../common/errors.ts";
+import { disposed, proxied, tooLarge, wrongKind, wrongLength } from "../common/errors.ts";
 import { checkKeys, isNumbers } from "../common/validate.ts";
 import {
   BYTES,
@@ -107,11 +107,13 @@ export class Tensor<D extends Dtype = "float32"> {
 
   /** The number of elements. */
   get length(): number {
+    checkItself(this);
     return this.#length;
   }
 
   /** Whether the memory is freed. */
   get disposed(): boolean {
+    checkItself(this);
     return this.#pointer === 0;
   }
 
@@ -121,6 +123,7 @@ export class Tensor<D extends Dtype = "float32"> {
    * @internal
    */
   get pointer(): number {
+    checkItself(this);
     if (this.#pointer === 0) throw disposed("tensor");
     return this.#pointer;
   }
@@ -157,6 +160,7 @@ export class Tensor<D extends Dtype = "float32"> {
 
   /** Frees the memory. A second call does nothing. */
   dispose(): void {
+    checkItself(this);
     if (this.#pointer === 0) return;
     this.#heap.free(this.#pointer);
     this.#pointer = 0;
@@ -168,6 +172,11 @@ export class Tensor<D extends Dtype = "float32"> {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Throws TypeError for a Proxy around a tensor, through which private fields cannot be read. */
+function checkItself(tensor: object): void {
+  if (!Tensor.is(tensor)) throw proxied("tensor");
 }
 
 /** The function `tensor`, of any heap. */

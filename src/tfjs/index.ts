@@ -7,6 +7,7 @@ export { Diagnosis } from "../layer/diagnose.ts";
 export type { BuildName } from "../wasm/module.ts";
 export { type Info, info } from "./access.ts";
 export type { Batch, Batches, Input } from "./batches.ts";
+export { type FoldedBatchNorm, type FoldedModel, foldModel } from "./fold-model.ts";
 export { registerKernels } from "./kernels.ts";
 export { type BatchNormalizationConfig, batchNormalization, type Layer, registerLayer } from "./layer.ts";
 export { diagnose, type LayerDiagnosis, recalibrate } from "./models.ts";

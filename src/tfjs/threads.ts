@@ -12,14 +12,21 @@ import { accessTo, COPIED } from "./access.ts";
 /** Options of `init`. */
 export interface InitOptions {
   /**
-   * The number of threads for calls on large tensors, the caller's included. "auto" is the number of processors.
-   * Default: no change.
+   * The number of threads for calls on large tensors, the caller's included. "auto" is as many as TF.js's wasm backend
+   * has (tf.wasm.setThreadsCount). Default: no change.
    */
   threads?: number | "auto";
 }
 
 /** The reason why tensors in place have one thread. */
 const NOT_SHARED = "TF.js's memory is not shared: its wasm backend has threads in pages only, not in Node";
+
+/** Returns the number of threads of TF.js's wasm backend, or undefined if it does not tell. */
+function threadsOfBackend(backend: KernelBackend): number | undefined {
+  const { wasm } = backend as { wasm?: { tfjs?: { getThreadsCount?: () => unknown } } };
+  const threads = wasm?.tfjs?.getThreadsCount?.();
+  return Number.isInteger(threads) && (threads as number) > 0 ? Math.min(threads as number, MAX_THREADS) : undefined;
+}
 
 /** The backend that has a pool over its memory, and the heap there. */
 let pooled: { readonly backend: KernelBackend; readonly heap: HostHeap } | undefined;
@@ -64,7 +71,11 @@ export async function init(options: InitOptions = {}): Promise<void> {
     const { backend, backendName } = engine();
     const { heap } = accessTo(backend);
     if (asked === undefined) return;
-    const { threads, reason } = await countThreads(asked, heap ? (heap.shared ? undefined : NOT_SHARED) : COPIED);
+    // the build of TF.js without threads does not have the function that tells their number
+    const ofBackend = asked === "auto" && heap?.shared ? threadsOfBackend(backend) : undefined;
+    const counted = await countThreads(ofBackend ?? asked, heap ? (heap.shared ? undefined : NOT_SHARED) : COPIED);
+    const { threads } = counted;
+    const reason = ofBackend ? `"auto": TF.js's wasm backend has ${ofBackend}` : counted.reason;
     const pool = heap && threads > 1 ? await startPool(heap, threads) : undefined;
     if (pool && engine().registry[backendName] !== backend) {
       await pool.dispose();

@@ -1,6 +1,7 @@
 // TF.js's wasm backend in a page. In a page that is cross-origin isolated it has threads with shared memory, and the
 // kernels can have a pool of threads over it. The bits are those of one thread.
 
+import { getThreadsCount } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "@tensorflow/tfjs-core";
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, type MockInstance, vi } from "vitest";
 import { batchNorm, batchNormInference, info, init, stopThreads } from "../../src/tfjs/index.ts";
@@ -104,6 +105,18 @@ describe(isolated ? "a pool of two threads" : "a pool that cannot be", () => {
     expect(wasm.HEAPU8.length).toBeGreaterThan(before);
     tf.dispose(large);
   });
+
+  it.skipIf(!isolated)(
+    'has as many threads as TF.js\'s backend with "auto" (skipped in pages without threads)',
+    async () => {
+      await init({ threads: "auto" });
+      expect(info()).toMatchObject({
+        threads: getThreadsCount(),
+        threadsReason: `"auto": TF.js's wasm backend has ${getThreadsCount()}`,
+      });
+      expectBits(step(CASES[0]), expected[0] as Int32Array[]);
+    },
+  );
 
   it("ends, and another one starts", async () => {
     await stopThreads();

@@ -545,7 +545,7 @@ describe("the report", () => {
     const table = renderReadme(results);
     expect(table.split("\n")[2]).toMatch(/\[32, 64, 56, 56\] +\| inference +\| +1.23 +\| +wrong +\| +4.92 \|/);
     expect(replaceMarked(text, table)).toBe(`before\n<!-- bench:begin -->\n${table}\n<!-- bench:end -->\nafter`);
-    expect(replaceMarked("no markers", table)).toBe("no markers");
+    expect(() => replaceMarked("no markers", table)).toThrow("<!-- bench:begin -->");
   });
 });
 

@@ -8,15 +8,15 @@ import {
   arr,
   CASES,
   type Connection,
+  connectionOf,
   indices,
   layerOf,
   offset,
-  pytorch,
-  pytorchTransposed,
   ROUNDED_ONCE,
   range,
   type Shape,
   sourceOf,
+  WEIGHTS,
 } from "../support/fold.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -34,12 +34,6 @@ function permute<T extends Float32Array | Float64Array>(
   }
   return { data: moved, shape: target };
 }
-
-/** TensorFlow's depthwise_conv2d: output k·M + q is of input k and filter[…, k, q]. */
-const depthwise =
-  (multiplier: number): Connection =>
-  (o, i) =>
-    Math.floor(o / multiplier) === i ? [i, o % multiplier] : undefined;
 
 /** Every weight's output channel, in memory order, by a connection. */
 function outputsOf(
@@ -61,67 +55,30 @@ function outputsOf(
 }
 
 describe("formats", () => {
-  const swap =
-    (connect: Connection): Connection =>
-    (o, i) => {
-      const pair = connect(o, i);
-      return pair && [pair[1], pair[0]];
-    };
-  const connectionOf = (
-    format: ConvFormat,
-    shape: Shape,
-    outputs: number,
-    inputs: number,
-    groups: number,
-  ): Connection =>
-    ({
-      OIHW: pytorch(outputs, inputs, groups),
-      HWIO: swap(pytorch(outputs, inputs, groups)),
-      IOHW: pytorchTransposed(outputs, inputs, groups),
-      HWOI: swap(pytorchTransposed(outputs, inputs, groups)),
-      HWIM: depthwise(shape.at(-1) as number),
-    })[format];
-
-  test.each<[format: ConvFormat, what: string, groups: number, shape: Shape, outputs: number, inputs: number]>([
-    ["OIHW", "rank 1", 1, [6, 4, 3], 6, 4],
-    ["OIHW", "rank 2", 1, [6, 4, 3, 2], 6, 4],
-    ["OIHW", "rank 3", 1, [6, 4, 3, 2, 4], 6, 4],
-    ["OIHW", "2 groups", 2, [6, 2, 3, 2], 6, 4],
-    ["OIHW", "depthwise, multiplier 2", 3, [6, 1, 3, 3], 6, 3],
-    ["HWIO", "rank 1", 1, [3, 4, 6], 6, 4],
-    ["HWIO", "rank 2", 1, [3, 2, 4, 6], 6, 4],
-    ["HWIO", "rank 3", 1, [3, 2, 2, 4, 6], 6, 4],
-    ["HWIO", "2 groups", 2, [3, 2, 2, 6], 6, 4],
-    ["IOHW", "rank 1", 1, [4, 6, 3], 6, 4],
-    ["IOHW", "2 groups", 2, [4, 3, 3, 2], 6, 4],
-    ["IOHW", "4 groups, rank 3", 4, [8, 2, 2, 2, 2], 8, 8],
-    ["IOHW", "depthwise", 6, [6, 1, 3, 3], 6, 6],
-    ["HWOI", "rank 2", 1, [3, 2, 6, 4], 6, 4],
-    ["HWOI", "rank 1, as many inputs as outputs", 1, [3, 5, 5], 5, 5],
-    ["HWIM", "multiplier 1", 1, [3, 3, 6, 1], 6, 6],
-    ["HWIM", "multiplier 2", 1, [3, 3, 3, 2], 6, 3],
-    ["HWIM", "rank 1, multiplier 3", 1, [5, 2, 3], 6, 2],
-  ])("%s, %s: every weight is scaled by its output's scale", (format, _, groups, shape, outputs, inputs) => {
-    const bn = sourceOf(11, outputs);
-    const data = normal(7, sizeOf(shape));
-    const bias = normal(8, outputs);
-    const { scale } = affineOf(bn);
-    const connect = connectionOf(format, shape, outputs, inputs, groups);
-    const output = outputsOf(shape, format.startsWith("HW"), outputs, inputs, connect);
-    expect(output).not.toContain(-1);
-    const folded = foldIntoConv({ weight: { data, shape }, bias }, bn, { format, groups });
-    expect(folded.weight.shape).toEqual(shape);
-    expect(folded.weight.data).toBeAllclose(
-      Float64Array.from(data, (w, i) => w * (scale[output[i] as number] as number)),
-      ROUNDED_ONCE,
-    );
-    expect(folded.bias).toBeAllclose(
-      Float64Array.from(bias, (b, c) => {
-        return (b - (bn.runningMean[c] as number)) * (scale[c] as number) + (bn.beta[c] as number);
-      }),
-      ROUNDED_ONCE,
-    );
-  });
+  test.each(WEIGHTS)(
+    "%s, %s: every weight is scaled by its output's scale",
+    (format, _, groups, shape, outputs, inputs) => {
+      const bn = sourceOf(11, outputs);
+      const data = normal(7, sizeOf(shape));
+      const bias = normal(8, outputs);
+      const { scale } = affineOf(bn);
+      const connect = connectionOf(format, shape, outputs, inputs, groups);
+      const output = outputsOf(shape, format.startsWith("HW"), outputs, inputs, connect);
+      expect(output).not.toContain(-1);
+      const folded = foldIntoConv({ weight: { data, shape }, bias }, bn, { format, groups });
+      expect(folded.weight.shape).toEqual(shape);
+      expect(folded.weight.data).toBeAllclose(
+        Float64Array.from(data, (w, i) => w * (scale[output[i] as number] as number)),
+        ROUNDED_ONCE,
+      );
+      expect(folded.bias).toBeAllclose(
+        Float64Array.from(bias, (b, c) => {
+          return (b - (bn.runningMean[c] as number)) * (scale[c] as number) + (bn.beta[c] as number);
+        }),
+        ROUNDED_ONCE,
+      );
+    },
+  );
 
   const conv2d = CASES.find((c) => c.id === "fold/conv2d") as Case;
   const convT2d = CASES.find((c) => c.id === "fold/convT2d") as Case;

@@ -16,66 +16,15 @@ import {
   affineOf,
   arr,
   CASES,
-  type Connection,
-  indices,
+  convolve,
   layerOf,
-  offset,
   pytorch,
   pytorchTransposed,
   ROUNDED_ONCE,
-  range,
-  type Shape,
   sourceOf,
   U,
 } from "../support/fold.ts";
-import { normal, sizeOf, useBuild } from "../support/worlds.ts";
-
-interface Convolution {
-  stride: number;
-  padding: number;
-  dilation: number;
-  transpose: boolean;
-}
-
-/** A convolution of any rank in float64, [N, C, …] in and out, and Σ|x·w| + |bias|: the scale of its rounding errors. */
-function convolve(
-  x: { data: Float32Array; shape: Shape },
-  weight: { data: ArrayLike<number>; shape: Shape },
-  bias: ArrayLike<number> | null,
-  outShape: Shape,
-  connect: Connection,
-  { stride, padding, dilation, transpose }: Convolution,
-) {
-  const [batch, inputs, ...from] = x.shape as [number, number, ...number[]];
-  const [, outputs, ...to] = outShape as [number, number, ...number[]];
-  const kernel = weight.shape.slice(2);
-  const at = (o: number) => bias?.[o] ?? 0;
-  const every = (f: (o: number) => number) =>
-    Float64Array.from({ length: sizeOf(outShape) }, (_, i) => f(Math.floor(i / sizeOf(to)) % outputs));
-  const y = every(at);
-  const scale = every((o) => Math.abs(at(o)));
-  for (const p of indices(from))
-    for (const k of indices(kernel)) {
-      const q = p.map((v, axis) => {
-        const tap = (k[axis] as number) * dilation - padding;
-        return transpose ? v * stride + tap : (v - tap) / stride;
-      });
-      if (!q.every((v, axis) => Number.isInteger(v) && v >= 0 && v < (to[axis] as number))) continue;
-      for (const o of range(outputs))
-        for (const i of range(inputs)) {
-          const pair = connect(o, i);
-          if (!pair) continue;
-          const w = weight.data[offset(weight.shape, [...pair, ...k])] as number;
-          for (const n of range(batch)) {
-            const term = w * (x.data[offset(x.shape, [n, i, ...p])] as number);
-            const target = offset(outShape, [n, o, ...q]);
-            y[target] = (y[target] as number) + term;
-            scale[target] = (scale[target] as number) + Math.abs(term);
-          }
-        }
-    }
-  return { y, scale };
-}
+import { normal, useBuild } from "../support/worlds.ts";
 
 describe("the golden cases", () => {
   test("are all here", () => {

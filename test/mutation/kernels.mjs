@@ -1,10 +1,11 @@
 // Shows which tests catch the faults of kernel-faults.mjs:
 //
-//   node test/mutation/kernels.mjs [--only TEXT] [--write]
+//   node test/mutation/kernels.mjs [--only TEXT] [--new] [--write]
 //
 // Each fault is built in a copy of the project outside of the working tree. Then groups of tests run one after the other,
-// until one fails. --only takes the faults whose description or file contains TEXT. --write writes the table of
-// docs/reliability.md. The script ends with exit code 1 if a fault is not caught.
+// until one fails. --only takes the faults whose description or file contains TEXT, and --new those that the table of
+// docs/reliability.md does not have yet. --write writes each verdict into the table, so that a run may be interrupted. The
+// script ends with exit code 1 if a fault is not caught.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -17,8 +18,34 @@ import { replaceMarked } from "../../bench/report.mjs";
 import { faults, withFault } from "./kernel-faults.mjs";
 
 const { values } = parseArgs({
-  options: { only: { type: "string", default: "" }, write: { type: "boolean", default: false } },
+  options: {
+    only: { type: "string", default: "" },
+    new: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+  },
 });
+
+const document = new URL("../../docs/reliability.md", import.meta.url);
+const NOT_CAUGHT = "**not caught**";
+const cellsOf = ({ fault, file }) => [`\`${file}\``, fault];
+
+/** The verdicts of the table, by the cells before them. */
+const verdicts = new Map(
+  [
+    ...readFileSync(document, "utf8").matchAll(/^\| (`[\w/.]+`) +\| (.+?) +\| (`test.*?|\*\*not caught\*\*) +\|$/gm),
+  ].map(([, file, fault, verdict]) => [`${file} ${fault}`, verdict]),
+);
+const keyOf = (fault) => cellsOf(fault).join(" ");
+
+/** Writes the verdicts of all faults that have one. */
+function writeTable() {
+  const run = faults.filter((fault) => verdicts.has(keyOf(fault)));
+  const caught = run.filter((fault) => verdicts.get(keyOf(fault)) !== NOT_CAUGHT);
+  const rows = run.map((fault) => [...cellsOf(fault), verdicts.get(keyOf(fault))]);
+  const table = markdownTable([["file", "the kernel …", "first tests that fail"], ...rows]);
+  const part = `Of ${faults.length} faults ${run.length} were run, and ${caught.length} of these were caught.\n\n${table}`;
+  writeFileSync(document, replaceMarked(readFileSync(document, "utf8"), part, "kernel-faults"));
+}
 
 /** Groups of tests, the fastest first. Together they are `npm test`. */
 const GROUPS = [
@@ -57,14 +84,16 @@ for (const file of tracked.split("\n").filter(Boolean)) cpSync(join(project, fil
 rmSync(join(copy, "test/assembly/kernel-faults.test.ts"));
 symlinkSync(join(project, "node_modules"), join(copy, "node_modules"));
 
-const rows = [];
+const wanted = faults.filter(
+  (fault) => `${fault.file}: ${fault.fault}`.includes(values.only) && !(values.new && verdicts.has(keyOf(fault))),
+);
 let survivors = 0;
 try {
   for (const script of ["build:wasm", "build:worker"])
     if (run("npm", ["run", script]) !== 0) throw new Error(`npm run ${script} fails without any fault`);
-  const failing = values.only ? undefined : failingGroup();
+  const failing = values.only || values.new ? undefined : failingGroup();
   if (failing) throw new Error(`tests fail without any fault: ${failing.join(" ")}`);
-  for (const fault of faults.filter(({ fault, file }) => `${file}: ${fault}`.includes(values.only))) {
+  for (const [i, fault] of wanted.entries()) {
     const path = join(copy, "assembly", fault.file);
     const text = readFileSync(path, "utf8");
     writeFileSync(path, withFault(text, fault));
@@ -73,19 +102,13 @@ try {
     const caughtBy = failingGroup();
     writeFileSync(path, text);
     if (!caughtBy) survivors++;
-    const verdict = caughtBy ? caughtBy.map((name) => `\`${name}\``).join(", ") : "**not caught**";
-    rows.push([`\`${fault.file}\``, fault.fault, verdict]);
-    console.log(`${rows.length}. ${fault.file}: ${fault.fault}: ${caughtBy ? caughtBy.join(" ") : "NOT CAUGHT"}`);
+    verdicts.set(keyOf(fault), caughtBy ? caughtBy.map((name) => `\`${name}\``).join(", ") : NOT_CAUGHT);
+    console.log(`${i + 1}. ${fault.file}: ${fault.fault}: ${caughtBy ? caughtBy.join(" ") : "NOT CAUGHT"}`);
+    if (values.write) writeTable();
   }
 } finally {
   rmSync(copy, { recursive: true, force: true });
 }
 
-console.log(`kernel faults: ${rows.length - survivors} of ${rows.length} caught`);
-if (values.write) {
-  const document = new URL("../../docs/reliability.md", import.meta.url);
-  const table = markdownTable([["file", "the kernel …", "first tests that fail"], ...rows]);
-  const part = `${rows.length - survivors} of ${rows.length} faults are caught.\n\n${table}`;
-  writeFileSync(document, replaceMarked(readFileSync(document, "utf8"), part, "kernel-faults"));
-}
+console.log(`kernel faults: ${wanted.length - survivors} of ${wanted.length} caught`);
 if (survivors) process.exitCode = 1;

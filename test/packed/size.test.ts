@@ -33,7 +33,10 @@ const BUDGETS: Record<string, readonly [number, string]> = {
     'import { batchNormForward } from "batchnorm-wasm/core"; globalThis.y = batchNormForward(globalThis.x);',
   ],
   "BatchNorm of batchnorm-wasm": [52_000, training("batchnorm-wasm")],
-  "all of batchnorm-wasm": [76_500, 'export * from "batchnorm-wasm";'],
+  "all of batchnorm-wasm": [
+    77_500, // of which folding forward, with its expected error, is 1,150
+    'export * from "batchnorm-wasm";',
+  ],
   "the layer for TF.js": [
     54_500,
     'import { batchNormalization } from "batchnorm-wasm/tfjs"; globalThis.layer = batchNormalization();',

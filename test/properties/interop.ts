@@ -140,12 +140,15 @@ const folds = fc.record({
   gamma: fc.boolean(),
   beta: fc.boolean(),
   activation: activations,
+  direction: fc.constantFrom("backward", "forward"),
+  layout: fc.constantFrom(undefined, "channels-first", "channels-last"),
+  perChannel: fc.integer({ min: 1, max: 3 }),
   seed: seeds,
 });
 type Fold = typeof folds extends fc.Arbitrary<infer T> ? T : never;
 
 /** A source to fold, its numbers, and its exact scale and shift. */
-function sourceOf({ source, wide, gamma, beta, activation, seed }: Fold, channels: number) {
+function sourceOf({ source, wide, gamma, beta, activation, layout, seed }: Fold, channels: number) {
   const dtype = wide ? "float64" : "float32";
   const few = (k: number) => numbers(seed * 8 + k, channels, dtype, "normal");
   const n = {
@@ -157,7 +160,14 @@ function sourceOf({ source, wide, gamma, beta, activation, seed }: Fold, channel
   const epsilon = 1e-3;
   let bn: Any;
   if (source === "layer") {
-    bn = new lib.BatchNorm(channels, { dtype, epsilon, scale: gamma, shift: beta, activation });
+    bn = new lib.BatchNorm(channels, {
+      dtype,
+      epsilon,
+      scale: gamma,
+      shift: beta,
+      activation,
+      ...(layout && { layout }),
+    });
     bn.gamma?.set(n.gamma);
     bn.beta?.set(n.beta);
     bn.runningMean.set(n.mean);
@@ -169,7 +179,7 @@ function sourceOf({ source, wide, gamma, beta, activation, seed }: Fold, channel
       ...(n.beta && { beta: v(n.beta) }),
       runningMean: v(n.mean),
       runningVariance: v(n.variance),
-      options: { epsilon, activation },
+      options: { epsilon, activation, ...(layout && { layout }) },
     };
   }
   const scale = n.variance.map((v, c) => (n.gamma?.[c] ?? 1) / Math.sqrt(v + epsilon));
@@ -177,44 +187,106 @@ function sourceOf({ source, wide, gamma, beta, activation, seed }: Fold, channel
   return { bn, scale, n, options, rtol: wide ? 1e-14 : 2 ** -23 };
 }
 
+/** Half an ulp of each type. */
+const ULPS = { float32: 2 ** -24, float64: 1e-15, float16: 2 ** -11, bfloat16: 2 ** -8 };
+
+/** Checks weight and bias, rounded once. `summed` is what the sums of the bias may be off in float64. */
+function checkFolded(folded: Any, { dtype }: Fold, weight: Float64Array, bias: Float64Array, summed: number): void {
+  const [ulp, tiny] = [ULPS[dtype] * 1.001, dtype === "float16" ? 2 ** -24 : 1e-30];
+  close("weight", decode(folded.weight), weight, ulp, tiny);
+  close("bias", decode({ data: folded.bias, dtype }), bias, ulp, tiny + summed);
+}
+
+/** The format of a call: that of a description if the function knows it. */
+const formatOf = (isLinear: boolean, { format, direction }: Fold) => {
+  if (isLinear) return format.length === 2 ? format : "OI";
+  return format.length === 4 && !(direction === "forward" && ["IOHW", "HWOI"].includes(format)) ? format : "OIHW";
+};
+
+function forwardCall(isLinear: boolean, spec: Fold) {
+  const format = formatOf(isLinear, spec);
+  const outputsFirst = format.startsWith("O");
+  const [a, b, h, w] = spec.dims;
+  const groups = isLinear || format === "HWIM" ? 1 : spec.groups;
+  const perChannel = isLinear ? spec.perChannel : 1;
+  // a is the number of channels of a group, and b that of its outputs, or of the outputs of a channel
+  const axes = {
+    OI: [b, a * perChannel],
+    IO: [a * perChannel, b],
+    OIHW: [b * groups, a, h, w],
+    HWIO: [h, w, a, b * groups],
+  };
+  const shape = { ...axes, HWIM: [h, w, a, b] }[format as "OI"];
+  const channels = a * groups;
+  const outputs = format === "HWIM" ? a * b : b * groups;
+  const { bn, scale, n, options } = sourceOf(spec, channels);
+  const weight = numbers(spec.seed * 8 + 6, product(shape), spec.dtype, "eighths");
+  const bias = spec.bias ? numbers(spec.seed * 8 + 7, outputs, spec.dtype, "eighths") : undefined;
+  const layer = {
+    weight: operand(weight, shape, spec.dtype, "plain"),
+    ...(bias && { bias: arrayOf(bias, spec.dtype) }),
+  };
+  const given = {
+    ...{ format, direction: "forward", ...options },
+    ...(groups > 1 && { groups }),
+    ...(!isLinear && { unpadded: true }),
+  };
+  const inner = outputsFirst ? product(shape.slice(2)) : 1;
+  const perGroup = format === "HWIM" ? 1 : a * perChannel;
+  /** The output and the channel of a weight by its index. */
+  const place = (i: number): [number, number] => {
+    if (format === "HWIM") return [i % outputs, Math.floor((i % outputs) / b)];
+    const o = outputsFirst ? Math.floor(i / (perGroup * inner)) : i % outputs;
+    const k = Math.floor(i / (outputsFirst ? inner : outputs)) % perGroup;
+    const input = Math.floor(o / (outputs / groups)) * perGroup + k;
+    return [o, spec.layout === "channels-last" ? input % channels : Math.floor(input / perChannel)];
+  };
+  return {
+    args: [layer, bn, given],
+    check(folded: Any) {
+      const sums = Float64Array.from({ length: outputs }, (_, o) => bias?.[o] ?? 0);
+      const sizes = sums.map(Math.abs);
+      const e = weight.map((v, i) => {
+        const [o, c] = place(i);
+        const term = v * ((n.beta?.[c] ?? 0) - (n.mean[c] as number) * (scale[c] as number));
+        sums[o] = (sums[o] as number) + term;
+        sizes[o] = (sizes[o] as number) + Math.abs(term);
+        return v * (scale[c] as number);
+      });
+      checkFolded(folded, spec, e, sums, 1e-13 * Math.max(...sizes));
+    },
+  };
+}
+
+function backwardCall(isLinear: boolean, spec: Fold) {
+  const format = formatOf(isLinear, spec);
+  const groups = format === "IOHW" && (spec.dims[0] as number) % spec.groups === 0 ? spec.groups : 1;
+  const shape = spec.dims.slice(0, isLinear ? 2 : 4);
+  const { outputs, of } = outputsOf(format, shape);
+  const channels = outputs * groups;
+  const { bn, scale, n, options } = sourceOf(spec, channels);
+  const weight = numbers(spec.seed * 8 + 6, product(shape), spec.dtype, "eighths");
+  const bias = spec.bias ? numbers(spec.seed * 8 + 7, channels, spec.dtype, "eighths") : undefined;
+  const layer = {
+    weight: operand(weight, shape, spec.dtype, "plain"),
+    ...(bias && { bias: arrayOf(bias, spec.dtype) }),
+  };
+  return {
+    args: [layer, bn, { format, ...(groups > 1 && { groups }), ...options }],
+    check(folded: Any) {
+      const perGroup = weight.length / groups;
+      const e = weight.map((v, i) => v * (scale[Math.floor(i / perGroup) * outputs + of(i)] as number));
+      const shift = scale.map((s, c) => (n.beta?.[c] ?? 0) - ((n.mean[c] as number) - (bias?.[c] ?? 0)) * s);
+      checkFolded(folded, spec, e, shift, 1e-13);
+    },
+  };
+}
+
 const fold = (isLinear: boolean) =>
-  generator(folds, (raw) => {
-    const spec = {
-      ...raw,
-      format: isLinear
-        ? raw.format.length === 2
-          ? raw.format
-          : "OI"
-        : raw.format.length === 4
-          ? raw.format
-          : ("OIHW" as const),
-    };
-    const groups = spec.format === "IOHW" && (spec.dims[0] as number) % spec.groups === 0 ? spec.groups : 1;
-    const shape = spec.dims.slice(0, isLinear ? 2 : 4);
-    const { outputs, of } = outputsOf(spec.format, shape);
-    const channels = outputs * groups;
-    const { bn, scale, n, options } = sourceOf(spec, channels);
-    const weight = numbers(spec.seed * 8 + 6, product(shape), spec.dtype, "eighths");
-    const bias = spec.bias ? numbers(spec.seed * 8 + 7, channels, spec.dtype, "eighths") : undefined;
-    const layer = {
-      weight: operand(weight, shape, spec.dtype, "plain"),
-      ...(bias && { bias: arrayOf(bias, spec.dtype) }),
-    };
-    const given = { format: spec.format, ...(groups > 1 && { groups }), ...options };
-    return {
-      args: [layer, bn, given],
-      call: ([layer, bn, options]) => (isLinear ? lib.foldIntoLinear : (lib.foldIntoConv as Any))(layer, bn, options),
-      check(folded) {
-        const perGroup = weight.length / groups;
-        const e = weight.map((v, i) => v * (scale[Math.floor(i / perGroup) * outputs + of(i)] as number));
-        const ulp = { float32: 2 ** -24, float64: 1e-15, float16: 2 ** -11, bfloat16: 2 ** -8 }[spec.dtype] * 1.001;
-        const tiny = spec.dtype === "float16" ? 2 ** -24 : 1e-30;
-        close("weight", decode(folded.weight), e, ulp, tiny);
-        const shift = scale.map((s, c) => (n.beta?.[c] ?? 0) - ((n.mean[c] as number) - (bias?.[c] ?? 0)) * s);
-        close("bias", decode({ data: folded.bias, dtype: spec.dtype }), shift, ulp, tiny + 1e-13);
-      },
-    };
-  });
+  generator(folds, (spec) => ({
+    ...(spec.direction === "forward" ? forwardCall : backwardCall)(isLinear, spec),
+    call: ([layer, bn, options]) => (isLinear ? lib.foldIntoLinear : (lib.foldIntoConv as Any))(layer, bn, options),
+  }));
 
 const toAffine = generator(folds, (spec) => {
   const { bn, scale, n, options, rtol } = sourceOf(spec, spec.dims[0]);

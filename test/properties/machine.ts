@@ -66,10 +66,6 @@ export function complaintAbout(error: Any): string | undefined {
  * expected, and rarely, in optimised code of Node 20, where its length has been read as the former one.
  */
 const KNOWN: readonly (readonly [name: RegExp, message: RegExp])[] = [
-  [
-    /^(writeSafetensors|toFloat32|mergeStates|fold\w+|toAffine|fromAffine|\w+Statistics|BatchNorm\.loadStateDict)$/,
-    /read private member #/,
-  ],
   [/./, /on a detached ArrayBuffer/],
   [/^recalibrate$/, /'#brand' in undefined/],
   [/^SyncBatchNorm\.(for|back)ward/, /Cannot read properties of (null|undefined) \(reading '(saved|mode)'\)/],

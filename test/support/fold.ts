@@ -2,9 +2,9 @@
 // defines them, and layers with their scale and shift in float64.
 
 import { fileURLToPath } from "node:url";
-import { BatchNorm, type FoldSource, type Vector } from "../../src/index.ts";
+import { BatchNorm, type ConvFormat, type FoldSource, type Vector } from "../../src/index.ts";
 import { type Case, loadGolden } from "../golden/read-golden.mjs";
-import { normal } from "./worlds.ts";
+import { normal, sizeOf } from "./worlds.ts";
 
 export const U = 2 ** -24;
 const golden = loadGolden(fileURLToPath(new URL("../golden", import.meta.url)));
@@ -39,6 +39,111 @@ export const pytorchTransposed =
   (outputs: number, inputs: number, groups: number): Connection =>
   (o, i) =>
     Math.floor(o / (outputs / groups)) === Math.floor(i / (inputs / groups)) ? [i, o % (outputs / groups)] : undefined;
+
+/** Weights of every format, with the numbers of their outputs and inputs. */
+export const WEIGHTS: readonly (readonly [
+  format: ConvFormat,
+  what: string,
+  groups: number,
+  shape: Shape,
+  outputs: number,
+  inputs: number,
+])[] = [
+  ["OIHW", "rank 1", 1, [6, 4, 3], 6, 4],
+  ["OIHW", "rank 2", 1, [6, 4, 3, 2], 6, 4],
+  ["OIHW", "rank 3", 1, [6, 4, 3, 2, 4], 6, 4],
+  ["OIHW", "2 groups", 2, [6, 2, 3, 2], 6, 4],
+  ["OIHW", "depthwise, multiplier 2", 3, [6, 1, 3, 3], 6, 3],
+  ["HWIO", "rank 1", 1, [3, 4, 6], 6, 4],
+  ["HWIO", "rank 2", 1, [3, 2, 4, 6], 6, 4],
+  ["HWIO", "rank 3", 1, [3, 2, 2, 4, 6], 6, 4],
+  ["HWIO", "2 groups", 2, [3, 2, 2, 6], 6, 4],
+  ["IOHW", "rank 1", 1, [4, 6, 3], 6, 4],
+  ["IOHW", "2 groups", 2, [4, 3, 3, 2], 6, 4],
+  ["IOHW", "4 groups, rank 3", 4, [8, 2, 2, 2, 2], 8, 8],
+  ["IOHW", "depthwise", 6, [6, 1, 3, 3], 6, 6],
+  ["HWOI", "rank 2", 1, [3, 2, 6, 4], 6, 4],
+  ["HWOI", "rank 1, as many inputs as outputs", 1, [3, 5, 5], 5, 5],
+  ["HWIM", "multiplier 1", 1, [3, 3, 6, 1], 6, 6],
+  ["HWIM", "multiplier 2", 1, [3, 3, 3, 2], 6, 3],
+  ["HWIM", "rank 1, multiplier 3", 1, [5, 2, 3], 6, 2],
+];
+
+/** TensorFlow's depthwise_conv2d: output k·M + q is of input k and filter[…, k, q]. */
+export const depthwise =
+  (multiplier: number): Connection =>
+  (o, i) =>
+    Math.floor(o / multiplier) === i ? [i, o % multiplier] : undefined;
+
+/** The same connections with the two axes swapped. */
+const swap =
+  (connect: Connection): Connection =>
+  (o, i) => {
+    const pair = connect(o, i);
+    return pair && [pair[1], pair[0]];
+  };
+/** Connections of a weight in the order of its format. */
+export const connectionOf = (
+  format: ConvFormat,
+  shape: Shape,
+  outputs: number,
+  inputs: number,
+  groups: number,
+): Connection =>
+  ({
+    OIHW: pytorch(outputs, inputs, groups),
+    HWIO: swap(pytorch(outputs, inputs, groups)),
+    IOHW: pytorchTransposed(outputs, inputs, groups),
+    HWOI: swap(pytorchTransposed(outputs, inputs, groups)),
+    HWIM: depthwise(shape.at(-1) as number),
+  })[format];
+
+export interface Convolution {
+  stride: number;
+  padding: number;
+  dilation: number;
+  transpose: boolean;
+}
+
+/** A convolution of any rank in float64, [N, C, …] in and out, and Σ|x·w| + |bias|: the scale of its rounding errors. */
+export function convolve(
+  x: { data: ArrayLike<number>; shape: Shape },
+  weight: { data: ArrayLike<number>; shape: Shape },
+  bias: ArrayLike<number> | null,
+  outShape: Shape,
+  connect: Connection,
+  { stride, padding, dilation, transpose }: Convolution,
+) {
+  const [batch, inputs, ...from] = x.shape as [number, number, ...number[]];
+  const [, outputs, ...to] = outShape as [number, number, ...number[]];
+  const kernel = weight.shape.slice(2);
+  const at = (o: number) => bias?.[o] ?? 0;
+  const every = (f: (o: number) => number) =>
+    Float64Array.from({ length: sizeOf(outShape) }, (_, i) => f(Math.floor(i / sizeOf(to)) % outputs));
+  const y = every(at);
+  const scale = every((o) => Math.abs(at(o)));
+  for (const p of indices(from))
+    for (const k of indices(kernel)) {
+      const q = p.map((v, axis) => {
+        const tap = (k[axis] as number) * dilation - padding;
+        return transpose ? v * stride + tap : (v - tap) / stride;
+      });
+      if (!q.every((v, axis) => Number.isInteger(v) && v >= 0 && v < (to[axis] as number))) continue;
+      for (const o of range(outputs))
+        for (const i of range(inputs)) {
+          const pair = connect(o, i);
+          if (!pair) continue;
+          const w = weight.data[offset(weight.shape, [...pair, ...k])] as number;
+          for (const n of range(batch)) {
+            const term = w * (x.data[offset(x.shape, [n, i, ...p])] as number);
+            const target = offset(outShape, [n, o, ...q]);
+            y[target] = (y[target] as number) + term;
+            scale[target] = (scale[target] as number) + Math.abs(term);
+          }
+        }
+    }
+  return { y, scale };
+}
 
 export function layerOf(c: Case): BatchNorm {
   const bn = new BatchNorm(c.in.running_mean.shape[0], { epsilon: c.params.eps, affine: Boolean(c.in.bnWeight) });

@@ -385,6 +385,11 @@ describe("views of wasm memory", () => {
 
 describe("a Proxy around a tensor, as Vue makes it", () => {
   const proxy = new Proxy(tensor(SHAPE), {});
+  const statistics = {
+    runningMean: new Float32Array(3),
+    runningVariance: new Float32Array(3),
+    options: { epsilon: 1 },
+  };
   test.each<[string, () => unknown]>([
     ["x", () => new BatchNorm(3).forward(proxy)],
     ["out", () => new BatchNorm(3).forward(tensor(SHAPE, values(1)), { out: proxy })],
@@ -397,6 +402,17 @@ describe("a Proxy around a tensor, as Vue makes it", () => {
     expect(call).toThrow(
       new RegExp(`^${name}: expected the object itself, got a Proxy around it; in Vue .*markRaw.*toRaw`),
     );
+  });
+
+  test.each<[string, () => unknown]>([
+    ["data", () => proxy.data],
+    ["length", () => proxy.length],
+    ["disposed", () => proxy.disposed],
+    ["dispose", () => proxy.dispose()],
+    ["a file", () => writeSafetensors({ weight: proxy as never })],
+    ["folding", () => toAffine({ ...statistics, runningMean: new Proxy(tensor([3]), {}) as never })],
+  ])("is refused by %s, with the remedy", (_, call) => {
+    expect(call).toThrow(/^tensor: expected the object itself, got a Proxy around it; in Vue .*markRaw.*toRaw/);
   });
 });
 
