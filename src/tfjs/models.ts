@@ -6,19 +6,7 @@
 // A layer is watched by a method `call` of its own, which hides that of its class. So TF.js's layers are watched as ours are,
 // wherever they are in the model. All reads are asynchronous, as WebGPU requires.
 
-import {
-  add,
-  cast,
-  clone,
-  dispose,
-  keep,
-  reshape,
-  type Tensor,
-  tensor1d,
-  tidy,
-  transpose,
-  zerosLike,
-} from "@tensorflow/tfjs-core";
+import * as tf from "@tensorflow/tfjs-core";
 import { type LayersModel, type LayerVariable, layers } from "@tensorflow/tfjs-layers";
 import { nonFinite, wrongKind, wrongValue } from "../common/errors.ts";
 import { hasAny } from "../common/validate.ts";
@@ -39,7 +27,7 @@ interface BatchNormLayer extends Layer {
   readonly beta?: LayerVariable;
   readonly movingMean: LayerVariable;
   readonly movingVariance: LayerVariable;
-  call(inputs: Tensor | Tensor[], kwargs: { mask?: Tensor | Tensor[] }): Tensor | Tensor[];
+  call(inputs: tf.Tensor | tf.Tensor[], kwargs: { mask?: tf.Tensor | tf.Tensor[] }): tf.Tensor | tf.Tensor[];
 }
 
 /** Returns the batch norms of a model in the order of its layers, those of models and wrappers inside it included. */
@@ -64,39 +52,39 @@ const isFrozen = ({ trainable, gamma, beta }: BatchNormLayer): boolean => {
 
 /** A call of a layer of batch norm. Its tensors are gone when the model has run, unless they are kept. */
 interface Call {
-  readonly x: Tensor;
+  readonly x: tf.Tensor;
   /** Weight of every position, [rows]; undefined without a mask. */
-  readonly mask: Tensor | undefined;
+  readonly mask: tf.Tensor | undefined;
   /** The number of positions, the masked ones included. */
   readonly rows: number;
   /** The batch's mean and biased variance, [C]. */
-  readonly mean: Tensor;
-  readonly variance: Tensor;
+  readonly mean: tf.Tensor;
+  readonly variance: tf.Tensor;
 }
 
 /** Tensors that outlive the run of a model. */
 class Kept {
-  readonly #tensors: Tensor[] = [];
+  readonly #tensors: tf.Tensor[] = [];
 
-  add(t: Tensor | undefined): void {
-    if (t) this.#tensors.push(keep(t));
+  add(t: tf.Tensor | undefined): void {
+    if (t) this.#tensors.push(tf.keep(t));
   }
 
   dispose(): void {
-    dispose(this.#tensors);
+    tf.dispose(this.#tensors);
   }
 }
 
 /** Normalises by the batch, and returns also its statistics. A batch of one value per channel gives beta. */
-function normalize(layer: BatchNormLayer, x: Tensor, mask: Tensor | undefined) {
+function normalize(layer: BatchNormLayer, x: tf.Tensor, mask: tf.Tensor | undefined) {
   const { axis, epsilon } = layer;
-  const [gamma, beta] = [layer.gamma?.read() as Tensor | undefined, layer.beta?.read() as Tensor | undefined];
+  const [gamma, beta] = [layer.gamma?.read() as tf.Tensor | undefined, layer.beta?.read() as tf.Tensor | undefined];
   const channels = x.shape.at(axis) as number;
   if (x.size > channels)
     return batchNorm(x, { gamma: gamma ?? null, beta: beta ?? null }, { axis, epsilon, ...(mask && { mask }) });
-  const mean = reshape(x, [channels]);
-  const y = zerosLike(mean);
-  return { y: reshape(beta ? add(y, beta) : y, x.shape), mean, variance: zerosLike(mean) };
+  const mean = tf.reshape(x, [channels]);
+  const y = tf.zerosLike(mean);
+  return { y: tf.reshape(beta ? tf.add(y, beta) : y, x.shape), mean, variance: tf.zerosLike(mean) };
 }
 
 /**
@@ -112,18 +100,18 @@ function runOn(
   const watch = (layer: BatchNormLayer) => {
     const { call: own } = layer;
     layer.call = (inputs, kwargs) =>
-      tidy(() => {
-        const x = [inputs].flat()[0] as Tensor;
+      tf.tidy(() => {
+        const x = [inputs].flat()[0] as tf.Tensor;
         const mask = [kwargs.mask].flat()[0];
         const { y, mean, variance } = normalize(layer, x, mask);
         const rows = x.size / (x.shape.at(layer.axis) as number);
-        record(layer, { x, mask: mask && cast(reshape(mask, [rows]), "float32"), rows, mean, variance });
+        record(layer, { x, mask: mask && tf.cast(tf.reshape(mask, [rows]), "float32"), rows, mean, variance });
         return isFrozen(layer) ? own.call(layer, inputs, kwargs) : y;
       });
   };
   try {
     for (const layer of watched) watch(layer);
-    dispose(model.predictOnBatch(input));
+    tf.dispose(model.predictOnBatch(input));
   } finally {
     for (const layer of watched) delete (layer as Partial<BatchNormLayer>).call;
   }
@@ -201,10 +189,10 @@ export async function recalibrate(model: LayersModel, batches: Batches): Promise
     if (statistics.count <= 1) throw wrongValue("batches", "more than 1 value per channel in all", statistics.count);
     return [layer, statistics] as const;
   });
-  tidy(() => {
+  tf.tidy(() => {
     for (const [{ movingMean, movingVariance }, { mean, variance }] of results) {
-      movingMean.write(tensor1d(Float32Array.from(mean)));
-      movingVariance.write(tensor1d(Float32Array.from(variance)));
+      movingMean.write(tf.tensor1d(Float32Array.from(mean)));
+      movingVariance.write(tf.tensor1d(Float32Array.from(variance)));
     }
   });
 }
@@ -235,7 +223,7 @@ async function readValues({ x, mask }: Call, axis: number): Promise<Float32Array
   const last = x.shape.length - 1;
   const order = x.shape.map((_, i) => i);
   order.splice(axis < 0 ? axis + x.rank : axis, 1);
-  const rows = tidy(() => cast(transpose(x, [...order, axis < 0 ? axis + x.rank : axis]), "float32"));
+  const rows = tf.tidy(() => tf.cast(tf.transpose(x, [...order, axis < 0 ? axis + x.rank : axis]), "float32"));
   const data = (await rows.data()) as Float32Array;
   const channels = rows.shape[last] as number;
   rows.dispose();
@@ -245,7 +233,7 @@ async function readValues({ x, mask }: Call, axis: number): Promise<Float32Array
 
 /** Compares a layer with values of its input, by a layer of this library's core with the same parameters. */
 async function diagnoseCalls(layer: BatchNormLayer, calls: readonly Call[]): Promise<Diagnosis> {
-  const read = async (weight: LayerVariable) => Float32Array.from(await (weight.read() as Tensor).data());
+  const read = async (weight: LayerVariable) => Float32Array.from(await (weight.read() as tf.Tensor).data());
   const { gamma, beta, epsilon } = layer;
   const runningMean = await read(layer.movingMean);
   const channels = runningMean.length;
@@ -286,7 +274,7 @@ export async function diagnose(model: LayersModel, batch: Batch): Promise<LayerD
   const kept = new Kept();
   try {
     runOn(model, watched, inputOf("batch", batch), (layer, call) => {
-      const x = clone(call.x);
+      const x = tf.clone(call.x);
       for (const t of [x, call.mask]) kept.add(t);
       calls.set(layer, [...(calls.get(layer) ?? []), { ...call, x }]);
     });

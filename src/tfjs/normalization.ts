@@ -2,24 +2,7 @@
 // `adapt` has seen. Configuration, weights and their names are Keras's, so that TF.js loads models that Keras has saved.
 // The layer's formula is composed of TF.js's operations, and so runs and has gradients on every backend.
 
-import {
-  add,
-  broadcastTo,
-  cast,
-  div,
-  maximum,
-  mul,
-  reshape,
-  scalar,
-  serialization,
-  sqrt,
-  sub,
-  Tensor,
-  type TensorLike,
-  tensor,
-  tidy,
-  transpose,
-} from "@tensorflow/tfjs-core";
+import * as tf from "@tensorflow/tfjs-core";
 import { initializers, type LayerVariable, layers } from "@tensorflow/tfjs-layers";
 import { nonFinite, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { flag, hasAny, isList, isNumbers } from "../common/validate.ts";
@@ -55,7 +38,7 @@ export interface NormalizationConfig extends BaseConfig {
 }
 
 /** Data that `adapt` takes: all at once as a tensor or as numbers, or in batches. */
-export type AdaptData = Tensor | TensorLike | Batches;
+export type AdaptData = tf.Tensor | tf.TensorLike | Batches;
 
 /** The layer that `normalization` returns. */
 export interface NormalizationLayer extends layers.Layer {
@@ -99,10 +82,10 @@ const keptSizes = (shape: readonly Size[], kept: readonly number[]): number[] =>
   });
 
 /** Computes the statistics of every index of the kept axes. */
-async function statisticsOf(x: Tensor, kept: readonly number[]): Promise<BatchStatistics> {
+async function statisticsOf(x: tf.Tensor, kept: readonly number[]): Promise<BatchStatistics> {
   const reduced = x.shape.map((_, axis) => axis).filter((axis) => !kept.includes(axis));
   const channels = kept.reduce((product, axis) => product * (x.shape[axis] as number), 1);
-  const rows = tidy(() => cast(transpose(x, [...reduced, ...kept]), "float32"));
+  const rows = tf.tidy(() => tf.cast(tf.transpose(x, [...reduced, ...kept]), "float32"));
   try {
     const data = (await rows.data()) as Float32Array;
     return batchNormStatistics({ data, shape: [data.length / channels, channels] });
@@ -111,13 +94,13 @@ async function statisticsOf(x: Tensor, kept: readonly number[]): Promise<BatchSt
   }
 }
 
-const isBatch = (value: unknown): boolean => [value].flat()[0] instanceof Tensor || hasAny(value, "xs");
+const isBatch = (value: unknown): boolean => [value].flat()[0] instanceof tf.Tensor || hasAny(value, "xs");
 
 /** Calls `visit` with all of the data as tensors. */
-async function forEachTensor(data: AdaptData, visit: (x: Tensor) => Promise<void>): Promise<void> {
-  if (data instanceof Tensor) return visit(data);
+async function forEachTensor(data: AdaptData, visit: (x: tf.Tensor) => Promise<void>): Promise<void> {
+  if (data instanceof tf.Tensor) return visit(data);
   if (isList(data) && !isBatch(data[0])) {
-    const x = tensor(data as TensorLike);
+    const x = tf.tensor(data as tf.TensorLike);
     try {
       return await visit(x);
     } finally {
@@ -127,7 +110,7 @@ async function forEachTensor(data: AdaptData, visit: (x: Tensor) => Promise<void
   return forEachBatch("data", data as Batches, (batch: Input) => {
     const [x, ...others] = [batch].flat();
     if (others.length) throw wrongKind("data", "batches of one tensor each", batch);
-    return visit(x as Tensor);
+    return visit(x as tf.Tensor);
   });
 }
 
@@ -168,26 +151,29 @@ function define(): LayerClass {
           weight("variance", this.#shape, "float32", "ones"),
           weight("count", [], "int32", "zeros"),
         ];
-      } else tidy(() => this.#statistics()); // throws for shapes that cannot be broadcast
+      } else tf.tidy(() => this.#statistics()); // throws for shapes that cannot be broadcast
       this.built = true;
     }
 
     /** Returns mean and variance in a shape that broadcasts to the input. */
-    #statistics(): [Tensor, Tensor] {
+    #statistics(): [tf.Tensor, tf.Tensor] {
       const given = (value: Numbers | null) =>
-        broadcastTo(tensor(value as TensorLike, undefined, "float32"), this.#shape);
+        tf.broadcastTo(tf.tensor(value as tf.TensorLike, undefined, "float32"), this.#shape);
       const [mean, variance] = this.#weights
-        ? this.#weights.map((weight) => weight.read() as Tensor)
+        ? this.#weights.map((weight) => weight.read() as tf.Tensor)
         : [given(this.#mean), given(this.#variance)];
-      return [reshape(mean as Tensor, this.#broadcastShape), reshape(variance as Tensor, this.#broadcastShape)];
+      return [
+        tf.reshape(mean as tf.Tensor, this.#broadcastShape),
+        tf.reshape(variance as tf.Tensor, this.#broadcastShape),
+      ];
     }
 
-    override call(inputs: Tensor | Tensor[]): Tensor {
-      return tidy(() => {
-        const x = cast([inputs].flat()[0] as Tensor, "float32");
+    override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+      return tf.tidy(() => {
+        const x = tf.cast([inputs].flat()[0] as tf.Tensor, "float32");
         const [mean, variance] = this.#statistics();
-        const deviation = maximum(sqrt(variance), scalar(EPSILON));
-        return this.#invert ? add(mul(x, deviation), mean) : div(sub(x, mean), deviation);
+        const deviation = tf.maximum(tf.sqrt(variance), tf.scalar(EPSILON));
+        return this.#invert ? tf.add(tf.mul(x, deviation), mean) : tf.div(tf.sub(x, mean), deviation);
       });
     }
 
@@ -197,7 +183,7 @@ function define(): LayerClass {
       await forEachTensor(data, async (x) => {
         if (x.size === 0) return;
         // apply builds the layer under its name, which prefixes the names of its weights
-        if (!this.built) tidy(() => void this.apply(x));
+        if (!this.built) tf.tidy(() => void this.apply(x));
         const kept = keptAxes(this.#axes, x.rank);
         const sizes = keptSizes(x.shape, kept);
         if (sizes.length !== this.#shape.length || sizes.some((size, i) => size !== this.#shape[i]))
@@ -210,11 +196,11 @@ function define(): LayerClass {
       const bad = nonFiniteChannel(mean, variance);
       if (bad !== undefined)
         throw nonFinite(bad, mean[bad] as number, variance[bad] as number, `adapt of ${this.name}`, "");
-      tidy(() => {
+      tf.tidy(() => {
         const [forMean, forVariance, forCount] = this.#weights as readonly LayerVariable[];
-        forMean?.write(tensor(Float32Array.from(mean), this.#shape));
-        forVariance?.write(tensor(Float32Array.from(variance), this.#shape));
-        forCount?.write(scalar(Math.min(count, MAX_COUNT), "int32"));
+        forMean?.write(tf.tensor(Float32Array.from(mean), this.#shape));
+        forVariance?.write(tf.tensor(Float32Array.from(variance), this.#shape));
+        forCount?.write(tf.scalar(Math.min(count, MAX_COUNT), "int32"));
       });
     }
 
@@ -222,9 +208,9 @@ function define(): LayerClass {
       return inputShape;
     }
 
-    override getConfig(): serialization.ConfigDict {
+    override getConfig(): tf.serialization.ConfigDict {
       const config = { axis: this.#axes, mean: this.#mean, variance: this.#variance, invert: this.#invert };
-      return { ...(config as unknown as serialization.ConfigDict), ...super.getConfig() };
+      return { ...(config as unknown as tf.serialization.ConfigDict), ...super.getConfig() };
     }
   };
 }
@@ -253,10 +239,10 @@ export function normalization(config: NormalizationConfig = {}): NormalizationLa
  * a function that undoes it.
  */
 export function registerNormalization(): () => void {
-  const { classNameMap } = serialization.SerializationMap.getMap();
+  const { classNameMap } = tf.serialization.SerializationMap.getMap();
   const name = layerClass().className;
   const before = classNameMap[name];
-  serialization.registerClass(layerClass() as never);
+  tf.serialization.registerClass(layerClass() as never);
   return () => {
     if (before) classNameMap[name] = before;
     else delete classNameMap[name];
