@@ -1,5 +1,6 @@
-// Replacement of FusedBatchNorm, TF.js's kernel of batch normalization by given statistics. tf.batchNorm and all layers
-// that call it then run on the kernels of this library.
+// Kernels in TF.js's registry. FusedBatchNorm, TF.js's kernel of batch normalization by given statistics, is replaced:
+// tf.batchNorm and all layers that call it then run on the kernels of this library. The kernels that a backend lacks to
+// train convolutional networks are added.
 
 import {
   FusedBatchNorm,
@@ -15,6 +16,7 @@ import {
 } from "@tensorflow/tfjs-core";
 import { batchNormInference } from "../ops/batch-norm.ts";
 import { accessTo } from "./access.ts";
+import { CONVOLUTION_GRADIENTS } from "./convolution-gradients.ts";
 
 /** Backends whose tensors are in memory that the kernels or JavaScript can read directly. */
 const BACKENDS = ["wasm", "cpu"];
@@ -63,11 +65,23 @@ function register(config: KernelConfig): void {
   registerKernel(config);
 }
 
+/** Registers the gradients of convolutions that a backend does not have. Returns the kernels that it has registered. */
+function addMissing(backendName: string): KernelConfig[] {
+  const missing = CONVOLUTION_GRADIENTS.filter(([kernelName]) => !getKernel(kernelName, backendName));
+  const added = missing.map(([kernelName, kernelFunc]) => ({ kernelName, backendName, kernelFunc }));
+  for (const config of added) registerKernel(config);
+  return added;
+}
+
 /**
  * Makes tf.batchNorm run on this library's kernels, in those of TF.js's backends wasm and cpu that have been imported.
- * The gradient of tf.batchNorm remains TF.js's. Returns a function that restores TF.js's kernels.
+ * The gradient of tf.batchNorm remains TF.js's.
  *
- * Throws Error if neither backend has been imported.
+ * It also adds the kernels that TF.js's wasm backend lacks to train convolutional networks: Conv2DBackpropFilter,
+ * DepthwiseConv2dNativeBackpropFilter and DepthwiseConv2dNativeBackpropInput. A kernel that a backend has stays as it is.
+ *
+ * Returns a function that restores TF.js's kernels and removes the added ones. Throws Error if neither backend has been
+ * imported.
  */
 export function registerKernels(): () => void {
   const originals = BACKENDS.map((backend) => getKernel(FusedBatchNorm, backend)).filter((config) => config);
@@ -76,7 +90,12 @@ export function registerKernels(): () => void {
       "registerKernels: expected @tensorflow/tfjs-backend-wasm or -cpu to be imported before, got neither; import one, then call it",
     );
   for (const config of originals) register({ ...config, kernelFunc: replacementOf(config.kernelFunc) });
+  const added = originals.flatMap(({ backendName }) => addMissing(backendName));
   return () => {
     for (const config of originals) register(config);
+    // a later version of the backend, or the program, may have put its own there
+    for (const config of added)
+      if (getKernel(config.kernelName, config.backendName) === config)
+        unregisterKernel(config.kernelName, config.backendName);
   };
 }

@@ -9,6 +9,8 @@ const root = new URL("../../", import.meta.url);
 const readme = readFileSync(new URL("README.md", root), "utf8");
 
 const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? "";
+/** The first example below a heading. */
+const exampleBelow = (heading: string, text: string) => exampleOf(text.slice(text.indexOf(`\n## ${heading}\n`)));
 const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
 
 /** What `report`, an expression, is after an example has run as a program of its own. */
@@ -52,6 +54,27 @@ it("the example of docs/modes.md runs", () => {
 it("the example of docs/tfjs.md runs, on TF.js's own memory", () => {
   const report = "[info().memory, model.layers[1].getWeights().length]";
   expect(run("tfjs", exampleOf(docs("tfjs")), report)).toEqual(["in place", 4]);
+});
+
+it("docs/tfjs.md trains a network with convolutions on the wasm backend", () => {
+  const example = exampleBelow("Networks with convolutions", docs("tfjs"));
+  const losses = run("tfjs-convolutions", example, "history.loss");
+  expect(losses).toHaveLength(2);
+  expect(losses.every(Number.isFinite)).toBe(true);
+  expect(() => run("tfjs-convolutions", example.replace("registerKernels();", ""), "history.loss")).toThrow(
+    "Kernel 'DepthwiseConv2dNativeBackpropInput' not registered",
+  );
+});
+
+it("docs/tfjs.md normalises by Keras's layer", () => {
+  const example = exampleBelow("Keras's layer Normalization", docs("tfjs"));
+  expect(run("tfjs-normalization", example, "[...normalized.dataSync()]")).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
+});
+
+it("docs/tfjs.md recalibrates a model", () => {
+  const example = exampleBelow("New moving statistics, and what is wrong with them", docs("tfjs"));
+  const report = "[before.diagnosis.drifted, after.diagnosis.drifted, after.layer === bn.name]";
+  expect(run("tfjs-models", example, report)).toEqual([[0, 1, 2, 3], [], true]);
 });
 
 it("the example of docs/sync.md runs, and two ranks are one batch", () => {
