@@ -18,7 +18,6 @@ export {
   type NormalizationLayer,
   type Numbers,
   normalization,
-  registerNormalization,
 } from "./normalization.ts";
 export { batchNorm, batchNormInference } from "./operations.ts";
 export { type InitOptions, init, stopThreads } from "./threads.ts";

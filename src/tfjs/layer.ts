@@ -24,6 +24,7 @@ import { resolveOptions } from "../layer/options.ts";
 import { RunningStatistics } from "../layer/running-statistics.ts";
 import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import { type StatisticsOnDevice, select } from "./composed.ts";
+import { registerNormalization } from "./normalization.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
 
 /** Reaction of a layer to NaN and Infinity in a batch's statistics. */
@@ -269,15 +270,17 @@ const ALIASES = ["BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNorma
 /**
  * Registers this layer as TF.js's class "BatchNormalization". Models that TF.js loads afterwards, by tf.loadLayersModel
  * for example, contain it instead of TF.js's layer. It also takes layers that TensorFlow has saved as
- * BatchNormalizationV1, BatchNormalizationV2 and SyncBatchNormalization, which TF.js does not know. Returns a function
- * that registers TF.js's class again.
+ * BatchNormalizationV1, BatchNormalizationV2 and SyncBatchNormalization, and Keras's layer Normalization, none of which
+ * TF.js knows. Returns a function that undoes all of this.
  */
 export function registerLayer(): () => void {
   const { classNameMap } = serialization.SerializationMap.getMap();
   const before = ALIASES.map((name) => [name, classNameMap[name]] as const);
   serialization.registerClass(layerClass() as never);
   for (const name of ALIASES) classNameMap[name] = classNameMap[layerClass().className] as never;
+  const restoreNormalization = registerNormalization();
   return () => {
+    restoreNormalization();
     serialization.registerClass(originalClass() as never);
     for (const [name, entry] of before)
       if (entry) classNameMap[name] = entry;

@@ -4,12 +4,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { input, type LayersModel, layers, loadLayersModel, sequential } from "@tensorflow/tfjs-layers";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import {
-  BatchNormError,
-  type NormalizationConfig,
-  normalization,
-  registerNormalization,
-} from "../../src/tfjs/index.ts";
+import { BatchNormError, type NormalizationConfig, normalization, registerLayer } from "../../src/tfjs/index.ts";
 import { BACKENDS, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -225,7 +220,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     ])("Keras's converter's load, with %s as axis", async (_, config) => {
       const artifacts = () => converted(config, WEIGHTS);
       await expect(loadLayersModel(artifacts())).rejects.toThrow("Unknown layer: Normalization");
-      const restore = registerNormalization();
+      const restore = registerLayer();
       let model: LayersModel;
       try {
         model = await loadLayersModel(artifacts());
@@ -237,7 +232,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     });
 
     it("with mean and variance in the configuration, there are no weights", async () => {
-      const restore = registerNormalization();
+      const restore = registerLayer();
       try {
         const model = await loadLayersModel(converted({ axis: [-1], mean: [1, 2, 3], variance: [4, 4, 4] }, {}));
         expect(values(model.predict(tf.tensor2d([[3, 4, 5]])) as tf.Tensor)).toBeAllclose([1, 1, 1], { atol: 1e-6 });
@@ -264,7 +259,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
           return { modelArtifactsInfo: { dateSaved: new Date(0), modelTopologyType: "JSON" } };
         }),
       );
-      const restore = registerNormalization();
+      const restore = registerLayer();
       try {
         const loaded = await loadLayersModel(tf.io.fromMemory(saved as tf.io.ModelArtifacts));
         const x = tf.tensor2d([[1, 2, 3]]);
