@@ -1,0 +1,220 @@
+// Mutation testing of the TypeScript facade, by StrykerJS:
+//
+//   npm run build && npm ci --prefix test/mutation
+//   node test/mutation/facade.mjs --part memory [--only TEXT] [--write]
+//
+// StrykerJS makes mutants: it changes one small piece of src/, such as a condition, and runs the tests that cover this
+// piece. A mutant survives if no test fails. StrykerJS does not notice hooks that fail, sometimes runs no test at all, and
+// does not reach code that runs when a file is loaded or in a thread of its own. So every survivor runs a second time, in
+// a new process, with whole files of tests.
+//
+// --only takes the files whose names contain TEXT. --write writes the part's tables into docs/reliability.md. The script
+// ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
+
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { Stryker } from "@stryker-mutator/core";
+import { markdownTable } from "markdown-table";
+import { replaceMarked } from "../../bench/report.mjs";
+import { accepted, changeOf } from "./accepted.mjs";
+
+/** Returns the files of a folder of src/, without some. */
+const filesOf = (folder, ...without) =>
+  readdirSync(new URL(`../../src/${folder}`, import.meta.url))
+    .filter((name) => !without.includes(name))
+    .map((name) => `src/${folder}/${name}`);
+
+/** The parts of src/, and the tests that run: the fast ones among those that a part has. */
+const PARTS = {
+  // the tests of mpi.ts run under mpirun
+  distributed: {
+    files: filesOf("distributed", "mpi.ts", "shared-memory.ts"),
+    tests: ["test/distributed/message-ports.test.ts", "test/layer/sync-protocol.test.ts", "test/layer/sync.test.ts"],
+  },
+  // the ranks of these tests are threads, which run dist/
+  "shared-memory": { files: ["src/distributed/shared-memory.ts"], tests: ["test/layer/sync-threads.test.ts"] },
+  memory: {
+    files: filesOf("memory", "init.ts", "guards.ts", "operand.ts", "transfer.ts"),
+    tests: [
+      ...["memory", "overlap", "attach", "written", "exhausted"].map((name) => `test/memory/${name}.test.ts`),
+      "test/tensor/operands.test.ts",
+    ],
+  },
+  guards: {
+    files: ["src/memory/guards.ts"],
+    tests: ["test/memory/overlap.test.ts", "test/tensor/operands.test.ts", "test/common/wrong-*.test.ts"],
+  },
+  operands: {
+    files: ["src/memory/operand.ts", "src/memory/transfer.ts"],
+    tests: ["test/memory/arrays.test.ts", "test/memory/memory.test.ts", "test/tensor/operands.test.ts"],
+  },
+  init: { files: ["src/memory/init.ts"], tests: ["test/wasm/*.test.ts"] },
+  layer: { files: filesOf("layer"), tests: ["test/layer/*.test.ts", "test/common/*.test.ts"] },
+  ops: { files: filesOf("ops"), tests: ["test/ops/*.test.ts", "test/layer/*.test.ts", "test/common/*.test.ts"] },
+};
+
+const { values } = parseArgs({
+  options: {
+    part: { type: "string", default: "" },
+    only: { type: "string", default: "" },
+    write: { type: "boolean", default: false },
+  },
+});
+const part = PARTS[values.part];
+if (!part) throw new Error(`--part is one of ${Object.keys(PARTS).join(", ")}`);
+
+/** The longest time for all tests of a part, in milliseconds. A mutant that makes tests hang counts as killed. */
+const TIME_OUT = 120_000;
+
+const project = fileURLToPath(new URL("../..", import.meta.url));
+process.chdir(project);
+process.env.MUTATION_TESTS = part.tests.join(",");
+const directory = mkdtempSync(join(tmpdir(), "mutants-"));
+
+/** Runs StrykerJS. Returns its report, as mutation-testing-report-schema describes it. */
+async function runStryker() {
+  const fileName = join(directory, "report.json");
+  const stryker = new Stryker({
+    mutate: part.files.filter((file) => file.includes(values.only)),
+    testRunner: "vitest",
+    plugins: [fileURLToPath(import.meta.resolve("@stryker-mutator/vitest-runner"))],
+    vitest: { configFile: "test/mutation/vitest.config.ts", related: false },
+    coverageAnalysis: "perTest",
+    ignoreStatic: true,
+    ignorePatterns: ["bench/results", "examples/lab", "build/lab*"],
+    tempDirName: directory,
+    cleanTempDir: false, // the second run needs the mutants
+    concurrency: 2,
+    reporters: ["json", "progress-append-only"],
+    jsonReporter: { fileName },
+    allowConsoleColors: false,
+  });
+  await stryker.runMutationTest();
+  return JSON.parse(readFileSync(fileName, "utf8"));
+}
+
+/** Runs a program in StrykerJS's copy of the project, which has all mutants. Returns whether it succeeds. */
+function run(args, env = {}) {
+  const sandbox = readdirSync(directory).find((name) => name.startsWith("sandbox"));
+  const { status, error } = spawnSync(process.execPath, args, {
+    cwd: join(directory, sandbox),
+    env: { ...process.env, ...env },
+    stdio: "ignore",
+    timeout: TIME_OUT,
+  });
+  if (error && error.code !== "ETIMEDOUT") throw error;
+  return status === 0;
+}
+
+/** Returns whether tests pass with a mutant: those files of tests that reach it, or all where none seems to. */
+const survives = ({ id, coveredBy = [] }, testFiles = {}) =>
+  run(
+    [
+      ...["node_modules/vitest/vitest.mjs", "run", "--bail", "1", "--config", "test/mutation/vitest.config.ts"],
+      ...Object.keys(testFiles).filter((file) => testFiles[file].tests.some((test) => coveredBy.includes(test.id))),
+    ],
+    { __STRYKER_ACTIVE_MUTANT__: id },
+  );
+
+/** Returns the code at a location of a report, in which lines and columns begin at 1. */
+function codeAt(source, { start, end }) {
+  const lines = source.split("\n").slice(start.line - 1, end.line);
+  lines.push(lines.pop().slice(0, end.column - 1));
+  return lines.join("\n").slice(start.column - 1);
+}
+
+/** Returns all mutants: the file, the line and the change, and whether the mutant survives, or why it is accepted. */
+function mutantsOf({ files, testFiles }) {
+  // threads of the tests run dist/
+  if (!run(["bundle.mjs"])) throw new Error("bundle.mjs fails on the mutants");
+  if (!survives({ id: "" })) throw new Error("tests fail without any mutant");
+  return Object.entries(files).flatMap(([file, { source, mutants }]) =>
+    mutants.map((mutant) => {
+      const { line: number } = mutant.location.start;
+      const line = source.split("\n")[number - 1].trim();
+      const change = changeOf(codeAt(source, mutant.location), mutant.replacement);
+      const survived = !/Killed|Timeout/.test(mutant.status) && survives(mutant, testFiles);
+      const reason = survived
+        ? accepted.find((e) => e.file === file && e.mutants.some(([l, c]) => l === line && c === change))?.reason
+        : undefined;
+      if (survived) console.log(`${file}:${number}: ${line}\n  ${change}\n  ${reason ?? "NOT ACCEPTED"}`);
+      return { file, line, number, change, survived, reason };
+    }),
+  );
+}
+
+const percent = (count, of) => (of ? `${((100 * count) / of).toFixed(1)} %` : "");
+
+/** A row of the table of files. */
+function rowOf(name, mutants) {
+  const survivors = mutants.filter(({ survived }) => survived);
+  const [all, killed, known] = [
+    mutants.length,
+    mutants.length - survivors.length,
+    survivors.filter(({ reason }) => reason).length,
+  ];
+  return [name, all, killed, known, survivors.length - known, percent(killed, all), percent(killed, all - known)];
+}
+
+/** The tables of a part in docs/reliability.md. */
+function tablesOf(mutants) {
+  const files = [...new Set(mutants.map(({ file }) => file))];
+  const head = ["file", "mutants", "killed", "accepted", "not accepted", "score", "without accepted ones"];
+  const table = markdownTable(
+    [
+      head,
+      ...files.map((file) =>
+        rowOf(
+          `\`${file}\``,
+          mutants.filter((mutant) => mutant.file === file),
+        ),
+      ),
+      rowOf("all", mutants),
+    ],
+    { align: ["l", ...Array(6).fill("r")] },
+  );
+  const reasons = accepted
+    .map((entry) => [
+      `\`${entry.file}\``,
+      mutants.filter(({ file, reason }) => file === entry.file && reason === entry.reason).length,
+      entry.reason,
+    ])
+    .filter(([, count]) => count);
+  const open = mutants
+    .filter(({ survived, reason }) => survived && !reason)
+    .map(({ file, line, change }) => `- \`${file}\`, in \`${line}\`: \`${change}\``);
+  return [
+    table,
+    reasons.length && markdownTable([["file", "accepted", "why"], ...reasons], { align: ["l", "r", "l"] }),
+    open.length && `Survivors that are not accepted:\n\n${open.join("\n")}`,
+  ]
+    .filter(Boolean)
+    .join("\n\n");
+}
+
+let mutants;
+try {
+  mutants = mutantsOf(await runStryker());
+} finally {
+  rmSync(directory, { recursive: true, force: true });
+}
+const survivors = mutants.filter(({ survived }) => survived);
+const unused = accepted
+  .filter(({ file }) => mutants.some((mutant) => mutant.file === file))
+  .flatMap(({ file, mutants: entries }) =>
+    entries.filter(
+      ([line, change]) => !survivors.some((s) => s.file === file && s.line === line && s.change === change),
+    ),
+  );
+for (const [line, change] of unused) console.log(`accepted, but killed or gone: ${line}\n  ${change}`);
+console.log(tablesOf(mutants));
+if (values.write && !values.only) {
+  const document = new URL("../../docs/reliability.md", import.meta.url);
+  const text = readFileSync(document, "utf8");
+  writeFileSync(document, replaceMarked(text, tablesOf(mutants), `mutants-${values.part}`));
+}
+if (unused.length || survivors.some(({ reason }) => !reason)) process.exitCode = 1;
