@@ -33,10 +33,18 @@ const PARTS = {
   // the tests of mpi.ts run under mpirun
   distributed: {
     files: filesOf("distributed", "mpi.ts", "shared-memory.ts"),
-    tests: ["test/distributed/message-ports.test.ts", "test/layer/sync-protocol.test.ts", "test/layer/sync.test.ts"],
+    tests: [
+      "test/distributed/exchange.test.ts",
+      "test/distributed/message-ports.test.ts",
+      "test/layer/sync-protocol.test.ts",
+      "test/layer/sync.test.ts",
+    ],
   },
-  // the ranks of these tests are threads, which run dist/
-  "shared-memory": { files: ["src/distributed/shared-memory.ts"], tests: ["test/layer/sync-threads.test.ts"] },
+  // ranks of sync-threads.test.ts are threads, which run dist/
+  "shared-memory": {
+    files: ["src/distributed/shared-memory.ts"],
+    tests: ["test/distributed/shared-memory.test.ts", "test/layer/sync-threads.test.ts"],
+  },
   memory: {
     files: filesOf("memory", "init.ts", "guards.ts", "operand.ts", "transfer.ts"),
     tests: [
