@@ -163,9 +163,10 @@ class PortGroup implements ProcessGroup<Promise<void>> {
     else if (!isExchange(message) || (message.kind === "result") !== this.rank > 0) this.#loseBy(from);
     else if (!this.#isOver(message)) {
       const exchange = this.#exchangeOf(message);
+      const { end, length } = exchange;
       if (message.kind !== "result") this.#take(exchange, from, message);
-      else if (typeof message.values === "string") exchange.end?.(new BatchNormError("group", message.values));
-      else if (message.values.length === exchange.length) exchange.end?.(message.values);
+      else if (end && typeof message.values === "string") end(new BatchNormError("group", message.values));
+      else if (end && message.values.length === length) end(message.values as Float64Array);
       else this.#loseBy(from);
     }
   }
@@ -197,7 +198,8 @@ class PortGroup implements ProcessGroup<Promise<void>> {
 
   /** What this rank knows of an exchange that has not ended in time. */
   #missing({ parts }: Exchange, tag: number): string {
-    const from = this.rank > 0 ? 0 : Array.from({ length: this.size }, (_, i) => i).findIndex((i) => !parts[i]);
+    // ranks other than 0 have no parts, and wait for rank 0
+    const from = Array.from({ length: this.size }, (_, i) => i).findIndex((i) => !parts[i]);
     const others = [...this.#exchanges.values()].map((other) => other.parts[from]).find((part) => part);
     const elsewhere = others ? `, which waits in an exchange of tag ${others.tag}` : "";
     return `nothing came from rank ${from} within ${this.#timeoutMs} ms in an exchange of tag ${tag}${elsewhere}`;

@@ -119,7 +119,7 @@ class SharedGroup implements ProcessGroup<void> {
     for (let start = 0; start === 0 || start < values.length; start += this.#capacity) {
       const sent = values.subarray(start, start + this.#capacity);
       const slots = this.#turn(head, sent);
-      if (start === 0) checkAlike(slots);
+      checkAlike(slots);
       for (const [rank, slot] of slots.entries()) use(rank, slot.subarray(HEAD, HEAD + sent.length), start);
     }
   }

@@ -3,7 +3,7 @@
 
 import { describe, expect, it } from "vitest";
 import { checkPackets, gather, gatherNow, type Header, packetOf } from "../../src/distributed/exchange.ts";
-import type { ProcessGroup } from "../../src/index.ts";
+import { createMessagePorts, messagePortGroup, type ProcessGroup } from "../../src/index.ts";
 import type { Wrong } from "../support/wrong-use.ts";
 
 /** Values of a header by their names, which are the options and modes of layers. */
@@ -60,6 +60,21 @@ describe("a packet", () => {
     other[2] = 1000;
     expect(() => checkPackets(joined(own, other), own, header, 0)).toThrow(
       "rank 1: expected mode train as on rank 0, got 1000;",
+    );
+  });
+
+  it("may hold values that are NaN, and has to come back as it was sent", () => {
+    const header = { channels: 7, epsilon: 0.5 };
+    const own = packetOf(header, Float64Array.of(Number.NaN, 1), 2);
+    const all = joined(own, own);
+    expect(checkPackets(all, own, header, 1)).toBe(4);
+    all[own.length + 3] = 9; // epsilon of rank 1
+    expect(() => checkPackets(all, own, header, 1)).toThrow(
+      /^group: expected the sent value 0.5 in the place of rank 1, got 9/,
+    );
+    all.set([...own, ...own].fill(4, own.length));
+    expect(() => checkPackets(joined(own, all), own, header, 0)).toThrow(
+      /^rank 2: expected an exchange of SyncBatchNorm, got "other numbers"/,
     );
   });
 
@@ -151,6 +166,17 @@ describe("exchanges of an asynchronous group", () => {
     ] as Wrong[])
       expect(() => gatherNow(group, new Float64Array(1), 1)).toThrow(/^group: expected one that sums at once/);
   });
+});
+
+it("layers of a group over message ports may be called in another order on every rank", async () => {
+  const groups = createMessagePorts(2).map((ports) => messagePortGroup(ports));
+  const calls = groups.map((group, rank) =>
+    Promise.all((rank ? [2, 1] : [1, 2]).map((layer) => gather(group, Float64Array.of(10 * layer + rank), layer))),
+  );
+  const [first, second] = await Promise.all(calls);
+  expect(first).toEqual([Float64Array.of(10, 11), Float64Array.of(20, 21)]);
+  expect(second).toEqual([...(first as Float64Array[])].reverse());
+  for (const group of groups) group.close();
 });
 
 it("a synchronous group gathers at once, by gather or by a sum over zeros in the places of the others", () => {

@@ -1,6 +1,6 @@
 // Groups over message ports, below any layer: which message belongs to which exchange, and how a group ends.
 
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { createMessagePorts, type GroupMessagePorts, messagePortGroup } from "../../src/index.ts";
 import { errorsOf, type Wrong } from "../support/wrong-use.ts";
 
@@ -9,6 +9,7 @@ type Group = ReturnType<typeof messagePortGroup>;
 const closers: (() => void)[] = [];
 afterEach(() => {
   for (const close of closers.splice(0)) close();
+  vi.unstubAllGlobals();
 });
 
 function open(ports: GroupMessagePorts, timeoutMs: number): Group {
@@ -39,6 +40,33 @@ describe("exchanges", () => {
     const values = groups.map(({ rank }) => [1, 10, 100].map((v) => Float64Array.of(v * (rank + 1))));
     await Promise.all(groups.flatMap((group, rank) => values[rank]?.map((v) => group.sum(v)) as Promise<void>[]));
     for (const rank of values) expect(rank.map(([v]) => v)).toEqual([3, 30, 300]);
+  });
+
+  it("may be begun by rank 0 last, and sum what a rank had when it began its own", async () => {
+    const groups = groupsOf(3);
+    const values = [1, 2, 3].map((v) => Float64Array.of(v, -0));
+    const others = [1, 2].map((rank) => groups[rank]?.sum(values[rank] as Float64Array));
+    await new Promise((resolve) => setTimeout(resolve, 20)); // their messages have arrived
+    const first = groups[0]?.sum(values[0] as Float64Array);
+    // what a call was given is read when it begins
+    for (const own of values) own.fill(1000);
+    await Promise.all([first, ...others]);
+    for (const sums of values) expect([...sums]).toEqual([6, -0]);
+  });
+
+  it("work over ports that tell of no end, as those of some engines", async () => {
+    const bare = (port: MessagePort) => ({
+      set onmessage(listener: MessagePort["onmessage"]) {
+        port.onmessage = listener;
+      },
+      postMessage: (message: unknown) => port.postMessage(message),
+      close: () => port.close(),
+    });
+    const entries = createMessagePorts(2).map((entry) => ({ ...entry, ports: (entry.ports as Wrong[]).map(bare) }));
+    const groups = entries.map((entry) => open(entry as Wrong, 5000));
+    const values = groups.map(() => Float64Array.of(2));
+    await Promise.all(groups.map((group, rank) => group.sum(values[rank] as Float64Array)));
+    expect(values.map(([v]) => v)).toEqual([4, 4]);
   });
 
   it("of different lengths or kinds are an error that all ranks throw alike, and the group lives on", async () => {
@@ -93,6 +121,7 @@ describe("messages", () => {
     ["the answer of a rank that answers nothing", part(Float64Array.of(3), 1, "result")],
     ["a tag that is no number", part(Float64Array.of(1), 1, "sum", "0")],
     ["no number", part(Float64Array.of(1), Number.NaN)],
+    ["a text instead of values", part("1")],
   ])("%s: the group is lost on all ranks, which name the rank", async (_, message) => {
     const { groups, port, received } = withTest();
     const calls = groups.map((group) => group.sum(Float64Array.of(1)));
@@ -107,7 +136,7 @@ describe("messages", () => {
   });
 
   it("of a second time, or of an exchange that is over, change nothing", async () => {
-    const { groups, port } = withTest();
+    const { groups, port, received } = withTest();
     for (let number = 1; number <= 3; number++) {
       const values = groups.map(() => Float64Array.of(1));
       const calls = groups.map((group, i) => group.sum(values[i] as Float64Array));
@@ -117,19 +146,35 @@ describe("messages", () => {
       await Promise.all(calls);
       expect(values.map(([v]) => v)).toEqual([2 + number, 2 + number]);
     }
+    // and are not answered
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(received.map(({ kind, number }) => [kind, number])).toEqual([1, 2, 3].map((number) => ["result", number]));
   });
 
-  it("from rank 0 of another length are no result", async () => {
+  it.each([
+    ["of another length", part(Float64Array.of(1), 1, "result")],
+    ["of another type", part(Float32Array.of(1, 2), 1, "result")],
+    ["without values", part(undefined, 1, "result")],
+    ["that are a rank's own", part(Float64Array.of(1, 2), 1, "gather")],
+    ["of an exchange that has not begun", part(Float64Array.of(1, 2), 2, "result")],
+    ["that refuse an exchange that has not begun", part("no", 2, "result")],
+  ])("from rank 0 %s are no result", async (_, message) => {
     const [first, second] = createMessagePorts(2) as [GroupMessagePorts, GroupMessagePorts];
     const [port] = first.ports as [MessagePort];
     closers.push(() => port.close());
     const group = open(second, 5000);
     const all = new Float64Array(2);
-    const [error] = await errorsOf([
-      Promise.all([group.gather?.(Float64Array.of(1), all), port.postMessage(part(Float64Array.of(1), 1, "result"))]),
-    ]);
+    const [error] = await errorsOf([Promise.all([group.gather?.(Float64Array.of(1), all), port.postMessage(message)])]);
     expect(error?.message).toContain("rank 0 sent what is no message of the group");
     expect([...all]).toEqual([0, 0]);
+  });
+
+  it("that cannot be read end the group", async () => {
+    const [first, second] = createMessagePorts(2) as [GroupMessagePorts, GroupMessagePorts];
+    const groups = [open(first, 5000), open(second, 5000)];
+    const calls = groups.map((group, rank) => group.sum(new Float64Array(1), rank));
+    (first.ports[0] as MessagePort).onmessageerror?.({} as MessageEvent);
+    for (const { message } of await errorsOf(calls)) expect(message).toContain("a message of rank 1 could not be read");
   });
 });
 
@@ -144,6 +189,19 @@ describe("the end of a group", () => {
     }
   });
 
+  it.each([
+    ["where it waits instead", 7, ", which waits in an exchange of tag 7"],
+    ["and nothing of a rank that sent nothing", undefined, ""],
+  ])("by a time-out of rank 0 says which rank is missing, %s", async (_, tag, elsewhere) => {
+    const groups = createMessagePorts(3).map((ports, rank) => open(ports, rank ? 60_000 : 50));
+    const calls = [0, 1].map((rank) => groups[rank]?.sum(new Float64Array(1), 1));
+    if (tag !== undefined) calls.push(groups[2]?.sum(new Float64Array(1), tag));
+    const errors = await errorsOf(calls as Promise<void>[]);
+    const what = `nothing came from rank 2 within 50 ms in an exchange of tag 1${elsewhere}`;
+    expect(errors[0]?.message).toContain(`got none of some: ${what};`);
+    for (const { message } of errors.slice(1)) expect(message).toContain(`got none of some: rank 0 says: ${what};`);
+  });
+
   it("by a time-out of one rank does not wait for the time-outs of the others", async () => {
     const entries = createMessagePorts(3);
     const groups = entries.map((ports, rank) => open(ports, rank === 1 ? 50 : 60_000));
@@ -151,7 +209,8 @@ describe("the end of a group", () => {
     const errors = await errorsOf(calls);
     for (const { message } of errors) expect(message).toContain("nothing came from rank 0 within 50 ms");
     expect(errors[0]?.message).toMatch(/^rank 0 of 3: .* rank 1 says: nothing came from rank 0/);
-    await expect(groups[2]?.sum(new Float64Array(1))).rejects.toThrow(/rank 1 says: nothing came/);
+    const [last] = await errorsOf([groups[2]?.sum(new Float64Array(1)) as Promise<void>]);
+    expect(last?.message).toMatch(/got none of some: rank 1 says: nothing came/);
   });
 
   it.each([0, 1, 2])("by close() on rank %i rejects what is under way there and on the others", async (closing) => {
@@ -174,6 +233,19 @@ describe("the end of a group", () => {
       }),
     );
     expect(values.map(([v]) => v)).toEqual([3, 3, 3]);
+  });
+
+  it("an engine without message channels is named, and so are a wrong rank and size", () => {
+    const [entry] = createMessagePorts(1) as [GroupMessagePorts];
+    expect(() => messagePortGroup({ ...entry, size: 0 })).toThrow(/^size: expected a whole number from 1/);
+    expect(() => messagePortGroup({ ...entry, rank: 0.5 })).toThrow(/^rank: expected a whole number from 0/);
+    expect(() => messagePortGroup(null as Wrong)).toThrow(
+      /^ports: expected an entry of what createMessagePorts returns, got null/,
+    );
+    vi.stubGlobal("MessageChannel", undefined);
+    expect(() => createMessagePorts(2)).toThrow(
+      /^createMessagePorts: expected an engine with MessageChannel, got undefined/,
+    );
   });
 
   it("wrong ports are named", () => {

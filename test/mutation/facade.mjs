@@ -1,7 +1,7 @@
 // Mutation testing of the TypeScript facade, by StrykerJS:
 //
 //   npm run build && npm ci --prefix test/mutation
-//   node test/mutation/facade.mjs --part memory [--only TEXT] [--write]
+//   node test/mutation/facade.mjs --part tensors [--only TEXT] [--write]
 //
 // StrykerJS makes mutants: it changes one small piece of src/, such as a condition, and runs the tests that cover this
 // piece. A mutant survives if no test fails. StrykerJS does not notice hooks that fail, sometimes runs no test at all, and
@@ -32,23 +32,17 @@ const filesOf = (folder, ...without) =>
 const PARTS = {
   // the tests of mpi.ts run under mpirun
   distributed: {
-    files: filesOf("distributed", "mpi.ts", "shared-memory.ts"),
+    files: filesOf("distributed", "mpi.ts"),
     tests: [
-      "test/distributed/exchange.test.ts",
-      "test/distributed/message-ports.test.ts",
-      "test/layer/sync-protocol.test.ts",
-      "test/layer/sync.test.ts",
+      ...["exchange", "message-ports", "shared-memory"].map((name) => `test/distributed/${name}.test.ts`),
+      "test/layer/sync*.test.ts",
     ],
   },
-  // ranks of sync-threads.test.ts are threads, which run dist/
-  "shared-memory": {
-    files: ["src/distributed/shared-memory.ts"],
-    tests: ["test/distributed/shared-memory.test.ts", "test/layer/sync-threads.test.ts"],
-  },
-  memory: {
-    files: filesOf("memory", "init.ts", "guards.ts", "operand.ts", "transfer.ts"),
+  allocator: { files: ["src/memory/allocator.ts"], tests: ["test/memory/memory.test.ts"] },
+  tensors: {
+    files: ["attach", "heap", "tensor", "written"].map((name) => `src/memory/${name}.ts`),
     tests: [
-      ...["memory", "overlap", "attach", "written", "exhausted"].map((name) => `test/memory/${name}.test.ts`),
+      ...["memory", "overlap", "attach", "written"].map((name) => `test/memory/${name}.test.ts`),
       "test/tensor/operands.test.ts",
     ],
   },
