@@ -38,7 +38,7 @@ const PARTS = {
       "test/layer/sync*.test.ts",
     ],
   },
-  allocator: { files: ["src/memory/allocator.ts"], tests: ["test/memory/memory.test.ts"] },
+  allocator: { files: ["src/memory/allocator.ts"], tests: ["test/memory/allocator.test.ts"] },
   tensors: {
     files: ["attach", "heap", "tensor", "written"].map((name) => `src/memory/${name}.ts`),
     tests: [
