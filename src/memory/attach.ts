@@ -1,7 +1,7 @@
 // Tensors in the memory of another WebAssembly program, on which calls work without copies.
 
 import { wrongKind, wrongValue } from "../common/errors.ts";
-import { checkKeys, checkNumber, checkObject, isObject } from "../common/validate.ts";
+import { checkKeys, checkNumber, isObject } from "../common/validate.ts";
 import { BYTES, type Dtype, dtypeOption } from "../tensor/dtype.ts";
 import { sizeOf } from "../tensor/shape.ts";
 import { HostHeap } from "./heap.ts";
@@ -81,7 +81,6 @@ class AttachedHeap extends HostHeap {
  */
 export function attachMemory(owner: MemoryOwner): AttachedMemory {
   checkKeys("owner", owner, ["memory", "malloc", "free"]);
-  checkObject("owner", owner);
   const { memory } = owner;
   if (!isObject(memory) || Object.prototype.toString.call(memory) !== "[object WebAssembly.Memory]")
     throw wrongKind("owner.memory", "a WebAssembly.Memory", memory);
@@ -92,7 +91,7 @@ export function attachMemory(owner: MemoryOwner): AttachedMemory {
     heap = new AttachedHeap(owner);
   } catch (error) {
     if (!/^(Link|Type)Error$/.test((error as Error).name)) throw error; // there may be no WebAssembly.LinkError
-    throw wrongKind("owner.memory", "a WebAssembly.Memory with 32-bit addresses", memory);
+    throw wrongKind("owner.memory", "a WebAssembly.Memory of at least one page, with 32-bit addresses", memory);
   }
   const tensorAt = <D extends Dtype = "float32">(
     pointer: number,

@@ -157,3 +157,67 @@ test("memories are not mixed in a call, and wrong arguments are refused by their
   const full = attachMemory({ ...owner, malloc: () => 0 });
   expect(() => full.tensor(SHAPE)).toThrow(expect.objectContaining({ code: "out-of-memory" }));
 });
+
+test("a memory that the kernels cannot import is refused, and what the owner's getters throw passes through", () => {
+  const { owner } = program();
+  const empty = new WebAssembly.Memory({ initial: 0 });
+  expect(() => attachMemory({ ...owner, memory: empty })).toThrow(
+    /^owner\.memory: expected a WebAssembly\.Memory of at least one page, with 32-bit addresses, got/,
+  );
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  for (const [name, wrong] of [
+    ["memory", proxy],
+    ["memory", { buffer: new ArrayBuffer(65_536) }],
+    ["memory", null],
+    ["memory", undefined],
+    ["malloc", undefined],
+    ["free", 1],
+  ] as const)
+    expect(() => attachMemory({ ...owner, [name]: wrong } as never)).toThrow(
+      new RegExp(`^owner\\.${name}: expected a ${name === "memory" ? "WebAssembly\\.Memory" : "function"}, got`),
+    );
+  for (const name of ["MyLinkError", "TypeErrors", "Error"]) {
+    const error = Object.assign(new Error("gone"), { name });
+    let reads = 0;
+    const moody = {
+      ...owner,
+      get free(): MemoryOwner["free"] {
+        if (++reads > 1) throw error;
+        return owner.free;
+      },
+    };
+    expect(() => attachMemory(moody)).toThrow(error);
+  }
+});
+
+test("elements may end where the memory ends, and an address is a 32-bit integer, also below 0", () => {
+  const { memory, owner } = program({ pages: 1 });
+  const own = attachMemory(owner);
+  const end = memory.buffer.byteLength;
+  expect(own.tensorAt(end - 16, [2, 2]).data.byteOffset).toBe(end - 16);
+  expect(own.tensorAt(end - 16, [2], { dtype: "float64" }).data).toHaveLength(2);
+  for (const [pointer, shape, message] of [
+    [end - 12, [2, 2], `an address of 16 bytes in a memory of ${end}, got ${end - 12}`],
+    [-4, [1], `an address of 4 bytes in a memory of ${end}, got ${2 ** 32 - 4}`],
+    [0, [1], "a multiple of 4 above 0, got 0"],
+    [1026, [1], "a multiple of 4 above 0, got 1026"],
+    [1024.5, [1], "a 32-bit address, got 1024.5"],
+    [2 ** 32, [1], `a 32-bit address, got ${2 ** 32}`],
+    [2 ** 32 + 1024, [1], `a 32-bit address, got ${2 ** 32 + 1024}`],
+    [-(2 ** 32), [1], `a 32-bit address, got ${-(2 ** 32)}`],
+  ] as const)
+    expect(() => own.tensorAt(pointer, shape)).toThrow(`pointer: expected ${message}`);
+  expect(() => own.tensorAt(1024, [1], { type: "float32" } as never)).toThrow(/^tensor options: expected options/);
+});
+
+test("every view of the memory is up to date after the program has grown it", () => {
+  const { memory, owner } = program();
+  const { heap } = attachMemory(owner).tensorAt(1024, [1]);
+  for (const name of ["f32", "f64", "u8", "u16", "u32"] as const) {
+    memory.grow(1);
+    expect(heap[name].buffer).toBe(memory.buffer);
+    expect(heap[name].byteLength).toBe(memory.buffer.byteLength);
+    expect(heap[name]).toBe(heap[name]);
+  }
+});
