@@ -62,7 +62,6 @@ export const accepted = [
         "block.length > BLOCK → block.length >= BLOCK",
       ],
       ["if (links.size < this.#purgeAt) return;", "links.size < this.#purgeAt → links.size <= this.#purgeAt"],
-      ["this.#purgeAt = 2 * links.size + 64;", "2 * links.size + 64 → 2 * links.size - 64"],
     ],
   },
 ];
