@@ -216,7 +216,6 @@ function newTensor(
   const source = data !== undefined && !isList && inWasmMemory(data as Data) ? (data as Data).slice() : data;
   const result = new Tensor(heap, shape, length, found);
   if (source === undefined) bitsOf(result.data).fill(0);
-  else if (isList) (result.data as Float32Array).set(source as readonly number[]);
   // a detached array has no elements, and cannot be copied
   else if (length) copyElements(source as Data, result.data);
   return result.own();

@@ -43,10 +43,11 @@ const PARTS = {
     files: ["src/memory/attach.ts", "src/memory/written.ts"],
     tests: ["test/memory/attach.test.ts", "test/memory/written.test.ts"],
   },
-  heap: {
-    files: ["src/memory/heap.ts", "src/memory/tensor.ts"],
-    tests: ["test/memory/*.test.ts", "test/tensor/operands.test.ts"],
+  tensor: {
+    files: ["src/memory/tensor.ts"],
+    tests: ["tensors", "memory", "attach", "leak"].map((name) => `test/memory/${name}.test.ts`),
   },
+  heap: { files: ["src/memory/heap.ts"], tests: ["test/memory/*.test.ts"] },
   guards: {
     files: ["src/memory/guards.ts"],
     tests: ["test/memory/overlap.test.ts", "test/tensor/operands.test.ts", "test/common/wrong-*.test.ts"],
