@@ -18,6 +18,7 @@ declare module "vitest" {
 
 /**
  * About Node itself, programs that it runs, or documents: they would say nothing about a page, which has browser/threads.
+ * A group in shared memory does not run in the thread of a page.
  * The small entry needs a module graph without the complete one, which a page shares with the other suites;
  * test/packed/browsers has the page's part.
  */
@@ -25,7 +26,9 @@ const NODE_ONLY = [
   "assembly/abi",
   "assembly/fixture",
   "assembly/kernel-faults",
+  "common/accepted-mutants",
   "distributed/protocol",
+  "distributed/shared-memory",
   "entries/core",
   "entries/readme",
   "layer/sync-threads",
@@ -40,7 +43,10 @@ const NODE_ONLY = [
 
 const SUITES = {
   include: ["test/**/*.test.ts"],
-  exclude: [...NODE_ONLY, "test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
+  exclude: [
+    ...NODE_ONLY,
+    ...["test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**", "**/node_modules/**"],
+  ],
 };
 
 const node = fileURLToPath(new URL("test/browser/node.ts", import.meta.url));

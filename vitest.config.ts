@@ -18,8 +18,16 @@ export default defineConfig({
   plugins: [builtFiles],
   test: {
     include: ["test/**/*.test.ts"],
-    // they have configurations of their own
-    exclude: ["test/browser/**", "test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**"],
+    // they have configurations of their own, and packages of test/mutation have tests of theirs
+    exclude: [
+      "test/browser/**",
+      "test/examples/**",
+      "test/gpu/**",
+      "test/lab/**",
+      "test/mpi/**",
+      "test/packed/**",
+      "**/node_modules/**",
+    ],
     setupFiles: ["test/support/relaxed-simd.ts", "test/support/matchers.ts"],
     maxWorkers: "100%", // one less by default, which is half of two
     testTimeout: 120_000,

@@ -52,6 +52,15 @@ describe("exchanges", () => {
     for (const own of values) own.fill(1000);
     await Promise.all([first, ...others]);
     for (const sums of values) expect([...sums]).toEqual([6, -0]);
+    const again = groups.map((group, rank) => {
+      const own = values[rank] as Float64Array;
+      own.fill(rank);
+      const call = group.sum(own);
+      own.fill(1000);
+      return call;
+    });
+    await Promise.all(again);
+    for (const sums of values) expect([...sums]).toEqual([3, 3]);
   });
 
   it("work over ports that tell of no end, as those of some engines", async () => {
@@ -149,6 +158,29 @@ describe("messages", () => {
     // and are not answered
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect(received.map(({ kind, number }) => [kind, number])).toEqual([1, 2, 3].map((number) => ["result", number]));
+  });
+
+  it("of an exchange that is over are not taken for a rank that waits", async () => {
+    const { groups, port } = withTest(50);
+    const calls = groups.map((group) => group.sum(Float64Array.of(1)));
+    for (let i = 0; i < 2; i++) port.postMessage(part(Float64Array.of(1)));
+    await Promise.all(calls);
+    const [error] = await errorsOf([groups[0]?.sum(Float64Array.of(1)) as Promise<void>]);
+    expect(error?.message).toMatch(/nothing came from rank 1 within 50 ms in an exchange of tag 0;/);
+  });
+
+  it("of a second time from rank 0 change nothing", async () => {
+    const [first, second] = createMessagePorts(2) as [GroupMessagePorts, GroupMessagePorts];
+    const [port] = first.ports as [MessagePort];
+    closers.push(() => port.close());
+    const group = open(second, 5000);
+    for (let number = 1; number <= 3; number++) {
+      const values = Float64Array.of(1);
+      const call = group.sum(values);
+      for (let i = 0; i < 2; i++) port.postMessage(part(Float64Array.of(10 * number), number, "result"));
+      await call;
+      expect([...values]).toEqual([10 * number]);
+    }
   });
 
   it.each([
