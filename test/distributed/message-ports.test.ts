@@ -255,6 +255,13 @@ describe("the end of a group", () => {
       expect(code).toBe("group");
   });
 
+  it("keeps its first reason, whatever comes after it", async () => {
+    const [group] = createMessagePorts(2).map((ports) => open(ports, 50)) as [Group];
+    await expect(group.sum(new Float64Array(1))).rejects.toThrow(/nothing came from rank 1 within 50 ms/);
+    group.close();
+    await expect(group.sum(new Float64Array(1))).rejects.toThrow(/nothing came from rank 1 within 50 ms/);
+  });
+
   it("by close() after the last exchange loses no result", async () => {
     const groups = groupsOf(3);
     const values = groups.map(() => Float64Array.of(1));
