@@ -180,6 +180,7 @@ describe("messages", () => {
       for (let i = 0; i < 2; i++) port.postMessage(part(Float64Array.of(10 * number), number, "result"));
       await call;
       expect([...values]).toEqual([10 * number]);
+      await new Promise((resolve) => setTimeout(resolve, 5)); // the second one has arrived, too
     }
   });
 

@@ -28,7 +28,7 @@ const filesOf = (folder, ...without) =>
     .filter((name) => !without.includes(name))
     .map((name) => `src/${folder}/${name}`);
 
-/** The parts of src/, and the tests that run: the fast ones among those that a part has. */
+/** The parts of src/, the tests that their mutants run, and slow ones that only survivors run. */
 const PARTS = {
   // the tests of mpi.ts run under mpirun
   distributed: {
@@ -45,7 +45,8 @@ const PARTS = {
   },
   tensor: {
     files: ["src/memory/tensor.ts"],
-    tests: ["tensors", "memory", "attach", "leak"].map((name) => `test/memory/${name}.test.ts`),
+    tests: ["tensors", "memory", "attach"].map((name) => `test/memory/${name}.test.ts`),
+    slow: ["test/memory/leak.test.ts"],
   },
   heap: { files: ["src/memory/heap.ts"], tests: ["test/memory/*.test.ts"] },
   guards: {
@@ -114,15 +115,20 @@ function run(args, env = {}) {
   return status === 0;
 }
 
-/** Returns whether tests pass with a mutant: those files of tests that reach it, or all where none seems to. */
-const survives = ({ id, coveredBy = [] }, testFiles = {}) =>
-  run(
+/** Returns whether tests pass with a mutant: slow ones, and those files of others that reach it, or all if none does. */
+function survives({ id, coveredBy = [] }, testFiles = {}) {
+  const reaching = Object.keys(testFiles).filter((file) =>
+    testFiles[file].tests.some(({ id }) => coveredBy.includes(id)),
+  );
+  const { slow = [] } = part;
+  return run(
     [
       ...["node_modules/vitest/vitest.mjs", "run", "--bail", "1", "--config", "test/mutation/vitest.config.ts"],
-      ...Object.keys(testFiles).filter((file) => testFiles[file].tests.some((test) => coveredBy.includes(test.id))),
+      ...(reaching.length ? [...reaching, ...slow] : []),
     ],
-    { __STRYKER_ACTIVE_MUTANT__: id },
+    { __STRYKER_ACTIVE_MUTANT__: id, MUTATION_TESTS: [...part.tests, ...slow].join(",") },
   );
+}
 
 /** Returns the code at a location of a report, in which lines and columns begin at 1. */
 function codeAt(source, { start, end }) {
