@@ -3,7 +3,7 @@
 import { median } from "simple-statistics";
 import { exchangesOf } from "./model.mjs";
 
-/** Numbers that a rank has: one, those of 64 to 2,048 channels, and enough for bytes to be all that matters. */
+/** Lengths of what a rank has: one number, 64 to 2,048 channels, and enough for bytes to be all that matters. */
 const LENGTHS = [1, 129, 513, 1025, 2049, 4097, 65_536];
 
 /**
@@ -40,10 +40,10 @@ export async function timeExchanges(group, samples) {
       gather: await timed(() => group.gather(values, all), calls),
     });
   }
-  const step = exchangesOf().map(({ kind, bytes }) => {
+  const step = exchangesOf().map(({ gathers: [{ bytes }] }) => {
     const values = new Float64Array(bytes / 8);
     const all = new Float64Array(group.size * values.length);
-    return kind === "gather" ? () => group.gather(values, all) : () => group.sum(values);
+    return () => group.gather(values, all);
   });
   const calls = asynchronous
     ? async () => {

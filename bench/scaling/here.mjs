@@ -4,6 +4,7 @@
 import { mean, median, quantile } from "simple-statistics";
 import { BatchNorm, packStatistics, SyncBatchNorm, tensor } from "../../dist/index.js";
 import { digits } from "../tables.mjs";
+import { HEADER } from "./model.mjs";
 
 /** { seconds, text } of `count` forward passes of one layer. */
 export function jitterHere(count) {
@@ -27,8 +28,8 @@ export function jitterHere(count) {
 }
 
 /**
- * Seconds that what others gathered takes for each rank and channel, the median over `count` times: a forward of a rank that
- * has nothing of its own, in a group whose messages are there at once.
+ * Seconds that merging what others gathered takes in one exchange for each rank and channel, the median over `count` times: half
+ * of a forward and a backward of a rank that has nothing of its own, in a group whose messages are there at once.
  */
 export function mergingHere(count) {
   const [size, channels] = [64, 512];
@@ -38,12 +39,12 @@ export function mergingHere(count) {
     variance: Float64Array.from({ length: channels }, (_, c) => 1 + Math.cos(rank * c)),
   });
   const statistics = Array.from({ length: size }, (_, rank) => packStatistics(one(rank)));
-  // the header of every rank is this rank's own
+  // the header of every rank is this rank's own, and gradients are any numbers
   const gather = (own, all) => {
     for (const [rank, values] of statistics.entries()) {
       const end = (rank + 1) * own.length;
       all.set(own, end - own.length);
-      if (rank > 0) all.set(values, end - values.length);
+      if (rank > 0) all.set(values.subarray(0, own.length - HEADER), end - own.length + HEADER);
     }
   };
   const bn = new SyncBatchNorm(channels, { group: { rank: 0, size, sum() {}, gather } });
@@ -51,7 +52,8 @@ export function mergingHere(count) {
   const times = Array.from({ length: count + 20 }, () => {
     const start = performance.now();
     bn.forward(nothing);
+    bn.backward(nothing);
     return performance.now() - start;
   }).slice(20);
-  return (1e-3 * median(times)) / (size * channels);
+  return (1e-3 * median(times)) / (2 * size * channels);
 }

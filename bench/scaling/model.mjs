@@ -27,63 +27,88 @@ const ALGORITHMS = {
   },
 };
 
-/** What one exchange sends from a rank that has `bytes`. */
+/** What one message of kind "gather" or "sum" costs a rank that has `bytes`. */
 export function costOf({ kind, bytes }, algorithm, ranks) {
   const { messages, share } = ALGORITHMS[kind][algorithm](ranks);
   return { messages, bytes: share * bytes };
 }
 
-/** Seconds of an exchange over a network of α seconds and β seconds a byte. */
-export function secondsOf(exchange, algorithm, ranks, { alpha, beta }) {
-  const { messages, bytes } = costOf(exchange, algorithm, ranks);
-  return messages * alpha + bytes * beta;
+/** The numbers of a packet before its values (src/distributed/exchange.ts). */
+export const HEADER = 21;
+
+/**
+ * The numbers of `mpiGroup`'s first gather, of which two say the kind and the length of the exchange. A packet that does not
+ * fit is sent in a second gather.
+ */
+export const MPI = { first: 544, head: 2 };
+
+/** The gathers of a packet of so many numbers: one, or those of `mpiGroup`. */
+function gathersOf(numbers, transport) {
+  const lengths = !transport
+    ? [numbers]
+    : [transport.first, ...(numbers > transport.first - transport.head ? [numbers] : [])];
+  return lengths.map((length) => ({ kind: "gather", bytes: DOUBLE * length }));
 }
 
-/** The exchanges of a step of ResNet-50 in their order: 53 in forward, 53 in backward, of [count, mean, M2] and of sums. */
-export function exchangesOf(norms = resnet50()) {
-  const bytes = ({ channels }) => DOUBLE * (2 * channels + 1);
-  const forward = norms.map((norm) => ({ kind: "gather", bytes: bytes(norm) }));
-  const backward = norms.toReversed().map((norm) => ({ kind: "sum", bytes: bytes(norm) }));
-  return [...forward, ...backward];
+/**
+ * The exchanges of a step of ResNet-50 in their order: 53 in forward, of [count, mean, M2], and 53 in backward, of [dGamma, dBeta]
+ * and room for one number more. `transport` is MPI for a group that gathers as `mpiGroup` does.
+ */
+export function exchangesOf(transport = undefined, norms = resnet50()) {
+  return [...norms, ...norms.toReversed()].map(({ channels }) => ({
+    channels,
+    gathers: gathersOf(HEADER + 2 * channels + 1, transport),
+  }));
 }
 
 const total = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
-/** Of a whole step: { messages, bytes }. */
+/** The costs of a whole step: { messages, bytes }. */
 export function stepCost(exchanges, algorithm, ranks) {
-  const costs = exchanges.map((exchange) => costOf(exchange, algorithm, ranks));
+  const costs = exchanges.flatMap(({ gathers }) => gathers.map((message) => costOf(message, algorithm, ranks)));
   return { messages: total(costs.map((c) => c.messages)), bytes: total(costs.map((c) => c.bytes)) };
 }
 
+/** Seconds of a message over a network of α seconds and β seconds a byte. */
+export function secondsOf(message, algorithm, ranks, { alpha, beta }) {
+  const { messages, bytes } = costOf(message, algorithm, ranks);
+  return messages * alpha + bytes * beta;
+}
+
 export const stepSeconds = (exchanges, algorithm, ranks, network) =>
-  total(exchanges.map((exchange) => secondsOf(exchange, algorithm, ranks, network)));
+  total(exchanges.flatMap(({ gathers }) => gathers.map((message) => secondsOf(message, algorithm, ranks, network))));
 
-/** Seconds that a rank takes to merge what the others gathered in a step, by those for a rank and channel. */
+/** Seconds that a rank takes to merge what the others gathered, by those of one exchange for a rank and channel. */
 export const mergeSeconds = (exchanges, ranks, merging) =>
-  total(exchanges.map(({ kind, bytes }) => (kind === "gather" ? (ranks * merging * bytes) / (2 * DOUBLE) : 0)));
+  total(exchanges.map(({ channels }) => ranks * merging * channels));
 
-/** By the faster algorithm of each exchange, as MPI libraries choose, and what comes of it. */
-const best = (exchange, ranks, network) =>
-  Math.min(...["ring", "tree"].map((algorithm) => secondsOf(exchange, algorithm, ranks, network))) +
+/** Seconds of a message by the faster algorithm, as MPI libraries choose. */
+const fastest = (message, ranks, network) =>
+  Math.min(...["ring", "tree"].map((algorithm) => secondsOf(message, algorithm, ranks, network)));
+
+/** Seconds of an exchange, merging included. */
+const exchangeSeconds = (exchange, ranks, network) =>
+  total(exchange.gathers.map((message) => fastest(message, ranks, network))) +
   (ranks > 1 ? mergeSeconds([exchange], ranks, network.merging ?? 0) : 0);
 
 /**
  * Simulates steps of `ranks` ranks, each of which computes between two exchanges for 1/106 of `compute` seconds: as many pieces
- * of work as that is, whose times are drawn from `jitter`. An exchange begins when the last rank of its part has come, and the parts, of `part` ranks each, meet
- * in the sum of gradients at the end of a step, as they would without batch norm.
+ * of work as that is, whose times are drawn from `jitter`. An exchange begins when the last rank of its part has come, and the
+ * parts, of `part` ranks each, meet in the sum of gradients at the end of a step, as they would without batch norm.
  *
  * @param {object} options
  * @param {number} options.ranks
  * @param {number} options.part ranks that synchronise batch norm among themselves; 1 is none
  * @param {number} options.compute seconds of a step without exchanges
  * @param {number[]} options.jitter seconds that one piece of work took, time after time
- * @param {{ alpha: number, beta: number, merging?: number }} options.network `merging`: seconds for each rank and channel
+ * @param {{ alpha: number, beta: number, merging?: number, transport?: object }} options.network `merging`: seconds of an
+ *   exchange for each rank and channel; `transport`: see exchangesOf
  * @param {() => number} options.next random numbers in [0, 1)
  * @param {number} options.steps
  * @returns {{ seconds: number, waiting: number, exchanging: number }} means of a step, the last two for batch norm alone
  */
 export function simulate({ ranks, part, compute, jitter, network, next, steps }) {
-  const exchanges = exchangesOf();
+  const exchanges = exchangesOf(network.transport);
   const segment = compute / exchanges.length;
   const mean = total(jitter) / jitter.length;
   const pieces = Math.max(1, Math.round(segment / mean));
@@ -92,7 +117,7 @@ export function simulate({ ranks, part, compute, jitter, network, next, steps })
     for (let i = 0; i < pieces; i++) sum += jitter[Math.floor(next() * jitter.length)];
     return (segment * sum) / (pieces * mean);
   };
-  const gradients = best({ kind: "sum", bytes: GRADIENT_BYTES }, ranks, network);
+  const gradients = fastest({ kind: "sum", bytes: GRADIENT_BYTES }, ranks, network);
   let [seconds, waiting, exchanging] = [0, 0, 0];
   for (let step = 0; step < steps; step++) {
     const ends = [];
@@ -106,7 +131,7 @@ export function simulate({ ranks, part, compute, jitter, network, next, steps })
           latest = Math.max(latest, took);
           sum += took;
         }
-        const took = best(exchange, size, network);
+        const took = exchangeSeconds(exchange, size, network);
         clock += latest + took;
         waiting += ((latest - sum / size) * size) / ranks;
         exchanging += (took * size) / ranks;

@@ -33,7 +33,7 @@ function exchangePlot(networks) {
         ranks,
         algorithm,
         network: network.name.replaceAll("`", ""),
-        ms: 1e3 * stepSeconds(exchangesOf(), algorithm, ranks, network),
+        ms: 1e3 * stepSeconds(exchangesOf(network.transport), algorithm, ranks, network),
       })),
     ),
   );

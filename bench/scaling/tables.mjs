@@ -4,17 +4,15 @@ import { markdownTable } from "markdown-table";
 import { linearRegression } from "simple-statistics";
 import { random } from "../data.mjs";
 import { digits } from "../tables.mjs";
-import { exchangesOf, mergeSeconds, simulate, stepCost, stepSeconds } from "./model.mjs";
+import { exchangesOf, MPI, mergeSeconds, simulate, stepCost, stepSeconds } from "./model.mjs";
 
 const RANKS = [2, 4, 8, 16, 32, 64, 256, 1000];
 
-/** Networks that are not here: round numbers of such networks, not measurements. */
+/** Networks that are not here: round numbers of such networks, not measurements. Ranks are in an `mpiGroup`. */
 const ASSUMED = [
-  { name: "10 GbE", alpha: 30e-6, beta: 1 / 1.25e9 },
-  { name: "100G InfiniBand", alpha: 2e-6, beta: 1 / 12.5e9 },
+  { name: "10 GbE", alpha: 30e-6, beta: 1 / 1.25e9, transport: MPI },
+  { name: "100G InfiniBand", alpha: 2e-6, beta: 1 / 12.5e9, transport: MPI },
 ];
-
-const EXCHANGES = exchangesOf();
 
 const table = (header, rows) =>
   markdownTable([header, ...rows], { align: ["l", ...Array(header.length - 1).fill("r")] });
@@ -22,7 +20,8 @@ const table = (header, rows) =>
 /** α and β of what was measured: the shortest gather, and the slope beyond, where two ranks send one message each. */
 function fit({ name, rows }) {
   const { m } = linearRegression(rows.map(({ bytes, gather }) => [bytes, 1e-6 * gather]));
-  return { name: `here: ${name}`, alpha: 1e-6 * rows[0].gather, beta: m };
+  const transport = name.includes("mpiGroup") ? MPI : undefined;
+  return { name: `here: ${name}`, alpha: 1e-6 * rows[0].gather, beta: m, transport };
 }
 
 /** What the model knows: the networks that were measured, the most like a network last, and those assumed. */
@@ -42,7 +41,7 @@ export const stepTable = (measured, networks) =>
     ["two ranks", "α, µs", "1/β, GB/s", "a step by the model, ms", "measured, ms"],
     measured.map(({ name, step }, i) => {
       const { alpha, beta } = networks[i];
-      const model = stepSeconds(EXCHANGES, "tree", 2, networks[i]);
+      const model = stepSeconds(exchangesOf(networks[i].transport), "tree", 2, networks[i]);
       return [name, digits(1e6 * alpha), digits(1e-9 / beta), digits(1e3 * model), digits(1e-3 * step)];
     }),
   );
@@ -53,15 +52,15 @@ export function bytesTable(networks, merging) {
   const header = ["ranks", "MB a rank sends: ring", "tree", "messages: ring", "tree", "ms, merging"];
   const times = [ours, ...assumed].flatMap(({ name }) => [`ms, ${name}: ring`, "tree"]);
   const rows = RANKS.map((ranks) => {
-    const costs = ["ring", "tree"].map((algorithm) => stepCost(EXCHANGES, algorithm, ranks));
+    const costs = ["ring", "tree"].map((algorithm) => stepCost(exchangesOf(MPI), algorithm, ranks));
     const seconds = [ours, ...assumed].flatMap((network) =>
-      ["ring", "tree"].map((algorithm) => stepSeconds(EXCHANGES, algorithm, ranks, network)),
+      ["ring", "tree"].map((algorithm) => stepSeconds(exchangesOf(network.transport), algorithm, ranks, network)),
     );
     return [
       String(ranks),
       ...costs.map(({ bytes }) => digits(1e-6 * bytes)),
       ...costs.map(({ messages }) => String(messages)),
-      digits(1e3 * mergeSeconds(EXCHANGES, ranks, merging)),
+      digits(1e3 * mergeSeconds(exchangesOf(MPI), ranks, merging)),
       ...seconds.map((s) => digits(1e3 * s)),
     ];
   });

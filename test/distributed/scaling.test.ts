@@ -4,19 +4,54 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { random } from "../../bench/data.mjs";
-import { costOf, exchangesOf, mergeSeconds, simulate, stepCost, stepSeconds } from "../../bench/scaling/model.mjs";
+import {
+  costOf,
+  exchangesOf,
+  HEADER,
+  MPI,
+  mergeSeconds,
+  secondsOf,
+  simulate,
+  stepCost,
+  stepSeconds,
+} from "../../bench/scaling/model.mjs";
+import { SyncBatchNorm } from "../../src/index.ts";
 
 const exchanges = exchangesOf();
 const FREE = { alpha: 0, beta: 0 };
 const NETWORK = { alpha: 1e-3, beta: 1e-8 };
 
 describe("exchanges of ResNet-50", () => {
-  it("are 53 gathers, and 53 sums the other way round, of 2C + 1 numbers over 26,560 channels", () => {
+  it("are 53 gathers of 2C + 1 numbers and as many the other way round over 26,560 channels, each after its header", () => {
     expect(exchanges).toHaveLength(2 * 53);
-    const [forward, backward] = ["gather", "sum"].map((kind) => exchanges.filter((e) => e.kind === kind));
-    expect(backward?.map(({ bytes }) => bytes)).toEqual(forward?.map(({ bytes }) => bytes).reverse());
-    expect(forward?.reduce((sum, { bytes }) => sum + bytes, 0)).toBe(8 * (2 * 26_560 + 53));
-    expect(forward?.[0]).toEqual({ kind: "gather", bytes: 8 * 129 });
+    const bytes = exchanges.map(({ gathers }) => gathers.map((gather) => gather.bytes));
+    expect(bytes.every((each) => each.length === 1)).toBe(true);
+    expect(bytes.flat().reduce((sum, each) => sum + each, 0)).toBe(2 * 8 * (2 * 26_560 + 53 * (HEADER + 1)));
+    expect(bytes[0]).toEqual([8 * (HEADER + 129)]);
+    expect(bytes.at(-1)).toEqual(bytes[0]);
+  });
+
+  it("have the lengths of SyncBatchNorm's packets", () => {
+    const lengths: number[] = [];
+    const gather = (own: Float64Array, all: Float64Array) => {
+      lengths.push(own.length);
+      all.set(own);
+    };
+    const bn = new SyncBatchNorm(64, { group: { rank: 0, size: 1, sum() {}, gather } });
+    bn.forward({ data: new Float32Array(256).map((_, i) => i % 7), shape: [4, 64] });
+    bn.backward({ data: new Float32Array(256), shape: [4, 64] });
+    expect(lengths.map((length) => 8 * length)).toEqual(
+      [exchanges[0], exchanges.at(-1)].map((exchange) => exchange?.gathers[0]?.bytes),
+    );
+  });
+
+  it("are two gathers in mpiGroup if a packet does not fit the first one", () => {
+    const channels = [64, 256, 512];
+    const gathers = exchangesOf(
+      MPI,
+      channels.map((channels) => ({ channels })),
+    ).map((exchange) => exchange.gathers.map(({ bytes }) => bytes / 8));
+    expect(gathers.slice(0, 3)).toEqual([[544], [544], [544, HEADER + 1025]]);
   });
 
   it.each(["ring", "tree"] as const)("cost nothing on one rank, by a %s", (algorithm) => {
@@ -46,7 +81,7 @@ describe("algorithms", () => {
 
   it("a tree is faster for what is short, a ring for long sums over many ranks", () => {
     const seconds = (bytes: number) =>
-      (["ring", "tree"] as const).map((algorithm) => stepSeconds([{ kind: "sum", bytes }], algorithm, 64, NETWORK));
+      (["ring", "tree"] as const).map((algorithm) => secondsOf({ kind: "sum", bytes }, algorithm, 64, NETWORK));
     const [[ring, tree], [longRing, longTree]] = [seconds(1e3), seconds(1e9)] as [number[], number[]];
     expect(tree).toBeLessThan(ring as number);
     expect(longRing).toBeLessThan(longTree as number);
@@ -73,7 +108,7 @@ describe("the simulation", () => {
     expect(run({ network: NETWORK }).exchanging).toBeCloseTo(fastest, 10);
     const merged = run({ network: { ...NETWORK, merging: 1e-8 } }).exchanging;
     expect(merged - fastest).toBeCloseTo(mergeSeconds(exchanges, 16, 1e-8), 10);
-    expect(mergeSeconds(exchanges, 16, 1e-8)).toBeCloseTo(16 * 26_560 * 1e-8, 3);
+    expect(mergeSeconds(exchanges, 16, 1e-8)).toBeCloseTo(2 * 16 * 26_560 * 1e-8, 10);
     expect(run({ network: { ...NETWORK, merging: 1e-8 }, part: 1 }).exchanging).toBe(0);
   });
 
@@ -99,7 +134,9 @@ it("docs/scaling.md has the model's bytes and messages", () => {
   const rows = [...document.matchAll(/^\| (\d+) +\| +([\d.]+) \| +([\d.]+) \| +(\d+) \| +(\d+) \|/gm)];
   expect(rows.length).toBeGreaterThan(6);
   for (const [, ranks, ...cells] of rows) {
-    const [ring, tree] = (["ring", "tree"] as const).map((algorithm) => stepCost(exchanges, algorithm, Number(ranks)));
+    const [ring, tree] = (["ring", "tree"] as const).map((algorithm) =>
+      stepCost(exchangesOf(MPI), algorithm, Number(ranks)),
+    );
     const expected = [ring, tree].map((cost) => (cost?.bytes as number) * 1e-6);
     expect(cells.slice(0, 2).map(Number)).toBeAllclose(expected, { rtol: 6e-3 });
     expect(cells.slice(2).map(Number)).toEqual([ring?.messages, tree?.messages]);
