@@ -52,9 +52,12 @@ function gathersOf(numbers, transport) {
 
 /**
  * The exchanges of a step of ResNet-50 in their order: 53 in forward, of [count, mean, M2], and 53 in backward, of [dGamma, dBeta]
- * and room for one number more. `transport` is MPI for a group that gathers as `mpiGroup` does.
+ * and room for one number more.
+ *
+ * @param {typeof MPI | undefined} [transport] MPI for a group that gathers as `mpiGroup` does
+ * @param {{ channels: number }[]} [norms]
  */
-export function exchangesOf(transport = undefined, norms = resnet50()) {
+export function exchangesOf(transport, norms = resnet50()) {
   return [...norms, ...norms.toReversed()].map(({ channels }) => ({
     channels,
     gathers: gathersOf(HEADER + 2 * channels + 1, transport),
