@@ -1,4 +1,4 @@
-// The networks whose training steps bench/training/main.mjs times in TF.js, built of TF.js's layers and a batch norm that is given.
+// The networks that bench/training times in TF.js, built of TF.js's layers and a batch norm that is given.
 
 import { layers, sequential } from "@tensorflow/tfjs-layers";
 
@@ -8,12 +8,12 @@ const activation = (name) => layers.activation({ activation: name });
 const relu6 = () => layers.reLU({ maxValue: 6 });
 const classes = () => layers.dense({ units: CLASSES, activation: "softmax" });
 
-function dense(batchNorm) {
+function dense(batchNorm, inputShape) {
   const hidden = (more) => [layers.dense({ units: 256, useBias: false, ...more }), batchNorm(), activation("relu")];
-  return [...hidden({ inputShape: [784] }), ...hidden({}), ...hidden({}), classes()];
+  return [...hidden({ inputShape }), ...hidden({}), ...hidden({}), classes()];
 }
 
-function leNet(batchNorm) {
+function leNet(batchNorm, inputShape) {
   const convolution = (filters, more) => [
     layers.conv2d({ filters, kernelSize: 5, useBias: false, ...more }),
     batchNorm(),
@@ -22,7 +22,7 @@ function leNet(batchNorm) {
   ];
   const hidden = (units) => [layers.dense({ units, useBias: false }), batchNorm(), activation("relu")];
   return [
-    ...convolution(6, { padding: "same", inputShape: [28, 28, 1] }),
+    ...convolution(6, { padding: "same", inputShape }),
     ...convolution(16, {}),
     layers.flatten(),
     ...hidden(120),
@@ -31,31 +31,54 @@ function leNet(batchNorm) {
   ];
 }
 
-function mobileNet(batchNorm) {
+/** MobileNet (Howard et al. 2017): a convolution, and blocks of a depthwise and a pointwise one, [filters, strides] each. */
+const mobileNet = (filters, blocks) => (batchNorm, inputShape) => {
   const normed = (convolution) => [convolution, batchNorm(), relu6()];
-  const block = (filters, strides) => [
+  const block = ([filters, strides]) => [
     ...normed(layers.depthwiseConv2d({ kernelSize: 3, strides, padding: "same", useBias: false })),
     ...normed(layers.conv2d({ filters, kernelSize: 1, useBias: false })),
   ];
-  const first = { filters: 16, kernelSize: 3, strides: 2, padding: "same", useBias: false, inputShape: [32, 32, 3] };
   return [
-    ...normed(layers.conv2d(first)),
-    ...block(32, 1),
-    ...block(64, 2),
-    ...block(64, 1),
-    ...block(128, 2),
+    ...normed(layers.conv2d({ filters, kernelSize: 3, strides: 2, padding: "same", useBias: false, inputShape })),
+    ...blocks.flatMap(block),
     layers.globalAveragePooling2d({}),
     classes(),
   ];
-}
+};
 
-/** Each with what the table says of it, the shape of an input, and the samples in a batch. */
+const SMALL = [
+  [32, 1],
+  [64, 2],
+  [64, 1],
+  [128, 2],
+];
+const WHOLE = [
+  [64, 1],
+  [128, 2],
+  [128, 1],
+  [256, 2],
+  [256, 1],
+  [512, 2],
+  ...Array(5).fill([512, 1]),
+  [1024, 2],
+  [1024, 1],
+];
+
+const networkOf = ({ make, ...network }) => ({
+  ...network,
+  classes: CLASSES,
+  make: (batchNorm) => sequential({ layers: make(batchNorm, network.input) }),
+});
+
+/** Each with what the tables say of it, the shape of an input, and the samples in a batch. */
 export const NETWORKS = [
   { name: "dense, 3 × 256", input: [784], batch: 64, make: dense },
   { name: "LeNet-5, 28×28×1", input: [28, 28, 1], batch: 32, make: leNet },
-  { name: "MobileNet, 4 blocks, 32×32×3", input: [32, 32, 3], batch: 16, make: mobileNet },
-].map(({ make, ...network }) => ({
-  ...network,
-  classes: CLASSES,
-  make: (batchNorm) => sequential({ layers: make(batchNorm) }),
-}));
+  { name: "MobileNet, 4 blocks, 32×32×3", input: [32, 32, 3], batch: 16, make: mobileNet(16, SMALL) },
+].map(networkOf);
+
+/** Networks that predict: the same, and MobileNet as it recognises faces, one at a time. */
+export const FINISHED = [
+  ...NETWORKS,
+  networkOf({ name: "MobileNet, 13 blocks, 112×112×3", input: [112, 112, 3], batch: 1, make: mobileNet(32, WHOLE) }),
+];

@@ -48,9 +48,15 @@ export interface StatisticsOnDevice {
 /** The shape in which TF.js's operations see x: [rows, C], [C, inner] or [outer, C, inner]. */
 interface View {
   readonly shape: number[];
-  /** The axes of positions, over which sums go. */
+  /** Whether the channels are on the last axis. */
+  readonly channelsLast: boolean;
+  /** The shape in which x is summed over positions, and the axes of positions there. */
+  readonly summed: number[];
   readonly axes: number[];
-  /** The shape of vectors of one value per channel beside x: [C], or [C, 1]. */
+  /**
+   * The shape of vectors of one value per channel beside x: [1, C] or [C, 1]. TF.js's kernels of webgpu for [C] beside x, as
+   * for transposing [rows, C], synchronise threads. Without a GPU that takes 40 times as long (docs/tfjs.md, "Speed").
+   */
   readonly vector: number[];
   /** The shape of a value per position beside x. */
   readonly positions: number[];
@@ -62,27 +68,29 @@ interface View {
 
 function viewOf({ x, axis, view: { channels } }: Prepared): View {
   const [outer, inner] = around(x.shape, axis);
-  const rest = { count: outer * inner };
+  const count = outer * inner;
   if (inner === 1)
     return {
-      ...rest,
       shape: [outer, channels],
-      axes: [0],
-      vector: [channels],
+      channelsLast: true,
+      summed: [1, outer, channels],
+      axes: [1],
+      vector: [1, channels],
       positions: [outer, 1],
       first: [1, channels],
+      count,
     };
   const vector = [channels, 1];
-  if (outer === 1)
-    return { ...rest, shape: [channels, inner], axes: [1], vector, positions: [1, inner], first: vector };
-  return {
-    ...rest,
-    shape: [outer, channels, inner],
-    axes: [0, 2],
-    vector,
-    positions: [outer, 1, inner],
-    first: [1, channels, 1],
-  };
+  const [shape, axes, first] =
+    outer === 1
+      ? [[channels, inner], [1], vector]
+      : [
+          [outer, channels, inner],
+          [0, 2],
+          [1, channels, 1],
+        ];
+  const positions = outer === 1 ? [1, inner] : [outer, 1, inner];
+  return { shape, channelsLast: false, summed: shape, axes, vector, positions, first, count };
 }
 
 /** Returns a tensor in another shape, or itself if it has that shape: a view costs a call of TF.js. */
@@ -127,7 +135,7 @@ interface Moments {
   readonly variance: Tensor;
 }
 
-const sumOver = (t: Tensor, { axes, vector }: View): Tensor => as(sum(t, axes), vector);
+const sumOver = (t: Tensor, { summed, axes, vector }: View): Tensor => as(sum(as(t, summed), axes), vector);
 
 const weightedMean = (t: Tensor, view: View, { weights, total }: Weights): Tensor =>
   div(sumOver(mul(t, weights), view), total);
@@ -140,7 +148,7 @@ function momentsOf(u: Tensor, view: View, mask: Weights | undefined, recorded: b
     const mean = weightedMean(counted, view, mask);
     return { mean, variance: weightedMean(squares(counted, mean), view, mask) };
   }
-  const average = (t: Tensor) => as(meanOf(t, view.axes), view.vector);
+  const average = (t: Tensor) => as(meanOf(as(t, view.summed), view.axes), view.vector);
   const mean = average(u);
   return { mean, variance: average(squares(u, mean)) };
 }
@@ -185,7 +193,7 @@ function map(u: Tensor, { mean, variance }: Moments, { view, epsilon, recorded }
   // a constant channel has invStd = 0 where epsilon is 0
   const varies = () => unrecorded(() => greater(variance, 0));
   const safe = epsilon > 0 ? variance : select(varies(), variance, fill(variance.shape, HUGE));
-  if (view.vector.length === 1 && !recorded)
+  if (view.channelsLast && !recorded)
     return batchNorm(u as never, mean as never, safe as never, beta as never, gamma as never, epsilon) as Tensor;
   const invStd = rsqrt(add(safe, epsilon));
   const scaled = mul(sub(u, mean), gamma ? mul(invStd, gamma) : invStd);

@@ -9,29 +9,36 @@ import { expect, it } from "vitest";
 
 const MAIN = fileURLToPath(new URL("../../bench/training/main.mjs", import.meta.url));
 
-it("times three networks, and says which kernel TF.js lacks", () => {
+/** The cells of a table in a document, without the first of each row. */
+function cellsOf(text: string, name: string): string[][] {
+  const [, part = ""] = new RegExp(`<!-- ${name}:begin -->\\n([^]*?)<!-- ${name}:end -->`).exec(text) ?? [];
+  const rows = part.split("\n").filter((line) => line.startsWith("|"));
+  return rows.slice(2).map((row) =>
+    row
+      .split("|")
+      .map((cell) => cell.trim())
+      .slice(2, -1),
+  );
+}
+
+it("times networks that train, and says which kernel TF.js lacks, and networks that predict", () => {
   const folder = mkdtempSync(join(tmpdir(), "training-"));
   try {
     const out = join(folder, "tfjs.md");
     execFileSync(process.execPath, [MAIN, "--quick", "--out", out], { encoding: "utf8" });
-    const [, part = ""] =
-      /<!-- training:begin -->\n([\s\S]*?)<!-- training:end -->/.exec(readFileSync(out, "utf8")) ?? [];
-    const rows = part.split("\n").filter((line) => line.startsWith("|"));
-    const cells = rows.slice(2).map((row) =>
-      row
-        .split("|")
-        .map((cell) => cell.trim())
-        .slice(2, -1),
-    );
-    const time = /^[\d.,]+ (m|µ)?s, [\d.,]+ samples\/s$/;
+    const text = readFileSync(out, "utf8");
+    const matching = (patterns: RegExp[][]) => patterns.map((row) => row.map((p) => expect.stringMatching(p)));
+    const time = /^[\d.,]+ ms, [\d.,]+ samples\/s$/;
     const missing = /^does not train: no kernel Conv2DBackpropFilter$/;
-    expect(cells).toEqual(
-      [
+    expect(cellsOf(text, "training")).toEqual(
+      matching([
         [time, time, time],
         [time, missing, time],
         [time, missing, time],
-      ].map((row) => row.map((pattern) => expect.stringMatching(pattern))),
+      ]),
     );
+    const [ms, ratio] = [/^[\d.,]+ ms$/, /^[\d.,]+ ms \([\d.,]+×\)$/];
+    expect(cellsOf(text, "prediction")).toEqual(matching(Array.from({ length: 4 }, () => [ms, ratio, ratio])));
   } finally {
     rmSync(folder, { recursive: true });
   }
