@@ -90,7 +90,7 @@ async function runStryker() {
     vitest: { configFile: "test/mutation/vitest.config.ts", related: false },
     coverageAnalysis: "perTest",
     ignoreStatic: true,
-    ignorePatterns: ["bench/results", "examples/lab", "build/lab*"],
+    ignorePatterns: ["bench/results", "examples", "build/*/**"],
     tempDirName: directory,
     cleanTempDir: false, // the second run needs the mutants
     concurrency: 2,
