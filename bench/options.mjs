@@ -16,3 +16,14 @@ export function parseOptions(options) {
     return reject(error.message.split("\n")[0]);
   }
 }
+
+/** Calls `main` with the options of a script that writes into a document, --quick and --out, or prints `help`. */
+export async function runWithOptions(help, document, main) {
+  const options = parseOptions({
+    quick: { type: "boolean", default: false },
+    out: { type: "string", default: document },
+    help: { type: "boolean", default: false },
+  });
+  if (options.help) process.stdout.write(help);
+  else await main(options);
+}

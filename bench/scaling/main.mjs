@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { createGroupMemory, createMessagePorts } from "../../dist/index.js";
 import { environmentOf } from "../environment.mjs";
-import { parseOptions } from "../options.mjs";
+import { runWithOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";
 import { jitterHere, mergingHere } from "./here.mjs";
 import { pictureOf } from "./picture.mjs";
@@ -132,10 +132,4 @@ async function main({ quick, out }) {
   console.log(`\nThe document is ${out}, the picture ${picture}.`);
 }
 
-const options = parseOptions({
-  quick: { type: "boolean", default: false },
-  out: { type: "string", default: DOCUMENT },
-  help: { type: "boolean", default: false },
-});
-if (options.help) process.stdout.write(HELP);
-else await main(options);
+await runWithOptions(HELP, DOCUMENT, main);

@@ -8,7 +8,7 @@ import { markdownTable } from "markdown-table";
 import { chromium } from "playwright";
 import { GPU, launchChromium } from "../../test/browser/installed.mjs";
 import { environmentOf, pinned } from "../environment.mjs";
-import { parseOptions } from "../options.mjs";
+import { runWithOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";
 import { digits } from "../tables.mjs";
 
@@ -84,10 +84,4 @@ async function main({ quick, out }) {
   console.log(`${text}\n\nThe document is ${out}.`);
 }
 
-const options = parseOptions({
-  quick: { type: "boolean", default: false },
-  out: { type: "string", default: DOCUMENT },
-  help: { type: "boolean", default: false },
-});
-if (options.help) process.stdout.write(HELP);
-else await main(options);
+await runWithOptions(HELP, DOCUMENT, main);

@@ -13,7 +13,7 @@ import { batchNormalization, foldModel, registerKernels } from "../../dist/tfjs.
 import { random } from "../data.mjs";
 import { environmentOf, pinned } from "../environment.mjs";
 import { measure, QUICK, THOROUGH } from "../measure.mjs";
-import { parseOptions } from "../options.mjs";
+import { runWithOptions } from "../options.mjs";
 import { folderOf } from "../packages.mjs";
 import { replaceMarked } from "../report.mjs";
 import { digits } from "../tables.mjs";
@@ -107,10 +107,4 @@ async function main({ quick, out }) {
   console.log(`The document is ${out}.`);
 }
 
-const options = parseOptions({
-  quick: { type: "boolean", default: false },
-  out: { type: "string", default: DOCUMENT },
-  help: { type: "boolean", default: false },
-});
-if (options.help) process.stdout.write(HELP);
-else await main(options);
+await runWithOptions(HELP, DOCUMENT, main);
