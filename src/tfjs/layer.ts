@@ -27,16 +27,13 @@ import { type StatisticsOnDevice, select } from "./composed.ts";
 import { registerNormalization } from "./normalization.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
 
-/** Reaction of a layer to NaN and Infinity in a batch's statistics. */
-type Policy = "throw" | "skip" | "allow";
-
 /** The configuration of batchNormalization: that of tf.layers.batchNormalization, and what a batch of NaN does. */
 export interface BatchNormalizationConfig extends NonNullable<Parameters<typeof layers.batchNormalization>[0]> {
   /**
    * Reaction to a batch in training whose statistics are not finite. "skip" (default) leaves the moving statistics as
    * they are, and warns once. "throw" throws BatchNormError. "allow" updates them, as TF.js does.
    */
-  onNonFinite?: Policy;
+  onNonFinite?: "throw" | "skip" | "allow";
 }
 
 export type Layer = ReturnType<typeof layers.batchNormalization>;
@@ -107,7 +104,7 @@ function move(variable: LayerVariable, batch: Tensor, momentum: number, taken: T
 
 function define(): LayerClass {
   return class BatchNormalization extends originalClass() {
-    readonly #onNonFinite: Policy;
+    readonly #onNonFinite: "throw" | "skip" | "allow";
     /** The moving statistics in float64, so that rounding errors of many updates do not add up. */
     #running: RunningStatistics<"float32"> | undefined;
     /** The kinds of warnings that the layer has given. */
