@@ -18,6 +18,7 @@ import { folderOf } from "../packages.mjs";
 import { replaceMarked } from "../report.mjs";
 import { digits } from "../tables.mjs";
 import { FINISHED, NETWORKS } from "./networks.mjs";
+import { publishedModels } from "./published.mjs";
 import { prediction, taskOf, trainingStep } from "./tasks.mjs";
 
 const DOCUMENT = fileURLToPath(new URL("../../docs/tfjs.md", import.meta.url));
@@ -54,10 +55,15 @@ function trainingCells(rows, { batch }) {
   });
 }
 
+/** How much the first numbers of two predictions, which are probabilities, may differ. */
+const TOLERANCE = 1e-5;
+
 /** The row of a network: milliseconds a prediction in each place, and how many times as fast as in the first one. */
-function predictionCells(rows) {
-  return rows.map(({ ms, failed }, i) => {
-    if (failed) throw new Error(`a prediction failed: ${failed}`);
+function predictionCells(rows, { name }) {
+  return rows.map(({ ms, failed, result }, i) => {
+    if (failed) throw new Error(`${name}: a prediction failed: ${failed}`);
+    if (!(Math.abs(result - rows[0].result) <= TOLERANCE))
+      throw new Error(`${name}: expected the prediction ${rows[0].result}, got ${result}`);
     return i === 0 ? `${digits(ms)} ms` : `${digits(ms)} ms (${digits(rows[0].ms / ms)}×)`;
   });
 }
@@ -80,7 +86,7 @@ async function main({ quick, out }) {
       name: "prediction",
       head: "a prediction",
       places: PREDICTIONS,
-      networks: FINISHED,
+      networks: [...FINISHED, ...publishedModels()],
       taskIn: (place, network) => taskOf(place, prediction(layers.batchNormalization, network, place.prepare)),
       cellsOf: predictionCells,
     },

@@ -1,5 +1,6 @@
 // The networks that bench/training times in TF.js, built of TF.js's layers and a batch norm that is given.
 
+import { dispose, randomUniform } from "@tensorflow/tfjs-core";
 import { layers, sequential } from "@tensorflow/tfjs-layers";
 
 const CLASSES = 10;
@@ -64,10 +65,22 @@ const WHOLE = [
   [1024, 1],
 ];
 
+/** Gives a model the same weights every time, so that predictions can be compared. */
+function seeded(model) {
+  const weights = model.weights.map(({ shape, originalName }, i) =>
+    /gamma|variance/.test(originalName)
+      ? randomUniform(shape, 0.5, 1.5, "float32", i + 1)
+      : randomUniform(shape, -0.1, 0.1, "float32", i + 1),
+  );
+  model.setWeights(weights);
+  dispose(weights);
+  return model;
+}
+
 const networkOf = ({ make, ...network }) => ({
   ...network,
   classes: CLASSES,
-  make: (batchNorm) => sequential({ layers: make(batchNorm, network.input) }),
+  make: (batchNorm) => seeded(sequential({ layers: make(batchNorm, network.input) })),
 });
 
 /** Each with what the tables say of it, the shape of an input, and the samples in a batch. */

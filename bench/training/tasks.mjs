@@ -65,7 +65,7 @@ async function firstOf(t) {
 export const prediction =
   (batchNorm, { make, input, batch }, prepare = (model) => model) =>
   async () => {
-    const model = await prepare(make(batchNorm));
+    const model = await prepare(await make(batchNorm));
     const xs = valuesOf([batch, ...input]);
     return () => firstOf(model.predict(xs));
   };

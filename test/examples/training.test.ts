@@ -38,7 +38,9 @@ it("times networks that train, and says which kernel TF.js lacks, and networks t
       ]),
     );
     const [ms, ratio] = [/^[\d.,]+ ms$/, /^[\d.,]+ ms \([\d.,]+×\)$/];
-    expect(cellsOf(text, "prediction")).toEqual(matching(Array.from({ length: 4 }, () => [ms, ratio, ratio])));
+    const predictions = cellsOf(text, "prediction");
+    expect([4, 6]).toContain(predictions.length); // two more where bench/ has its packages
+    expect(predictions).toEqual(matching(predictions.map(() => [ms, ratio, ratio])));
   } finally {
     rmSync(folder, { recursive: true });
   }
