@@ -70,8 +70,6 @@ const isModel = (layer: Layer | undefined): layer is LayersModel => {
   return [layers, inputs, outputs].every(Array.isArray);
 };
 
-const isBatchNorm = ({ layer }: Call): boolean => layer.getClassName() === "BatchNormalization";
-
 /** Layers with a weight that can take a batch norm, and the axes of that weight. */
 const LINEAR: { readonly [className: string]: "IO" | ConvFormat | undefined } = {
   Dense: "IO",
@@ -87,11 +85,13 @@ const LINEAR: { readonly [className: string]: "IO" | ConvFormat | undefined } = 
 /** Layers that predict what comes in. */
 const IDENTITIES = ["Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout"];
 
-/** Returns the name of a layer's class. A program's subclass inherits that of TF.js's class, and may compute anything. */
-function classOf(layer: Layer): string {
-  const layerClass = layer.constructor;
-  return Object.hasOwn(layerClass, "className") ? layer.getClassName() : layerClass.name;
-}
+/**
+ * Returns the name of a layer's class, or "" for a program's subclass, which inherits that of TF.js's class and may compute
+ * anything.
+ */
+const classOf = (layer: Layer): string => (Object.hasOwn(layer.constructor, "className") ? layer.getClassName() : "");
+
+const isBatchNorm = ({ layer }: Call): boolean => classOf(layer) === "BatchNormalization";
 
 const linearOf = (layer: Layer) => LINEAR[classOf(layer)];
 
@@ -301,7 +301,7 @@ function behind(call: Call, place: Place, { channels, falls }: Candidate): Place
     if (Number.isNaN(inner)) return `${named(layer)} has an input of unknown size`;
     return placeOf(to, inner, channels);
   }
-  return `${named(layer)} (${className}) is neither a dense or convolutional layer nor commutes with batch norm`;
+  return `${named(layer)} (${className || layer.constructor.name}) is neither a dense or convolutional layer nor commutes with batch norm`;
 }
 
 /** Returns the axis with `channels` elements, `inner` elements apart, if a shape has it. */
@@ -532,7 +532,16 @@ function copyOf(layer: Layer, folded: boolean): Layer {
 
 /** Gives a copy the weights of its layer. TF.js shares their elements until one of the two gets others. */
 function copyWeights(layer: Layer, copy: Layer): void {
-  // `weights` has the trainable ones first, which a program may have changed; variables are made in the same order
+  if (isModel(layer)) {
+    for (const inner of layer.layers) copyWeights(inner, (copy as LayersModel).getLayer(inner.name));
+    return;
+  }
+  if (classOf(layer) === "TimeDistributed") {
+    const [wrapped, copied] = [layer, copy].map((one) => (one as unknown as { layer: Layer }).layer) as [Layer, Layer];
+    copyWeights(wrapped, copied);
+    return;
+  }
+  // `weights` has the trainable ones first, which a program may have changed; one layer makes its variables in the same order
   const inOrder = ({ weights }: Layer) => [...weights].sort((a, b) => a.id - b.id);
   const originals = inOrder(layer);
   for (const [i, variable] of inOrder(copy).entries()) variable.write((originals[i] as Variable).read());

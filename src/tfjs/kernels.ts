@@ -73,6 +73,23 @@ function addMissing(backendName: string): KernelConfig[] {
   return added;
 }
 
+/** How many calls of registerKernels have not been undone on a backend, and what undoes them. */
+const registered = /* @__PURE__ */ new Map<string, { uses: number; readonly restore: () => void }>();
+
+/** Registers this library's kernels with a backend. Returns a function that undoes it. */
+function registerWith(original: KernelConfig): () => void {
+  const replacement = { ...original, kernelFunc: replacementOf(original.kernelFunc) };
+  register(replacement);
+  const added = addMissing(original.backendName);
+  return () => {
+    // a later version of the backend, or the program, may have put its own there
+    for (const config of added)
+      if (getKernel(config.kernelName, config.backendName) === config)
+        unregisterKernel(config.kernelName, config.backendName);
+    if (getKernel(FusedBatchNorm, original.backendName) === replacement) register(original);
+  };
+}
+
 /**
  * Makes tf.batchNorm run on this library's kernels, in those of TF.js's backends wasm and cpu that have been imported.
  * The gradient of tf.batchNorm remains TF.js's.
@@ -80,8 +97,8 @@ function addMissing(backendName: string): KernelConfig[] {
  * It also adds the kernels that TF.js's wasm backend lacks to train convolutional networks: Conv2DBackpropFilter,
  * DepthwiseConv2dNativeBackpropFilter and DepthwiseConv2dNativeBackpropInput. A kernel that a backend has stays as it is.
  *
- * Returns a function that restores TF.js's kernels and removes the added ones. Throws Error if neither backend has been
- * imported.
+ * Returns a function that undoes it. TF.js's kernels are back when every call has been undone, in any order. Throws Error
+ * if neither backend has been imported.
  */
 export function registerKernels(): () => void {
   const originals = BACKENDS.map((backend) => getKernel(FusedBatchNorm, backend)).filter((config) => config);
@@ -89,13 +106,19 @@ export function registerKernels(): () => void {
     throw new Error(
       "registerKernels: expected @tensorflow/tfjs-backend-wasm or -cpu to be imported before, got neither; import one, then call it",
     );
-  for (const config of originals) register({ ...config, kernelFunc: replacementOf(config.kernelFunc) });
-  const added = originals.flatMap(({ backendName }) => addMissing(backendName));
+  let mine = originals.map(({ backendName }) => backendName);
+  for (const original of originals) {
+    const entry = registered.get(original.backendName);
+    if (entry) entry.uses++;
+    else registered.set(original.backendName, { uses: 1, restore: registerWith(original) });
+  }
   return () => {
-    for (const config of originals) register(config);
-    // a later version of the backend, or the program, may have put its own there
-    for (const config of added)
-      if (getKernel(config.kernelName, config.backendName) === config)
-        unregisterKernel(config.kernelName, config.backendName);
+    for (const backendName of mine) {
+      const entry = registered.get(backendName);
+      if (!entry || --entry.uses > 0) continue;
+      registered.delete(backendName);
+      entry.restore();
+    }
+    mine = [];
   };
 }

@@ -11,7 +11,6 @@ import {
   keep,
   logicalAnd,
   mul,
-  reshape,
   serialization,
   type Tensor,
   tensor1d,
@@ -23,6 +22,7 @@ import { isArray, isObject } from "../common/validate.ts";
 import { resolveOptions } from "../layer/options.ts";
 import { RunningStatistics } from "../layer/running-statistics.ts";
 import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
+import { maskFor } from "./arguments.ts";
 import { type StatisticsOnDevice, select } from "./composed.ts";
 import { registerNormalization } from "./normalization.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
@@ -104,6 +104,8 @@ function move(variable: LayerVariable, batch: Tensor, momentum: number, taken: T
 
 function define(): LayerClass {
   return class BatchNormalization extends originalClass() {
+    // a subclass without a name of its own is not taken for batch norm (foldModel)
+    static override readonly className = "BatchNormalization";
     readonly #onNonFinite: "throw" | "skip" | "allow";
     /** The moving statistics in float64, so that rounding errors of many updates do not add up. */
     #running: RunningStatistics<"float32"> | undefined;
@@ -142,18 +144,11 @@ function define(): LayerClass {
       });
     }
 
-    /** Returns a mask with a value for every position of x, or undefined where it does not fit. */
+    /** Returns a mask with a value for every position of x. Warns if it does not fit, and returns undefined. */
     #maskFor(x: Tensor, { axis }: LayerFields, mask: Tensor | undefined): Tensor | undefined {
-      if (!mask) return undefined;
-      const positions = x.shape.slice(0, -1);
-      // a mask of samples and steps, say, masks all positions of a step
-      const isPrefix = mask.rank < x.rank && mask.shape.every((size, i) => size === positions[i]);
-      if (isPrefix && (axis === -1 || axis === x.rank - 1)) {
-        const inner = positions.slice(mask.rank).map(() => 1);
-        return inner.length > 0 ? broadcastTo(reshape(mask, [...mask.shape, ...inner]), positions) : mask;
-      }
-      this.#warn("mask", unusedMaskWarning(this.name, x.shape, mask.shape, axis));
-      return undefined;
+      const fitting = maskFor(x, axis, mask);
+      if (mask && !fitting) this.#warn("mask", unusedMaskWarning(this.name, x.shape, mask.shape, axis));
+      return fitting;
     }
 
     #track({ momentum, movingMean, movingVariance }: LayerFields, { count, mean, variance }: BatchStatistics): void {

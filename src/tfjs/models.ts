@@ -14,6 +14,7 @@ import { BatchNorm } from "../layer/batch-norm.ts";
 import { type Diagnosis, diagnose as diagnoseLayer } from "../layer/diagnose.ts";
 import type { ActivationName } from "../ops/activation.ts";
 import { type BatchStatistics, mergeStatistics, nonFiniteChannel } from "../ops/statistics.ts";
+import { maskFor } from "./arguments.ts";
 import { type Batch, type Batches, forEachBatch, type Input, inputOf } from "./batches.ts";
 import { batchNorm } from "./operations.ts";
 
@@ -97,12 +98,18 @@ function runOn(
   input: Input,
   record: (layer: BatchNormLayer, call: Call) => void,
 ): void {
+  const restores: (() => void)[] = [];
   const watch = (layer: BatchNormLayer) => {
     const { call: own } = layer;
+    const isOwn = Object.hasOwn(layer, "call"); // a program may have put a method of its own there
+    restores.push(() => {
+      if (isOwn) layer.call = own;
+      else delete (layer as Partial<BatchNormLayer>).call;
+    });
     layer.call = (inputs, kwargs) =>
       tf.tidy(() => {
         const x = [inputs].flat()[0] as tf.Tensor;
-        const mask = [kwargs.mask].flat()[0];
+        const mask = maskFor(x, layer.axis, [kwargs.mask].flat()[0]);
         const { y, mean, variance } = normalize(layer, x, mask);
         const rows = x.size / (x.shape.at(layer.axis) as number);
         record(layer, { x, mask: mask && tf.cast(tf.reshape(mask, [rows]), "float32"), rows, mean, variance });
@@ -113,7 +120,7 @@ function runOn(
     for (const layer of watched) watch(layer);
     tf.dispose(model.predictOnBatch(input));
   } finally {
-    for (const layer of watched) delete (layer as Partial<BatchNormLayer>).call;
+    for (const restore of restores) restore();
   }
 }
 

@@ -87,7 +87,9 @@ async function statisticsOf(x: tf.Tensor, kept: readonly number[]): Promise<Batc
   const channels = kept.reduce((product, axis) => product * (x.shape[axis] as number), 1);
   const rows = tf.tidy(() => tf.cast(tf.transpose(x, [...reduced, ...kept]), "float32"));
   try {
-    const data = (await rows.data()) as Float32Array;
+    const values = await rows.data();
+    // TF.js's cpu backend casts integers by changing the dtype only
+    const data = values instanceof Float32Array ? values : Float32Array.from(values);
     return batchNormStatistics({ data, shape: [data.length / channels, channels] });
   } finally {
     rows.dispose();

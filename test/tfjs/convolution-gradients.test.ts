@@ -282,6 +282,22 @@ describe("the kernels on wasm", () => {
 });
 
 describe("registerKernels", () => {
+  it("may be called several times, and undone in any order", async () => {
+    await useBackend("wasm");
+    const kernels = () =>
+      [tf.FusedBatchNorm, tf.Conv2DBackpropFilter].map((name) => tf.getKernel(name, "wasm")?.kernelFunc);
+    const before = kernels();
+    const [first, second] = [registerKernels(), registerKernels()];
+    const during = kernels();
+    expect(during[0]).not.toBe(before[0]);
+    expect(during[1]).toBeTypeOf("function");
+    first();
+    first();
+    expect(kernels()).toEqual(during);
+    second();
+    expect(kernels()).toEqual(before);
+  });
+
   const names = (backend: string) => ADDED.filter((name) => tf.getKernel(name, backend));
 
   it("adds what wasm lacks and nothing to cpu, and removes it again", async () => {

@@ -820,6 +820,40 @@ describe("models", () => {
     );
   });
 
+  it("a subclass of batch norm, or one that has the name of TF.js's class, may compute anything, too", async () => {
+    type Class = new (config: object) => Layer;
+    const Parent = layers.batchNormalization({ name: "parent" }).constructor as unknown as Class;
+    class Added extends Parent {
+      override call(x: tf.Tensor | tf.Tensor[], kwargs: object): tf.Tensor {
+        return tf.add(super.call(x, kwargs as never) as tf.Tensor, 1);
+      }
+    }
+    const m = chain(dense(3, { inputShape: [4] }), new Added({ name: "added" }));
+    const { model: folded, report } = await foldModel(m);
+    expect(report).toEqual([]);
+    const x = tf.ones([2, 4]);
+    expect(values(folded.predict(x) as tf.Tensor)).toEqual(values(m.predict(x) as tf.Tensor));
+
+    class Dense extends (dense(1, { name: "d" }).constructor as unknown as Class) {
+      override call(x: tf.Tensor | tf.Tensor[], kwargs: object): tf.Tensor {
+        return tf.square(super.call(x, kwargs as never) as tf.Tensor);
+      }
+    }
+    const squared = chain(new Dense({ units: 3, inputShape: [4] }), bn(), relu());
+    expect((await foldModel(squared)).report).toMatchObject([{ outcome: "kept" }]);
+  });
+
+  it("a model in a wrapper keeps its weights, in whichever order its layers were made", async () => {
+    const one = (v: number) => layers.dense({ units: 1, weights: [tf.tensor2d([[v]]), tf.zeros([1])] });
+    const i = input({ shape: [1] });
+    const [a, b] = [one(1).apply(i), one(10).apply(i)] as [SymbolicTensor, SymbolicTensor];
+    const inner = model({ inputs: i, outputs: layers.concatenate().apply([b, a]) as SymbolicTensor });
+    const outer = input({ shape: [1, 1] });
+    const wrapped = layers.timeDistributed({ layer: inner }).apply(outer) as SymbolicTensor;
+    const { model: folded } = await foldModel(model({ inputs: outer, outputs: wrapped }));
+    expect(values(folded.predict(tf.ones([1, 1, 1])) as tf.Tensor)).toEqual(Float32Array.of(10, 1));
+  });
+
   it("a class that cannot be made again throws its own error, and leaves no tensors behind", async () => {
     class Strict extends Scaled {
       static override className = "Strict";

@@ -168,6 +168,39 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       }
     });
 
+    it("leaves a mask out where the layer does: the channels are on another axis", async () => {
+      const x = tf.tensor3d([1, 2, 3, 4, 5, 6, 0, 0], [2, 2, 2]);
+      const layer = make({ axis: 1, momentum: 0 });
+      const net = sequential({ layers: [layers.masking({ inputShape: [2, 2] }), layer] });
+      await recalibrate(net, [x]);
+      expect(movingOf(layer)[0]).toBeAllclose([3.5, 1.75], close);
+      expect(movingOf(layer)[1]).toBeAllclose([4.25, 3.1875], close);
+    });
+
+    it("a mask of the first axes masks all positions behind them", async () => {
+      const layer = make();
+      const net = sequential({
+        layers: [
+          layers.masking({ inputShape: [2, 4] }),
+          layers.timeDistributed({ layer: layers.reshape({ targetShape: [2, 2] }) }),
+          layer,
+        ],
+      });
+      await recalibrate(net, [tf.tensor3d([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 0], [2, 2, 4])]);
+      expect(movingOf(layer)[0]).toBeAllclose([6, 7], close);
+      const [found] = await diagnose(net, tf.tensor3d([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0, 0, 0], [2, 2, 4]));
+      expect(found?.diagnosis.drifted).toEqual([]);
+    });
+
+    it("leaves a program's own method call in its place", async () => {
+      const { layer, net } = single();
+      const call = layer.call.bind(layer);
+      const own = (...args: Parameters<typeof call>) => call(...args);
+      layer.call = own;
+      await recalibrate(net, [data(8)]);
+      expect(layer.call).toBe(own);
+    });
+
     it("changes nothing if anything fails", async () => {
       const { layer, net } = single();
       const good = data(5);

@@ -55,6 +55,15 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       expect(call(inverse, tf.tensor2d([[1, 2, 3]]))).toBeAllclose([2, 10, 8], { atol: 1e-6 });
     });
 
+    it("of integers and booleans, as images are", async () => {
+      const integers = normalization({ axis: -1 });
+      await integers.adapt(tf.tensor2d(EXAMPLE, undefined, "int32"));
+      expect(call(integers, tf.tensor2d([[0, 7, 4]]))).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
+      const booleans = normalization({ axis: null });
+      await booleans.adapt(tf.tensor1d([true, false], "bool"));
+      expect(call(booleans, tf.tensor1d([1, 0]))).toBeAllclose([1, -1], { atol: 1e-6 });
+    });
+
     it("given mean and variance", () => {
       const layer = normalization({ mean: 3, variance: 2 });
       expect(call(layer, tf.tensor2d([[1], [2], [3]]))).toBeAllclose([-Math.SQRT2, -Math.SQRT1_2, 0], { atol: 1e-6 });
