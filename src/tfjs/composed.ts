@@ -295,9 +295,12 @@ export function composeInference(prepared: Prepared, given: Moments): Tensor {
       mean: as(mean, view.vector),
       variance: as(variance, view.vector),
     });
-    const input = as(x, view.shape);
-    const moments = momentsFrom(given.mean, given.variance);
-    const y = map(input, moments, { view, epsilon, recorded: false }, asVector(gamma), asVector(beta));
+    // webgl copies the elements for a view whose last two axes are others, so x and the vectors stay as they are if they can
+    const isTaken = view.channelsLast && x.rank >= 2 && x.rank <= 4 && epsilon > 0;
+    const maps = { view, epsilon, recorded: false };
+    const y = isTaken
+      ? batchNorm(x as never, given.mean as never, given.variance as never, beta as never, gamma as never, epsilon)
+      : map(as(x, view.shape), momentsFrom(given.mean, given.variance), maps, asVector(gamma), asVector(beta));
     return {
       value: as(y, x.shape),
       gradFunc: (dy: Tensor, [mean, variance, x, factor]: Tensor[]) => {
