@@ -1,6 +1,6 @@
 // Arguments of the operations on TF.js's tensors, and their checks.
 
-import { broadcastTo, cast, engine, reshape, Tensor, util } from "@tensorflow/tfjs-core";
+import { cast, engine, Tensor, util } from "@tensorflow/tfjs-core";
 import { disposed, wrongKind, wrongLength, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { epsilonOption } from "../ops/options.ts";
@@ -132,18 +132,4 @@ export function prepare(input: Tensor, { gamma, beta }: Scale, options: BatchNor
     view,
     access: accessTo(engine().backend),
   };
-}
-
-/**
- * Returns a model's mask with a value for every position of x, or undefined if there is none or it does not fit: Keras's masks
- * have the first axes of x, and the channels have to be on the last one.
- */
-export function maskFor(x: Tensor, axis: number, mask: Tensor | undefined): Tensor | undefined {
-  if (!mask) return undefined;
-  const positions = x.shape.slice(0, -1);
-  // a mask of samples and steps, say, masks all positions of a step
-  const isPrefix = mask.rank < x.rank && mask.shape.every((size, i) => size === positions[i]);
-  if (!isPrefix || (axis !== -1 && axis !== x.rank - 1)) return undefined;
-  const inner = positions.slice(mask.rank).map(() => 1);
-  return inner.length > 0 ? broadcastTo(reshape(mask, [...mask.shape, ...inner]), positions) : mask;
 }

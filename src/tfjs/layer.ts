@@ -22,7 +22,7 @@ import { isArray, isObject } from "../common/validate.ts";
 import { resolveOptions } from "../layer/options.ts";
 import { RunningStatistics } from "../layer/running-statistics.ts";
 import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
-import { maskFor } from "./arguments.ts";
+import { type BatchNormFields, isFrozen, maskFor } from "./batch-norm-layer.ts";
 import { type StatisticsOnDevice, select } from "./composed.ts";
 import { registerNormalization } from "./normalization.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
@@ -40,19 +40,7 @@ export type Layer = ReturnType<typeof layers.batchNormalization>;
 
 type LayerClass = (new (config: BatchNormalizationConfig) => Layer) & { className: string };
 
-/** Fields of TF.js's layer that its types declare private. */
-interface LayerFields {
-  readonly axis: number;
-  readonly momentum: number;
-  readonly epsilon: number;
-  readonly gamma?: LayerVariable;
-  readonly beta?: LayerVariable;
-  readonly movingMean: LayerVariable;
-  readonly movingVariance: LayerVariable;
-  readonly _trainableWeights: readonly LayerVariable[];
-}
-
-const fieldsOf = (layer: Layer): LayerFields => layer as unknown as LayerFields;
+const fieldsOf = (layer: Layer): BatchNormFields => layer as unknown as BatchNormFields;
 
 /**
  * Returns TF.js's class, which it does not export. With an explicit name this instance does not advance TF.js's counter
@@ -87,11 +75,10 @@ function asTaken({ onNonFinite: _, ...config }: BatchNormalizationConfig): Batch
 
 // ---- training -------------------------------------------------------------------------------------------------------
 
-const parametersOf = ({ gamma, beta }: LayerFields) => ({ gamma: gamma?.read() ?? null, beta: beta?.read() ?? null });
-
-/** Whether a layer must not train. Freezing a model sets `trainable` of the weights, not of the layer. */
-const isFrozen = ({ trainable }: Layer, { _trainableWeights: weights }: LayerFields): boolean =>
-  !trainable || (weights.length > 0 && weights.every((weight) => !weight.trainable));
+const parametersOf = ({ gamma, beta }: BatchNormFields) => ({
+  gamma: gamma?.read() ?? null,
+  beta: beta?.read() ?? null,
+});
 
 const valuesOf = (variable: LayerVariable) => Float32Array.from((variable.read() as Tensor).dataSync());
 
@@ -131,7 +118,7 @@ function define(): LayerClass {
         const x = [inputs].flat()[0] as Tensor;
         const options = { axis: fields.axis, epsilon: fields.epsilon };
         const parameters = parametersOf(fields);
-        if (!kwargs.training || isFrozen(this, fields)) {
+        if (!kwargs.training || isFrozen(fields, this)) {
           const [mean, variance] = [fields.movingMean.read(), fields.movingVariance.read()];
           return batchNormInference(x, { ...parameters, mean, variance }, options);
         }
@@ -145,13 +132,16 @@ function define(): LayerClass {
     }
 
     /** Returns a mask with a value for every position of x. Warns if it does not fit, and returns undefined. */
-    #maskFor(x: Tensor, { axis }: LayerFields, mask: Tensor | undefined): Tensor | undefined {
+    #maskFor(x: Tensor, { axis }: BatchNormFields, mask: Tensor | undefined): Tensor | undefined {
       const fitting = maskFor(x, axis, mask);
       if (mask && !fitting) this.#warn("mask", unusedMaskWarning(this.name, x.shape, mask.shape, axis));
       return fitting;
     }
 
-    #track({ momentum, movingMean, movingVariance }: LayerFields, { count, mean, variance }: BatchStatistics): void {
+    #track(
+      { momentum, movingMean, movingVariance }: BatchNormFields,
+      { count, mean, variance }: BatchStatistics,
+    ): void {
       if (count === 0) return;
       const bad = this.#onNonFinite === "allow" ? undefined : nonFiniteChannel(mean, variance);
       if (bad !== undefined) {
@@ -184,7 +174,7 @@ function define(): LayerClass {
 
     /** Updates the moving statistics without reading them. Only "throw" reads the batch's. */
     #trackOnDevice(
-      { momentum, movingMean, movingVariance }: LayerFields,
+      { momentum, movingMean, movingVariance }: BatchNormFields,
       { mean, variance, enough }: StatisticsOnDevice,
       shape: readonly number[],
     ): void {

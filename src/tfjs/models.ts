@@ -14,20 +14,13 @@ import { BatchNorm } from "../layer/batch-norm.ts";
 import { type Diagnosis, diagnose as diagnoseLayer } from "../layer/diagnose.ts";
 import type { ActivationName } from "../ops/activation.ts";
 import { type BatchStatistics, mergeStatistics, nonFiniteChannel } from "../ops/statistics.ts";
-import { maskFor } from "./arguments.ts";
+import { type BatchNormFields, isFrozen, maskFor } from "./batch-norm-layer.ts";
 import { type Batch, type Batches, forEachBatch, type Input, inputOf } from "./batches.ts";
 import { batchNorm } from "./operations.ts";
 
 type Layer = layers.Layer;
 
-/** Fields of TF.js's layer of batch norm, which its types declare private. */
-interface BatchNormLayer extends Layer {
-  readonly axis: number;
-  readonly epsilon: number;
-  readonly gamma?: LayerVariable;
-  readonly beta?: LayerVariable;
-  readonly movingMean: LayerVariable;
-  readonly movingVariance: LayerVariable;
+interface BatchNormLayer extends Layer, BatchNormFields {
   call(inputs: tf.Tensor | tf.Tensor[], kwargs: { mask?: tf.Tensor | tf.Tensor[] }): tf.Tensor | tf.Tensor[];
 }
 
@@ -44,12 +37,6 @@ function batchNormsOf(model: unknown): BatchNormLayer[] {
   visit(model);
   return [...found];
 }
-
-/** Whether a layer normalises by its moving statistics in training, too. */
-const isFrozen = ({ trainable, gamma, beta }: BatchNormLayer): boolean => {
-  const weights = [gamma, beta].filter((weight) => weight !== undefined);
-  return !trainable || (weights.length > 0 && weights.every((weight) => !weight.trainable));
-};
 
 /** A call of a layer of batch norm. Its tensors are gone when the model has run, unless they are kept. */
 interface Call {
@@ -113,7 +100,7 @@ function runOn(
         const { y, mean, variance } = normalize(layer, x, mask);
         const rows = x.size / (x.shape.at(layer.axis) as number);
         record(layer, { x, mask: mask && tf.cast(tf.reshape(mask, [rows]), "float32"), rows, mean, variance });
-        return isFrozen(layer) ? own.call(layer, inputs, kwargs) : y;
+        return isFrozen(layer, layer) ? own.call(layer, inputs, kwargs) : y;
       });
   };
   try {
@@ -169,7 +156,11 @@ async function readStatistics({ name }: Layer, { mask, rows, mean, variance }: C
  * error that `batches` or the model throws.
  */
 export async function recalibrate(model: LayersModel, batches: Batches): Promise<void> {
-  const watched = requireBatchNorms(model, "a model with batch norm that is not frozen", (layer) => !isFrozen(layer));
+  const watched = requireBatchNorms(
+    model,
+    "a model with batch norm that is not frozen",
+    (layer) => !isFrozen(layer, layer),
+  );
   const merged = new Map<BatchNormLayer, BatchStatistics>();
   await forEachBatch("batches", batches, async (input) => {
     // TF.js's models throw for an empty batch
