@@ -89,6 +89,9 @@ async function runStryker() {
     plugins: [fileURLToPath(import.meta.resolve("@stryker-mutator/vitest-runner"))],
     vitest: { configFile: "test/mutation/vitest.config.ts", related: false },
     coverageAnalysis: "perTest",
+    timeoutMS: 15_000, // so that other load on the machine kills no mutant
+    incremental: true, // a run that is repeated takes verdicts on code and tests that are as before
+    incrementalFile: `test/mutation/results/${values.part}.json`,
     ignoreStatic: true,
     ignorePatterns: ["bench/results", "examples", "build/*/**"],
     tempDirName: directory,
