@@ -23,6 +23,9 @@ const REPEATED: usize = 3;
 /** Steps of a plane that are summed before they are added to the entry of their channel. */
 const BLOCK_STEPS: usize = 64;
 
+/** The same of f64, whose sums have nothing wider to go to: as many as its sums without weights have in one chain. */
+const BLOCK_STEPS_F64: usize = 16;
+
 /** Bytes of narrow images that are summed down a column at once. They stay in the first-level cache, as do those of dy. */
 const BYTES_DOWN: usize = 1 << 12;
 
@@ -180,6 +183,7 @@ function sumSteps(
 function sumPlanes(plan: Plan, x: usize, dy: usize, weights: usize, gradients: bool, begin: usize, end: usize): void {
   const bytes = plan.elementBytes;
   const weightBytes = gradients ? bytes : sizeof<f64>();
+  const most = bytes == 8 ? BLOCK_STEPS_F64 : BLOCK_STEPS;
   for (let n: usize = 0; n < plan.outer; ++n) {
     for (let channel = begin; channel < end; ++channel) {
       let at = (n * plan.pitch + channel) * plan.inner * bytes;
@@ -187,7 +191,7 @@ function sumPlanes(plan: Plan, x: usize, dy: usize, weights: usize, gradients: b
       let left = plan.inner;
       while (left) {
         const lanes = lanesOf(plan, left);
-        const steps = min(left / lanes, BLOCK_STEPS);
+        const steps = min(left / lanes, most);
         const stride = lanes * bytes;
         const weightStride = lanes * weightBytes;
         sumSteps(plan, x + at, dy + at, w, channel, channel, stride, weightStride, steps, gradients, true, lanes);
@@ -219,7 +223,7 @@ function sumColumns(
   const size = plan.stripe * plan.columns;
   let n = (stripe * size) / period;
   const last = min((stripe + 1) * size, plan.length) / period;
-  const down = max(ROWS_DOWN, BYTES_DOWN / image);
+  const down = bytes == 8 ? BLOCK_STEPS_F64 : max(ROWS_DOWN, BYTES_DOWN / image);
   while (n < last) {
     const steps = min(last - n, down);
     let position: usize = 0;

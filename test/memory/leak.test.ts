@@ -160,6 +160,29 @@ describe("forgotten tensors", () => {
     expect(defaultHeap().usage.capacity).toBeLessThan(2 ** 31);
   });
 
+  // so that the collector runs before wasm memory ends: V8 counts addresses that are reserved as memory in use
+  test("of 1 MiB and more are memory of JavaScript's, too, as long as they are not disposed of", async () => {
+    await useBuild("simd");
+    const MiB = 2 ** 20;
+    tensor([64 * MiB]).dispose(); // the memory does not grow after it
+    const growthBy = (bytes: number, count: number) => {
+      const before = process.memoryUsage().external;
+      const tensors = Array.from({ length: count }, () => tensor([bytes / 4]));
+      const grown = process.memoryUsage().external - before;
+      return { tensors, grown };
+    };
+    expect(growthBy(MiB - 4, 32).grown).toBeLessThan(MiB);
+    for (const bytes of [MiB, MiB + 4, 8 * MiB]) {
+      const { tensors, grown } = growthBy(bytes, 8);
+      expect(grown).toBeGreaterThan(7.5 * bytes);
+      const before = process.memoryUsage().external;
+      for (const t of tensors) t.dispose();
+      await collectAll();
+      expect(process.memoryUsage().external).toBeLessThan(before - 7.5 * bytes);
+      expect(tensors.every(({ disposed }) => disposed)).toBe(true);
+    }
+  });
+
   test("are freed once, results and those that `tensor` made; those disposed of are not freed again", async () => {
     await useBuild("simd");
     const bn = new BatchNorm(4);

@@ -11,7 +11,7 @@
 // --only takes the files whose names contain TEXT. --write writes the part's tables into docs/reliability.md. The script
 // ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
 
-import { spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,13 +45,20 @@ const PARTS = {
   },
   tensor: {
     files: ["src/memory/tensor.ts"],
-    tests: ["tensors", "memory", "attach"].map((name) => `test/memory/${name}.test.ts`),
+    tests: [
+      ...["tensors", "memory", "attach"].map((name) => `test/memory/${name}.test.ts`),
+      ...["test/tensor/operands.test.ts", "test/entries/core.test.ts"],
+    ],
     slow: ["test/memory/leak.test.ts"],
   },
   heap: { files: ["src/memory/heap.ts"], tests: ["test/memory/*.test.ts"] },
   guards: {
     files: ["src/memory/guards.ts"],
-    tests: ["test/memory/overlap.test.ts", "test/tensor/operands.test.ts", "test/common/wrong-*.test.ts"],
+    tests: [
+      ...["overlap", "memory", "tensors", "attach"].map((name) => `test/memory/${name}.test.ts`),
+      ...["test/tensor/*.test.ts", "test/common/wrong-*.test.ts", "test/entries/core.test.ts"],
+      ...["batchnorm-kinds", "repeated-calls"].map((name) => `test/layer/${name}.test.ts`),
+    ],
   },
   operands: {
     files: ["src/memory/operand.ts", "src/memory/transfer.ts"],
@@ -75,6 +82,9 @@ if (!part) throw new Error(`--part is one of ${Object.keys(PARTS).join(", ")}`);
 /** The longest time for all tests of a part, in milliseconds. A mutant that makes tests hang counts as killed. */
 const TIME_OUT = 120_000;
 
+/** The number of mutants that are tested at once. */
+const CONCURRENCY = 2;
+
 const project = fileURLToPath(new URL("../..", import.meta.url));
 process.chdir(project);
 process.env.MUTATION_TESTS = part.tests.join(",");
@@ -96,7 +106,7 @@ async function runStryker() {
     ignorePatterns: ["bench/results", "examples", "build/*/**"],
     tempDirName: directory,
     cleanTempDir: false, // the second run needs the mutants
-    concurrency: 2,
+    concurrency: CONCURRENCY,
     reporters: ["json", "progress-append-only"],
     jsonReporter: { fileName },
     allowConsoleColors: false,
@@ -105,20 +115,25 @@ async function runStryker() {
   return JSON.parse(readFileSync(fileName, "utf8"));
 }
 
-/** Runs a program in StrykerJS's copy of the project, which has all mutants. Returns whether it succeeds. */
+/** Runs a program in StrykerJS's copy of the project, which has all mutants. Resolves to whether it succeeds. */
 function run(args, env = {}) {
   const sandbox = readdirSync(directory).find((name) => name.startsWith("sandbox"));
-  const { status, error } = spawnSync(process.execPath, args, {
+  const options = {
     cwd: join(directory, sandbox),
     env: { ...process.env, ...env },
-    stdio: "ignore",
     timeout: TIME_OUT,
+    maxBuffer: 2 ** 30,
+  };
+  return new Promise((resolve, reject) => {
+    execFile(process.execPath, args, options, (error) => {
+      // the code is a text if the program could not be started
+      if (typeof error?.code === "string") reject(error);
+      else resolve(!error);
+    });
   });
-  if (error && error.code !== "ETIMEDOUT") throw error;
-  return status === 0;
 }
 
-/** Returns whether tests pass with a mutant: slow ones, and those files of others that reach it, or all if none does. */
+/** Resolves to whether tests pass with a mutant: slow ones, and those files of others that reach it, or all if none does. */
 function survives({ id, coveredBy = [] }, testFiles = {}) {
   const reaching = Object.keys(testFiles).filter((file) =>
     testFiles[file].tests.some(({ id }) => coveredBy.includes(id)),
@@ -140,17 +155,24 @@ function codeAt(source, { start, end }) {
   return lines.join("\n").slice(start.column - 1);
 }
 
-/** Returns all mutants: the file, the line and the change, and whether the mutant survives, or why it is accepted. */
-function mutantsOf({ files, testFiles }) {
+/** Resolves to all mutants: the file, the line and the change, whether the mutant survives, and why it is accepted. */
+async function mutantsOf({ files, testFiles }) {
   // threads of the tests run dist/
-  if (!run(["bundle.mjs"])) throw new Error("bundle.mjs fails on the mutants");
-  if (!survives({ id: "" })) throw new Error("tests fail without any mutant");
+  if (!(await run(["bundle.mjs"]))) throw new Error("bundle.mjs fails on the mutants");
+  if (!(await survives({ id: "" }))) throw new Error("tests fail without any mutant");
+  const again = Object.values(files).flatMap(({ mutants }) => mutants.filter((m) => !/Killed|Timeout/.test(m.status)));
+  const survivors = new Set();
+  const queue = again.values(); // both runners take from it
+  const runner = async () => {
+    for (const mutant of queue) if (await survives(mutant, testFiles)) survivors.add(mutant);
+  };
+  await Promise.all(Array.from({ length: CONCURRENCY }, runner));
   return Object.entries(files).flatMap(([file, { source, mutants }]) =>
     mutants.map((mutant) => {
       const { line: number } = mutant.location.start;
       const line = source.split("\n")[number - 1].trim();
       const change = changeOf(codeAt(source, mutant.location), mutant.replacement);
-      const survived = !/Killed|Timeout/.test(mutant.status) && survives(mutant, testFiles);
+      const survived = survivors.has(mutant);
       const reason = survived
         ? accepted.find((e) => e.file === file && e.mutants.some(([l, c]) => l === line && c === change))?.reason
         : undefined;
@@ -211,7 +233,7 @@ function tablesOf(mutants) {
 
 let mutants;
 try {
-  mutants = mutantsOf(await runStryker());
+  mutants = await mutantsOf(await runStryker());
 } finally {
   rmSync(directory, { recursive: true, force: true });
 }

@@ -8,7 +8,7 @@ import { expectPart } from "../support/document.ts";
 import { exactBackward, exactForward, exactStatistics } from "../support/exact.ts";
 import { once } from "../support/once.ts";
 import { dimsOf } from "../support/reference.ts";
-import { type Measured, measureSweep, NAMES, SUMMED, type Sweep } from "../support/sweep.ts";
+import { type Measured, measureSweep, NAMES, SUMMED, type Sweep, WAYS, type Way } from "../support/sweep.ts";
 import { BUILDS, normal, useBuild } from "../support/worlds.ts";
 
 type Walk = readonly [layout: Layout, outer: number, inner: number];
@@ -43,27 +43,37 @@ const LARGE: readonly Walk[] = [
 
 const EPSILONS = [0, 1e-5, 1e-300];
 
-const sweepOf = (dtype: Dtype, activation: ActivationName, [layout, outer, inner]: Walk, seed: number): Sweep => ({
+const sweepOf = (
+  way: Way,
+  dtype: Dtype,
+  activation: ActivationName,
+  [layout, outer, inner]: Walk,
+  seed: number,
+): Sweep => ({
   patterns: NAMES,
-  ...{ dtype, activation, layout, outer, inner, seed },
+  ...{ way, dtype, activation, layout, outer, inner, seed },
   epsilon: EPSILONS[seed % 3] as number,
   wide: seed % 2 === 1,
 });
 
 const TYPES = ["float32", "float64", "float16", "bfloat16"] as const;
-const GROUPS = TYPES.flatMap((dtype) => ACTIVATIONS.map((activation) => ({ dtype, activation }))).map((group, i) => ({
-  ...group,
-  sweeps: sweepsOf(group.dtype, group.activation, i),
-}));
+const GROUPS = WAYS.flatMap((way) =>
+  TYPES.flatMap((dtype) => activationsOf(way).map((activation) => ({ way, dtype, activation }))),
+).map((group, i) => ({ ...group, sweeps: sweepsOf(group, i) }));
+
+/** The activations of a way: all of plain batches, and of the others those that have their own code there. */
+function activationsOf(way: Way): readonly ActivationName[] {
+  return way === "plain" ? ACTIVATIONS : way === "residual" ? ["none", "relu", "silu"] : ["none", "silu"];
+}
 
 /**
- * Returns the sweeps of a type and an activation: all walks of plain float32, with near and wide magnitudes, and of the
- * others every third walk, each time from another one on.
+ * Returns the sweeps of a group: all walks of plain float32, with near and wide magnitudes, and of the others every third
+ * walk, each time from another one on.
  */
-function sweepsOf(dtype: Dtype, activation: ActivationName, group: number): Sweep[] {
-  if (dtype === "float32" && activation === "none")
-    return WALKS.flatMap((walk) => [0, 1, 3].map((seed) => sweepOf(dtype, activation, walk, seed)));
-  return WALKS.filter((_, i) => i % 3 === group % 3).map((walk, i) => sweepOf(dtype, activation, walk, group + i));
+function sweepsOf({ way, dtype, activation }: Pick<Sweep, "way" | "dtype" | "activation">, group: number): Sweep[] {
+  if (way === "plain" && dtype === "float32" && activation === "none")
+    return WALKS.flatMap((walk) => [0, 1, 3].map((seed) => sweepOf(way, dtype, activation, walk, seed)));
+  return WALKS.filter((_, i) => i % 3 === group % 3).map((walk, i) => sweepOf(way, dtype, activation, walk, group + i));
 }
 
 /**
@@ -77,6 +87,9 @@ function gatesOf(dtype: Dtype, activation: ActivationName) {
 }
 
 const measured = new Map<string, Measured[]>();
+
+const nameOf = ({ way, dtype, activation }: Pick<Sweep, "way" | "dtype" | "activation">) =>
+  `${dtype}, ${activation}${way === "plain" ? "" : `, ${way}`}`;
 
 describe.each(BUILDS)("hard channels, %s build", (build) => {
   beforeAll(() => useBuild(build));
@@ -96,17 +109,17 @@ describe.each(BUILDS)("hard channels, %s build", (build) => {
       }
     }
     if (build !== "simd") return;
-    const key = `${sweep.dtype} ${sweep.activation}`;
+    const key = nameOf(sweep);
     measured.set(key, [...(measured.get(key) ?? []), ...channels]);
   };
 
-  it.each(GROUPS)("$dtype, $activation: within the promise", ({ sweeps }) => {
+  it.each(GROUPS)("$way, $dtype, $activation: within the promise", ({ sweeps }) => {
     for (const sweep of sweeps) check(sweep);
   });
 
   it("2¹⁶ values per channel: within the promise", () => {
     for (const [i, walk] of LARGE.entries())
-      check({ ...sweepOf("float32", "none", walk, i), patterns: LARGE_PATTERNS });
+      check({ ...sweepOf("plain", "float32", "none", walk, i), patterns: LARGE_PATTERNS });
   });
 });
 
@@ -241,7 +254,7 @@ describe("docs/numerics.md", () => {
   ];
 
   it("holds the maxima of every pattern and of every type and activation", () => {
-    const plain = measured.get("float32 none") ?? [];
+    const plain = measured.get("float32, none") ?? [];
     const patterns = NAMES.map((name) =>
       row(
         name,
@@ -249,9 +262,7 @@ describe("docs/numerics.md", () => {
       ),
     );
     expectPart(file, "sweep", [...head("values of a channel, float32"), ...patterns].join("\n"));
-    const types = GROUPS.map(({ dtype, activation }) =>
-      row(`${dtype}, ${activation}`, measured.get(`${dtype} ${activation}`) ?? []),
-    );
+    const types = GROUPS.map((group) => row(nameOf(group), measured.get(nameOf(group)) ?? []));
     expectPart(file, "sweep-types", [...head("all of these channels"), ...types].join("\n"));
   });
 });

@@ -56,6 +56,12 @@ function inverseRoot(a: Pair): Pair {
   return add(root, times(root, [rest[0] / 2, 0]));
 }
 
+/** Returns 1/√(variance + epsilon), and 0 if both are 0. */
+export function inverseStd(variance: Pair, epsilon: number): Pair {
+  const radicand = add(variance, [epsilon, 0]);
+  return radicand[0] === 0 ? ZERO : inverseRoot(radicand);
+}
+
 /** Exact values of one output, with the condition scale of each (test/golden/README.md). */
 export class Exact {
   readonly high: Float64Array;
@@ -90,28 +96,41 @@ export interface ExactInput {
   readonly slope: number;
   /** Whether the mean is rounded to the type of the elements, so that its scale, times invStd, is part of that of x̂. */
   readonly roundsMean: boolean;
+  /** The weight of every position in the statistics, [outer, inner]; 1 by default. */
+  readonly weights?: ArrayLike<number>;
+  /** What is added before the activation, in the shape of x; 0 by default. */
+  readonly residual?: ArrayLike<number>;
+}
+
+/** Returns the weight of a value's position by its index in x, and the sum of all weights. */
+function weightsOf({ d, weights }: Pick<ExactInput, "d" | "weights">) {
+  const total = weights ? Array.from(weights).reduce((a, b) => a + b, 0) : d.outer * d.inner;
+  const weight = (i: number) =>
+    weights ? (weights[Math.floor(i / d.inner / d.channels) * d.inner + (i % d.inner)] as number) : 1;
+  return { weight, total };
 }
 
 /** Returns mean, biased variance and invStd of every channel (F1 to F5). The scale of a mean is that of |x| plus std. */
-export function exactStatistics({ x, d, epsilon }: Pick<ExactInput, "x" | "d" | "epsilon">) {
-  const m = d.outer * d.inner;
+export function exactStatistics(input: Pick<ExactInput, "x" | "d" | "epsilon" | "weights">) {
+  const { x, d, epsilon } = input;
+  const { weight, total: m } = weightsOf(input);
   const [mean, variance, invStd] = [new Exact(d.channels), new Exact(d.channels), new Exact(d.channels)] as const;
   for (let c = 0; c < d.channels; c++) {
     let sum = ZERO;
     let magnitude = 0;
     eachOf(d, c, (i) => {
-      sum = add(sum, [x[i] as number, 0]);
-      magnitude += Math.abs(x[i] as number) / m;
+      const value = exactProduct(weight(i), x[i] as number);
+      sum = add(sum, value);
+      magnitude += Math.abs(value[0]) / m;
     });
     const centre = over(sum, m);
     let squares = ZERO;
     eachOf(d, c, (i) => {
       const centred = add([x[i] as number, 0], negative(centre));
-      squares = add(squares, times(centred, centred));
+      squares = add(squares, times([weight(i), 0], times(centred, centred)));
     });
     const v = over(squares, m);
-    const radicand = add(v, [epsilon, 0]);
-    const s = radicand[0] === 0 ? ZERO : inverseRoot(radicand);
+    const s = inverseStd(v, epsilon);
     mean.set(c, centre, magnitude + Math.sqrt(v[0]));
     variance.set(c, v, v[0]);
     invStd.set(c, s, s[0]);
@@ -132,11 +151,11 @@ function activated(z: Pair, { activation, slope }: ExactInput): Pair {
 }
 
 /**
- * Returns x̂, z = gamma·x̂ + beta and y = f(z) of every element (F6, F7). The scale of z and y is |gamma·x̂| + |beta|, and
- * that of x̂ is |x̂| + (std + 2⁻²⁴·|mean|)·invStd, or more if the mean is rounded.
+ * Returns x̂, z = gamma·x̂ + beta + residual and y = f(z) of every element (F6, F7). The scale of z and y is |gamma·x̂| + |beta|
+ * + |residual|, and that of x̂ is |x̂| + (std + 2⁻²⁴·|mean|)·invStd, or more if the mean is rounded.
  */
 export function exactForward(input: ExactInput, { mean, variance, invStd }: ExactStatistics) {
-  const { x, d, gamma, beta, roundsMean } = input;
+  const { x, d, gamma, beta, roundsMean, residual } = input;
   const [xHat, z, y] = [new Exact(x.length), new Exact(x.length), new Exact(x.length)] as const;
   for (let c = 0; c < d.channels; c++) {
     const [centre, s] = [negative(mean.at(c)), invStd.at(c)];
@@ -152,8 +171,10 @@ export function exactForward(input: ExactInput, { mean, variance, invStd }: Exac
       const normalised = times(add([x[i] as number, 0], centre), s);
       const term = times(scale, normalised);
       const xHatSize = Math.abs(normalised[0]) + offset;
-      const size = Math.abs(scale[0]) * (roundsMean ? xHatSize : Math.abs(normalised[0])) + Math.abs(shift[0]);
-      const value = add(term, shift);
+      const added = residual ? (residual[i] as number) : 0;
+      const product = Math.abs(scale[0]) * (roundsMean ? xHatSize : Math.abs(normalised[0]));
+      const size = product + Math.abs(shift[0]) + Math.abs(added);
+      const value = add(add(term, shift), [added, 0]);
       xHat.set(i, normalised, xHatSize);
       z.set(i, value, size);
       y.set(i, activated(value, input), size);
@@ -178,15 +199,16 @@ function derivative({ activation, slope }: ExactInput, z: number, scale: number)
   return [value, value];
 }
 
-/** Returns dx, dGamma and dBeta in textbook form (B1 to B6). */
+/** Returns dx, dGamma and dBeta in textbook form (B1 to B6). With `constant`, no gradient flows through statistics. */
 export function exactBackward(
   input: ExactInput,
   dy: ArrayLike<number>,
   { xHat, z }: ExactForward,
-  { invStd }: ExactStatistics,
+  { invStd }: Pick<ExactStatistics, "invStd">,
+  constant = false,
 ): { dx: Exact; dGamma: Exact; dBeta: Exact } {
   const { x, d, gamma } = input;
-  const m = d.outer * d.inner;
+  const { weight, total: m } = weightsOf(input);
   const [dz, dx] = [new Exact(x.length), new Exact(x.length)] as const;
   const [dGamma, dBeta] = [new Exact(d.channels), new Exact(d.channels)] as const;
   for (let c = 0; c < d.channels; c++) {
@@ -208,8 +230,13 @@ export function exactBackward(
     const k = times([gamma[c] as number, 0], invStd.at(c));
     const [meanSum, meanDot] = [negative(over(sum, m)), negative(over(dot, m))];
     eachOf(d, c, (i) => {
-      const flow = add(add(dz.at(i), meanSum), times(xHat.at(i), meanDot));
-      const size = (dz.scale[i] as number) + sumScale / m + ((xHat.scale[i] as number) * dotScale) / m;
+      let [flow, size] = [dz.at(i), dz.scale[i] as number];
+      const w = constant ? 0 : weight(i);
+      // 0·infinity is NaN
+      if (w > 0) {
+        flow = add(flow, times([w, 0], add(meanSum, times(xHat.at(i), meanDot))));
+        size += (w * (sumScale + (xHat.scale[i] as number) * dotScale)) / m;
+      }
       dx.set(i, times(k, flow), Math.abs(k[0]) * size);
     });
   }

@@ -1,10 +1,17 @@
 // Channels that are hard for batch normalization, in all walks and precisions of sums, and the distance of the results
 // from the exact ones. sweep.test.ts limits the distances, and docs/numerics.md shows them.
 
-import { type ActivationName, batchNormBackward, batchNormForward, type Dtype, type Layout } from "../../src/index.ts";
+import {
+  type ActivationName,
+  batchNormBackward,
+  batchNormForward,
+  batchNormInference,
+  type Dtype,
+  type Layout,
+} from "../../src/index.ts";
 import { type DataOf, widen } from "../../src/tensor/dtype.ts";
 import { rounded } from "../../src/tensor/half.ts";
-import { type Exact, exactBackward, exactForward, exactStatistics } from "./exact.ts";
+import { type Exact, exactBackward, exactForward, exactStatistics, inverseStd } from "./exact.ts";
 import { once } from "./once.ts";
 import { type Dims, dimsOf, eachOf } from "./reference.ts";
 import { random } from "./worlds.ts";
@@ -70,8 +77,13 @@ const PATTERNS: Readonly<Record<string, Draw>> = {
 
 export const NAMES = Object.keys(PATTERNS);
 
+/** What a forward takes beside the batch: weights of its positions, a residual, or given statistics. */
+export const WAYS = ["plain", "mask", "residual", "frozen"] as const;
+export type Way = (typeof WAYS)[number];
+
 /** A batch of one channel per pattern. */
 export interface Sweep {
+  readonly way: Way;
   /** The patterns of its channels. */
   readonly patterns: readonly string[];
   readonly dtype: Dtype;
@@ -115,9 +127,12 @@ function halfUnit(dtype: Dtype, value: number): number {
   return 2 ** (Math.max(Math.floor(Math.log2(Math.abs(value))), least) - bits);
 }
 
-/** Returns numbers as elements of a type, and the values that these have. */
-function stored<D extends Dtype>(dtype: D, numbers: Float64Array): { data: DataOf[D]; values: ArrayLike<number> } {
-  const limit = LARGEST[dtype];
+/** Returns numbers up to a limit as elements of a type, and the values that these have. */
+function stored<D extends Dtype>(
+  dtype: D,
+  numbers: Float64Array,
+  limit = LARGEST[dtype],
+): { data: DataOf[D]; values: ArrayLike<number> } {
   const data = rounded(
     numbers.map((v) => Math.max(-limit, Math.min(v, limit))),
     dtype,
@@ -153,7 +168,7 @@ const WIDE: Readonly<Record<Dtype, readonly [number, number][]>> = {
 const channelOf = (d: Dims) => (i: number) => Math.floor(i / d.inner) % d.channels;
 
 /** Returns the batch of a sweep, and its exact results. */
-function prepare({ patterns, dtype, activation, layout, outer, inner, epsilon, seed, wide }: Sweep) {
+function prepare({ way, patterns, dtype, activation, layout, outer, inner, epsilon, seed, wide }: Sweep) {
   const next = random(seed);
   const pick = <T>(list: readonly T[]) => list[Math.floor(next() * list.length)] as T;
   const channels = patterns.length;
@@ -178,11 +193,24 @@ function prepare({ patterns, dtype, activation, layout, outer, inner, epsilon, s
     gamma[c] = magnitude(1) * gauss(next);
     beta[c] = Math.abs(gamma[c] as number) * gauss(next);
   }
+  // given statistics say nothing of the largest |x − mean|, which has to be finite
+  const limit = way === "frozen" ? LARGEST[dtype] / 4 : LARGEST[dtype];
   const [xs, gs, bs] = [
-    stored(dtype, x),
+    stored(dtype, x, limit),
     ...[gamma, beta].map((v) => stored(dtype === "float64" ? dtype : "float32", v)),
   ];
   const slope = dtype === "float64" ? 0.01 : Math.fround(0.01);
+  // three of ten positions count nothing, and the others once or as eighths
+  const weights = Float64Array.from({ length: way === "mask" ? outer * inner : 0 }, (_, i) =>
+    i > 1 && next() < 0.3 ? 0 : seed % 4 < 2 ? 1 : (1 + Math.floor(8 * next())) / 8,
+  );
+  const residual = stored(
+    dtype,
+    Float64Array.from({ length: way === "residual" ? x.length : 0 }, (_, i) => {
+      const c = channelOf(d)(i);
+      return 2 * Math.abs(gamma[c] as number) * gauss(next);
+    }),
+  );
   const input = {
     x: xs.values,
     d,
@@ -191,9 +219,12 @@ function prepare({ patterns, dtype, activation, layout, outer, inner, epsilon, s
     epsilon,
     activation,
     slope,
-    roundsMean: dtype === "float64",
+    roundsMean: dtype === "float64" && way !== "frozen",
+    ...(way === "mask" && { weights }),
+    ...(way === "residual" && { residual: residual.values }),
   };
   const statistics = exactStatistics(input);
+  if (way === "frozen") shiftStatistics(statistics, epsilon, dtype, next);
   const forward = exactForward(input, statistics);
   // where a rounding decides on which side of a kink z is, no gradient is exact
   const size = new Float64Array(channels);
@@ -207,8 +238,33 @@ function prepare({ patterns, dtype, activation, layout, outer, inner, epsilon, s
       if (Math.abs(z) <= margin || Math.abs(z - 6) <= margin) dy[i] = 0;
     });
   const dys = stored(dtype, dy);
-  const backward = exactBackward(input, dys.values, forward, statistics);
-  return { shape, d, x: xs.data, dy: dys.data, gamma: gs?.data, beta: bs?.data, input, statistics, forward, backward };
+  const backward = exactBackward(input, dys.values, forward, statistics, way === "frozen");
+  const parameters = { gamma: gs?.data, beta: bs?.data };
+  return {
+    ...{ shape, d, x: xs.data, dy: dys.data, parameters, input, statistics, forward, backward },
+    ...{ weights, residual: residual.data },
+  };
+}
+
+/** Makes statistics of a batch such as other batches leave them: another mean and variance, in the type of parameters. */
+function shiftStatistics(
+  { mean, variance, invStd }: ReturnType<typeof exactStatistics>,
+  epsilon: number,
+  dtype: Dtype,
+  next: Next,
+): void {
+  const largest = dtype === "float64" ? LARGEST.float64 : LARGEST.float32;
+  const round = (v: number) => (dtype === "float64" ? v : Math.fround(Math.max(-largest, Math.min(v, largest))));
+  for (const [c, v] of variance.high.entries()) {
+    const [centre, spread] = [
+      round((mean.high[c] as number) + 0.3 * gauss(next) * Math.sqrt(v)),
+      round(v * (0.5 + next())),
+    ];
+    mean.set(c, [centre, 0], Math.abs(centre));
+    variance.set(c, [spread, 0], spread);
+    const s = inverseStd([spread, 0], epsilon);
+    invStd.set(c, s, s[0]);
+  }
 }
 
 /**
@@ -240,20 +296,29 @@ function distances(
 
 /** Runs a sweep in the present build. */
 export function measureSweep(sweep: Sweep): Measured[] {
-  const { patterns, dtype, activation, layout, epsilon } = sweep;
-  const { shape, d, x, dy, gamma, beta, input, statistics, forward, backward } = once(JSON.stringify(sweep), () =>
-    prepare(sweep),
+  const { way, patterns, dtype, activation, layout, epsilon } = sweep;
+  const { shape, d, x, dy, parameters, weights, residual, input, statistics, forward, backward } = once(
+    JSON.stringify(sweep),
+    () => prepare(sweep),
   );
-  const leaky = activation === "leaky_relu" ? { negativeSlope: 0.01 } : {};
-  const options = { layout, epsilon, activation, ...leaky };
-  const result = batchNormForward({ data: x, shape, dtype } as never, { gamma, beta } as never, options) as ReturnType<
-    typeof batchNormForward
-  >;
+  const options = {
+    ...{ layout, epsilon, activation },
+    ...(activation === "leaky_relu" && { negativeSlope: 0.01 }),
+    ...(way === "mask" && { mask: weights }),
+    ...(way === "residual" && { residual: { data: residual, shape, dtype } }),
+  };
+  const batch = { data: x, shape, dtype };
+  const given = { mean: statistics.mean.high, variance: statistics.variance.high };
+  const result = (
+    way === "frozen"
+      ? batchNormInference(batch as never, { ...parameters, ...given } as never, options as never)
+      : batchNormForward(batch as never, parameters as never, options as never)
+  ) as ReturnType<typeof batchNormForward>;
   const { dx, dGamma, dBeta } = batchNormBackward({ data: dy, shape, dtype } as never, result.saved) as ReturnType<
     typeof batchNormBackward
   >;
   const numbers = (data: ArrayLike<number>) => (dtype === "float64" ? data : widen(dtype, data));
-  const [computes, parameters] = dtype === "float64" ? ([dtype, dtype] as const) : (["float32", "float32"] as const);
+  const [computes, ofParameters] = dtype === "float64" ? ([dtype, dtype] as const) : (["float32", "float32"] as const);
   const elements = (got: ArrayLike<number> | undefined, exact: Exact) =>
     distances(patterns.length, computes, dtype, numbers(got ?? []), exact, channelOf(d));
   const vector = (got: ArrayLike<number> | null | undefined, exact: Exact, stores: Dtype) =>
@@ -263,12 +328,12 @@ export function measureSweep(sweep: Sweep): Measured[] {
     mean: vector(result.mean, statistics.mean, "float64"),
     variance: vector(result.variance, statistics.variance, "float64"),
     invStd: vector(result.invStd, statistics.invStd, "float64"),
-    dGamma: vector(dGamma, backward.dGamma, parameters),
-    dBeta: vector(dBeta, backward.dBeta, parameters),
+    dGamma: vector(dGamma, backward.dGamma, ofParameters),
+    dBeta: vector(dBeta, backward.dBeta, ofParameters),
   };
-  const m = d.outer * d.inner;
+  const m = way === "mask" ? weights.reduce((a, b) => a + b, 0) : d.outer * d.inner;
   const planar = d.inner >= (d.outer === 1 ? 4 : 32);
-  const blocked = m >= (planar ? 512 : 128);
+  const blocked = way !== "mask" && m >= (planar ? 512 : 128);
   return patterns.map((pattern, c) => {
     const s = statistics.invStd.high[c] as number;
     const scale = Math.abs(input.gamma[c] as number) * s;
@@ -280,8 +345,10 @@ export function measureSweep(sweep: Sweep): Measured[] {
     const coefficient = (Math.abs(backward.dGamma.high[c] as number) / m) * s;
     const wide = dtype === "float64";
     // the ranges of docs/numerics.md
-    const inRange = wide || (scale >= 2 ** -126 && scale < 2 ** 127 && s * s > m * 2 ** -256);
-    const dxInRange = wide || (inRange && coefficient < 2 ** 127 && size * s >= largest * 2 ** -126);
+    const differs = way === "frozen" ? largest < s * 2 ** 128 : s * s > m * 2 ** -256;
+    const inRange = wide || (scale >= 2 ** -126 && scale < 2 ** 127 && differs);
+    const dxInRange =
+      wide || (inRange && (way === "frozen" || (coefficient < 2 ** 127 && size * s >= largest * 2 ** -126)));
     return {
       pattern,
       blocked,

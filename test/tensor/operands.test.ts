@@ -13,6 +13,7 @@ import {
   batchNormStatistics,
   createGroupMemory,
   createMessagePorts,
+  type Dtype,
   diagnose,
   foldIntoLinear,
   layerNormForward,
@@ -151,12 +152,47 @@ describe("arrays of another realm", () => {
   });
 });
 
+describe("elements of another type than the layer's", () => {
+  const bits = new Uint16Array(24);
+  test.each<[Dtype, object, string]>([
+    ["float32", { data: new Float64Array(24) }, "x.data: expected a Float32Array, got Float64Array(24)"],
+    ["float64", {}, "x.data: expected a Float64Array, got Float32Array(24)"],
+    ["float16", {}, "x.data: expected float16 in a Float16Array or Uint16Array, got Float32Array(24)"],
+    ["bfloat16", {}, "x.data: expected bfloat16 in a Uint16Array, got Float32Array(24)"],
+    ["float16", { data: bits, dtype: "bfloat16" }, 'x.dtype: expected "float16", got "bfloat16"'],
+    ["bfloat16", { data: bits, dtype: "float16" }, 'x.dtype: expected "bfloat16", got "float16"'],
+    ["float32", { data: bits, dtype: "float16" }, "x.data: expected a Float32Array, got Uint16Array(24)"],
+    ["float16", { data: new Float64Array(24) }, "x.data: expected float16 in a Float16Array or Uint16Array, got Float"],
+  ])("%s refuses %o", (dtype, more, message) => {
+    const x = { ...plain(1), ...more } as Wrong;
+    expect(() => new BatchNorm(3, { dtype }).forward(x)).toThrow(message);
+  });
+
+  test("neither kind of 16 bits nor a declared type is asked of a tensor that has its own", () => {
+    const x = tensor<"float16">(SHAPE, bits, { dtype: "float16" });
+    expect(new BatchNorm(3, { dtype: "float16" }).forward(x).dtype).toBe("float16");
+  });
+});
+
+describe("arrays of a wrong length", () => {
+  test.each<[string, Float32Array]>([
+    ["no elements", new Float32Array(0)],
+    ["fewer elements in wasm memory", tensor([5]).data],
+  ])("%s: the error has their number, and no word of growth", (_, data) => {
+    expect(() => new BatchNorm(3).forward({ data, shape: SHAPE })).toThrow(
+      `x: expected 24 elements (4×3×2), got ${data.length}`,
+    );
+  });
+});
+
 describe("strides and orders", () => {
   test.each<[string, object]>([
     ["strides of row-major order", { strides: [6, 2, 1], offset: 0 }],
     ["stride, as ndarray has it", { stride: [6, 2, 1] }],
     ["null and undefined", { stride: null, offset: undefined, fortranOrder: null }],
     ["C order", { order: "C", fortranOrder: false, layout: "row-major" }],
+    ["c order", { order: "c", layout: "C" }],
+    ["row-major order", { order: "row-major", layout: "c" }],
   ])("%s are taken", (_, more) => {
     expect(new BatchNorm(3).forward(plain(1, more)).data).toEqual(new BatchNorm(3).forward(plain(1)).data);
   });
