@@ -10,7 +10,7 @@ import { type AnyTensor, Tensor, type TensorLike } from "../memory/tensor.ts";
 import { type ActivationName, activationOption } from "../ops/activation.ts";
 import { batchNormGradientSums } from "../ops/backward.ts";
 import { batchNormForward, batchNormStatistics } from "../ops/batch-norm.ts";
-import type { ForwardOptions, Parameters } from "../ops/forward.ts";
+import { checkResidual, type ForwardOptions, type Parameters } from "../ops/forward.ts";
 import { invStdOf } from "../ops/primitives.ts";
 import type { BatchStatistics } from "../ops/statistics.ts";
 import { type Dtype, newData, type Vector } from "../tensor/dtype.ts";
@@ -273,6 +273,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
     activation === bn.options.activation ? bn.options.negativeSlope : undefined,
   );
   const { residual } = options;
+  checkResidual(residual, x.shape, dtype);
 
   const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;
   const forward = { layout, epsilon, activation: resolved.name, ...(residual === undefined ? {} : { residual }) };

@@ -168,6 +168,7 @@ export class SyncBatchNorm<
     const mode = givenMode ?? this.mode;
     const { runningMean } = this;
     if (mode !== "train" && mode !== "batch" && runningMean) {
+      checkObject("forward options", options);
       const y = super.forward(x, givenMode ? { ...options, mode } : options);
       this.#joint = false;
       return y;

@@ -183,7 +183,7 @@ function checkInputIntact<T extends AnyTensor>(
   return !overX && !(overResidual && needsResidual);
 }
 
-function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
+export function checkResidual(residual: AnyTensor | undefined, shape: readonly number[], dtype: Dtype): void {
   if (residual === undefined) return;
   fusion.get("residual");
   checkOperand("residual", residual, dtype);

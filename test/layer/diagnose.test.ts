@@ -115,6 +115,15 @@ describe.each(KINDS.flatMap((kind) => LAYOUTS.map((layout) => ({ kind, layout })
 );
 
 describe("diagnose", () => {
+  it("refuses a residual that does not fit, with every activation", () => {
+    for (const activation of ["none", "leaky_relu", "relu"] as const) {
+      const bn = new BatchNorm(C, { activation });
+      const residual = { data: new Float32Array(C), shape: [1, C] };
+      expect(() => diagnose(bn, healthy, { residual })).toThrow(/^residual: expected shape/);
+      expect(() => diagnose(bn, healthy, { residual: 3 as never })).toThrow(/^residual: expected/);
+    }
+  });
+
   const healthy = input("channels-first", {});
   const of = (options: Options, x: PlainTensor = healthy) => diagnose(new BatchNorm(C, options), x);
 

@@ -211,6 +211,14 @@ describe.each(Object.entries(KINDS))("over %s", (_, groupsOf) => {
     },
   );
 
+  it("options that are no object are refused in eval, too", () => {
+    const [layer] = layersOf(groupsOf(1)) as [Layer];
+    for (const options of [null, 1, "mode", []])
+      expect(() => layer.eval().forward(shard(1, 2, 3, 4), options as Wrong)).toThrow(
+        /^forward options: expected an object/,
+      );
+  });
+
   it.each([
     ["an unknown option", { foo: 1 }, /^backward options: expected options among dxOut, needs/],
     ["sums", { sums: { dGamma: new Float64Array(2), dBeta: new Float64Array(2) } }, /^backward options: .* got "sums"/],

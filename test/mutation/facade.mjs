@@ -51,7 +51,12 @@ const PARTS = {
     ],
     slow: ["test/memory/leak.test.ts"],
   },
-  heap: { files: ["src/memory/heap.ts"], tests: ["test/memory/*.test.ts"] },
+  heap: {
+    files: ["src/memory/heap.ts"],
+    tests: ["allocator", "arrays", "attach", "exhausted", "memory", "overlap", "tensors"].map(
+      (name) => `test/memory/${name}.test.ts`,
+    ),
+  },
   guards: {
     files: ["src/memory/guards.ts"],
     tests: [
