@@ -84,18 +84,17 @@ export function weightNormForward<T extends AnyTensor>(
   try {
     const y = call.allocateResult(out, v);
     const norm = new Float64Array(channels);
-    if (geometry.length > 0)
-      call.withOperands([v, y], geometry, 0, (source, target) => {
-        const variance = new Float64Array(channels);
-        batchStatistics(source, 0, { mean, variance, invStd });
-        // the sum of squares is count·(variance + mean²): two positive terms, so nothing cancels
-        for (let c = 0; c < channels; c++)
-          variance[c] = geometry.count * ((variance[c] as number) + (mean[c] as number) ** 2);
-        invStdOf(variance, 0, invStd);
-        for (let c = 0; c < channels; c++) norm[c] = Math.sqrt(variance[c] as number);
-        mean.fill(0);
-        normalize(source, undefined, target, terms);
-      });
+    call.withOperands([v, y], geometry, 0, (source, target) => {
+      const variance = new Float64Array(channels);
+      batchStatistics(source, 0, { mean, variance, invStd });
+      // the sum of squares is count·(variance + mean²): two positive terms, so nothing cancels
+      for (let c = 0; c < channels; c++)
+        variance[c] = geometry.count * ((variance[c] as number) + (mean[c] as number) ** 2);
+      invStdOf(variance, 0, invStd);
+      for (let c = 0; c < channels; c++) norm[c] = Math.sqrt(variance[c] as number);
+      mean.fill(0);
+      normalize(source, undefined, target, terms);
+    });
     const inputs: NormInputs = { dtype, x: v, shape: [...v.shape], vector: [channels], gamma, beta: null };
     const verify = checks.remember?.({ v });
     const saved = recordWith((dy, backwardOptions) => {
@@ -118,15 +117,14 @@ function differentiate<T extends AnyTensor>(
   const call = new CallScope(heap, inputs.dtype, [inputs.x, dy, dxOut]);
   try {
     const target = dx ? call.allocateResult(dxOut, dy) : undefined;
-    if (geometry.length > 0)
-      call.withOperands([inputs.x, dy, target], geometry, 0, (source, upstream, to) => {
-        const products = emptyGradientSums(geometry.channels);
-        gradientSums(source, upstream, terms, false, products);
-        sums?.dGamma.set(products.dGamma);
-        // nothing is subtracted in forward, so dx has no term in Σ dw, and x̂ is of norm 1 rather than of variance 1
-        products.dBeta.fill(0);
-        if (to) gradientMap(source, upstream, to, terms, products, { count: 1, gammaVaries: false, fused: false });
-      });
+    call.withOperands([inputs.x, dy, target], geometry, 0, (source, upstream, to) => {
+      const products = emptyGradientSums(geometry.channels);
+      gradientSums(source, upstream, terms, false, products);
+      sums?.dGamma.set(products.dGamma);
+      // nothing is subtracted in forward, so dx has no term in Σ dw, and x̂ is of norm 1 rather than of variance 1
+      products.dBeta.fill(0);
+      if (to) gradientMap(source, upstream, to, terms, products, { count: 1, gammaVaries: false, fused: false });
+    });
     return target ? { dx: call.result(target, dxOut, dy) as T } : {};
   } finally {
     call.dispose();

@@ -69,6 +69,28 @@ export const accepted = [
       ["if (links.size < this.#purgeAt) return;", "links.size < this.#purgeAt → links.size <= this.#purgeAt"],
     ],
   },
+  {
+    file: "src/ops/weight-norm.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [
+      ["for (let c = 0; c < channels; c++)", "c < channels → c <= channels"],
+      [
+        "for (let c = 0; c < channels; c++) norm[c] = Math.sqrt(variance[c] as number);",
+        "c < channels → c <= channels",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/weight-norm.ts",
+    reason: "The terms have no activation, whose derivative could be taken.",
+    mutants: [
+      ["gradientSums(source, upstream, terms, false, products);", "false → true"],
+      [
+        "if (to) gradientMap(source, upstream, to, terms, products, { count: 1, gammaVaries: false, fused: false });",
+        "false → true",
+      ],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */

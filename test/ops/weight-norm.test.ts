@@ -5,11 +5,13 @@ import {
   type AnyTensor,
   type Dtype,
   normBackward,
+  type TensorLike,
   tensor,
   type Vector,
   type WeightFormat,
   weightNormForward,
 } from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
 import { differences } from "../support/variants.ts";
 import { BUILDS, drop, makeOf, normal, useBuild } from "../support/worlds.ts";
 
@@ -150,6 +152,94 @@ describe.each(BUILDS)("weight norm, build %s", (build) => {
     expect(result).toEqual({ dGamma: dGammaOut });
     expect(dGammaOut).toBeAllclose([10 + Math.sqrt(8), 20 + Math.sqrt(8)], { rtol: 1e-6 });
     drop(bits, y);
+  });
+
+  it("has the format OIHW of four axes by default, and OI of two", () => {
+    for (const [format, shape] of [
+      ["OIHW", [4, 3, 3, 3]],
+      ["OI", [4, 27]],
+    ] as const) {
+      const v = { data: normal(1, 108), shape };
+      const g = normal(2, 4);
+      expect(weightNormForward(v, g)).toMatchObject({ y: weightNormForward(v, g, { format }).y });
+    }
+    expect(() => weightNormForward({ data: normal(1, 8), shape: [2, 2, 2] }, normal(2, 2))).toThrow(
+      /^v\.shape: expected the 2 axes of "OI"/,
+    );
+  });
+
+  it("takes weights without elements", () => {
+    for (const shape of [
+      [0, 4],
+      [3, 0],
+    ] as const) {
+      const empty = { data: new Float32Array(0), shape };
+      const { y, norm, saved } = weightNormForward(empty, new Float32Array(shape[0]).fill(1));
+      expect(y).toMatchObject({ data: new Float32Array(0), shape });
+      expect(norm).toEqual(new Float64Array(shape[0]));
+      const { dx, dGamma } = normBackward(empty, saved);
+      expect(dx).toMatchObject({ data: new Float32Array(0), shape });
+      expect(dGamma).toEqual(new Float32Array(shape[0]));
+    }
+  });
+
+  it("keeps g as it was, and gives v's gradient alone where that of g is not needed", () => {
+    const [v, dw] = [1, 2].map((seed) => ({ data: normal(seed, 12), shape: [3, 4] })) as [TensorLike, TensorLike];
+    const g = normal(3, 3);
+    const { saved } = weightNormForward(v, g);
+    const { dx } = normBackward(dw, saved);
+    g.fill(9);
+    expect(normBackward(dw, saved, { needs: { dGamma: false } })).toEqual({ dx });
+  });
+
+  it("frees what it allocates, of arrays and where it throws", () => {
+    const [v, dw] = [1, 2].map((seed) => ({ data: normal(seed, 12), shape: [3, 4] })) as [TensorLike, TensorLike];
+    const held = tensor([3, 4]); // so that arrays are copied to wasm memory
+    const { used } = defaultHeap().usage;
+    for (let i = 0; i < 3; i++) {
+      const { saved } = weightNormForward<AnyTensor>(v, normal(3, 3), { out: held });
+      normBackward<AnyTensor>(dw, saved, { dxOut: held });
+      weightNormForward(v, normal(3, 3));
+    }
+    expect(defaultHeap().usage.used).toBe(used);
+    drop(held);
+  });
+
+  const weight = () => ({ data: normal(1, 12), shape: [3, 4] });
+  const disposed = () => {
+    const t = tensor([3, 4]);
+    t.dispose();
+    return t;
+  };
+  const three = new Float32Array(3);
+  it.each<[string, RegExp, () => unknown]>([
+    ["v that is no object", /^v: expected a Tensor or \{ data/, () => weightNormForward(3 as never, three)],
+    [
+      "v of one axis",
+      /^v\.shape: expected rank 2 or more/,
+      () => weightNormForward({ data: three, shape: [3] }, three),
+    ],
+    ["a v that is disposed of", /^v: expected/, () => weightNormForward(disposed(), three)],
+    [
+      "an unknown option",
+      /^options: expected options among format, out/,
+      () => weightNormForward(weight(), three, { dim: 0 } as never),
+    ],
+    [
+      "out of another shape",
+      /^out: expected shape 3×4/,
+      () => weightNormForward(weight(), three, { out: { data: new Float32Array(12), shape: [4, 3] } }),
+    ],
+    [
+      "out that is v",
+      /^out: expected other memory than v in mode "train"/,
+      () => {
+        const v = weight();
+        return weightNormForward(v, three, { out: v });
+      },
+    ],
+  ])("refuses %s with an error that names it", (_, message, call) => {
+    expect(call).toThrow(message);
   });
 
   it("refuses what is wrong before anything is written", () => {

@@ -20,12 +20,14 @@ import {
   type Mask,
   normBackward,
   readSafetensors,
+  type SavedNorm,
   sharedMemoryGroup,
   type Tensor,
   type TensorLike,
   tensor,
   toAffine,
   unpackStatistics,
+  weightNormForward,
   writeSafetensors,
 } from "../../src/index.ts";
 import { defaultHeap } from "../../src/memory/heap.ts";
@@ -399,13 +401,17 @@ describe("views of wasm memory", () => {
     expect(bn.forward({ data: t.data, shape: SHAPE }).data).toEqual(new BatchNorm(3).forward(plain(1)).data);
   });
 
-  test("survive the growth of the call that they are in", () => {
+  const ones = new Float32Array(64).fill(1);
+  test.each<[string, (x: TensorLike) => SavedNorm]>([
+    ["layer norm", (x) => layerNormForward(x, 4096).saved],
+    ["weight norm", (x) => weightNormForward(x, ones).saved],
+  ])("survive the growth of the call that they are in, %s", (_, savedOf) => {
     const shape = [64, 4096];
     const [x, dy] = [1, 2].map((seed) => tensor(shape, normal(seed, 64 * 4096))) as [Tensor, Tensor];
     const plainX = { data: x.data.slice(), shape };
-    const expected = normBackward({ data: dy.data.slice(), shape }, layerNormForward(plainX, 4096).saved).dx;
+    const expected = normBackward({ data: dy.data.slice(), shape }, savedOf(plainX)).dx;
     const view = { data: x.data, shape };
-    const { saved } = layerNormForward(view, 4096);
+    const saved = savedOf(view);
     // takes every hole that dx would fit into
     const heap = defaultHeap();
     const held: number[] = [];
