@@ -183,8 +183,10 @@ describe.each(BUILDS)("weight norm, build %s", (build) => {
     }
   });
 
+  const weight = (seed = 1): TensorLike => ({ data: normal(seed, 12), shape: [3, 4] });
+
   it("keeps g as it was, and gives v's gradient alone where that of g is not needed", () => {
-    const [v, dw] = [1, 2].map((seed) => ({ data: normal(seed, 12), shape: [3, 4] })) as [TensorLike, TensorLike];
+    const [v, dw] = [weight(1), weight(2)];
     const g = normal(3, 3);
     const { saved } = weightNormForward(v, g);
     const { dx } = normBackward(dw, saved);
@@ -193,7 +195,7 @@ describe.each(BUILDS)("weight norm, build %s", (build) => {
   });
 
   it("frees what it allocates, of arrays and where it throws", () => {
-    const [v, dw] = [1, 2].map((seed) => ({ data: normal(seed, 12), shape: [3, 4] })) as [TensorLike, TensorLike];
+    const [v, dw] = [weight(1), weight(2)];
     const held = tensor([3, 4]); // so that arrays are copied to wasm memory
     const { used } = defaultHeap().usage;
     for (let i = 0; i < 3; i++) {
@@ -205,7 +207,6 @@ describe.each(BUILDS)("weight norm, build %s", (build) => {
     drop(held);
   });
 
-  const weight = () => ({ data: normal(1, 12), shape: [3, 4] });
   const disposed = () => {
     const t = tensor([3, 4]);
     t.dispose();
