@@ -1,20 +1,20 @@
 // Mutation testing of the TypeScript facade, by StrykerJS:
 //
 //   npm run build && npm ci --prefix test/mutation
-//   node test/mutation/facade.mjs --part attach [--only TEXT] [--write]
+//   node test/mutation/facade.mjs [FILE …] [--write]
 //
 // StrykerJS makes mutants: it changes one small piece of src/, such as a condition, and runs the tests that cover this
 // piece. A mutant survives if no test fails. StrykerJS does not notice hooks that fail, sometimes runs no test at all, and
 // does not reach code that runs when a file is loaded or in a thread of its own. So every survivor runs a second time, in
 // a new process, with whole files of tests.
 //
-// --only takes the files whose names contain TEXT. --write writes the part's tables into docs/reliability.md. The script
-// ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
+// Without a FILE, such as src/memory/attach.ts, all are run, one after the other. --write writes a file's row of the table
+// in docs/reliability.md. The script ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
 
 import { execFile } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Stryker } from "@stryker-mutator/core";
@@ -22,102 +22,99 @@ import { markdownTable } from "markdown-table";
 import { replaceMarked } from "../../bench/report.mjs";
 import { accepted, changeOf } from "./accepted.mjs";
 
-/** Returns the files of a folder of src/, without some. */
-const filesOf = (folder, ...without) =>
-  readdirSync(new URL(`../../src/${folder}`, import.meta.url))
-    .filter((name) => !without.includes(name))
-    .map((name) => `src/${folder}/${name}`);
-
-/** Tests of the layer that take no more than a few seconds. */
-const LAYER_TESTS = [
-  ...["batchnorm", "copies", "debiased", "diagnose", "ghost-batches", "micro-batches", "modes", "options", "presets"],
-  ...["prior", "random-calls", "recalibrate", "renorm", "repeated-calls", "running", "saved", "variants-memory"],
-].map((name) => `test/layer/${name}.test.ts`);
+const inFolder = (folder, ...names) => names.map((name) => `test/${folder}/${name}.test.ts`);
 
 /** Tests of calls with wrong arguments. */
-const WRONG_CALLS = ["any-argument", "wrong-arguments", "wrong-variants"].map((name) => `test/common/${name}.test.ts`);
+const WRONG_CALLS = inFolder("common", "any-argument", "wrong-arguments", "wrong-variants");
 
-/** The parts of src/, the tests that their mutants run, and slow ones that only survivors run. */
-const PARTS = {
-  // the tests of mpi.ts run under mpirun
-  distributed: {
-    files: filesOf("distributed", "mpi.ts"),
+/** Tests of what all calls of the layer and of the functions go through, as far as they take only a few seconds. */
+const CALLS = [
+  ...inFolder("ops", "functional", "conditional", "mask-weights", "activations-in-place"),
+  ...inFolder("layer", "batchnorm", "copies", "ghost-batches", "micro-batches", "modes", "prior", "saved"),
+  ...inFolder("memory", "written"),
+  ...WRONG_CALLS,
+];
+
+/** The mutated files, each with the tests that its mutants run, and slow tests that only survivors run. */
+const FILES = {
+  "src/distributed/exchange.ts": { tests: [...inFolder("distributed", "*"), ...inFolder("layer", "sync*")] },
+  "src/distributed/shared-memory.ts": { tests: inFolder("distributed", "shared-memory") },
+  "src/distributed/message-ports.ts": { tests: [...inFolder("distributed", "*"), ...inFolder("layer", "sync*")] },
+  "src/distributed/process-group.ts": { tests: [...inFolder("distributed", "*"), ...inFolder("layer", "sync*")] },
+  "src/memory/allocator.ts": { tests: inFolder("memory", "allocator") },
+  "src/memory/attach.ts": { tests: inFolder("memory", "attach", "written") },
+  "src/memory/written.ts": { tests: inFolder("memory", "attach", "written") },
+  "src/memory/tensor.ts": {
     tests: [
-      ...["exchange", "message-ports", "shared-memory"].map((name) => `test/distributed/${name}.test.ts`),
-      "test/layer/sync*.test.ts",
+      ...inFolder("memory", "tensors", "memory", "attach"),
+      ...inFolder("tensor", "operands"),
+      ...inFolder("entries", "core"),
     ],
+    slow: inFolder("memory", "leak"),
   },
-  allocator: { files: ["src/memory/allocator.ts"], tests: ["test/memory/allocator.test.ts"] },
-  attach: {
-    files: ["src/memory/attach.ts", "src/memory/written.ts"],
-    tests: ["test/memory/attach.test.ts", "test/memory/written.test.ts"],
+  "src/memory/heap.ts": {
+    tests: inFolder("memory", "allocator", "arrays", "attach", "exhausted", "memory", "overlap", "tensors"),
   },
-  tensor: {
-    files: ["src/memory/tensor.ts"],
+  "src/memory/guards.ts": {
     tests: [
-      ...["tensors", "memory", "attach"].map((name) => `test/memory/${name}.test.ts`),
-      ...["test/tensor/operands.test.ts", "test/entries/core.test.ts"],
-    ],
-    slow: ["test/memory/leak.test.ts"],
-  },
-  heap: {
-    files: ["src/memory/heap.ts"],
-    tests: ["allocator", "arrays", "attach", "exhausted", "memory", "overlap", "tensors"].map(
-      (name) => `test/memory/${name}.test.ts`,
-    ),
-  },
-  guards: {
-    files: ["src/memory/guards.ts"],
-    tests: [
-      ...["overlap", "memory", "tensors", "attach"].map((name) => `test/memory/${name}.test.ts`),
-      ...["test/tensor/*.test.ts", "test/common/wrong-*.test.ts", "test/entries/core.test.ts"],
-      ...["batchnorm-kinds", "repeated-calls"].map((name) => `test/layer/${name}.test.ts`),
-    ],
-  },
-  operands: {
-    files: ["src/memory/operand.ts", "src/memory/transfer.ts"],
-    tests: ["test/memory/arrays.test.ts", "test/memory/memory.test.ts", "test/tensor/operands.test.ts"],
-  },
-  init: { files: ["src/memory/init.ts"], tests: ["test/wasm/*.test.ts"] },
-  layer: {
-    files: filesOf("layer", "sync-batch-norm.ts"),
-    tests: [...LAYER_TESTS, ...WRONG_CALLS],
-  },
-  sync: {
-    files: ["src/layer/sync-batch-norm.ts"],
-    tests: ["test/layer/sync.test.ts", "test/layer/sync-protocol.test.ts"],
-    slow: ["test/layer/sync-threads.test.ts"],
-  },
-  ops: {
-    files: filesOf("ops", "double-backward.ts", "norms.ts", "weight-norm.ts"),
-    tests: [
-      ...["activations-in-place", "conditional", "functional", "mask-weights", "masks"].map(
-        (name) => `test/ops/${name}.test.ts`,
-      ),
-      ...LAYER_TESTS,
+      ...inFolder("memory", "overlap", "memory", "tensors", "attach"),
+      ...inFolder("tensor", "*"),
+      ...inFolder("layer", "batchnorm-kinds", "repeated-calls"),
+      ...inFolder("entries", "core"),
       ...WRONG_CALLS,
     ],
   },
-  "double-backward": {
-    files: ["src/ops/double-backward.ts"],
-    tests: ["test/ops/double.test.ts", ...WRONG_CALLS],
+  "src/memory/operand.ts": { tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")] },
+  "src/memory/transfer.ts": { tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")] },
+  "src/memory/init.ts": { tests: inFolder("wasm", "*") },
+  "src/layer/batch-norm.ts": {
+    tests: [...CALLS, ...inFolder("layer", "options", "running", "variants-memory", "repeated-calls")],
   },
-  norms: { files: ["src/ops/norms.ts"], tests: ["test/ops/family.test.ts", ...WRONG_CALLS] },
-  "weight-norm": {
-    files: ["src/ops/weight-norm.ts"],
-    tests: ["test/ops/weight-norm.test.ts", "test/memory/written.test.ts", ...WRONG_CALLS],
+  "src/layer/diagnose.ts": { tests: [...inFolder("layer", "diagnose"), ...WRONG_CALLS] },
+  "src/layer/options.ts": { tests: [...inFolder("layer", "options", "presets", "modes", "running"), ...WRONG_CALLS] },
+  "src/layer/recalibrate.ts": { tests: [...inFolder("layer", "recalibrate"), ...WRONG_CALLS] },
+  "src/layer/running-statistics.ts": {
+    tests: inFolder("layer", "running", "debiased", "modes", "prior", "renorm", "recalibrate", "copies", "options"),
+  },
+  "src/layer/slots.ts": { tests: inFolder("layer", "prior", "renorm", "micro-batches", "debiased", "copies") },
+  "src/layer/sync-batch-norm.ts": {
+    tests: inFolder("layer", "sync", "sync-protocol"),
+    slow: inFolder("layer", "sync-threads"),
+  },
+  "src/ops/activation-functions.ts": { tests: [...inFolder("ops", "activations-in-place"), ...WRONG_CALLS] },
+  "src/ops/activation.ts": {
+    tests: [...inFolder("ops", "activations-in-place"), ...inFolder("layer", "options"), ...WRONG_CALLS],
+  },
+  "src/ops/backward.ts": { tests: CALLS },
+  "src/ops/batch-norm.ts": { tests: CALLS },
+  "src/ops/double-backward.ts": { tests: [...inFolder("ops", "double"), ...WRONG_CALLS] },
+  "src/ops/forward.ts": { tests: CALLS },
+  "src/ops/mask.ts": { tests: [...inFolder("ops", "masks", "mask-weights"), ...WRONG_CALLS] },
+  "src/ops/norms.ts": { tests: [...inFolder("ops", "family"), ...inFolder("memory", "written"), ...WRONG_CALLS] },
+  "src/ops/options.ts": { tests: [...inFolder("layer", "options", "presets", "renorm"), ...WRONG_CALLS] },
+  "src/ops/per-sample.ts": { tests: [...inFolder("ops", "conditional"), ...WRONG_CALLS] },
+  "src/ops/primitives.ts": { tests: CALLS },
+  "src/ops/statistics.ts": {
+    tests: [...inFolder("ops", "functional"), ...inFolder("layer", "micro-batches", "sync"), ...WRONG_CALLS],
+  },
+  "src/ops/sub-batches.ts": {
+    tests: [
+      ...inFolder("layer", "ghost-batches", "renorm", "micro-batches"),
+      ...inFolder("ops", "functional", "mask-weights"),
+    ],
+  },
+  "src/ops/weight-norm.ts": {
+    tests: [...inFolder("ops", "weight-norm"), ...inFolder("memory", "written"), ...WRONG_CALLS],
   },
 };
 
-const { values } = parseArgs({
-  options: {
-    part: { type: "string", default: "" },
-    only: { type: "string", default: "" },
-    write: { type: "boolean", default: false },
-  },
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { write: { type: "boolean", default: false } },
 });
-const part = PARTS[values.part];
-if (!part) throw new Error(`--part is one of ${Object.keys(PARTS).join(", ")}`);
+const chosen = positionals.length ? positionals : Object.keys(FILES);
+const unknown = chosen.find((file) => !FILES[file]);
+if (unknown) throw new Error(`expected files among ${Object.keys(FILES).join(", ")}, got ${unknown}`);
 
 /** The longest time for all tests of a part, in milliseconds. A mutant that makes tests hang counts as killed. */
 const TIME_OUT = 120_000;
@@ -127,21 +124,20 @@ const CONCURRENCY = 2;
 
 const project = fileURLToPath(new URL("../..", import.meta.url));
 process.chdir(project);
-process.env.MUTATION_TESTS = part.tests.join(",");
-const directory = mkdtempSync(join(tmpdir(), "mutants-"));
 
-/** Runs StrykerJS. Returns its report, as mutation-testing-report-schema describes it. */
-async function runStryker() {
+/** Runs StrykerJS on a file. Returns its report, as mutation-testing-report-schema describes it. */
+async function runStryker(file, directory) {
+  process.env.MUTATION_TESTS = FILES[file].tests.join(",");
   const fileName = join(directory, "report.json");
   const stryker = new Stryker({
-    mutate: part.files.filter((file) => file.includes(values.only)),
+    mutate: [file],
     testRunner: "vitest",
     plugins: [fileURLToPath(import.meta.resolve("@stryker-mutator/vitest-runner"))],
     vitest: { configFile: "test/mutation/vitest.config.ts", related: false },
     coverageAnalysis: "perTest",
     timeoutMS: 15_000, // so that other load on the machine kills no mutant
     incremental: true, // a run that is repeated takes verdicts on code and tests that are as before
-    incrementalFile: `test/mutation/results/${values.part}.json`,
+    incrementalFile: `test/mutation/results/${basename(file)}.json`,
     ignoreStatic: true,
     ignorePatterns: ["bench/results", "examples", "build/*/**"],
     tempDirName: directory,
@@ -156,7 +152,7 @@ async function runStryker() {
 }
 
 /** Runs a program in StrykerJS's copy of the project, which has all mutants. Resolves to whether it succeeds. */
-function run(args, env = {}) {
+function run(directory, args, env = {}) {
   const sandbox = readdirSync(directory).find((name) => name.startsWith("sandbox"));
   const options = {
     cwd: join(directory, sandbox),
@@ -174,17 +170,18 @@ function run(args, env = {}) {
 }
 
 /** Resolves to whether tests pass with a mutant: slow ones, and those files of others that reach it, or all if none does. */
-function survives({ id, coveredBy = [] }, testFiles = {}) {
-  const reaching = Object.keys(testFiles).filter((file) =>
-    testFiles[file].tests.some(({ id }) => coveredBy.includes(id)),
+function survives(directory, file, { id, coveredBy = [] }, testFiles = {}) {
+  const reaching = Object.keys(testFiles).filter((name) =>
+    testFiles[name].tests.some(({ id }) => coveredBy.includes(id)),
   );
-  const { slow = [] } = part;
+  const { tests, slow = [] } = FILES[file];
   return run(
+    directory,
     [
       ...["node_modules/vitest/vitest.mjs", "run", "--bail", "1", "--config", "test/mutation/vitest.config.ts"],
       ...(reaching.length ? [...reaching, ...slow] : []),
     ],
-    { __STRYKER_ACTIVE_MUTANT__: id, MUTATION_TESTS: [...part.tests, ...slow].join(",") },
+    { __STRYKER_ACTIVE_MUTANT__: id, MUTATION_TESTS: [...tests, ...slow].join(",") },
   );
 }
 
@@ -195,20 +192,22 @@ function codeAt(source, { start, end }) {
   return lines.join("\n").slice(start.column - 1);
 }
 
-/** Resolves to all mutants: the file, the line and the change, whether the mutant survives, and why it is accepted. */
-async function mutantsOf({ files, testFiles }) {
-  // threads of the tests run dist/
-  if (!(await run(["bundle.mjs"]))) throw new Error("bundle.mjs fails on the mutants");
-  if (!(await survives({ id: "" }))) throw new Error("tests fail without any mutant");
-  const again = Object.values(files).flatMap(({ mutants }) => mutants.filter((m) => !/Killed|Timeout/.test(m.status)));
-  const survivors = new Set();
-  const queue = again.values(); // both runners take from it
-  const runner = async () => {
-    for (const mutant of queue) if (await survives(mutant, testFiles)) survivors.add(mutant);
-  };
-  await Promise.all(Array.from({ length: CONCURRENCY }, runner));
-  return Object.entries(files).flatMap(([file, { source, mutants }]) =>
-    mutants.map((mutant) => {
+/** Resolves to all mutants of a file: the line and the change, whether the mutant survives, and why it is accepted. */
+async function mutantsOf(file) {
+  const directory = mkdtempSync(join(tmpdir(), "mutants-"));
+  try {
+    const { files, testFiles } = await runStryker(file, directory);
+    const { source, mutants } = files[file];
+    // threads of the tests run dist/
+    if (!(await run(directory, ["bundle.mjs"]))) throw new Error("bundle.mjs fails on the mutants");
+    if (!(await survives(directory, file, { id: "" }))) throw new Error("tests fail without any mutant");
+    const survivors = new Set();
+    const queue = mutants.filter(({ status }) => !/Killed|Timeout/.test(status)).values(); // both runners take from it
+    const runner = async () => {
+      for (const mutant of queue) if (await survives(directory, file, mutant, testFiles)) survivors.add(mutant);
+    };
+    await Promise.all(Array.from({ length: CONCURRENCY }, runner));
+    return mutants.map((mutant) => {
       const { line: number } = mutant.location.start;
       const line = source.split("\n")[number - 1].trim();
       const change = changeOf(codeAt(source, mutant.location), mutant.replacement);
@@ -217,72 +216,65 @@ async function mutantsOf({ files, testFiles }) {
         ? accepted.find((e) => e.file === file && e.mutants.some(([l, c]) => l === line && c === change))?.reason
         : undefined;
       if (survived) console.log(`${file}:${number}: ${line}\n  ${change}\n  ${reason ?? "NOT ACCEPTED"}`);
-      return { file, line, number, change, survived, reason };
-    }),
-  );
+      return { line, change, survived, reason };
+    });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
 }
 
 const percent = (count, of) => (of ? `${((100 * count) / of).toFixed(1)} %` : "");
 
-/** A row of the table of files. */
-function rowOf(name, mutants) {
+/** What was counted of a file, or of all files. */
+const countsOf = (mutants) => {
   const survivors = mutants.filter(({ survived }) => survived);
-  const [all, killed, known] = [
-    mutants.length,
-    mutants.length - survivors.length,
-    survivors.filter(({ reason }) => reason).length,
-  ];
-  return [name, all, killed, known, survivors.length - known, percent(killed, all), percent(killed, all - known)];
+  const known = survivors.filter(({ reason }) => reason).length;
+  return [mutants.length, mutants.length - survivors.length, known];
+};
+
+const rowOf = (name, [all, killed, known]) => [
+  ...[name, all, killed, known, all - killed - known],
+  ...[percent(killed, all), percent(killed, all - known)],
+];
+
+/** The counts that a document has of each file. */
+function countsIn(text) {
+  const rows = text.matchAll(/^\| `(src\/[^`]*)` *\| *(\d+) \| *(\d+) \| *(\d+) \| *\d+ \| *[\d.]+ % \|/gm);
+  return new Map(Array.from(rows, ([, file, ...counts]) => [file, counts.map(Number)]));
 }
 
-/** The tables of a part in docs/reliability.md. */
-function tablesOf(mutants) {
-  const files = [...new Set(mutants.map(({ file }) => file))];
+/** The tables of the document: all files that were run, now or before, and what is accepted in them. */
+function tablesOf(counts) {
+  const ran = Object.keys(FILES).filter((file) => counts.has(file));
+  const total = ran.map((file) => counts.get(file)).reduce((a, b) => a.map((n, i) => n + b[i]));
   const head = ["file", "mutants", "killed", "accepted", "not accepted", "score", "without accepted ones"];
-  const table = markdownTable(
-    [
-      head,
-      ...files.map((file) =>
-        rowOf(
-          `\`${file}\``,
-          mutants.filter((mutant) => mutant.file === file),
-        ),
-      ),
-      rowOf("all", mutants),
-    ],
-    { align: ["l", ...Array(6).fill("r")] },
-  );
-  const reasons = accepted
-    .map((entry) => [
-      `\`${entry.file}\``,
-      mutants.filter(({ file, reason }) => file === entry.file && reason === entry.reason).length,
-      entry.reason,
-    ])
-    .filter(([, count]) => count);
-  return [table, reasons.length && markdownTable([["file", "accepted", "why"], ...reasons], { align: ["l", "r", "l"] })]
+  const rows = ran.map((file) => rowOf(`\`${file}\``, counts.get(file)));
+  const table = markdownTable([head, ...rows, rowOf("all", total)], { align: ["l", ...Array(6).fill("r")] });
+  const left = Object.keys(FILES).filter((file) => !counts.has(file));
+  const entries = accepted.filter(({ file }) => counts.has(file));
+  return [
+    table,
+    left.length && `Not run yet: ${left.map((file) => `\`${file}\``).join(", ")}.`,
+    markdownTable([["file", "accepted", "why"], ...entries.map((e) => [`\`${e.file}\``, e.mutants.length, e.reason])], {
+      align: ["l", "r", "l"],
+    }),
+  ]
     .filter(Boolean)
     .join("\n\n");
 }
 
-let mutants;
-try {
-  mutants = await mutantsOf(await runStryker());
-} finally {
-  rmSync(directory, { recursive: true, force: true });
-}
-const survivors = mutants.filter(({ survived }) => survived);
-const unused = accepted
-  .filter(({ file }) => mutants.some((mutant) => mutant.file === file))
-  .flatMap(({ file, mutants: entries }) =>
-    entries.filter(
-      ([line, change]) => !survivors.some((s) => s.file === file && s.line === line && s.change === change),
-    ),
-  );
-for (const [line, change] of unused) console.log(`accepted, but killed or gone: ${line}\n  ${change}`);
-console.log(tablesOf(mutants));
-if (values.write && !values.only) {
-  const document = new URL("../../docs/reliability.md", import.meta.url);
+const document = new URL("../../docs/reliability.md", import.meta.url);
+for (const file of chosen) {
+  const mutants = await mutantsOf(file);
+  const survivors = mutants.filter(({ survived }) => survived);
+  const unused = accepted
+    .filter((entry) => entry.file === file)
+    .flatMap((entry) => entry.mutants)
+    .filter(([line, change]) => !survivors.some((s) => s.line === line && s.change === change));
+  for (const [line, change] of unused) console.log(`accepted, but killed or gone: ${line}\n  ${change}`);
+  console.log(rowOf(file, countsOf(mutants)).join("  "));
+  if (unused.length || survivors.some(({ reason }) => !reason)) process.exitCode = 1;
+  if (!values.write) continue;
   const text = readFileSync(document, "utf8");
-  writeFileSync(document, replaceMarked(text, tablesOf(mutants), `mutants-${values.part}`));
+  writeFileSync(document, replaceMarked(text, tablesOf(countsIn(text).set(file, countsOf(mutants))), "mutants"));
 }
-if (unused.length || survivors.some(({ reason }) => !reason)) process.exitCode = 1;
