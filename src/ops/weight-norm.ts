@@ -3,9 +3,9 @@
 
 import { wrongValue } from "../common/errors.ts";
 import { checkKeys, oneOf } from "../common/validate.ts";
-import { checkOperand, checkOut, checkTensor, checkVector, overwrites } from "../memory/guards.ts";
+import { checkOperand, checkOut, checkVector, overwrites } from "../memory/guards.ts";
 import { CallScope, heapOf } from "../memory/operand.ts";
-import { type AnyTensor, Tensor } from "../memory/tensor.ts";
+import type { AnyTensor } from "../memory/tensor.ts";
 import { checks } from "../memory/written.ts";
 import { computeDtype, type Vector } from "../tensor/dtype.ts";
 import { dimensions, type Geometry, sizeOf } from "../tensor/shape.ts";
@@ -74,7 +74,6 @@ export function weightNormForward<T extends AnyTensor>(
   const { out } = options;
   const gamma = checkVector("g", g, channels, computeDtype(dtype)).slice();
   const heap = heapOf(v, out);
-  if (v instanceof Tensor) checkTensor("v", v, heap);
   checkOut("out", out, v.shape, heap, dtype);
   overwrites("out", out, "v", v, "train");
   const mean = new Float64Array(channels);
