@@ -141,7 +141,7 @@ export class Diagnosis {
       return Number.isNaN(drift) ? Infinity : drift;
     };
     const order = Array.from({ length: this.channels }, (_, c) => c);
-    order.sort((a, b) => rank(b) - rank(a) || distance(b) - distance(a) || a - b);
+    order.sort((a, b) => rank(b) - rank(a) || distance(b) - distance(a));
     const columns: [string, (c: number) => string][] = [
       ["channel", String],
       ["mean drift", (c) => short(this.meanDrift[c])],
@@ -268,10 +268,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   const { count } = geometryOf("x", x.shape, layout, channels);
   if (count < 2) throw oneValuePerChannel("train", x.shape);
   const { activation = bn.options.activation } = options;
-  const resolved = activationOption(
-    activation,
-    activation === bn.options.activation ? bn.options.negativeSlope : undefined,
-  );
+  const resolved = activationOption(activation, undefined); // no slope of leaky ReLU stops a gradient
   const { residual } = options;
   checkResidual(residual, x.shape, dtype);
 

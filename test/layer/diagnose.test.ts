@@ -2,6 +2,7 @@
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { BatchNorm, diagnose, type Layout, type Options, type PlainTensor, tensor } from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
 import { dimsOf, statistics } from "../support/reference.ts";
 import { drop, KINDS, make, normal, useBuild } from "../support/worlds.ts";
 
@@ -201,6 +202,82 @@ describe("diagnose", () => {
     expect(diagnose(bn, x).drifted).toEqual([0, 1]);
   });
 
+  it("finds gammas that are at most a hundredth of their median, and none where there is no gamma", () => {
+    const weak = (gamma: number[]) => {
+      const bn = new BatchNorm(gamma.length, { dtype: "float64" });
+      bn.gamma?.set(gamma);
+      const size = 4 * gamma.length;
+      return diagnose(bn, { data: Float64Array.from(normal(1, size)), shape: [4, gamma.length] }).weak;
+    };
+    expect(weak([1, 0.01, 1, 1, -0.0101])).toEqual([1]);
+    expect(weak([0.5, 200, 1, -100, 300])).toEqual([0, 2]);
+    expect(of({ scale: false }).weak).toEqual([]);
+  });
+
+  it("calls a drift large that is above the limits, which are half a standard deviation and a ratio of 2", () => {
+    const options = { epsilon: 0, runningVariance: "biased" } as const;
+    const drifted = (...values: number[]) => {
+      const data = Float32Array.from({ length: 1000 }, (_, i) => values[i % values.length] as number);
+      return diagnose(new BatchNorm(1, options), { data, shape: [1000, 1] }).drifted;
+    };
+    expect(drifted(1.5, -0.5)).toEqual([]);
+    expect(drifted(1.5625, -0.4375)).toEqual([0]);
+    expect(drifted(2, -2, 0, 0)).toEqual([]);
+    expect(drifted(2.125, -2.125, 0, 0)).toEqual([0]);
+    expect(drifted(1.25, -1.25)).toEqual([]);
+  });
+
+  it("measures drift with epsilon, and its errors as those of the batch's own noise", () => {
+    const bn = new BatchNorm(1, { epsilon: 3, runningVariance: "biased" });
+    const { meanDrift, varianceRatio, varianceRatioErrors } = diagnose(bn, {
+      data: Float32Array.of(3, 5, 3, 5),
+      shape: [4, 1],
+    });
+    bn.runningVariance?.fill(6);
+    expect(meanDrift).toEqual(Float64Array.of(2));
+    expect(diagnose(bn, { data: Float32Array.of(3, 5, 3, 5), shape: [4, 1] }).meanDrift).toEqual(
+      Float64Array.of(4 / 3),
+    );
+    expect(varianceRatio).toEqual(Float64Array.of(1));
+    // Wilson and Hilferty's for 3 degrees of freedom
+    expect(varianceRatioErrors[0]).toBeCloseTo(Math.sqrt(2 / 27), 12);
+  });
+
+  it("adds the residual before the activation", () => {
+    const bn = new BatchNorm(C, { activation: "relu" });
+    const residual = (value: number) => ({ data: new Float32Array(N * C * S).fill(value), shape: healthy.shape });
+    expect(diagnose(bn, healthy, { residual: residual(20) }).active).toEqual(new Float64Array(C).fill(1));
+    expect(diagnose(bn, healthy, { residual: residual(-20) }).active).toEqual(new Float64Array(C));
+  });
+
+  it("takes another activation than the layer's, whose slope it does not have", () => {
+    const bn = new BatchNorm(C, { activation: "leaky_relu", negativeSlope: 0.5 });
+    expect(diagnose(bn, healthy, { activation: "relu" }).active.every((part) => part > 0.3 && part < 0.7)).toBe(true);
+    expect(diagnose(bn, healthy).active).toEqual(new Float64Array(C).fill(1));
+  });
+
+  it("frees what it allocates", () => {
+    const x = tensor(healthy.shape, healthy.data);
+    const { used } = defaultHeap().usage;
+    of({ activation: "relu" }, x as never);
+    of({ activation: "relu" });
+    expect(defaultHeap().usage.used).toBe(used);
+    drop(x);
+  });
+
+  it("prints aligned columns, all findings of a channel, and like channels by their numbers", () => {
+    const bn = new BatchNorm(3, { activation: "relu", epsilon: 0, runningVariance: "biased" });
+    bn.beta?.fill(-1);
+    const x = { data: Float32Array.of(7, 1, 1, 7, -1, -1), shape: [2, 3] };
+    expect(diagnose(bn, x).table()).toBe(`\
+3 channels of 2 values: 1 drifted, 3 dead, 0 with gamma near 0; ‖gamma·invStd‖ = 1.41
+channel  mean drift  in errors  variance ratio  in errors  std of x̂  active  gamma  gamma·invStd
+      0           7        9.9               0      -1.65          0       0      1             0  constant, never active, mean drifted
+      1           0          0               1      0.471          1       0      1             1  never active
+      2           0          0               1      0.471          1       0      1             1  never active`);
+    expect(diagnose(bn, x).table(0).split("\n").at(-1)).toBe("… and 3 more");
+  });
+
   it("refuses wrong arguments, a layer without running statistics and a batch of one value", () => {
     const bn = new BatchNorm(C);
     expect(() => of({ trackRunningStats: false })).toThrow(
@@ -211,6 +288,8 @@ describe("diagnose", () => {
     );
     expect(() => diagnose(bn, { data: new Float32Array(6), shape: [2, 3] })).toThrow(/^x: expected 8 channels/);
     expect(() => diagnose(bn, { data: new Float64Array(16), shape: [2, C] } as never)).toThrow(TypeError);
+    expect(() => diagnose(null as never, healthy)).toThrow(/^bn: expected a BatchNorm \(structuredClone/);
+    expect(() => diagnose({} as never, healthy)).toThrow(/^bn: expected a BatchNorm \(structuredClone/);
     expect(() => diagnose(bn, healthy, { activation: "tanh" as never })).toThrow(RangeError);
     expect(() => diagnose(bn, healthy, { rows: 3 } as never)).toThrow(TypeError);
     expect(() => of({}).table(-1)).toThrow(/^rows: expected a non-negative integer/);

@@ -90,6 +90,55 @@ export const accepted = [
       ],
     ],
   },
+  {
+    file: "src/layer/diagnose.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [["for (let c = 0; c < mean.length; c++) {", "c < mean.length → c <= mean.length"]],
+  },
+  {
+    file: "src/layer/diagnose.ts",
+    reason: "A layer has both running statistics or neither.",
+    mutants: [["if (!mean || !variance) throw noStatistics();", "!mean || !variance → !mean && !variance"]],
+  },
+  {
+    file: "src/layer/diagnose.ts",
+    reason:
+      "An activation without zero gradients has all values active, which then takes a forward and backward to find.",
+    mutants: [
+      [
+        "const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;",
+        "resolved.code !== 0 && resolved.slope === 0 → true",
+      ],
+      [
+        "const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;",
+        "resolved.code !== 0 && resolved.slope === 0 → resolved.code !== 0 || resolved.slope === 0",
+      ],
+      ["const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;", "resolved.code !== 0 → true"],
+      ["const hasZeroGradients = resolved.code !== 0 && resolved.slope === 0;", "resolved.slope === 0 → true"],
+    ],
+  },
+  {
+    file: "src/layer/diagnose.ts",
+    reason:
+      "The square root that this is compared with is never exactly the limit, and neither is the number of errors.",
+    mutants: [
+      [
+        "constant: (this.xHatStd[c] as number) < CONSTANT,",
+        "(this.xHatStd[c] as number) < CONSTANT → (this.xHatStd[c] as number) <= CONSTANT",
+      ],
+      [
+        "const isSignificant = (errors: Float64Array) => !(Math.abs(errors[c] as number) <= SIGNIFICANT);",
+        "Math.abs(errors[c] as number) <= SIGNIFICANT → Math.abs(errors[c] as number) < SIGNIFICANT",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/diagnose.ts",
+    reason: "The engine of the run, Node 20, has no Float16Array, and other arrays of 16 bits are Uint16Array.",
+    mutants: [
+      ['data.fill(arrayKind(data) === "Uint16Array" ? ONE[dtype] : 1);', 'arrayKind(data) === "Uint16Array" → true'],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */
