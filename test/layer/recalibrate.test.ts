@@ -13,6 +13,7 @@ import {
   type TensorLike,
   tensor,
 } from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
 import { loadGolden, type Pair } from "../golden/read-golden.mjs";
 import { dimsOf, statistics } from "../support/reference.ts";
 import { drop, KINDS, make, normalInput, useBuild } from "../support/worlds.ts";
@@ -326,4 +327,12 @@ describe("recalibrate", () => {
     await first;
     expect(bn.batchesTracked).toBe(3);
   });
+});
+
+test("frees the results that it does not need", async () => {
+  const batch = tensor([4, 3], OTHER.data.slice(0, 12));
+  const { used } = defaultHeap().usage;
+  await recalibrate(new BatchNorm(3), [batch, batch]);
+  expect(defaultHeap().usage.used).toBe(used);
+  drop(batch);
 });
