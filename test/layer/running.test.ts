@@ -507,3 +507,26 @@ test("without running statistics there is nothing to read, write or save, and ev
     expect.objectContaining({ name: "BatchNormError", code: "no-running-statistics" }) as Error,
   );
 });
+
+test("a float64 layer takes what the user writes, also where it is the float32 of what stood there", () => {
+  const bn = new BatchNorm(1, { dtype: "float64", momentum: 0.5 });
+  bn.forward({ data: Float64Array.of(0.1, 0.3), shape: [2, 1] });
+  const mean = bn.runningMean as Float64Array;
+  const written = Math.fround(mean[0] as number);
+  expect(written).not.toBe(mean[0]);
+  mean[0] = written;
+  bn.forward({ data: Float64Array.of(-1, 1), shape: [2, 1] });
+  expect(mean[0]).toBe(written / 2);
+});
+
+test("a vector of a wrong kind or length is refused by its name", () => {
+  const bn = new BatchNorm(2);
+  for (const name of ["runningMean", "runningVariance"] as const) {
+    expect(() => Object.assign(bn, { [name]: new Float64Array(2) })).toThrow(
+      new RegExp(`^${name}: expected a Float32Array`),
+    );
+    expect(() => Object.assign(bn, { [name]: new Float32Array(3) })).toThrow(
+      new RegExp(`^${name}: expected 2 elements`),
+    );
+  }
+});

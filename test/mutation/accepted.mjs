@@ -139,6 +139,14 @@ export const accepted = [
       ['data.fill(arrayKind(data) === "Uint16Array" ? ONE[dtype] : 1);', 'arrayKind(data) === "Uint16Array" → true'],
     ],
   },
+  {
+    file: "src/layer/running-statistics.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [
+      ["for (let c = 0; c < values.length; c++) {", "c < values.length → c <= values.length"],
+      ["for (let c = 0; c < this.#channels; c++) {", "c < this.#channels → c <= this.#channels"],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */
