@@ -203,6 +203,8 @@ describe("options", () => {
     expect(() => new BatchNorm(channels as number)).toThrow(
       /^channels: expected (a number|a positive integer|at most .*), got /,
     );
+    // as many float32 values as 4 GiB less 64 KiB have room for
+    expect(() => new BatchNorm(2 ** 30)).toThrow("channels: expected at most 1073725440, got 1073741824");
   });
 
   test.each([

@@ -147,6 +147,17 @@ export const accepted = [
       ["for (let c = 0; c < this.#channels; c++) {", "c < this.#channels → c <= this.#channels"],
     ],
   },
+  {
+    file: "src/layer/options.ts",
+    reason: "A layer of the most channels has vectors of 40 GB, for which there is no room.",
+    mutants: [
+      [
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: this is the code of a line
+        'checkNumber("channels", positiveInteger("channels", channels), `at most ${MAX_CHANNELS}`, (n) => n <= MAX_CHANNELS);',
+        "n <= MAX_CHANNELS → n < MAX_CHANNELS",
+      ],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */
