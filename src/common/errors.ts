@@ -146,6 +146,16 @@ export const unknownProperty = (name: string) =>
     name,
   );
 
+/** Returns the error for `adapt` of a layer Normalization that was made with its statistics. */
+export const adaptGiven = (layer: string) =>
+  new TypeError(
+    `adapt: expected a layer that gets its statistics from data, got ${layer}, made with a mean and a variance; make it without them`,
+  );
+
+/** Returns the error for too few of something, or none. */
+export const tooFew = (name: string, expected: string, got: string | number, remedy: string) =>
+  new RangeError(`${name}: expected ${expected}, got ${got}; ${remedy}`);
+
 /** Returns the error for two arguments of which a call takes one. */
 export const exclusive = (name: string, other: string) =>
   new TypeError(`${name}: expected without ${other}, got both; leave one of them out`);
@@ -171,6 +181,14 @@ export const oneValueInOperation = (shape: Shape, masked: boolean) =>
     "one-value-per-channel",
     `Expected more than 1 value per channel when training, got input size ${dims(shape)}${masked ? ", all but one masked" : ""}: ` +
       "the variance of one value says nothing; pass a larger batch, or use batchNormInference with known statistics",
+  );
+
+/** Returns the error for diagnosing a batch of one value per channel. `layer` says for which one, if there are several. */
+export const oneValueInDiagnosis = (shape: Shape, layer = "") =>
+  new BatchNormError(
+    "one-value-per-channel",
+    `Expected more than 1 value per channel${layer && ` for ${layer}`}, got input size ${dims(shape)}: the variance of one value ` +
+      "says nothing; pass a larger batch",
   );
 
 /** Returns the warning of a layer for TF.js that was called in training with one value per channel. */

@@ -2,7 +2,7 @@
 // pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
 // docs/population.md explains the definitions.
 
-import { LOST, noStatistics, oneValuePerChannel, wrongKind, wrongValue } from "../common/errors.ts";
+import { LOST, noStatistics, oneValueInDiagnosis, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
 import { arrayKind, checkKeys, checkObject } from "../common/validate.ts";
 import { checkOperand } from "../memory/guards.ts";
@@ -266,7 +266,7 @@ export function diagnose<D extends Dtype, T extends TensorLike<D>>(
   if (!mean || !variance) throw noStatistics();
   checkOperand("x", x, dtype);
   const { count } = geometryOf("x", x.shape, layout, channels);
-  if (count < 2) throw oneValuePerChannel("train", x.shape);
+  if (count < 2) throw oneValueInDiagnosis(x.shape);
   const { activation = bn.options.activation } = options;
   const resolved = activationOption(activation, undefined); // no slope of leaky ReLU stops a gradient
   const { residual } = options;

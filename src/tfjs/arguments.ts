@@ -87,7 +87,7 @@ function viewOf(shape: readonly number[], axis: number): FacadeView {
  * Returns the value. Throws TypeError if it is not a tensor of real numbers or booleans, and BatchNormError if it is
  * disposed of.
  */
-function checkTensor(name: string, value: unknown): Tensor {
+export function checkTensor(name: string, value: unknown): Tensor {
   if (!(value instanceof Tensor)) throw wrongKind(name, "a tf.Tensor", value);
   if (value.dtype === "string" || value.dtype === "complex64")
     throw wrongKind(name, "a tensor of numbers", value.dtype);

@@ -171,7 +171,7 @@ export const select = (condition: Tensor, t: Tensor, e: Tensor): Tensor =>
   engine().runKernel(Select, { condition, t, e });
 
 /** Whether TF.js records operations now. */
-const isRecording = (): boolean => engine().state.gradientDepth > 0;
+export const isRecording = (): boolean => engine().state.gradientDepth > 0;
 
 /** Returns a condition that TF.js does not record: it has no gradients of logical operations. */
 const unrecorded = (condition: () => Tensor): Tensor =>

@@ -6,20 +6,27 @@
 // The forward is a tf.customGrad: its float64 statistics are not tensors of TF.js, and its closure holds them in
 // `Saved`. The gradients have several outputs, which customGrad does not allow. So they are kernels of TF.js, which are
 // registered with a backend on first use.
+//
+// Further derivatives are rare. Where TF.js records the gradient of the gradient, since it will be differentiated itself,
+// that is composed of TF.js's own operations (composed.ts), and so it is under a mask, for which there is no kernel.
 
 import {
+  addN,
   customGrad,
   engine,
   type GradSaveFunc,
   getGradient,
   getKernel,
   type KernelBackend,
+  mul,
   type NamedAttrMap,
   registerGradient,
   registerKernel,
+  sum,
   type Tensor,
   type TensorInfo,
   zeros,
+  zerosLike,
 } from "@tensorflow/tfjs-core";
 import type { TensorLike } from "../memory/tensor.ts";
 import { batchNormBackward } from "../ops/backward.ts";
@@ -27,6 +34,10 @@ import { batchNormDoubleBackward } from "../ops/double-backward.ts";
 import { asRecord, type ForwardRecord, type ForwardResult } from "../ops/forward.ts";
 import { type Access, accessTo } from "./access.ts";
 import type { FacadeView, Prepared } from "./arguments.ts";
+import { isRecording } from "./composed.ts";
+
+/** The forward, composed of TF.js's own operations, which can be differentiated any number of times. */
+type Composed = (inputs: Pick<Prepared, "x" | "gamma" | "beta">) => Tensor;
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
 
@@ -36,6 +47,9 @@ interface Attributes {
   readonly view: FacadeView;
   readonly hasGamma: boolean;
   readonly hasBeta: boolean;
+  /** Whether a mask leaves positions out. */
+  readonly masked: boolean;
+  readonly composed: Composed;
 }
 
 type Named<T> = { [name: string]: T };
@@ -63,10 +77,16 @@ function run({ name, compute }: GradientKernel, inputs: Named<Tensor>, attribute
 const vector = (access: Access, values: Float32Array | undefined) =>
   values ? [access.write(values, [values.length])] : [];
 
-/** The gradient. Its outputs are dx, then dGamma if there is a gamma, then dBeta if there is a beta. */
-const GRADIENT: GradientKernel = {
-  name: "BatchNormWasmGradient",
-  compute({ dy, x }, { saved, view, hasGamma, hasBeta }, access) {
+/** Returns the tensors that are defined. */
+const some = (...tensors: (Tensor | undefined)[]): Tensor[] => tensors.filter((t) => t !== undefined);
+
+/**
+ * The gradient. Its outputs are dx, then dGamma if there is a gamma, then dBeta if there is a beta. TF.js saves inputs by
+ * their names, and fails for one that is absent, so there are two names.
+ */
+const gradientKernel = (hasGamma: boolean): GradientKernel => ({
+  name: `BatchNormWasmGradient${hasGamma ? "WithGamma" : ""}`,
+  compute({ dy, x }, { saved, view, hasBeta }, access) {
     const upstream = access.operand(dy as TensorInfo, view.shape);
     // TF.js may have moved x since the forward, to another backend for example
     const savedWithX = asRecord({
@@ -79,7 +99,7 @@ const GRADIENT: GradientKernel = {
     const shape = (x as TensorInfo).shape;
     return [access.adopt(dx as TensorLike, shape), ...vector(access, dGamma), ...vector(access, dBeta)];
   },
-};
+});
 
 /** The gradient of the gradient. Its outputs are the gradients with respect to dy, x and gamma. */
 const GRADIENT_OF_GRADIENT: GradientKernel = {
@@ -101,41 +121,86 @@ const GRADIENT_OF_GRADIENT: GradientKernel = {
   },
 };
 
-/** Registers GRADIENT_OF_GRADIENT as TF.js's gradient function of the kernel GRADIENT. */
-function registerGradientOfGradient(): void {
-  if (getGradient(GRADIENT.name)) return;
+/** Returns the gradients of f with respect to its inputs, for the gradient dy of its value. */
+function gradientsOf(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], dy?: Tensor): Tensor[] {
+  const { grads } = engine().gradients(() => f(...inputs), inputs, dy, true);
+  return inputs.map((input, i) => grads[i] ?? zerosLike(input)); // null where f does not depend on it
+}
+
+/**
+ * Computes the gradients of the gradient with respect to dy, x and gamma by TF.js's own operations. `upstream` are those of
+ * its outputs.
+ */
+function composeGradientOfGradient(
+  [dy, x, gamma]: Tensor[],
+  upstream: readonly Tensor[],
+  { view, hasBeta, composed }: Attributes,
+): Tensor[] {
+  const beta = hasBeta ? zeros([view.channels]) : undefined; // no gradient depends on its values
+  const { state } = engine();
+  const { activeTape } = state;
+  try {
+    return gradientsOf(
+      () => {
+        const gradients = gradientsOf(() => composed({ x: x as Tensor, gamma, beta }), some(x, gamma, beta), dy);
+        return addN(gradients.map((gradient, i) => sum(mul(gradient, upstream[i] as Tensor))));
+      },
+      some(dy, x, gamma),
+    );
+  } finally {
+    // TF.js drops its tape after a gradient, also inside of another one, which goes on with it
+    state.activeTape = activeTape;
+  }
+}
+
+/** Registers GRADIENT_OF_GRADIENT as TF.js's gradient function of a kernel for the gradient. */
+function registerGradientOf({ name }: GradientKernel, hasGamma: boolean): void {
+  if (getGradient(name)) return;
   registerGradient({
-    kernelName: GRADIENT.name,
-    inputsToSave: ["dy", "x"],
-    gradFunc: (upstream, [dy, x], attrs) => {
+    kernelName: name,
+    inputsToSave: ["dy", "x", ...(hasGamma ? ["gamma"] : [])],
+    gradFunc: (upstream, saved, attrs) => {
       const attributes = attrs as unknown as Attributes;
-      const { hasGamma, hasBeta, view } = attributes;
-      const [ddx, ...vectors] = [upstream].flat() as Tensor[];
-      const ddGamma = hasGamma ? vectors.shift() : undefined;
-      const ddBeta = hasBeta ? vectors.shift() : undefined;
-      const inputs = present({ dy, x, ddx, ddGamma, ddBeta });
-      const [forDy, forX, forGamma] = run(GRADIENT_OF_GRADIENT, inputs, attributes) as [Tensor, Tensor, Tensor];
-      return { dy: () => forDy, x: () => forX, gamma: () => forGamma, beta: () => zeros([view.channels]) };
+      const gradients = [upstream].flat() as Tensor[];
+      const [forDy, forX, forGamma] = (
+        isRecording() || attributes.masked
+          ? composeGradientOfGradient(saved, gradients, attributes)
+          : runGradientOf(saved, gradients, attributes)
+      ) as [Tensor, Tensor, Tensor];
+      const { channels } = attributes.view;
+      return { dy: () => forDy, x: () => forX, gamma: () => forGamma, beta: () => zeros([channels]) };
     },
   });
 }
 
-/** Returns the tensors that are defined. */
+/** Computes the gradients of the gradient with respect to dy, x and gamma by GRADIENT_OF_GRADIENT. */
+function runGradientOf([dy, x]: Tensor[], [ddx, ...vectors]: Tensor[], attributes: Attributes): Tensor[] {
+  const ddGamma = attributes.hasGamma ? vectors.shift() : undefined;
+  const ddBeta = attributes.hasBeta ? vectors.shift() : undefined;
+  return run(GRADIENT_OF_GRADIENT, present({ dy, x, ddx, ddGamma, ddBeta }), attributes);
+}
+
+/** Returns the tensors that are defined, by name. */
 const present = (tensors: Named<Tensor | undefined>): Named<Tensor> =>
   Object.fromEntries(Object.entries(tensors).filter((entry): entry is [string, Tensor] => entry[1] !== undefined));
 
 // ---- forward -----------------------------------------------------------------------------------------------------
 
 /** One of the forward functions of src/ops, with its options bound. */
-type Forward = (
+export type Forward = (
   x: TensorLike,
   parameters: { gamma: Float32Array | null; beta: Float32Array | null },
 ) => Pick<ForwardResult<TensorLike>, "y" | "saved">;
 
-/** Computes y by `forward`, as a tensor that TF.js can differentiate twice with respect to x, gamma and beta. */
-export function differentiable({ x, gamma, beta, view }: Prepared, forward: Forward): Tensor {
-  registerGradientOfGradient();
-  const inputs = [x, gamma, beta].filter((t) => t !== undefined);
+/**
+ * Computes y by `forward`, as a tensor that TF.js can differentiate any number of times with respect to x, gamma and beta.
+ * Derivatives beyond the second are those of `composed`.
+ */
+export function differentiable({ x, gamma, beta, mask, view }: Prepared, forward: Forward, composed: Composed): Tensor {
+  const [hasGamma, hasBeta, masked] = [gamma, beta, mask].map((t) => t !== undefined) as [boolean, boolean, boolean];
+  const kernel = gradientKernel(hasGamma);
+  registerGradientOf(kernel, hasGamma);
+  const inputs = some(x, gamma, beta);
   const operation = customGrad((...args: unknown[]) => {
     const save = args.pop() as GradSaveFunc;
     const [input] = args as [Tensor];
@@ -148,7 +213,7 @@ export function differentiable({ x, gamma, beta, view }: Prepared, forward: Forw
       value: engine().makeTensorFromTensorInfo(access.adopt(y, input.shape)),
       gradFunc: (dy: Tensor, [x, ...vectors]: Tensor[]) => {
         const inputs = present({ dy, x, gamma: gamma && vectors.shift(), beta: beta && vectors.shift() });
-        return run(GRADIENT, inputs, { saved: saved as ForwardRecord, view, hasGamma: !!gamma, hasBeta: !!beta });
+        return run(kernel, inputs, { saved: saved as ForwardRecord, view, hasGamma, hasBeta, masked, composed });
       },
     };
   });

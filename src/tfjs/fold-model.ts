@@ -7,12 +7,13 @@
 
 import { type Tensor, tensor } from "@tensorflow/tfjs-core";
 import { model as functional, input, type LayersModel, layers, type SymbolicTensor } from "@tensorflow/tfjs-layers";
-import { wrongKind } from "../common/errors.ts";
+import { tooFew } from "../common/errors.ts";
 import { type ConvFormat, foldUnrounded, toAffine, toleranceOf } from "../interop/fold.ts";
+import { checkModel, hasBatchNormFields, isModel, type Layer, layersOf } from "./model-layers.ts";
 
 /** What foldModel has done with one batch norm. */
 export interface FoldedBatchNorm {
-  /** The layer's name, behind the name of its model and a slash if that model is nested in another. */
+  /** The layer's name, behind the names of the nested models and wrappers that it is in, and slashes. */
   readonly name: string;
   /** "backward": folded into a layer before it. "forward": folded into layers behind it. "kept": it is still there. */
   readonly outcome: "backward" | "forward" | "kept";
@@ -31,7 +32,6 @@ export interface FoldedModel {
   readonly report: FoldedBatchNorm[];
 }
 
-type Layer = LayersModel["layers"][number];
 type Variable = Layer["weights"][number];
 
 /** One call of a layer in a model. */
@@ -64,12 +64,6 @@ interface Fields {
 
 const fieldsOf = (layer: Layer): Fields => layer as unknown as Fields;
 
-/** Asks for the properties, because a program may have several copies of TF.js's classes. */
-const isModel = (layer: Layer | undefined): layer is LayersModel => {
-  const { layers, inputs, outputs } = (layer ?? {}) as Partial<LayersModel>;
-  return [layers, inputs, outputs].every(Array.isArray);
-};
-
 /** Layers with a weight that can take a batch norm, and the axes of that weight. */
 const LINEAR: { readonly [className: string]: "IO" | ConvFormat | undefined } = {
   Dense: "IO",
@@ -91,7 +85,7 @@ const IDENTITIES = ["Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianN
  */
 const classOf = (layer: Layer): string => (Object.hasOwn(layer.constructor, "className") ? layer.getClassName() : "");
 
-const isBatchNorm = ({ layer }: Call): boolean => classOf(layer) === "BatchNormalization";
+const isBatchNorm = (layer: Layer): boolean => classOf(layer) === "BatchNormalization" && hasBatchNormFields(layer);
 
 const linearOf = (layer: Layer) => LINEAR[classOf(layer)];
 
@@ -416,7 +410,7 @@ async function readParameters(graph: Graph) {
     variable ? { data: (await read(variable)) as Float64Array, shape: variable.shape as number[] } : null;
   for (const call of graph.calls) {
     const fields = fieldsOf(call.layer);
-    if (isBatchNorm(call)) {
+    if (isBatchNorm(call.layer)) {
       const [gamma, beta, runningMean, runningVariance] = await Promise.all(
         [fields.gamma, fields.beta, fields.movingMean, fields.movingVariance].map(read),
       );
@@ -496,7 +490,7 @@ function foldAll(
   // a batch norm that has been folded makes room for the next
   for (let isNew = true; isNew; ) {
     isNew = false;
-    for (const call of graph.calls.filter((c) => isBatchNorm(c) && !graph.identities.has(c))) {
+    for (const call of graph.calls.filter((c) => isBatchNorm(c.layer) && !graph.identities.has(c))) {
       const { name } = call.layer;
       const outcome = foldOne(graph, call, sources.get(call.layer) as Source, parameters, changed);
       outcomes.set(call.layer, { name, ...outcome });
@@ -504,6 +498,19 @@ function foldAll(
     }
   }
   return [...outcomes.values()];
+}
+
+/** Returns an entry for each batch norm inside of a layer that is no model, such as TimeDistributed. It is kept. */
+function keptInside(wrapper: Layer): FoldedBatchNorm[] {
+  const reason = `it is inside of ${named(wrapper)} (${wrapper.getClassName()}), which is copied as it is`;
+  const inside = [...layersOf(wrapper)].filter(([layer]) => layer !== wrapper && isBatchNorm(layer));
+  return inside.map(([, path]) => ({
+    name: `${wrapper.name}/${path}`,
+    outcome: "kept",
+    into: [],
+    expectedError: 0,
+    reason,
+  }));
 }
 
 /** The classes of TF.js's layers construct themselves from a configuration. */
@@ -609,17 +616,22 @@ function rebuild(
  * The new model has the names of the original's layers, inputs and outputs, and is not compiled. It is for predictions:
  * constraints of the layers are left out. The original is not changed. Each of the two is disposed of by itself.
  *
- * Throws TypeError for what is no LayersModel. A layer whose class cannot be constructed from its configuration throws
+ * Throws TypeError for what is no LayersModel, RangeError for one without an output, and BatchNormError if the model or one
+ * of its layers is disposed of. A layer whose class cannot be constructed from its configuration throws
  * its own error.
  */
 export async function foldModel(model: LayersModel): Promise<FoldedModel> {
-  if (!isModel(model) || model.outputs.length === 0)
-    throw wrongKind("model", "a LayersModel with an output, as tf.loadLayersModel returns it", model);
+  checkModel(model);
+  if (model.outputs.length === 0) throw tooFew("model", "a model with an output", "none", "add its layers first");
   const graph = new Graph(model);
   const copies = new Map<Layer, Layer>();
   try {
     const report: FoldedBatchNorm[] = [];
-    for (const owner of new Set(graph.calls.map(({ layer }) => layer).filter(isModel))) {
+    for (const owner of new Set(graph.calls.map(({ layer }) => layer))) {
+      if (!isModel(owner)) {
+        report.push(...keptInside(owner));
+        continue;
+      }
       const inner = await foldModel(owner);
       copies.set(owner, inner.model);
       report.push(...inner.report.map((entry) => ({ ...entry, name: `${owner.name}/${entry.name}` })));

@@ -17,6 +17,7 @@ import {
 import { batchNormInference } from "../ops/batch-norm.ts";
 import { accessTo } from "./access.ts";
 import { CONVOLUTION_GRADIENTS } from "./convolution-gradients.ts";
+import { shared } from "./registrations.ts";
 
 /** Backends whose tensors are in memory that the kernels or JavaScript can read directly. */
 const BACKENDS = ["wasm", "cpu"];
@@ -73,9 +74,6 @@ function addMissing(backendName: string): KernelConfig[] {
   return added;
 }
 
-/** How many calls of registerKernels have not been undone on a backend, and what undoes them. */
-const registered = /* @__PURE__ */ new Map<string, { uses: number; readonly restore: () => void }>();
-
 /** Registers this library's kernels with a backend. Returns a function that undoes it. */
 function registerWith(original: KernelConfig): () => void {
   const replacement = { ...original, kernelFunc: replacementOf(original.kernelFunc) };
@@ -106,19 +104,8 @@ export function registerKernels(): () => void {
     throw new Error(
       "registerKernels: expected @tensorflow/tfjs-backend-wasm or -cpu to be imported before, got neither; import one, then call it",
     );
-  let mine = originals.map(({ backendName }) => backendName);
-  for (const original of originals) {
-    const entry = registered.get(original.backendName);
-    if (entry) entry.uses++;
-    else registered.set(original.backendName, { uses: 1, restore: registerWith(original) });
-  }
+  const undone = originals.map((original) => shared(original.backendName, () => registerWith(original)));
   return () => {
-    for (const backendName of mine) {
-      const entry = registered.get(backendName);
-      if (!entry || --entry.uses > 0) continue;
-      registered.delete(backendName);
-      entry.restore();
-    }
-    mine = [];
+    for (const undo of undone) undo();
   };
 }

@@ -17,15 +17,23 @@ import {
   tidy,
 } from "@tensorflow/tfjs-core";
 import { type LayerVariable, layers } from "@tensorflow/tfjs-layers";
-import { nonFinite, nonFiniteWarning, oneValueWarning, unusedMaskWarning, wrongValue } from "../common/errors.ts";
+import {
+  disposed,
+  nonFinite,
+  nonFiniteWarning,
+  oneValueWarning,
+  unusedMaskWarning,
+  wrongValue,
+} from "../common/errors.ts";
 import { isArray, isObject } from "../common/validate.ts";
 import { resolveOptions } from "../layer/options.ts";
 import { RunningStatistics } from "../layer/running-statistics.ts";
 import { type BatchStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import { type BatchNormFields, isFrozen, maskFor } from "./batch-norm-layer.ts";
 import { type StatisticsOnDevice, select } from "./composed.ts";
-import { registerNormalization } from "./normalization.ts";
+import { nameWeights, normalizationClass } from "./normalization.ts";
 import { batchNormInference, normalizeBatch } from "./operations.ts";
+import { shared } from "./registrations.ts";
 
 /** The configuration of batchNormalization: that of tf.layers.batchNormalization, and what a batch of NaN does. */
 export interface BatchNormalizationConfig extends NonNullable<Parameters<typeof layers.batchNormalization>[0]> {
@@ -106,6 +114,10 @@ function define(): LayerClass {
       this.#onNonFinite = resolveOptions({ onNonFinite: config.onNonFinite ?? "skip" }).onNonFinite;
     }
 
+    protected override assertNotDisposed(): void {
+      if (this._refCount === 0) throw disposed(this.name);
+    }
+
     // TF.js's class and TF.js's loader ignore a key that they do not know
     override getConfig(): ReturnType<Layer["getConfig"]> {
       const config = super.getConfig();
@@ -113,6 +125,7 @@ function define(): LayerClass {
     }
 
     override call(inputs: Tensor | Tensor[], kwargs: { training?: boolean; mask?: Tensor | Tensor[] }): Tensor {
+      this.assertNotDisposed();
       return tidy(() => {
         const fields = fieldsOf(this);
         const x = [inputs].flat()[0] as Tensor;
@@ -246,26 +259,35 @@ export function batchNormalization(config: BatchNormalizationConfig = {}): Layer
   return new (layerClass())(config);
 }
 
-/** Names that TensorFlow has given the same layer, in models of 1.13 to 1.15 and of several devices. */
-const ALIASES = ["BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization"];
+/** Names that TensorFlow has given the same layer, the latter three in models of 1.13 to 1.15 and of several devices. */
+const NAMES = ["BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization"];
 
 /**
  * Registers this layer as TF.js's class "BatchNormalization". Models that TF.js loads afterwards, by tf.loadLayersModel
  * for example, contain it instead of TF.js's layer. It also takes layers that TensorFlow has saved as
  * BatchNormalizationV1, BatchNormalizationV2 and SyncBatchNormalization, and Keras's layer Normalization, none of which
- * TF.js knows. Returns a function that undoes all of this.
+ * TF.js knows. Returns a function that undoes all of this. TF.js's classes are back when every call has been undone, in any
+ * order.
  */
 export function registerLayer(): () => void {
   const { classNameMap } = serialization.SerializationMap.getMap();
-  const before = ALIASES.map((name) => [name, classNameMap[name]] as const);
-  serialization.registerClass(layerClass() as never);
-  for (const name of ALIASES) classNameMap[name] = classNameMap[layerClass().className] as never;
-  const restoreNormalization = registerNormalization();
-  return () => {
-    restoreNormalization();
-    serialization.registerClass(originalClass() as never);
-    for (const [name, entry] of before)
-      if (entry) classNameMap[name] = entry;
-      else delete classNameMap[name];
-  };
+  const classes = [
+    ...NAMES.map((name) => [name, layerClass()] as const),
+    ["Normalization", normalizationClass()] as const,
+  ];
+  const undo = shared("layers", () => {
+    const before = classes.map(([name, own]) => [name, own, classNameMap[name]] as const);
+    const restoreLoading = nameWeights();
+    return () => {
+      restoreLoading();
+      for (const [name, own, entry] of before) {
+        if (classNameMap[name]?.[0] !== (own as unknown)) continue; // the program has registered another class since
+        if (entry) classNameMap[name] = entry;
+        else delete classNameMap[name];
+      }
+    };
+  });
+  for (const [name, own] of classes)
+    classNameMap[name] = [own, (own as unknown as { fromConfig: unknown }).fromConfig] as never;
+  return undo;
 }

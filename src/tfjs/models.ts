@@ -7,35 +7,19 @@
 // wherever they are in the model. All reads are asynchronous, as WebGPU requires.
 
 import * as tf from "@tensorflow/tfjs-core";
-import { type LayersModel, type LayerVariable, layers } from "@tensorflow/tfjs-layers";
-import { nonFinite, wrongKind, wrongValue } from "../common/errors.ts";
-import { hasAny } from "../common/validate.ts";
+import type { LayersModel, LayerVariable } from "@tensorflow/tfjs-layers";
+import { nonFinite, oneValueInDiagnosis, tooFew } from "../common/errors.ts";
 import { BatchNorm } from "../layer/batch-norm.ts";
 import { type Diagnosis, diagnose as diagnoseLayer } from "../layer/diagnose.ts";
 import type { ActivationName } from "../ops/activation.ts";
 import { type BatchStatistics, mergeStatistics, nonFiniteChannel } from "../ops/statistics.ts";
 import { type BatchNormFields, isFrozen, maskFor } from "./batch-norm-layer.ts";
-import { type Batch, type Batches, forEachBatch, type Input, inputOf } from "./batches.ts";
+import { type Batch, type Batches, forEachBatch, tensorsOf } from "./batches.ts";
+import { checkModel, hasBatchNormFields, type Layer, layersOf } from "./model-layers.ts";
 import { batchNorm } from "./operations.ts";
-
-type Layer = layers.Layer;
 
 interface BatchNormLayer extends Layer, BatchNormFields {
   call(inputs: tf.Tensor | tf.Tensor[], kwargs: { mask?: tf.Tensor | tf.Tensor[] }): tf.Tensor | tf.Tensor[];
-}
-
-/** Returns the batch norms of a model in the order of its layers, those of models and wrappers inside it included. */
-function batchNormsOf(model: unknown): BatchNormLayer[] {
-  const found = new Set<BatchNormLayer>();
-  const visit = (layer: unknown): void => {
-    if (!(layer instanceof layers.Layer)) return;
-    if (layer.getClassName() === "BatchNormalization") found.add(layer as BatchNormLayer);
-    const { layers: inside, layer: wrapped } = layer as { layers?: readonly unknown[]; layer?: unknown };
-    for (const one of inside ?? []) visit(one);
-    visit(wrapped);
-  };
-  visit(model);
-  return [...found];
 }
 
 /** A call of a layer of batch norm. Its tensors are gone when the model has run, unless they are kept. */
@@ -82,7 +66,7 @@ function normalize(layer: BatchNormLayer, x: tf.Tensor, mask: tf.Tensor | undefi
 function runOn(
   model: LayersModel,
   watched: readonly BatchNormLayer[],
-  input: Input,
+  inputs: tf.Tensor[],
   record: (layer: BatchNormLayer, call: Call) => void,
 ): void {
   const restores: (() => void)[] = [];
@@ -105,19 +89,47 @@ function runOn(
   };
   try {
     for (const layer of watched) watch(layer);
-    tf.dispose(model.predictOnBatch(input));
+    // unlike predictOnBatch, predict takes samples that are single numbers
+    const batchSize = inputs[0]?.shape[0];
+    tf.dispose(model.predict(inputs, batchSize ? { batchSize } : {}));
   } finally {
     for (const restore of restores) restore();
   }
 }
 
-/** Returns the batch norms of a model. Throws TypeError for anything else, and RangeError for a model without any. */
-function requireBatchNorms(model: unknown, expected: string, isWanted: (layer: BatchNormLayer) => boolean) {
-  if (!(model instanceof layers.Layer && hasAny(model, "predictOnBatch")))
-    throw wrongKind("model", "a tf.LayersModel", model);
-  const found = batchNormsOf(model).filter(isWanted);
-  if (found.length === 0) throw wrongValue("model", expected, "none");
-  return found;
+/** A recurrent layer that goes on from the states of its latest call (`stateful: true`). */
+interface Stateful extends Layer {
+  states_: tf.Tensor[] | null;
+}
+
+/** Keeps a copy of the states of all recurrent layers in a model. Returns a function that puts them back. */
+function saveStates(model: LayersModel): () => void {
+  const stateful = [...layersOf(model).keys()].filter(
+    (layer): layer is Stateful => layer.stateful && Array.isArray((layer as Partial<Stateful>).states_),
+  );
+  const saved = stateful.map(({ states_ }) => states_?.map((state) => tf.keep(tf.clone(state))) ?? null);
+  return () => {
+    for (const [i, layer] of stateful.entries()) {
+      tf.dispose(layer.states_ ?? []);
+      layer.states_ = saved[i] as tf.Tensor[] | null;
+    }
+  };
+}
+
+const inputNamesOf = ({ inputs }: LayersModel): string[] => inputs.map(({ sourceLayer }) => sourceLayer.name);
+
+/** Returns the batch norms of a model in the order of its layers. Throws as `checkModel`, and RangeError if there are none. */
+function requireBatchNorms(model: LayersModel, expected: string, isWanted: (layer: BatchNormLayer) => boolean) {
+  checkModel(model);
+  const found = [...layersOf(model).keys()].filter(
+    (layer): layer is BatchNormLayer => layer.getClassName() === "BatchNormalization" && hasBatchNormFields(layer),
+  );
+  const wanted = found.filter(isWanted);
+  if (wanted.length === 0)
+    throw found.length > 0
+      ? tooFew("model", expected, `${found.length} frozen`, "set trainable = true on the layers to recalibrate")
+      : tooFew("model", expected, "none", "batch norms in layers of your own are not found");
+  return wanted;
 }
 
 // ---- recalibrate ----------------------------------------------------------------------------------------------------
@@ -148,12 +160,16 @@ async function readStatistics({ name }: Layer, { mask, rows, mean, variance }: C
  * for `fitDataset`. They pass through the model once, with dropout off, and each layer normalises by the batch. The
  * statistics of a batch are float32 tensors; they are merged in float64, weighted by their number of values.
  *
+ * Recurrent layers that are stateful begin with their states, go on with them from batch to batch as in `predict`, and
+ * have them back afterwards.
+ *
  * A layer with `trainable: false` normalises by its moving statistics and keeps them. Masked positions do not count. All
  * layers change together: if the promise is rejected, none has changed. Do not run the model before it is settled.
  *
- * Rejects with TypeError for wrong arguments, RangeError for a model without batch norm to recalibrate and if no batch or
- * one value per channel only passed through a layer, BatchNormError for a batch whose statistics are not finite, and any
- * error that `batches` or the model throws.
+ * Rejects with TypeError for wrong arguments, RangeError for a model without batch norm to recalibrate, for batches that
+ * do not have a tensor for each input, and if no batch or one value per channel only passed through a layer,
+ * BatchNormError for a batch whose statistics are not finite and for a model or tensors that are disposed of, and any error
+ * that `batches` or the model throws.
  */
 export async function recalibrate(model: LayersModel, batches: Batches): Promise<void> {
   const watched = requireBatchNorms(
@@ -162,29 +178,43 @@ export async function recalibrate(model: LayersModel, batches: Batches): Promise
     (layer) => !isFrozen(layer, layer),
   );
   const merged = new Map<BatchNormLayer, BatchStatistics>();
-  await forEachBatch("batches", batches, async (input) => {
-    // TF.js's models throw for an empty batch
-    if ([input].flat().some(({ size }) => size === 0)) return;
-    const calls: [BatchNormLayer, Call][] = [];
-    const kept = new Kept();
-    try {
-      runOn(model, watched, input, (layer, call) => {
-        for (const t of [call.mean, call.variance, call.mask]) kept.add(t);
-        calls.push([layer, call]);
-      });
-      for (const [layer, call] of calls) {
-        const statistics = await readStatistics(layer, call);
-        const before = merged.get(layer);
-        if (statistics.count > 0) merged.set(layer, before ? mergeStatistics([before, statistics]) : statistics);
+  const restoreStates = saveStates(model);
+  try {
+    await forEachBatch("batches", batches, async (batch) => {
+      const inputs = tensorsOf("batches", batch, inputNamesOf(model));
+      // TF.js's models throw for an empty batch
+      if (inputs.some(({ size }) => size === 0)) return;
+      const calls: [BatchNormLayer, Call][] = [];
+      const kept = new Kept();
+      try {
+        runOn(model, watched, inputs, (layer, call) => {
+          for (const t of [call.mean, call.variance, call.mask]) kept.add(t);
+          calls.push([layer, call]);
+        });
+        for (const [layer, call] of calls) {
+          const statistics = await readStatistics(layer, call);
+          const before = merged.get(layer);
+          if (statistics.count > 0) merged.set(layer, before ? mergeStatistics([before, statistics]) : statistics);
+        }
+      } finally {
+        kept.dispose();
       }
-    } finally {
-      kept.dispose();
-    }
-  });
+    });
+  } finally {
+    restoreStates();
+  }
   const results = watched.map((layer) => {
     const statistics = merged.get(layer);
-    if (!statistics) throw wrongValue("batches", `at least one that passes through ${layer.name}`, "none");
-    if (statistics.count <= 1) throw wrongValue("batches", "more than 1 value per channel in all", statistics.count);
+    const through = `that passes through ${layer.name}`;
+    if (!statistics)
+      throw tooFew("batches", `at least one ${through}`, "none", "pass batches with samples that no mask covers");
+    if (statistics.count <= 1)
+      throw tooFew(
+        "batches",
+        `more than 1 value per channel in all ${through}`,
+        statistics.count,
+        "pass more or larger batches",
+      );
     return [layer, statistics] as const;
   });
   tf.tidy(() => {
@@ -247,6 +277,7 @@ async function diagnoseCalls(layer: BatchNormLayer, calls: readonly Call[]): Pro
   if (beta) bn.beta = await read(beta);
   const parts = await Promise.all(calls.map((call) => readValues(call, layer.axis)));
   const data = new Float32Array(parts.reduce((total, { length }) => total + length, 0));
+  if (data.length < 2 * channels) throw oneValueInDiagnosis([data.length / channels, channels], layer.name);
   let end = 0;
   for (const part of parts) {
     data.set(part, end);
@@ -258,24 +289,34 @@ async function diagnoseCalls(layer: BatchNormLayer, calls: readonly Call[]): Pro
 /**
  * Compares every batch norm in a model, TF.js's and this library's, with a batch of the model's inputs, by `diagnose` of
  * batchnorm-wasm: which channels drifted from the moving statistics, are dead, or have a gamma near 0. The batch passes
- * through the model as in `recalibrate`, after which nothing has drifted on the same batch. The model does not change.
+ * through the model as in `recalibrate`, after which nothing has drifted on the same batch. The model does not change, nor do
+ * the states of its recurrent layers.
  *
  * A ReLU right behind a layer decides which channels are dead. Returns one result for each layer that the batch passes
  * through, in the order of the model's layers.
  *
- * Rejects with TypeError for wrong arguments, RangeError for a model without batch norm, BatchNormError for a layer that
- * gets fewer than two values per channel, and any error that the model throws.
+ * Rejects with TypeError for wrong arguments, RangeError for a model without batch norm and for a batch that does not have
+ * a tensor for each input, BatchNormError for a layer that gets fewer than two values per channel and for a model or tensors
+ * that are disposed of, and any error that the model throws.
  */
 export async function diagnose(model: LayersModel, batch: Batch): Promise<LayerDiagnosis[]> {
   const watched = requireBatchNorms(model, "a model with batch norm", () => true);
+  const inputs = tensorsOf("batch", batch, inputNamesOf(model));
+  if (inputs.some(({ size }) => size === 0))
+    throw tooFew("batch", "at least one sample", "none", "pass a larger batch");
   const calls = new Map<BatchNormLayer, Call[]>();
   const kept = new Kept();
+  const restoreStates = saveStates(model);
   try {
-    runOn(model, watched, inputOf("batch", batch), (layer, call) => {
-      const x = tf.clone(call.x);
-      for (const t of [x, call.mask]) kept.add(t);
-      calls.set(layer, [...(calls.get(layer) ?? []), { ...call, x }]);
-    });
+    try {
+      runOn(model, watched, inputs, (layer, call) => {
+        const x = tf.clone(call.x);
+        for (const t of [x, call.mask]) kept.add(t);
+        calls.set(layer, [...(calls.get(layer) ?? []), { ...call, x }]);
+      });
+    } finally {
+      restoreStates();
+    }
     const results: LayerDiagnosis[] = [];
     for (const layer of watched) {
       const own = calls.get(layer);

@@ -1,7 +1,7 @@
 // Batch normalization as operations on TF.js's tensors. This library's kernels compute where they or JavaScript reach the
 // elements (differentiable.ts). Elsewhere TF.js's operations do (composed.ts).
 
-import { clone, keep, type Tensor, tensor1d, tidy } from "@tensorflow/tfjs-core";
+import { clone, keep, type Tensor, tensor, tensor1d, tidy } from "@tensorflow/tfjs-core";
 import { oneValueInOperation, wrongKind } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { batchNormForward, batchNormInference as inference } from "../ops/batch-norm.ts";
@@ -16,7 +16,7 @@ import {
 } from "./arguments.ts";
 import { composeBatch, composeInference, type StatisticsOnDevice } from "./composed.ts";
 import { constantly } from "./constant.ts";
-import { differentiable } from "./differentiable.ts";
+import { differentiable, type Forward } from "./differentiable.ts";
 
 /** What becomes of a batch's statistics. One of the functions is called, unless the batch is empty. */
 export interface Observer {
@@ -52,10 +52,15 @@ export function normalizeBatch(x: Tensor, parameters: Scale, options: BatchNormO
   if (x.size === 0) return constantly(prepared);
   if (composed) return composeBatch(prepared, (statistics) => observer.tensors(statistics));
   const settings = { layout: view.layout, epsilon, ...(weights ? { mask: weights } : {}) };
-  return differentiable(prepared, (input, vectors) => {
+  const forward: Forward = (input, vectors) => {
     const { mean, variance, count, ...result } = batchNormForward(input, vectors, settings);
     observer.elements({ count, mean, variance });
     return result;
+  };
+  return differentiable(prepared, forward, (inputs) => {
+    // the program may have disposed of the mask
+    const again = weights && tensor(weights, mask?.shape, "float32");
+    return composeBatch({ ...prepared, ...inputs, mask: again }, () => {});
   });
 }
 
@@ -63,7 +68,7 @@ export function normalizeBatch(x: Tensor, parameters: Scale, options: BatchNormO
  * Normalises x by its own statistics (Ioffe & Szegedy 2015, Alg. 1). tf.layers.batchNormalization computes the same in
  * training, with tf.moments and tf.batchNorm. x has any rank and its channels on any axis; gamma and beta are [C].
  *
- * Returns y in x's shape, and the mean and biased variance, [C] each. y can be differentiated twice with respect to x,
+ * Returns y in x's shape, and the mean and biased variance, [C] each. y can be differentiated any number of times with respect to x,
  * gamma and beta; mean and variance are constants in gradients. The computation is in float32, and tensors of other
  * types are cast. An empty batch gives an empty y and statistics of zeros.
  *
@@ -125,6 +130,14 @@ export function batchNormInference(
     const read = (t: Tensor) => t.dataSync() as Float32Array;
     const statistics = { mean: read(given.mean), variance: read(given.variance) };
     const settings = { layout: view.layout, epsilon };
-    return differentiable(prepared, (input, vectors) => inference(input, { ...vectors, ...statistics }, settings));
+    return differentiable(
+      prepared,
+      (input, vectors) => inference(input, { ...vectors, ...statistics }, settings),
+      (inputs) =>
+        composeInference(
+          { ...prepared, ...inputs },
+          { mean: tensor1d(statistics.mean), variance: tensor1d(statistics.variance) },
+        ),
+    );
   });
 }

@@ -296,6 +296,33 @@ describe("models", () => {
     expect(values(folded.predict(tf.ones([1, 1, 1])) as tf.Tensor)).toEqual(Float32Array.of(10, 1));
   });
 
+  it("batch norms in wrappers are reported as kept, with the way to them, and predict the same", async () => {
+    const inner = sequential({ name: "step", layers: [dense(3, { inputShape: [4] }), bn({ name: "deep" })] });
+    const nested = sequential({
+      name: "nested",
+      layers: [layers.timeDistributed({ layer: inner as never, inputShape: [2, 4], name: "steps" })],
+    });
+    const net = chain(
+      layers.inputLayer({ inputShape: [2, 4] }),
+      nested,
+      layers.timeDistributed({ layer: layers.dense({ units: 3, name: "each" }), name: "td" }),
+      layers.timeDistributed({ layer: bn({ name: "wrapped" }), name: "td2" }),
+      layers.timeDistributed({ layer: theirs("other"), name: "td3" }),
+      bn({ name: "last" }),
+    );
+    const { model: copy, report } = await foldModel(net);
+    expect(inShort(report)).toEqual(["nested/steps/step/deep kept", "td2/wrapped kept", "td3/other kept", "last kept"]);
+    expect(report[0]?.reason).toBe('it is inside of "steps" (TimeDistributed), which is copied as it is');
+    expect(report[1]).toEqual({
+      name: "td2/wrapped",
+      outcome: "kept",
+      into: [],
+      expectedError: 0,
+      reason: 'it is inside of "td2" (TimeDistributed), which is copied as it is',
+    });
+    expectSame(net, copy);
+  });
+
   it("a class that cannot be made again throws its own error, and leaves no tensors behind", async () => {
     class Strict extends Scaled {
       static override className = "Strict";
@@ -382,11 +409,14 @@ describe("models", () => {
     ["nothing", undefined],
     ["a layer", layers.dense({ units: 1 })],
     ["a GraphModel", { inputs: [], outputs: [], executor: {} }],
-    ["an empty model", sequential()],
   ])("%s is refused by name", async (_, wrong) => {
     await expect(foldModel(wrong as LayersModel)).rejects.toThrow(TypeError);
-    await expect(foldModel(wrong as LayersModel)).rejects.toThrow(
-      /^model: expected a LayersModel with an output, as tf.load/,
+    await expect(foldModel(wrong as LayersModel)).rejects.toThrow(/^model: expected a LayersModel, as tf.load/);
+  });
+
+  it("a model without layers is refused", async () => {
+    await expect(foldModel(sequential())).rejects.toThrow(
+      /^model: expected a model with an output, got none; add its layers first/,
     );
   });
 });

@@ -13,7 +13,7 @@ import {
 } from "@tensorflow/tfjs-layers";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { BatchNorm, diagnose as diagnoseLayer, mergeStatistics } from "../../src/index.ts";
-import { BatchNormError, batchNormalization, diagnose, recalibrate } from "../../src/tfjs/index.ts";
+import { BatchNormError, batchNormalization, diagnose, foldModel, recalibrate } from "../../src/tfjs/index.ts";
 import { BACKENDS, useBackend, values } from "../support/tfjs.ts";
 import { images, leNet, mobileNet } from "../support/tfjs-networks.ts";
 import { normal } from "../support/worlds.ts";
@@ -204,6 +204,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     it("changes nothing if anything fails", async () => {
       const { layer, net } = single();
       const good = data(5);
+      const gone = data(5);
+      gone.dispose();
       function* failing() {
         yield good;
         throw new Error("the disk is gone");
@@ -223,10 +225,32 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
           /moving statistics of .*channel 1/,
         ],
         [[good, tf.ones([2, 4])], Error, /./],
-        [[], RangeError, /batches: expected at least one that passes through/],
-        [[data(1)], RangeError, /batches: expected more than 1 value per channel in all, got 1/],
-        [7, TypeError, /batches: expected a tf.data dataset/],
-        [["x"], TypeError, /batches: expected a tensor/],
+        [
+          [],
+          RangeError,
+          /^batches: expected at least one that passes through batch_norm.*, got none; pass batches with/,
+        ],
+        [
+          [data(1)],
+          RangeError,
+          /^batches: expected more than 1 value per channel .* through batch.*, got 1; pass more/,
+        ],
+        [
+          7,
+          TypeError,
+          /^batches: expected a tf.data dataset, or an iterable of batches \(a single batch x is \[x\]\), got 7/,
+        ],
+        [good, TypeError, /^batches: expected .* \(a single batch x is \[x\]\), got Tensor/],
+        [{ xs: good }, TypeError, /^batches: expected .* \(a single batch x is \[x\]\), got Object/],
+        [["x"], TypeError, /^batches: expected a tensor/],
+        [
+          [[good, good]],
+          RangeError,
+          /^batches: expected a tensor for each of the model's inputs \(.*\), .* \[Tensor, Tensor\]/,
+        ],
+        [[{ xs: { other: good } }], RangeError, /^batches: expected a tensor for each of .*, got \["other"\]/],
+        [[tf.tensor2d([["a", "b", "c"]])], TypeError, /^batches: expected a tensor of numbers, got "string"/],
+        [[good, gone], BatchNormError, /^batches: expected one that is alive, got a disposed one/],
       ];
       const tensors = tf.memory().numTensors;
       for (const [batches, kind, message] of cases) {
@@ -253,7 +277,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       for (const i of [0, 1] as const) expect(movingOf(other)[i]).toBeAllclose(wanted[i], close);
       net.trainable = false;
       expect((await failure(recalibrate(net, [x]))).message).toMatch(
-        /model: expected a model with batch norm that is not/,
+        /^model: expected a model with batch norm that is not frozen, got 2 frozen; set trainable = true on the layers/,
       );
     });
 
@@ -370,15 +394,204 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     });
   });
 
+  describe("batches as fitDataset and predict take them", () => {
+    /** A model of two inputs, a and b, whose batch norm gets both: a in the first columns, b behind them. */
+    const twoInputs = () => {
+      const layer = batchNormalization();
+      const [a, b] = [input({ shape: [2], name: "a" }), input({ shape: [1], name: "b" })];
+      const outputs = layer.apply(layers.concatenate().apply([a, b]) as SymbolicTensor) as SymbolicTensor;
+      const net = model({ inputs: [a, b], outputs });
+      net.compile({ optimizer: "sgd", loss: "meanSquaredError" });
+      return { layer, net };
+    };
+
+    it("tensors by the names of the inputs, in a list, and with others beside them", async () => {
+      const x = data(12);
+      const [a, b] = tf.split(x, [2, 1], 1) as [tf.Tensor, tf.Tensor];
+      const ys = tf.zeros([12, 3]);
+      const { mean, variance } = tf.moments(x, 0);
+      const forms = [
+        { xs: { b, a }, ys },
+        { xs: { a, b, c: ys }, ys: { d: ys } },
+        { xs: [a, b], ys },
+        { b, a },
+        [a, b],
+      ];
+      for (const form of forms) {
+        const { layer, net } = twoInputs();
+        await recalibrate(net, [form]);
+        expect(movingOf(layer)[0]).toBeAllclose(values(mean), close);
+        expect(movingOf(layer)[1]).toBeAllclose(values(variance), close);
+        const [found] = await diagnose(net, form);
+        expect(found?.diagnosis.count).toBe(12);
+        expect(found?.diagnosis.drifted).toEqual([]);
+      }
+    });
+
+    it("a dataset that fitDataset has trained on", async () => {
+      const { layer, net } = twoInputs();
+      const x = data(12);
+      const dataset = {
+        iterator: async () => {
+          const elements = tf.split(x, 3).map((part) => {
+            const [a, b] = tf.split(part, [2, 1], 1) as [tf.Tensor, tf.Tensor];
+            return { xs: { a, b }, ys: { [layer.name]: tf.zeros([4, 3]) } };
+          });
+          const inner = elements[Symbol.iterator]();
+          return { next: async () => inner.next() };
+        },
+      };
+      await net.fitDataset(dataset as never, { epochs: 1, verbose: 0 });
+      await recalibrate(net, dataset);
+      const { mean, variance } = tf.moments(x, 0);
+      expect(movingOf(layer)[0]).toBeAllclose(values(mean), close);
+      expect(movingOf(layer)[1]).toBeAllclose(values(variance), close);
+    });
+
+    it("an input that is missing is an error that names the inputs", async () => {
+      const { net } = twoInputs();
+      const x = data(4);
+      for (const wrong of [{ a: x }, { xs: { a: x } }, {}])
+        expect((await failure(diagnose(net, wrong as { a: tf.Tensor }))).message).toMatch(
+          /^batch: expected a tensor for each of a, b, got \[/,
+        );
+      for (const wrong of [x, [x], [x, x, x]])
+        expect((await failure(diagnose(net, wrong))).message).toMatch(
+          /^batch: expected a tensor for each of the model's inputs \(a, b\), those of one batch in a list of its own, got \[Tensor/,
+        );
+    });
+
+    it("samples that are single numbers, which predict takes", async () => {
+      const layer = batchNormalization();
+      const net = sequential({ layers: [layers.inputLayer({ inputShape: [1] }), layer] });
+      await recalibrate(net, [tf.tensor1d([1, 2, 6])]);
+      expect(movingOf(layer)[0]).toBeAllclose([3], close);
+    });
+  });
+
+  describe("recurrent layers that are stateful", () => {
+    const build = (wrap: boolean) => {
+      const lstm = layers.lstm({ units: 3, stateful: true, returnSequences: true, recurrentInitializer: "ones" });
+      const layer = batchNormalization();
+      const net = sequential({
+        layers: [
+          layers.inputLayer({ batchInputShape: [4, 2, 3] }),
+          wrap ? layers.bidirectional({ layer: lstm as never, mergeMode: "concat" }) : lstm,
+          layer,
+        ],
+      });
+      return { layer, net };
+    };
+
+    it.each([false, true])("have the states of predict, and their own afterwards (Bidirectional: %s)", async (wrap) => {
+      const { layer, net } = build(wrap);
+      const { net: same } = build(wrap);
+      same.setWeights(net.getWeights());
+      const [first, ...others] = [0, 1, 2].map((i) => tf.reshape(data(8, 3, i), [4, 2, 3])) as [tf.Tensor, tf.Tensor];
+      for (const one of [net, same]) tf.dispose(one.predict(first, { batchSize: 4 }));
+      // the inputs of batch norm in the model whose states have gone on
+      const before = model({ inputs: same.inputs, outputs: (same.layers.at(-1) as Layer).input as SymbolicTensor });
+      const inner = others.map((x) => tf.clone(before.predict(x, { batchSize: 4 }) as tf.Tensor));
+      const { mean, variance } = tf.moments(tf.concat(inner), [0, 1]);
+
+      const tensors = tf.memory().numTensors;
+      await recalibrate(net, others);
+      await diagnose(net, others[0] as tf.Tensor);
+      expect(tf.memory().numTensors).toBe(tensors);
+      expect(movingOf(layer)[0]).toBeAllclose(values(mean), close);
+      expect(movingOf(layer)[1]).toBeAllclose(values(variance), close);
+
+      const { net: fresh } = build(wrap);
+      fresh.setWeights(net.getWeights());
+      tf.dispose(fresh.predict(first, { batchSize: 4 }));
+      const [mine, theirs] = [net, fresh].map((one) => values(one.predict(first, { batchSize: 4 }) as tf.Tensor));
+      expect(mine).toEqual(theirs);
+      net.resetStates(); // disposes of the states
+      tf.dispose(net.predict(first, { batchSize: 4 }));
+    });
+
+    it("have their states back after an error", async () => {
+      const { net } = build(false);
+      const x = tf.reshape(data(8), [4, 2, 3]);
+      const after = (batches: tf.Tensor[]) => failure(recalibrate(net, batches));
+      const expected = values(net.predict(x, { batchSize: 4 }) as tf.Tensor);
+      net.resetStates();
+      expect((await after([x, tf.fill([4, 2, 3], Number.NaN)])).message).toMatch(/channel 0/);
+      expect(values(net.predict(x, { batchSize: 4 }) as tf.Tensor)).toEqual(expected);
+    });
+  });
+
+  it("a model or a layer that is disposed of is refused by name", async () => {
+    const build = () =>
+      sequential({ layers: [layers.dense({ units: 3, inputShape: [3] }), batchNormalization({ name: "b" })] });
+    const calls: ((net: LayersModel) => Promise<unknown>)[] = [
+      (net) => diagnose(net, data(4)),
+      (net) => recalibrate(net, [data(4)]),
+      (net) => foldModel(net),
+    ];
+    const gone = build();
+    gone.dispose();
+    const part = build();
+    (part.layers[1] as Layer).dispose();
+    const wrapped = sequential({
+      layers: [
+        layers.timeDistributed({ layer: batchNormalization({ name: "inner" }), inputShape: [2, 3], name: "td" }),
+      ],
+    });
+    (wrapped.layers[0] as Layer).dispose();
+    for (const call of calls)
+      for (const [net, message] of [
+        [gone, /^model: expected one that is alive, got a disposed one/],
+        [part, /^layer "b": expected one that is alive/],
+        [wrapped, /^layer "td": expected one that is alive/],
+      ] as const) {
+        const error = await failure(call(net));
+        expect(error.message).toMatch(message);
+        expect(error).toMatchObject({ name: "BatchNormError", code: "disposed" });
+      }
+  });
+
+  it("a program's own class of the name BatchNormalization is none of theirs", async () => {
+    class Own extends layers.Layer {
+      static className = "BatchNormalization";
+      override call(inputs: tf.Tensor | tf.Tensor[]): tf.Tensor {
+        return tf.mul([inputs].flat()[0] as tf.Tensor, 2);
+      }
+    }
+    const alone = sequential({ layers: [layers.inputLayer({ inputShape: [3] }), new Own({}) as never] });
+    for (const call of [diagnose(alone, data(4)), recalibrate(alone, [data(4)])])
+      expect((await failure(call)).message).toMatch(
+        /^model: expected a model with batch norm.*, got none; batch norms in layers of your own are not found/,
+      );
+    const layer = batchNormalization();
+    const net = sequential({ layers: [layers.inputLayer({ inputShape: [3] }), new Own({}) as never, layer] });
+    const x = data(4);
+    await recalibrate(net, [x]);
+    expect(movingOf(layer)[0]).toBeAllclose(values(tf.mean(tf.mul(x, 2), 0)), close);
+    expect(await diagnose(net, x)).toHaveLength(1);
+    const { model: folded, report } = await foldModel(net);
+    expect(report.map(({ name }) => name)).toEqual([layer.name]);
+    expect(values(folded.predict(x) as tf.Tensor)).toBeAllclose(values(net.predict(x) as tf.Tensor), close);
+  });
+
   it("both say what is wrong with their arguments", async () => {
     const none = sequential({ layers: [layers.dense({ units: 1, inputShape: [3] })] });
     const net = sequential({ layers: [layers.inputLayer({ inputShape: [3] }), batchNormalization()] });
     for (const call of [(m: LayersModel) => diagnose(m, data(4)), (m: LayersModel) => recalibrate(m, [data(4)])]) {
-      expect((await failure(call(none))).message).toMatch(/^model: expected a model with batch norm.*got "none"/);
+      expect((await failure(call(none))).message).toMatch(
+        /^model: expected a model with batch norm.*, got none; batch/,
+      );
       expect(await failure(call({} as LayersModel))).toBeInstanceOf(TypeError);
     }
     expect((await failure(diagnose(net, 3 as never))).message).toMatch(/^batch: expected a tensor/);
-    expect(await failure(diagnose(net, data(1)))).toBeInstanceOf(BatchNormError);
+    const one = await failure(diagnose(net, data(1)));
+    expect(one).toBeInstanceOf(BatchNormError);
+    expect(one.message).toMatch(
+      /^Expected more than 1 value per channel for batch_norm.*, got input size 1×3: .*; pass a larger batch$/,
+    );
+    expect((await failure(diagnose(net, tf.zeros([0, 3])))).message).toMatch(
+      /^batch: expected at least one sample, got none; pass a larger batch/,
+    );
   });
 });
 

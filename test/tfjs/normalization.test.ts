@@ -149,6 +149,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     await layer.adapt(EXAMPLE);
     const before = weightsOf(layer);
     const good = tf.tensor2d(EXAMPLE);
+    const gone = tf.tensor2d(EXAMPLE);
+    gone.dispose();
     const failing: [unknown, new (...args: never[]) => Error, RegExp][] = [
       [[good, tf.tensor2d([[1, Number.NaN, 2]])], BatchNormError, /adapt of prepare.*channel 1/],
       [[good, tf.ones([2, 4])], RangeError, /data: expected shape 3, got 4/],
@@ -157,14 +159,84 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       [7, TypeError, /data: expected a tf.data dataset, or an iterable/],
       [new Set(["x"]), TypeError, /data: expected a tensor/],
       [[[good, good]], TypeError, /batches of one tensor each/],
+      [[good, tf.tensor2d([["a", "b", "c"]])], TypeError, /^data: expected a tensor of numbers, got "string"/],
+      [tf.tensor1d(["a"]), TypeError, /^data: expected a tensor of numbers, got "string"/],
+      [["a"], TypeError, /^data: expected a tensor/],
+      [[["a", "b", "c"]], TypeError, /^data: expected numbers, or lists of them with one length for each axis, got/],
+      [
+        [
+          [1, 2, 3],
+          [1, 2],
+        ],
+        TypeError,
+        /^data: expected numbers, or lists of them with one length for each axis, got/,
+      ],
+      [[good, gone], BatchNormError, /^data: expected one that is alive/],
     ];
     for (const [data, kind, message] of failing) {
       const error = await layer.adapt(data as tf.Tensor).catch((reason: unknown) => reason);
       expect(error).toBeInstanceOf(kind);
       expect((error as Error).message).toMatch(message);
       expect(weightsOf(layer)).toEqual(before);
+      const fresh = normalization();
+      await fresh.adapt(data as tf.Tensor).catch((reason: unknown) => reason);
+      // only data of four columns alone would fit it
+      expect(fresh.built).toBe(false);
+      expect(fresh.weights).toEqual([]);
     }
-    await expect(normalization({ mean: 1, variance: 1 }).adapt(EXAMPLE)).rejects.toThrow(/without a given mean/);
+    await expect(normalization({ mean: 1, variance: 1, name: "fixed" }).adapt(EXAMPLE)).rejects.toThrow(
+      /^adapt: expected a layer that gets its statistics from data, got fixed, made with a mean and a variance; make it without them$/,
+    );
+  });
+
+  it("a layer that is disposed of says so", async () => {
+    const layer = normalization({ name: "gone" });
+    await layer.adapt(EXAMPLE);
+    layer.dispose();
+    const expected = expect.objectContaining({ code: "disposed", message: expect.stringMatching(/^gone: expected/) });
+    await expect(layer.adapt(EXAMPLE)).rejects.toThrow(expected);
+    const x = tf.tensor2d(EXAMPLE);
+    expect(() => layer.apply(x)).toThrow(expected);
+    expect(() => layer.call(x, {})).toThrow(expected);
+  });
+
+  it("text and tensors that are disposed of are refused where they come in", () => {
+    const layer = normalization({ mean: 1, variance: 1 });
+    expect(() => layer.apply(tf.tensor2d([["a", "b"]]))).toThrow(/^x: expected a tensor of numbers, got "string"/);
+    const gone = tf.zeros([1, 2]);
+    gone.dispose();
+    expect(() => layer.apply(gone)).toThrow(/^x: expected one that is alive/);
+  });
+
+  it("numbers in lists of every kind of array are read as they are", async () => {
+    const rows = [
+      EXAMPLE.map((row) => Float64Array.from(row)),
+      EXAMPLE.map((row) => Int16Array.from(row)),
+      EXAMPLE.map((row) => Float32Array.from(row)),
+      EXAMPLE,
+    ];
+    for (const data of rows) {
+      const layer = normalization();
+      await layer.adapt(data as number[][]);
+      expect(weightsOf(layer)).toEqual([Float32Array.of(1, 8, 5), Float32Array.of(1, 1, 1), Float32Array.of(4)]);
+    }
+    const layer = normalization({ axis: null });
+    for (const data of [Float64Array.of(1, 3), [1, 3], [[[1], [3]]]]) {
+      await layer.adapt(data as number[]);
+      expect(weightsOf(layer)).toEqual([Float32Array.of(2), Float32Array.of(1), Float32Array.of(2)]);
+    }
+    await layer.adapt([true, false] as never);
+    expect(weightsOf(layer)[0]).toEqual(Float32Array.of(0.5));
+  });
+
+  it("named inputs of a dataset for fitDataset, if there is one", async () => {
+    const x = tf.tensor2d(EXAMPLE);
+    const layer = normalization();
+    for (const data of [[{ xs: { a: x }, ys: x }], [{ a: x }], [{ xs: [x] }]]) {
+      await layer.adapt(data);
+      expect(weightsOf(layer)[0]).toEqual(Float32Array.of(1, 8, 5));
+    }
+    await expect(layer.adapt([{ xs: { a: x, b: x } }])).rejects.toThrow(/^data: expected batches of one tensor each/);
   });
 
   it("passes gradients to its input and none to its weights", async () => {
@@ -243,8 +315,24 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     it("with mean and variance in the configuration, there are no weights", async () => {
       const restore = registerLayer();
       try {
-        const model = await loadLayersModel(converted({ axis: [-1], mean: [1, 2, 3], variance: [4, 4, 4] }, {}));
-        expect(values(model.predict(tf.tensor2d([[3, 4, 5]])) as tf.Tensor)).toBeAllclose([1, 1, 1], { atol: 1e-6 });
+        // as Keras 2 and 3 write what a program has given: numbers, lists, in axes of size 1, and arrays of Keras 3
+        const forms = [
+          [[1, 2, 3], 4],
+          [[[1, 2, 3]], [[4, 4, 4]]],
+          [[[[1, 2, 3]]], [4]],
+          [{ class_name: "__numpy__", config: { value: [1, 2, 3], dtype: "float32" } }, [4, 4, 4]],
+          [
+            { class_name: "__tuple__", items: [1, 2, 3] },
+            { class_name: "__tensor__", config: { value: [[4, 4, 4]] } },
+          ],
+        ];
+        for (const [mean, variance] of forms) {
+          const model = await loadLayersModel(converted({ axis: [-1], mean, variance }, {}));
+          const expected = [1, 1, 1];
+          expect(values(model.predict(tf.tensor2d([[3, 4, 5]])) as tf.Tensor)).toBeAllclose(expected, { atol: 1e-6 });
+          const again = normalization(model.layers.at(-1)?.getConfig() as NormalizationConfig);
+          expect(values(again.apply(tf.tensor2d([[3, 4, 5]])) as tf.Tensor)).toBeAllclose(expected, { atol: 1e-6 });
+        }
       } finally {
         restore();
       }
@@ -286,6 +374,13 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       [{ axis: ["x"] as never }, /axis: expected an integer/],
       [{ mean: 1 }, /variance: expected mean and variance together/],
       [{ variance: 1 }, /mean: expected mean and variance together/],
+      [{ mean: Number.NaN, variance: 1 }, /^mean: expected finite numbers, got NaN/],
+      [{ mean: [1, Number.POSITIVE_INFINITY], variance: 1 }, /^mean: expected finite numbers, got Infinity/],
+      [{ mean: 1, variance: [1, -1] }, /^variance: expected finite numbers from 0 on, got -1/],
+      [{ mean: 1, variance: Number.NaN }, /^variance: expected finite numbers from 0 on, got NaN/],
+      [{ mean: "1" as never, variance: 1 }, /^mean: expected numbers, or lists of them .*, got "1"/],
+      [{ mean: [1, [2]], variance: 1 }, /^mean: expected numbers, or lists of them .*, got \[1, \[2\]\]/],
+      [{ mean: tf.scalar(1) as never, variance: 1 }, /^mean: expected numbers, or lists of them .*, got Tensor/],
       [{ invert: 1 as never }, /invert: expected a boolean/],
     ];
     for (const [config, message] of wrong) expect(() => normalization(config)).toThrow(message);
@@ -293,8 +388,24 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       normalization(config).apply(input({ shape }));
     expect(build({ axis: 3 }, [4, 5])).toThrow(/axis: expected axes of an input of rank 3/);
     expect(build({ axis: 1 }, [null, 5])).toThrow(/axis: expected an axis of known size/);
-    expect(build({ mean: [1, 2], variance: [1, 2] }, [3])).toThrow();
-    expect(() => build({ mean: [1, 2, 3], variance: [1, 2, 3] }, [3])()).not.toThrow();
+    for (const mean of [
+      [1, 2],
+      [[1], [2], [3]],
+      [
+        [1, 2, 3],
+        [1, 2, 3],
+      ],
+      [[1, 2]],
+    ])
+      expect(build({ mean, variance: 1 }, [3])).toThrow(/^mean: expected shape 3, got /);
+    expect(build({ mean: 1, variance: [1, 2] }, [3])).toThrow(/^variance: expected shape 3, got 2$/);
+    for (const mean of [[1, 2, 3], [[1, 2, 3]], Float64Array.of(1, 2, 3), 1, [1]])
+      expect(build({ mean, variance: 1 }, [3])).not.toThrow();
+    // the shape that broadcasts to the input
+    const rows = normalization({ axis: 1, mean: [[[1], [2]]], variance: [[[1], [4]]] });
+    expect(call(rows, tf.tensor3d([1, 2, 4, 6], [1, 2, 2]))).toBeAllclose([0, 1, 1, 2], { atol: 1e-6 });
+    const both = normalization({ axis: [1, 2], mean: [1, 2], variance: [[1], [4]] });
+    expect(call(both, tf.tensor3d([1, 3, 3, 6], [1, 2, 2]))).toBeAllclose([0, 1, 1, 2], { atol: 1e-6 });
   });
 
   it("leaves no tensors but its weights", async () => {

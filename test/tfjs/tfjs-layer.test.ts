@@ -6,7 +6,7 @@ import {
   constraints,
   initializers,
   input,
-  type LayersModel,
+  LayersModel,
   layers,
   loadLayersModel,
   model,
@@ -315,6 +315,72 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       await expect(models.modelFromJSON(saved("BatchNormalizationV1", { axis: [1] }) as never)).rejects.toThrow(
         "Unknown layer: BatchNormalizationV1",
       );
+    });
+
+    it("calls of registerLayer are undone in any order, and twice is once", () => {
+      const { classNameMap } = tf.serialization.SerializationMap.getMap();
+      const names = [
+        "BatchNormalization",
+        "BatchNormalizationV1",
+        "BatchNormalizationV2",
+        "SyncBatchNormalization",
+        "Normalization",
+      ];
+      const entries = () => names.map((name) => classNameMap[name]);
+      const before = entries();
+      const { loadWeights } = LayersModel.prototype;
+      for (const order of [
+        [0, 1, 2],
+        [2, 1, 0],
+        [1, 0, 1, 2],
+      ]) {
+        const undo = [registerLayer(), registerLayer(), registerLayer()];
+        const registered = entries();
+        expect(registered[0]?.[0]).toBe(ourClass);
+        for (const i of order) {
+          expect(entries()).toEqual(registered);
+          undo[i]?.();
+        }
+        expect(entries()).toEqual(before);
+        expect(LayersModel.prototype.loadWeights).toBe(loadWeights);
+        for (const again of undo) again();
+      }
+      expect(Object.hasOwn(LayersModel.prototype, "loadWeights")).toBe(false);
+    });
+
+    it("what the program registers meanwhile stays, until it calls registerLayer again", () => {
+      const { classNameMap } = tf.serialization.SerializationMap.getMap();
+      class Own extends layers.Layer {
+        static className = "SyncBatchNormalization";
+      }
+      const undo = [registerLayer()];
+      tf.serialization.SerializationMap.register(Own as never);
+      undo.push(registerLayer());
+      expect(classNameMap.SyncBatchNormalization?.[0]).toBe(ourClass);
+      tf.serialization.SerializationMap.register(Own as never);
+      for (const one of undo) one();
+      expect(classNameMap.SyncBatchNormalization?.[0]).toBe(Own);
+      expect(classNameMap.BatchNormalization?.[0]).toBe(theirClass);
+      delete classNameMap.SyncBatchNormalization;
+    });
+
+    it("a layer that is disposed of says so", () => {
+      const layer = OURS({ name: "bn8" });
+      const x = data([6, 3], -1);
+      layer.apply(x);
+      layer.dispose();
+      for (const call of [
+        () => layer.apply(x),
+        () => layer.apply(x, TRAINING),
+        () => layer.call(x, {}),
+        () => layer.dispose(),
+      ])
+        expect(call).toThrow(
+          expect.objectContaining({
+            code: "disposed",
+            message: "bn8: expected one that is alive, got a disposed one; make a new one",
+          }) as Error,
+        );
     });
 
     it.each([[[1, 2]], [[]], ["last"], [{ class_name: "Slice" }]])("refuses %j as an axis", async (axis) => {
