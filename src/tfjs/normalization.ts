@@ -15,6 +15,9 @@ import { type Layer, layersOf } from "./model-layers.ts";
 /** The lower limit of the standard deviation: keras.backend.epsilon(). */
 const EPSILON = 1e-7;
 
+/** The largest rank of TF.js's tensors. */
+const MAX_RANK = 6;
+
 /** The largest value of the weight `count`, which is int32. */
 const MAX_COUNT = 2 ** 31 - 1;
 
@@ -105,15 +108,17 @@ interface NumberArray {
  */
 function numbersOf(name: string, value: unknown): NumberArray {
   const shape: number[] = [];
-  for (let inner = unwrapped(value); isList(inner); inner = inner[0]) shape.push(inner.length);
+  // a list that contains itself has no end
+  for (let inner = unwrapped(value); isList(inner) && shape.length <= MAX_RANK; inner = inner[0])
+    shape.push(inner.length);
   const data = new Float64Array(tf.util.sizeFromShape(shape));
   let end = 0;
   const fill = (part: unknown, axis: number): void => {
-    const isRight =
-      axis < shape.length ? isList(part) && part.length === shape[axis] : /number|boolean/.test(typeof part);
-    if (!isRight) throw wrongKind(name, "numbers, or lists of them with one length for each axis", value);
-    if (axis === shape.length) data[end++] = Number(part);
-    else for (let i = 0; i < (shape[axis] as number); i++) fill((part as ArrayLike<unknown>)[i], axis + 1);
+    const isNumber = axis === shape.length && (typeof part === "number" || typeof part === "boolean");
+    if (isNumber) data[end++] = Number(part);
+    else if (!isList(part) || part.length !== shape[axis])
+      throw wrongKind(name, "numbers, or lists of them with one length for each axis", value);
+    else for (let i = 0; i < (shape[axis] as number); i++) fill(part[i], axis + 1);
   };
   fill(unwrapped(value), 0);
   return { data, shape };
@@ -328,8 +333,8 @@ function renamed(model: LayersModel, weights: tf.NamedTensorMap): tf.NamedTensor
 }
 
 /**
- * Makes TF.js's models load the weights of a layer Normalization that was adapted before its model was made, as Keras
- * recommends: Keras 2 then saves them as "mean", "variance" and "count", without the layer's name. Returns a function that
+ * Makes TF.js's models load the weights of a layer Normalization that was adapted before its model was made, as in Keras's
+ * tutorials: Keras 2 then saves them as "mean", "variance" and "count", without the layer's name. Returns a function that
  * undoes it.
  */
 export function nameWeights(): () => void {

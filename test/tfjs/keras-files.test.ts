@@ -8,23 +8,23 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { foldModel, registerLayer } from "../../src/tfjs/index.ts";
 import { BACKENDS, read, useBackend } from "../support/tfjs.ts";
 
-// Vite would treat new URL(…, import.meta.url) as an import of a module
-const file = (name: string) => readFileSync(new URL(import.meta.url.replace(/[^/]*$/, `fixtures/keras2/${name}`)));
-const json = (name: string) => JSON.parse(new TextDecoder().decode(file(name)));
+const MODEL = readFileSync(new URL("fixtures/keras2/model.json", import.meta.url), "utf8");
+const WEIGHTS = readFileSync(new URL("fixtures/keras2/group1-shard1of1.bin", import.meta.url));
+const EXPECTED = readFileSync(new URL("fixtures/keras2/expected.json", import.meta.url), "utf8");
 
 /** The files as tf.loadLayersModel loads them. `rename` changes the names of the weights. */
 function artifacts(rename = (name: string) => name): tf.io.ModelArtifacts {
-  const { modelTopology, format, generatedBy, convertedBy, weightsManifest } = json("model.json");
-  const [{ paths, weights }] = weightsManifest as [{ paths: [string]; weights: tf.io.WeightsManifestEntry[] }];
+  const { modelTopology, format, generatedBy, convertedBy, weightsManifest } = JSON.parse(MODEL);
+  const [{ weights }] = weightsManifest as [{ weights: tf.io.WeightsManifestEntry[] }];
   const weightSpecs = weights.map((weight) => ({ ...weight, name: rename(weight.name) }));
-  const weightData = Uint8Array.from(file(paths[0])).buffer;
+  const weightData = Uint8Array.from(WEIGHTS).buffer;
   return { modelTopology, format, generatedBy, convertedBy, weightSpecs, weightData };
 }
 
 describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
   beforeAll(() => useBackend(backend));
 
-  const { images, predictions } = json("expected.json") as Record<"images" | "predictions", number[]>;
+  const { images, predictions } = JSON.parse(EXPECTED) as Record<"images" | "predictions", number[]>;
   const close = { rtol: 1e-4, atol: 1e-6 };
   const unnamed = /^(mean|variance|count)$/;
 

@@ -4,7 +4,13 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { input, type LayersModel, layers, loadLayersModel, sequential } from "@tensorflow/tfjs-layers";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { BatchNormError, type NormalizationConfig, normalization, registerLayer } from "../../src/tfjs/index.ts";
+import {
+  BatchNormError,
+  type NormalizationConfig,
+  type Numbers,
+  normalization,
+  registerLayer,
+} from "../../src/tfjs/index.ts";
 import { BACKENDS, useBackend, values } from "../support/tfjs.ts";
 import { normal, sizeOf } from "../support/worlds.ts";
 
@@ -369,6 +375,8 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
   });
 
   it("refuses configurations that mean nothing", () => {
+    const cyclic: Numbers[] = [];
+    cyclic.push(cyclic);
     const wrong: [NormalizationConfig, RegExp][] = [
       [{ axis: 0.5 }, /axis: expected an integer, a list of integers, or null/],
       [{ axis: ["x"] as never }, /axis: expected an integer/],
@@ -380,6 +388,7 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       [{ mean: 1, variance: Number.NaN }, /^variance: expected finite numbers from 0 on, got NaN/],
       [{ mean: "1" as never, variance: 1 }, /^mean: expected numbers, or lists of them .*, got "1"/],
       [{ mean: [1, [2]], variance: 1 }, /^mean: expected numbers, or lists of them .*, got \[1, \[2\]\]/],
+      [{ mean: cyclic, variance: 1 }, /^mean: expected numbers, or lists of them/],
       [{ mean: tf.scalar(1) as never, variance: 1 }, /^mean: expected numbers, or lists of them .*, got Tensor/],
       [{ invert: 1 as never }, /invert: expected a boolean/],
     ];
