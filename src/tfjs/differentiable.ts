@@ -121,6 +121,9 @@ const GRADIENT_OF_GRADIENT: GradientKernel = {
   },
 };
 
+/** The gradient without gamma, and with it. */
+const GRADIENTS = /* @__PURE__ */ [false, true].map(gradientKernel) as [GradientKernel, GradientKernel];
+
 /** Returns the gradients of f with respect to its inputs, for the gradient dy of its value. */
 function gradientsOf(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], dy?: Tensor): Tensor[] {
   const { grads } = engine().gradients(() => f(...inputs), inputs, dy, true);
@@ -198,7 +201,7 @@ export type Forward = (
  */
 export function differentiable({ x, gamma, beta, mask, view }: Prepared, forward: Forward, composed: Composed): Tensor {
   const [hasGamma, hasBeta, masked] = [gamma, beta, mask].map((t) => t !== undefined) as [boolean, boolean, boolean];
-  const kernel = gradientKernel(hasGamma);
+  const kernel = GRADIENTS[hasGamma ? 1 : 0];
   registerGradientOf(kernel, hasGamma);
   const inputs = some(x, gamma, beta);
   const operation = customGrad((...args: unknown[]) => {

@@ -3,9 +3,9 @@
 
 import { readFileSync } from "node:fs";
 import * as tf from "@tensorflow/tfjs-core";
-import { loadLayersModel } from "@tensorflow/tfjs-layers";
+import { layers, loadLayersModel, sequential } from "@tensorflow/tfjs-layers";
 import { beforeAll, describe, expect, it } from "vitest";
-import { foldModel, registerLayer } from "../../src/tfjs/index.ts";
+import { foldModel, normalization, registerLayer } from "../../src/tfjs/index.ts";
 import { BACKENDS, read, useBackend } from "../support/tfjs.ts";
 
 const MODEL = readFileSync(new URL("fixtures/keras2/model.json", import.meta.url), "utf8");
@@ -47,12 +47,17 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
     expect(await read(folded.predict(x) as tf.Tensor)).toBeAllclose(predictions, close);
   });
 
-  it("weights without a name that could be of several layers, and missing ones, are TF.js's errors", async () => {
+  it("weights without a layer's name that could be of several layers, or do not belong to it, are TF.js's errors", async () => {
     const restore = registerLayer();
     const load = (rename: (name: string) => string) => loadLayersModel(tf.io.fromMemory(artifacts(rename)));
     try {
       await expect(load((name) => name.replace(/^count$/, "counter"))).rejects.toThrow("no target variable: mean");
       await expect(load((name) => name.replace(unnamed, "other/$1"))).rejects.toThrow("no target variable: other/mean");
+      const several = sequential({
+        layers: [layers.inputLayer({ inputShape: [3] }), normalization(), normalization()],
+      });
+      const weights = { mean: tf.zeros([3]), variance: tf.ones([3]), count: tf.scalar(1, "int32") };
+      expect(() => several.loadWeights(weights)).toThrow("no target variable: mean");
     } finally {
       restore();
     }

@@ -539,11 +539,15 @@ describe.each(BACKENDS)("on the backend $backend", ({ backend }) => {
       ],
     });
     (wrapped.layers[0] as Layer).dispose();
+    // its weights are those of the layer in the wrapper before
+    const { layer: inner } = wrapped.layers[0] as unknown as { layer: Layer };
+    const again = sequential({ layers: [layers.timeDistributed({ layer: inner, inputShape: [2, 3], name: "td2" })] });
     for (const call of calls)
       for (const [net, message] of [
         [gone, /^model: expected one that is alive, got a disposed one/],
         [part, /^layer "b": expected one that is alive/],
         [wrapped, /^layer "td": expected one that is alive/],
+        [again, /^layer "td2": expected one that is alive/],
       ] as const) {
         const error = await failure(call(net));
         expect(error.message).toMatch(message);
