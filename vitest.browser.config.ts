@@ -37,6 +37,7 @@ const NODE_ONLY = [
   "properties/state-files",
   "properties/valid",
   "tensor/operands",
+  "tools/cli",
   "wasm/module",
   "wasm/threads",
 ].map((name) => `test/${name}.test.ts`);

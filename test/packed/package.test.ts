@@ -58,6 +58,8 @@ const FILES = [
       (extension) => `dist/${name}.${extension}`,
     ),
   ),
+  "dist/cli.js",
+  "dist/cli.licences.txt",
   "dist/mpi.cjs",
   "dist/mpi.cjs.map",
   "dist/mpi.d.cts",
@@ -70,6 +72,12 @@ const FILES = [
   "dist/tfjs.d.ts",
   "dist/tfjs.js",
   "dist/tfjs.js.map",
+  "dist/tools.cjs",
+  "dist/tools.cjs.map",
+  "dist/tools.d.cts",
+  "dist/tools.d.ts",
+  "dist/tools.js",
+  "dist/tools.js.map",
   "dist/wasm.d.ts",
   ...readdirSync(new URL("../../docs/", import.meta.url), { recursive: true, encoding: "utf8" })
     .filter((file) => extname(file))
@@ -100,8 +108,11 @@ describe("files", () => {
   });
 
   it("exports: leads to all there is, but for source maps, texts and what a declaration names", () => {
-    const reached = new Set(subpaths.flatMap(([, target]) => filesOf(target).map((file) => file.replace("./", ""))));
-    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md|svg)$|^LICENSE$/.test(file));
+    const targets = subpaths.flatMap(([, target]) => filesOf(target));
+    const reached = new Set(
+      [...targets, ...Object.values<string>(description.bin)].map((file) => file.replace("./", "")),
+    );
+    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md|svg|txt)$|^LICENSE$/.test(file));
     expect(others).toEqual([]);
   });
 });
@@ -595,6 +606,7 @@ export { bytes };
   const PROGRAM = `import { BatchNorm, type InitOptions, Tensor, createMessagePorts, init, tensor } from "batchnorm-wasm";
 import { BatchNorm as Core, batchNormForward } from "batchnorm-wasm/core";
 import { mpiGroup } from "batchnorm-wasm/mpi";
+import { bytesSource, inspect } from "batchnorm-wasm/tools";
 import module from "batchnorm-wasm/simd.wasm";
 import extended from "batchnorm-wasm/extended.wasm";
 export const options: InitOptions = { module, extended, threads: 2 };
@@ -610,6 +622,7 @@ export const made = new Tensor();
 // @ts-expect-error: the number of threads is a number or "auto"
 export const wrong: InitOptions = { threads: "2" };
 export { mpiGroup };
+export const codes: Promise<string[]> = inspect(bytesSource("a", new Uint8Array(8))).then(({ findings }) => findings.map(({ code }) => code));
 `;
 
   describe.each(Object.entries(RESOLUTIONS))("moduleResolution %s", (_, [name, options]) => {
@@ -654,7 +667,7 @@ export { mpiGroup };
     return { lines: text.trimEnd().split("\n").length, exported, values, declared };
   }
 
-  it.each(["index", "core", "tfjs", "mpi"])(
+  it.each(["index", "core", "tfjs", "mpi", "tools"])(
     "%s.d.ts: every type that a public signature names is exported",
     (entry) => {
       const { exported, declared } = namesOf(entry);
@@ -675,7 +688,7 @@ export { mpiGroup };
     },
   );
 
-  it.each(["index", "core", "tfjs", "mpi"])(
+  it.each(["index", "core", "tfjs", "mpi", "tools"])(
     "%s.d.ts: declares the values that there are, and no others",
     async (entry) => {
       const { values } = namesOf(entry);

@@ -1,0 +1,37 @@
+// The command `inspect`.
+
+import type { Command } from "commander";
+import { inspect, textReport } from "../tools/index.ts";
+import { OpenFiles } from "./file-source.ts";
+
+const EXAMPLE = `
+Example:
+  $ npx batchnorm-wasm inspect model.safetensors
+
+The exit code is 0 without findings of severity error, 1 with some, and 2 for
+wrong arguments and for files that cannot be read.`;
+
+interface InspectOptions {
+  readonly json?: boolean;
+}
+
+/** Adds the command to a program. `exit` takes the exit code. */
+export function addInspect(program: Command, exit: (code: number) => void): void {
+  program
+    .command("inspect")
+    .summary("tell what is wrong with the batch norms of a checkpoint")
+    .description("Tells what is wrong with the batch norms of a checkpoint: safetensors.")
+    .argument("<file>", "the model file; its shards are read beside it")
+    .option("--json", "print the report as JSON")
+    .addHelpText("after", EXAMPLE)
+    .action(async (path: string, { json = false }: InspectOptions) => {
+      const files = new OpenFiles();
+      try {
+        const report = await inspect(await files.open(path));
+        process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
+        exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);
+      } finally {
+        await files.close();
+      }
+    });
+}
