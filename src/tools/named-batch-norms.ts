@@ -100,6 +100,26 @@ function groupsOf(tensors: readonly NamedTensor[], names: CleanNames): Map<strin
   return groups;
 }
 
+/**
+ * Reads a vector of a batch norm, or adds to `problems` why its tensor is none. Throws BatchNormError "model-file" for one
+ * with more channels than any layer has.
+ */
+export async function readVector(
+  tensor: NamedTensor,
+  file: string,
+  problems: string[],
+): Promise<Float64Array | undefined> {
+  const length = lengthOf(tensor.shape);
+  if (length === undefined) {
+    problems.push(`${tensor.name} has the shape [${tensor.shape}], which is no vector`);
+    return undefined;
+  }
+  if (length > MAX_CHANNELS) throw wrongFile(file, tensor.name, `at most ${MAX_CHANNELS} channels`, length);
+  const floats = await tensor.floats();
+  if (!floats) problems.push(`${tensor.name} has elements of type ${tensor.dtype}, which are no floats`);
+  return floats;
+}
+
 /** Reads one batch norm. */
 async function recordOf({ names, parts }: Group, name: string, format: ModelFormat, file: string) {
   const statistic = (parts.mean ?? parts.variance) as NamedTensor;
@@ -112,15 +132,8 @@ async function recordOf({ names, parts }: Group, name: string, format: ModelForm
       if (part === "mean" || part === "variance") problems.push(`${names[part][0]} is missing`);
       continue;
     }
-    const length = lengthOf(tensor.shape);
-    if (length === undefined) {
-      problems.push(`${tensor.name} has the shape [${tensor.shape}], which is no vector`);
-      continue;
-    }
-    if (length > MAX_CHANNELS) throw wrongFile(file, tensor.name, `at most ${MAX_CHANNELS} channels`, length);
-    const floats = await tensor.floats();
+    const floats = await readVector(tensor, file, problems);
     if (floats) vectors[part] = floats;
-    else problems.push(`${tensor.name} has elements of type ${tensor.dtype}, which are no floats`);
   }
   const batches = await parts.batches?.count();
   return {

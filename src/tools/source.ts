@@ -111,3 +111,16 @@ export async function readWhole(source: ByteSource, most: number): Promise<Uint8
   if (source.size > most) throw wrongFile(source.name, "the file", `at most ${most} bytes`, source.size);
   return readRange(source, "the file", 0, source.size);
 }
+
+/** The largest JSON file that is read. It is a chosen value: topologies have up to some ten megabytes. */
+const MAX_JSON = 2 ** 28;
+
+/** Returns the content of a JSON file. Throws BatchNormError "model-file" for one that is not JSON in UTF-8. */
+export async function readJson(source: ByteSource): Promise<unknown> {
+  const bytes = await readWhole(source, MAX_JSON);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (reason) {
+    throw wrongFile(source.name, "the file", "JSON", (reason as Error).message);
+  }
+}

@@ -4,6 +4,7 @@ import { wrongFile } from "../../common/errors.ts";
 import type { BatchNormReader, BatchNormRecord, ModelFormat } from "../batch-norm-record.ts";
 import { type ByteSource, readRange } from "../source.ts";
 import { readSafetensorsBatchNorms } from "./safetensors.ts";
+import { readTfjsBatchNorms } from "./tfjs/index.ts";
 
 interface Format {
   readonly format: ModelFormat;
@@ -17,14 +18,19 @@ const HEAD = 16;
 
 const startsWith = (head: Uint8Array, text: string) => [...text].every((c, i) => head[i] === c.charCodeAt(0));
 
+/** Returns the first byte that is no space of JSON and no byte order mark. */
+const firstByte = (head: Uint8Array) => head.find((byte) => ![0x20, 0x0a, 0x0d, 0x09, 0xef, 0xbb, 0xbf].includes(byte));
+
 /** The formats, in the order in which they are tried: those that are known by content stand before those by name. */
 const FORMATS: readonly Format[] = [
-  // the length of the header, and its first character
+  // the upper bytes of the header's length, and its first character
   {
     format: "safetensors",
-    matches: (head) => head[8] === 0x7b && head[6] === 0 && head[7] === 0,
+    matches: (head) => head[8] === 0x7b && !head[6] && !head[7],
     read: readSafetensorsBatchNorms,
   },
+  // an object, or a list that is a manifest of weights
+  { format: "tfjs", matches: (head) => [0x7b, 0x5b].includes(firstByte(head) as number), read: readTfjsBatchNorms },
 ];
 
 /** Formats that are recognised and not read, by what their files begin with or are called, with the remedy. */
@@ -48,4 +54,4 @@ export async function readBatchNorms(source: ByteSource): Promise<{ format: Mode
   return { format: found.format, records: await found.read(source) };
 }
 
-const KNOWN = "a model in a format among safetensors";
+const KNOWN = "a model of safetensors or TF.js (model.json)";
