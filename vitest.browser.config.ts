@@ -38,6 +38,7 @@ const NODE_ONLY = [
   "properties/valid",
   "tensor/operands",
   "tools/cli",
+  "tools/html",
   "tools/published",
   "wasm/module",
   "wasm/threads",

@@ -25,16 +25,10 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit();
 });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  if (error instanceof CommanderError) exit(error.exitCode === 0 ? 0 : 2);
-  else {
-    // an error of ours says all in its message; the stack of any other is needed to find the fault
-    const isOurs = error instanceof BatchNormError || error instanceof UsageError;
-    process.stderr.write(
-      `${isOurs ? error.message : `This is a fault of batchnorm-wasm: ${(error as Error).stack}`}\n`,
-    );
-    exit(2);
-  }
-}
+program.parseAsync().catch((error: unknown) => {
+  if (error instanceof CommanderError) return exit(error.exitCode === 0 ? 0 : 2);
+  // an error of ours says all in its message; the stack of any other is needed to find the fault
+  const isOurs = error instanceof BatchNormError || error instanceof UsageError;
+  process.stderr.write(`${isOurs ? error.message : `This is a fault of batchnorm-wasm: ${(error as Error).stack}`}\n`);
+  exit(2);
+});

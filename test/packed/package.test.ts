@@ -296,10 +296,14 @@ describe("JavaScript", () => {
     await expect(transform("await 0; export {};", { format: "iife", logLevel: "silent" })).rejects.toThrow("await");
   });
 
-  it.each(scripts)("%s names a source map that is there", (file) => {
-    const map = /\/\/# sourceMappingURL=(.+)\s*$/.exec(readFileSync(join(library, file), "utf8"))?.[1];
-    expect(FILES).toContain(`dist/${map}`);
-  });
+  // the program is minified with the packages that it needs, whose map would have 3 MB
+  it.each(scripts.filter((file) => file !== description.bin["batchnorm-wasm"]))(
+    "%s names a source map that is there",
+    (file) => {
+      const map = /\/\/# sourceMappingURL=(.+)\s*$/.exec(readFileSync(join(library, file), "utf8"))?.[1];
+      expect(FILES).toContain(`dist/${map}`);
+    },
+  );
 
   it.each(ENTRIES)("$name is found by its name, by import and by require, with the same names", async (entry) => {
     const required = createRequire(join(consumer, "x.js"))(entry.name);

@@ -8,8 +8,11 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
+  readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -81,10 +84,48 @@ describe("inspect", () => {
     expect(stderr.length).toBeLessThan(700);
   });
 
+  test("--html writes a report, never over another file unless --force is there, and never over the model", () => {
+    const before = readFileSync(at("bad.safetensors"));
+    const written = run("inspect", "bad.safetensors", "--html", "report.html");
+    expect([written.status, written.stderr]).toEqual([1, ""]);
+    const html = readFileSync(at("report.html"), "utf8");
+    expect(html).toMatch(/^<!doctype html>\n<html[\s\S]*variance is -1 in channel 1[\s\S]*<\/html>\n$/);
+
+    writeFileSync(at("report.html"), "mine");
+    const refused = run("inspect", "bad.safetensors", "--html", "report.html");
+    expect(refused).toMatchObject({ status: 2, stdout: "" });
+    expect(refused.stderr).toBe(
+      "report.html: expected a new file, got one that exists; name another, or pass --force\n",
+    );
+    expect(readFileSync(at("report.html"), "utf8")).toBe("mine");
+
+    expect(run("inspect", "bad.safetensors", "--html", "report.html", "--force").status).toBe(1);
+    expect(readFileSync(at("report.html"), "utf8")).toBe(html);
+
+    symlinkSync("bad.safetensors", at("link.html"));
+    for (const out of ["bad.safetensors", "link.html"])
+      expect(run("inspect", "bad.safetensors", "--html", out, "--force")).toMatchObject({
+        status: 2,
+        stderr: `${out}: expected another file than the input; name another\n`,
+      });
+    expect(readFileSync(at("bad.safetensors"))).toEqual(before);
+  });
+
+  test("a report that cannot be written leaves no part of it", () => {
+    expect(run("inspect", "good.safetensors", "--html", "none/report.html")).toMatchObject({
+      status: 2,
+      stderr: "none/report.html: expected an existing folder, got none; make it first\n",
+    });
+    const failed = run("inspect", "good.safetensors", "--html", "folder.safetensors", "--force");
+    expect(failed.status).toBe(2);
+    expect(failed.stderr).toContain("folder.safetensors: expected a file that can be written, got: ");
+    expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
   test("--help has an example and the exit codes, within 80 columns", () => {
     const { status, stdout } = run("inspect", "--help");
     expect(status).toBe(0);
-    expect(stdout).toContain("$ npx batchnorm-wasm inspect model.safetensors");
+    expect(stdout).toContain("$ npx batchnorm-wasm inspect model.safetensors --html report.html");
     expect(stdout).toContain("exit code");
     for (const line of stdout.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });

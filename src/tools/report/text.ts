@@ -21,7 +21,7 @@ export function digits(value: number): string {
 const cut = (text: string, width: number) => (text.length > width ? `…${text.slice(text.length - width + 1)}` : text);
 
 /** Columns behind the name: title, and the text of a layer. */
-const COLUMNS: readonly (readonly [title: string, text: (layer: InspectedLayer) => string])[] = [
+export const COLUMNS: readonly (readonly [title: string, text: (layer: InspectedLayer) => string])[] = [
   ["C", ({ channels }) => String(channels)],
   ["epsilon", ({ epsilon, isEpsilonAssumed }) => `${digits(epsilon)}${isEpsilonAssumed ? "?" : " "}`],
   ["momentum", ({ momentum }) => (momentum ? `${shortest(momentum.pytorch)}/${shortest(momentum.keras)}` : "")],
@@ -47,7 +47,7 @@ function wrap(text: string, width: number, indent: string): string {
 }
 
 /** Returns the findings in groups of equal code, in which one message stands for all. */
-function grouped(findings: readonly Finding[]): (readonly Finding[])[] {
+export function grouped(findings: readonly Finding[]): (readonly Finding[])[] {
   const groups = new Map<string, Finding[]>();
   for (const finding of findings) groups.set(finding.code, [...(groups.get(finding.code) ?? []), finding]);
   return [...groups.values()];
@@ -76,6 +76,15 @@ function table(layers: readonly InspectedLayer[], width: number): string {
   ].join("\n");
 }
 
+/** Returns what a reader of the table has to know of its columns. */
+export const notesOn = (layers: readonly InspectedLayer[]): string[] => [
+  ...(layers.some((layer) => layer.isEpsilonAssumed)
+    ? ["epsilon with ?: not in the file, the framework's default"]
+    : []),
+  ...(layers.some((layer) => layer.momentum) ? ["momentum: as PyTorch / as Keras defines it"] : []),
+  "mean/std: the largest |mean|/√(variance + epsilon); folding loses log10 of it digits",
+];
+
 /** Returns how many findings there are of each severity, as text. */
 export function summary({ layers, findings }: InspectionReport): string {
   const count = (severity: Severity) => findings.filter((finding) => finding.severity === severity).length;
@@ -88,13 +97,6 @@ export function textReport(report: InspectionReport, width = 80): string {
   const { file, format, layers, findings } = report;
   const head = `${file} (${format}), ${summary(report)}`;
   if (layers.length === 0) return `${wrap(head, width, "  ")}\n`;
-  const notes = [
-    ...(layers.some(({ isEpsilonAssumed }) => isEpsilonAssumed)
-      ? ["epsilon with ?: not in the file, the framework's default"]
-      : []),
-    ...(layers.some(({ momentum }) => momentum) ? ["momentum: as PyTorch / as Keras defines it"] : []),
-    "mean/std: the largest |mean|/√(variance + epsilon); folding loses log10 of it digits",
-  ];
   const texts = grouped(findings).map((group) => {
     const [{ severity, code, message, remedy, layer }] = group as [Finding];
     const others = group.slice(1).map((finding) => finding.layer);
@@ -111,7 +113,9 @@ export function textReport(report: InspectionReport, width = 80): string {
   const parts = [
     wrap(head, width, "  "),
     table(layers, width),
-    notes.map((note) => wrap(note, width, "  ")).join("\n"),
+    notesOn(layers)
+      .map((note) => wrap(note, width, "  "))
+      .join("\n"),
     texts.join("\n"),
   ];
   return `${parts.filter(Boolean).join("\n\n")}\n`;
