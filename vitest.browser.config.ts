@@ -34,6 +34,7 @@ const NODE_ONLY = [
   "layer/sync-threads",
   "memory/leak",
   "properties/invalid",
+  "properties/model-files",
   "properties/state-files",
   "properties/valid",
   "tensor/operands",

@@ -1,5 +1,6 @@
 // What an inspection finds, and what it does not find in a healthy checkpoint.
 
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { BatchNorm, writeSafetensors } from "../../src/index.ts";
 import {
@@ -8,6 +9,7 @@ import {
   bytesSource,
   type FindingCode,
   inspect,
+  type Severity,
   textReport,
 } from "../../src/tools/index.ts";
 import { bits, file, filled, source, type Tensors, trained, withValue } from "./checkpoints.ts";
@@ -245,4 +247,34 @@ describe("text", () => {
     expect(text.replace(/\s+/g, " ")).toMatch(/info dead-channels: a\.very\S+layer0\.norm: 1 of 2 .* and 8 more\./);
     expect(lines[0]).toContain("13 batch norms: 1 error, 0 warnings, 12 info");
   });
+});
+
+/** All findings, which the compiler compares with the type. */
+const SEVERITIES: Readonly<Record<FindingCode, Severity>> = {
+  "never-trained": "error",
+  "non-finite": "error",
+  "negative-variance": "error",
+  incomplete: "error",
+  "wrong-length": "error",
+  "training-mode": "error",
+  "wrong-epsilon": "error",
+  "channels-differ": "error",
+  "axis-differs": "error",
+  "variance-below-epsilon": "warning",
+  "large-epsilon": "warning",
+  "other-momentum": "warning",
+  "counts-differ": "warning",
+  "ill-conditioned": "warning",
+  "dead-channels": "info",
+  "gamma-near-zero": "info",
+  "not-folded": "info",
+};
+
+test("docs/tools.md has every finding with its severity", () => {
+  const docs = readFileSync(new URL("../../docs/tools.md", import.meta.url), "utf8");
+  const rows = [...docs.matchAll(/^\| (`.*`) \| (error|warning|info) \|/gm)];
+  const found = rows.flatMap(([, codes = "", severity]) =>
+    codes.split(", ").map((code) => [code.slice(1, -1), severity]),
+  );
+  expect(Object.fromEntries(found)).toEqual(SEVERITIES);
 });
