@@ -124,6 +124,8 @@ describe("names", () => {
   const CASES: readonly (readonly [convention: string, name: string, tensors: Tensors])[] = [
     ["pytorch", "(top level)", vectors("running_mean", "running_var", "weight", "bias")],
     ["pytorch", "module.bn", vectors("module.bn.running_mean", "module.bn.running_var")],
+    // the path of a variable in Keras 3
+    ["keras", "conv1/bn_1", vectors("conv1/bn_1/moving_mean", "conv1/bn_1/moving_variance", "conv1/bn_1/gamma")],
     ["keras", "conv1/bn", vectors("conv1/bn/moving_mean:0", "conv1/bn/moving_variance:0", "conv1/bn/gamma:0")],
     [
       "flax",
@@ -215,6 +217,14 @@ describe("refused with the file's name, the place and the remedy", () => {
   test("a pickle of PyTorch", async () => {
     const zip = new TextEncoder().encode("PK\u0003\u0004 archive/data.pkl");
     await refuses(inspect(bytesSource("resnet.pth", zip)), "resnet.pth", "safetensors.torch.save_file");
+  });
+
+  test.each([
+    ["model.h5", "\u0089HDF\r\n\u001a\n"],
+    ["model.keras", "PK\u0003\u0004"],
+  ])("a file of Keras: %s", async (name, beginning) => {
+    const bytes = Uint8Array.from(beginning.padEnd(64, "\0"), (c) => c.charCodeAt(0));
+    await refuses(inspect(bytesSource(name, bytes)), name, "a file of Keras", "safetensors.numpy.save_file");
   });
 
   test("a source that gives fewer bytes than its size", async () => {

@@ -40,6 +40,11 @@ const OTHERS: readonly (readonly [matches: Format["matches"], what: string, reme
     "a pickle of PyTorch, which runs code when it is read",
     'save it in Python by safetensors.torch.save_file(model.state_dict(), "model.safetensors")',
   ],
+  [
+    (head, name) => startsWith(head, "\x89HDF\r\n\x1a\n") || (startsWith(head, "PK") && /\.keras$/i.test(name)),
+    "a file of Keras",
+    'save it in Python by safetensors.numpy.save_file({w.path: w.numpy() for w in model.weights}, "model.safetensors")',
+  ],
   [(head) => startsWith(head, "version https:"), "a pointer of Git LFS", "fetch the file itself by git lfs pull"],
 ];
 
