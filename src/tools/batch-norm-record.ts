@@ -10,7 +10,7 @@ export interface LayerBefore {
   readonly type: string;
   /** The number of channels of its output, where the file says it. */
   readonly channels?: number;
-  /** The axis of its channels, negative if it counts from the last, where the file says it. */
+  /** The axis of its channels, which counts from the same end as that of the batch norm, where the file says it. */
   readonly axis?: number;
   /**
    * Whether folding into it keeps the model's results: it is linear or a convolution, has no activation of its own, and
@@ -33,7 +33,7 @@ export interface BatchNormRecord {
   readonly epsilon?: number;
   /** As it is written in the file: of `convention` "pytorch" the weight of the new batch, of all others of the old value. */
   readonly momentum?: number;
-  /** The axis of the channels as it is written in the file. */
+  /** The axis of the channels: from the first where the file says the rank, else as it is written, negative from the last. */
   readonly axis?: number;
   /** Vectors, [channels] in a file that is right. Absent ones are not in the file, or not readable (`problems`). */
   readonly gamma?: Float64Array;

@@ -178,7 +178,7 @@ function inspectLayer(record: BatchNormRecord, usual: number | undefined, note: 
       return Math.max(most, root === 0 ? 0 : Math.abs(m) / root);
     }, 0);
     noteChannels({ dead, weak, channels }, note);
-    if (!isUntrained) noteFolding(record, epsilon, { mean, variance, largestMean }, note);
+    noteFolding(record, epsilon, { mean, variance, largestMean }, note);
   }
   const varianceRange = rangeOf(variance);
   const gammaRange = rangeOf(gamma?.map(Math.abs));
@@ -233,8 +233,7 @@ function noteConfiguration(record: BatchNormRecord, isUsable: boolean, newWeight
 function noteLayerBefore(record: BatchNormRecord, before: LayerBefore, note: Note): void {
   const { channels, axis } = record;
   const label = `${before.type} ${before.name}`;
-  // an axis from the first and one from the last are the same for some rank
-  if (axis !== undefined && before.axis !== undefined && axis !== before.axis && axis < 0 === before.axis < 0)
+  if (axis !== undefined && before.axis !== undefined && axis !== before.axis)
     note(
       "error",
       "axis-differs",

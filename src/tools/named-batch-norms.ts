@@ -161,7 +161,6 @@ export async function batchNormsAmong(
   for (const names of TRIED)
     for (const group of groupsOf(tensors, names).values()) {
       const statistic = (group.parts.mean ?? group.parts.variance) as NamedTensor;
-      if (records.has(statistic)) continue;
       // "/" and "." are one character, so that the prefix is as long in the file's own spelling
       const name = names.clean(statistic.name).slice(0, Math.max(0, group.prefix.length - 1));
       records.set(statistic, await recordOf(group, name || TOP, format, file));

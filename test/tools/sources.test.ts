@@ -60,7 +60,10 @@ describe.each([
     [0, Number.NaN],
     [0, 2 ** 60],
   ])("refuses the range %d to %d", async (begin, end) => {
-    await expect(readRange(source, "tensor a", begin, end)).rejects.toThrow(REFUSED);
+    const reading = readRange(source, "tensor a", begin, end);
+    await expect(reading).rejects.toThrow(REFUSED);
+    // before anything is read
+    await expect(reading).rejects.toThrow("m: tensor a: expected a range inside the file's 4 bytes, got");
   });
 
   test("is not read whole beyond a limit", async () => {

@@ -79,7 +79,11 @@ describe("a layers model", () => {
     const report = await inspect(sourceOf(await saved(chain())));
     expect(codesOf(report, "folds")).toEqual(["not-folded"]);
     expect(codesOf(report, "behind_relu")).toEqual(["large-epsilon", "other-momentum"]);
-    expect(report.layers[1]?.momentum).toEqual({ pytorch: 0.9, keras: 0.1 });
+    expect(report.layers.map(({ momentum }) => momentum)).toEqual([
+      { pytorch: 0.01, keras: 0.99 },
+      { pytorch: 0.9, keras: 0.1 },
+      { pytorch: 0.01, keras: 0.99 },
+    ]);
     expect(report.layers.map(({ isEpsilonAssumed }) => isEpsilonAssumed)).toEqual([false, false, false]);
   });
 
