@@ -726,6 +726,16 @@ export const options: InitOptions = { module: new Uint8Array() };
   });
 });
 
+it("the program runs with nothing installed beside it, and has the licences of what is bundled", () => {
+  const file = join(library, description.bin["batchnorm-wasm"]);
+  expect(readFileSync(file, "utf8")).toMatch(/^#!\/usr\/bin\/env node\n/);
+  const { stdout, stderr, status } = spawnSync(process.execPath, [file, "--version"], { encoding: "utf8" });
+  expect([stdout, stderr, status]).toEqual([`${description.version}\n`, "", 0]);
+  const licences = readFileSync(join(library, "dist/cli.licences.txt"), "utf8");
+  for (const name of ["commander", "@observablehq/plot", "d3-scale", "linkedom"])
+    expect(licences).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+$`, "m"));
+});
+
 it("package.json needs nothing installed besides", () => {
   for (const field of ["dependencies", "optionalDependencies", "bundleDependencies"])
     expect(description[field]).toBeUndefined();
