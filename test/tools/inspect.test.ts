@@ -185,6 +185,42 @@ describe("names", () => {
   });
 });
 
+describe("a checkpoint in several files", () => {
+  const shards = {
+    // a batch norm across two files
+    "model-00001-of-00002.safetensors": file(
+      Object.fromEntries(Object.entries(bn).filter(([key]) => /mean|weight/.test(key))),
+    ),
+    "model-00002-of-00002.safetensors": file({
+      ...Object.fromEntries(Object.entries(bn).filter(([key]) => !/mean|weight/.test(key))),
+      ...trained("bn2", 2),
+    }),
+  };
+  const index = (map: unknown, files: Record<string, Uint8Array> = shards) =>
+    bytesSource("model.safetensors.index.json", new TextEncoder().encode(JSON.stringify({ weight_map: map })), files);
+  const map = {
+    [name("running_mean")]: "model-00001-of-00002.safetensors",
+    [name("running_var")]: "model-00002-of-00002.safetensors",
+  };
+
+  test("has the batch norms of all", async () => {
+    const { format, layers, findings } = await inspect(index(map));
+    expect([format, findings]).toEqual(["safetensors", []]);
+    expect(layers.map((layer) => layer.name)).toEqual(["bn2", "layer1.0.bn1"]);
+    expect(layers[1]).toEqual((await inspect(source(bn))).layers[0]);
+  });
+
+  test.each<[string, Parameters<typeof index>, string]>([
+    ["an index without names", [7], "weight_map: expected an object"],
+    ["a file outside of the folder", [{ a: "../secret.safetensors" }], "inside it"],
+    ["a file without a name", [{ a: 7 }], "inside it"],
+    ["a file that is missing", [map, {}], "the file model-00001-of-00002.safetensors beside it"],
+    ["a tensor that is missing", [{ ...map, b: map[name("running_var")] }], "the tensor b in model-00002"],
+  ])("is refused with %s", async (_, files, text) => {
+    await refuses(inspect(index(...files)), "model.safetensors.index.json: ", text);
+  });
+});
+
 test("16-bit floats are read as what they are", async () => {
   const layer = (dtype: "F16" | "BF16", one: number, two: number): Tensors => ({
     "bn.running_mean": bits(dtype, [one, two]),

@@ -3,7 +3,7 @@
 import { wrongFile } from "../../common/errors.ts";
 import type { BatchNormReader, BatchNormRecord, ModelFormat } from "../batch-norm-record.ts";
 import { type ByteSource, readRange } from "../source.ts";
-import { readSafetensorsBatchNorms } from "./safetensors.ts";
+import { readSafetensorsBatchNorms, readShardedBatchNorms } from "./safetensors.ts";
 import { readTfjsBatchNorms } from "./tfjs/index.ts";
 
 interface Format {
@@ -28,6 +28,11 @@ const FORMATS: readonly Format[] = [
     format: "safetensors",
     matches: (head) => head[8] === 0x7b && !head[6] && !head[7],
     read: readSafetensorsBatchNorms,
+  },
+  {
+    format: "safetensors",
+    matches: (head, name) => firstByte(head) === 0x7b && /\.safetensors\.index\.json$/.test(name),
+    read: readShardedBatchNorms,
   },
   // an object, or a list that is a manifest of weights
   { format: "tfjs", matches: (head) => [0x7b, 0x5b].includes(firstByte(head) as number), read: readTfjsBatchNorms },

@@ -1,12 +1,16 @@
 // Batch norms of a safetensors file. Only the header and the ranges of their tensors are read.
 
 import { inFile, wrongFile } from "../../common/errors.ts";
+import { isObject } from "../../common/validate.ts";
 import { type HeaderEntry, headerEnd, LENGTH_BYTES, readHeader, tensorOf } from "../../interop/safetensors.ts";
 import { countOf } from "../../interop/state-dict.ts";
 import { floatsOf } from "../../tensor/half.ts";
 import type { BatchNormRecord } from "../batch-norm-record.ts";
 import { batchNormsAmong, type NamedTensor } from "../named-batch-norms.ts";
-import { type ByteSource, readRange } from "../source.ts";
+import { type ByteSource, readJson, readRange } from "../source.ts";
+
+/** The most shards of a checkpoint. It is a chosen value: they have some gigabytes each, and every one is an open file. */
+const MAX_SHARDS = 4096;
 
 /** A safetensors file whose header has been read: where its data begin, and its tensors in the order of their data. */
 export interface OpenSafetensors {
@@ -47,11 +51,38 @@ function namedTensor(source: ByteSource, start: number, entry: HeaderEntry): Nam
   };
 }
 
+async function tensorsOf(source: ByteSource): Promise<NamedTensor[]> {
+  const { start, entries } = await openSafetensors(source);
+  return entries.map((entry) => namedTensor(source, start, entry));
+}
+
 /** Returns the batch norms of a safetensors file, sorted by name, numbers in names by their value. */
 export async function readSafetensorsBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
-  const { start, entries } = await openSafetensors(source);
-  const tensors = entries.map((entry) => namedTensor(source, start, entry));
-  const records = await batchNormsAmong(tensors, "safetensors", source.name);
+  return sorted(await batchNormsAmong(await tensorsOf(source), "safetensors", source.name));
+}
+
+/**
+ * Returns the batch norms of a checkpoint in several safetensors files, from its index: {"weight_map": {"name": "file"}}.
+ * Throws BatchNormError "model-file" if a file lacks a tensor that the index says it has.
+ */
+export async function readShardedBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
+  const { name: file } = source;
+  const { weight_map: map } = ((await readJson(source)) ?? {}) as { weight_map?: unknown };
+  if (!isObject(map)) throw wrongFile(file, "weight_map", "an object of file names by tensor", map);
+  const paths = new Set<unknown>(Object.values(map));
+  if (paths.size > MAX_SHARDS) throw wrongFile(file, "weight_map", `at most ${MAX_SHARDS} files`, paths.size);
+  const tensors: NamedTensor[] = [];
+  for (const path of paths) {
+    const shard = await tensorsOf(await source.sibling(path as string));
+    const names = new Set(shard.map(({ name }) => name));
+    const missing = Object.entries(map).find(([name, other]) => other === path && !names.has(name));
+    if (missing) throw wrongFile(file, "weight_map", `the tensor ${missing[0]} in ${path}`, "none there");
+    tensors.push(...shard);
+  }
+  return sorted(await batchNormsAmong(tensors, "safetensors", file));
+}
+
+function sorted(records: BatchNormRecord[]): BatchNormRecord[] {
   const { compare } = new Intl.Collator("en", { numeric: true });
   return records.sort((a, b) => compare(a.name, b.name));
 }
