@@ -8,6 +8,7 @@ import { htmlReport } from "../../src/tools/report/html.ts";
 import { random } from "../support/worlds.ts";
 import { file as safetensors, trained } from "../tools/checkpoints.ts";
 import { filesOf, graphFiles, type Json } from "../tools/tfjs-models.ts";
+import { byteMutations } from "./mutations.ts";
 import { asked, type Counts, report } from "./run.ts";
 
 const { cases = 1_000_000, minutes = Number.POSITIVE_INFINITY, seed } = asked;
@@ -144,20 +145,7 @@ function mutated(index: number): [string, Uint8Array][] {
       for (let depth = 0; depth < 300; depth++)
         parent[key] = pick([[parent[key]], { class_name: "Model", config: { layers: [parent[key]] } }]);
   };
-  const BYTES: readonly ((b: Uint8Array) => Uint8Array)[] = [
-    (b) => b.map((v, i, all) => (i === Math.floor(0.37 * all.length) ? v ^ 128 : v)),
-    (b) => {
-      const at = below(b.length);
-      return b.map((v, i) => (i === at ? below(256) : v));
-    },
-    (b) => b.slice(0, below(b.length + 1)),
-    (b) => Uint8Array.of(...b, ...new Uint8Array(below(9))),
-    (b) => {
-      const at = below(b.length);
-      return Uint8Array.of(...b.subarray(0, at), ...b.subarray(at + 1 + below(4)));
-    },
-    (b) => b.map((v, i) => (i < 8 ? below(256) : v)),
-  ];
+  const BYTES = [...byteMutations(below), (b: Uint8Array) => b.map((v, i) => (i < 8 ? below(256) : v))];
   const isOfBytes = next() < 0.25;
   if (!isOfBytes) for (let count = 1 + below(3); count > 0; count--) mutateJson();
   const entries = Object.entries(files(changed));
