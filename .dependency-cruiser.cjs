@@ -11,6 +11,9 @@ const MAY_IMPORT = {
   ops: ["memory", "wasm", "tensor", "common"],
   layer: ["ops", "memory", "wasm", "tensor", "common", "distributed"],
   interop: ["layer", "ops", "memory", "tensor", "common"],
+  // whole model files, which are read and written without kernels; interop's arithmetic folds
+  tools: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
+  cli: ["tools", "common"],
   // foldModel folds with interop's arithmetic
   tfjs: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
 };

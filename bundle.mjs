@@ -1,6 +1,6 @@
 // Makes dist/ from src/ and build/: for each kind of host (package.json, "exports") one file, and its declarations.
 
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { build } from "esbuild";
 import { rollup } from "rollup";
@@ -183,6 +183,38 @@ const mpi = {
   external: ["koffi"],
 };
 
+/** Functions for model files. They run no kernels. */
+const tools = { ...entry("tools/index.ts"), stdin: undefined, entryPoints: ["src/tools/index.ts"] };
+
+/** The program, with all that it needs. Its packages are in CommonJS partly, and require Node's own modules. */
+const cli = {
+  ...tools,
+  entryPoints: ["src/cli.ts"],
+  platform: "node",
+  target: "node20",
+  minify: true,
+  sourcemap: false,
+  metafile: true,
+  define: { VERSION: JSON.stringify(JSON.parse(await readFile("package.json", "utf8")).version) },
+  banner: {
+    js: '#!/usr/bin/env node\nimport{createRequire as makeRequire}from"node:module";const require=makeRequire(import.meta.url);',
+  },
+};
+
+/** Returns the licences of the packages in a bundle, which they ask to keep with copies of them. */
+async function licences({ inputs }) {
+  const folders = new Set(
+    Object.keys(inputs).flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path) ?? []),
+  );
+  const texts = [...folders].sort().map(async (folder) => {
+    const file = (await readdir(folder)).find((name) => /^licen[cs]e/i.test(name));
+    const { name, version, license } = JSON.parse(await readFile(`${folder}/package.json`, "utf8"));
+    if (!file && !license) throw new Error(`${name} has no licence`);
+    return `${name} ${version}\n\n${file ? (await readFile(`${folder}/${file}`, "utf8")).trim() : license}\n`;
+  });
+  return (await Promise.all(texts)).join(`\n${"-".repeat(80)}\n\n`);
+}
+
 /** The complete entry and the small one, with their names in dist/. Each is there for every kind of host. */
 const ENTRIES = [
   ["index.ts", "index"],
@@ -207,6 +239,11 @@ await Promise.all([
   build({ ...tfjs, format: "cjs", outfile: "dist/tfjs.cjs" }),
   build({ ...mpi, format: "esm", outfile: "dist/mpi.js" }),
   build({ ...mpi, format: "cjs", outfile: "dist/mpi.cjs" }),
+  build({ ...tools, format: "esm", outfile: "dist/tools.js" }),
+  build({ ...tools, format: "cjs", outfile: "dist/tools.cjs" }),
+  build({ ...cli, format: "esm", outfile: "dist/cli.js" }).then(async ({ metafile }) =>
+    writeFile("dist/cli.licences.txt", await licences(metafile)),
+  ),
 ]);
 
 // the same for Next, to which a .wasm file is a module where its import says so
@@ -236,7 +273,7 @@ declare const module: WasmModule;
 export default module;
 `;
 
-for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "mpi"]]) {
+for (const [file, name] of [...ENTRIES, ["tfjs/index.ts", "tfjs"], ["mpi.ts", "mpi"], ["tools/index.ts", "tools"]]) {
   const declarations = await rollup({
     input: `src/${file}`,
     external: /^@tensorflow/,

@@ -34,9 +34,13 @@ const NODE_ONLY = [
   "layer/sync-threads",
   "memory/leak",
   "properties/invalid",
+  "properties/model-files",
   "properties/state-files",
   "properties/valid",
   "tensor/operands",
+  "tools/cli",
+  "tools/html",
+  "tools/published",
   "wasm/module",
   "wasm/threads",
 ].map((name) => `test/${name}.test.ts`);

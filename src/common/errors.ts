@@ -16,6 +16,7 @@ export type BatchNormErrorCode =
   | "out-of-memory"
   | "state-dict"
   | "safetensors"
+  | "model-file"
   | "no-simd"
   | "thread"
   | "group"
@@ -329,6 +330,28 @@ export const malformedFile = (where: string, expected: string, got: unknown) =>
     "safetensors",
     `safetensors: ${mismatch(where, expected, got)}; nothing was read, the file is damaged or of another format`,
   );
+
+/**
+ * Returns the error for a model file of any format. `file` is its name, `where` the place in it, and `remedy` completes the
+ * sentence "nothing was read, …".
+ */
+export const wrongFile = (
+  file: string,
+  where: string,
+  expected: string,
+  got: unknown,
+  remedy = "the file is damaged or of another format",
+) =>
+  new BatchNormError(
+    "model-file",
+    `${cut(file, 2 * CHARACTERS)}: ${mismatch(where, expected, got)}; nothing was read, ${remedy}`,
+  );
+
+/** Returns the error of a format's own parser as the error of a file with a name. Other errors stay as they are. */
+export const inFile = (file: string, error: unknown) =>
+  error instanceof BatchNormError && error.code === "safetensors"
+    ? new BatchNormError("model-file", `${cut(file, 2 * CHARACTERS)}: ${error.message}`)
+    : error;
 
 export const noSimd = () =>
   new BatchNormError(

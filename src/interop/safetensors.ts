@@ -74,22 +74,12 @@ const SAFETENSORS_DTYPE: Readonly<Record<Dtype, SafetensorsDtype>> = {
   bfloat16: "BF16",
 };
 
-const isLibraryDtype = (dtype: unknown): dtype is Dtype =>
-  typeof dtype === "string" && Object.hasOwn(SAFETENSORS_DTYPE, dtype);
+/** Returns whether a value is a name in a table. */
+const isNameIn = <T extends string>(table: Readonly<Record<T, unknown>>, name: unknown): name is T =>
+  typeof name === "string" && Object.hasOwn(table, name);
 
 /** Element types of arrays that are written without a dtype: one for each array type. */
-const DEFAULT_DTYPES: readonly SafetensorsDtype[] = [
-  "F32",
-  "F64",
-  "I64",
-  "U64",
-  "I32",
-  "U32",
-  "I16",
-  "U16",
-  "I8",
-  "U8",
-];
+const DEFAULT_DTYPES = ["F32", "F64", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8"] as const;
 
 /** A tensor of a safetensors file. `data` is in row-major order and holds the bits of values that are F16 or BF16. */
 export interface SafeTensor {
@@ -113,12 +103,11 @@ export type WritableTensor =
 
 /** Largest header in bytes that the reference implementation reads. */
 const MAX_HEADER = 100_000_000;
-const LENGTH_BYTES = 8;
+/** Bytes of the number that says how long the header is. */
+export const LENGTH_BYTES = 8;
 const METADATA = "__metadata__";
 
-const isDtype = (name: unknown): name is SafetensorsDtype => typeof name === "string" && Object.hasOwn(DTYPES, name);
-
-const isRecord = (value: unknown): value is Record<string, unknown> => isObject(value);
+const isRecord = isObject as (value: unknown) => value is Record<string, unknown>;
 
 const isSizes = (value: unknown): value is number[] =>
   isNumbers(value) && value.every((v) => Number.isSafeInteger(v) && v >= 0);
@@ -137,15 +126,32 @@ export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile
   const bytes = isBuffer && file.byteLength ? new Uint8Array(file as ArrayBuffer) : (file as Uint8Array);
   if (arrayKind(bytes) !== "Uint8Array") throw wrongKind("file", "a Uint8Array or an ArrayBuffer", file);
   if (bytes.length < LENGTH_BYTES) throw malformedFile("file", `at least ${LENGTH_BYTES} bytes`, bytes.length);
-  const length = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
-  const longest = Math.min(MAX_HEADER, bytes.length - LENGTH_BYTES);
-  if (length > longest) throw malformedFile("header", `at most ${longest} bytes`, length);
-  const start = LENGTH_BYTES + Number(length);
-
+  const start = headerEnd(bytes, bytes.length);
   const tensors: Record<string, SafeTensor> = Object.create(null);
+  const { entries, metadata } = readHeader(bytes.subarray(LENGTH_BYTES, start), bytes.length - start);
+  for (const entry of entries) tensors[entry.name] = tensorOf(bytes, start, entry);
+  return { tensors, metadata };
+}
+
+/**
+ * Returns where the header ends in a file of `size` bytes, of which `bytes` holds at least the first 8. Throws
+ * BatchNormError "safetensors" if the header is longer than the format or the file allows.
+ */
+export function headerEnd(bytes: Uint8Array, size: number): number {
+  const length = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
+  const longest = Math.min(MAX_HEADER, size - LENGTH_BYTES);
+  if (length > longest) throw malformedFile("header", `at most ${longest} bytes`, length);
+  return LENGTH_BYTES + Number(length);
+}
+
+/**
+ * Returns the description of every tensor in the order of the data, and the metadata, from the bytes of a header that
+ * `size` bytes of data follow. Throws BatchNormError "safetensors" for a header that breaks a rule of the format.
+ */
+export function readHeader(header: Uint8Array, size: number): SafetensorsHeader {
   const metadata: Record<string, string> = Object.create(null);
   const entries: HeaderEntry[] = [];
-  for (const [name, value] of Object.entries(headerOf(bytes.subarray(LENGTH_BYTES, start))))
+  for (const [name, value] of Object.entries(headerOf(header)))
     if (name === METADATA) readMetadata(value, metadata);
     else entries.push(entryOf(name, value));
 
@@ -153,15 +159,20 @@ export function readSafetensors(file: Uint8Array | ArrayBuffer): SafetensorsFile
   for (const entry of entries.sort((a, b) => a.begin - b.begin || a.end - b.end)) {
     if (entry.begin !== end) throw malformedFile(entry.label, `data from byte ${end} on`, entry.begin);
     end = entry.end;
-    if (end > bytes.length - start) break;
-    tensors[entry.name] = tensorOf(bytes, start, entry);
+    if (end > size) break;
   }
-  if (end !== bytes.length - start) throw malformedFile("data", `${end} bytes`, bytes.length - start);
-  return { tensors, metadata };
+  if (end !== size) throw malformedFile("data", `${end} bytes`, size);
+  return { entries, metadata };
 }
 
-/** The header's description of one tensor, checked. */
-interface HeaderEntry {
+/** The content of a header: its tensors in the order of their data, which cover the data exactly. */
+interface SafetensorsHeader {
+  readonly entries: readonly HeaderEntry[];
+  readonly metadata: Record<string, string>;
+}
+
+/** The header's description of one tensor, checked. `begin` and `end` count from the end of the header. */
+export interface HeaderEntry {
   readonly name: string;
   /** The tensor's name for error messages, quoted and cut to 60 characters. */
   readonly label: string;
@@ -206,8 +217,8 @@ function headerOf(bytes: Uint8Array): object {
   if (halves) throw malformedFile("header", "pairs of surrogates", "half of one");
   let level = 0;
   for (const character of structure) {
-    if (character === "[" || character === "{") level++;
-    else if (character === "]" || character === "}") level--;
+    if ("[{".includes(character)) level++;
+    else if ("]}".includes(character)) level--;
     if (level > MAX_LEVELS) throw malformedFile("header", `at most ${MAX_LEVELS} levels`, level);
   }
   return header;
@@ -229,18 +240,16 @@ function bytesOf(json: string): Uint8Array {
 }
 
 function readMetadata(value: unknown, into: Record<string, string>): void {
-  if (!isRecord(value)) throw malformedFile(METADATA, "an object of strings", value);
-  for (const [key, text] of Object.entries(value)) {
-    if (typeof text !== "string") throw malformedFile(METADATA, "an object of strings", text);
-    into[key] = text;
-  }
+  const wrong = isRecord(value) ? Object.values(value).find((v) => typeof v !== "string") : value;
+  if (wrong !== undefined) throw malformedFile(METADATA, "an object of strings", wrong);
+  Object.assign(into, value);
 }
 
 function entryOf(name: string, value: unknown): HeaderEntry {
   const label = `tensor ${JSON.stringify(name.slice(0, 60))}`;
   if (!isRecord(value)) throw malformedFile(label, "dtype, shape and data_offsets", value);
   const { dtype, shape, data_offsets: offsets } = value;
-  if (!isDtype(dtype)) throw malformedFile(label, `a dtype among ${DTYPE_NAMES.join(", ")}`, dtype);
+  if (!isNameIn(DTYPES, dtype)) throw malformedFile(label, `a dtype among ${DTYPE_NAMES.join(", ")}`, dtype);
   if (!isSizes(shape)) throw malformedFile(label, "a shape of non-negative integers", shape);
   if (!isSizes(offsets) || offsets.length !== 2) throw malformedFile(label, "data_offsets [begin, end]", offsets);
   const [begin, end] = offsets as [number, number];
@@ -255,8 +264,8 @@ function entryOf(name: string, value: unknown): HeaderEntry {
   return { name, label, dtype, shape, begin, end };
 }
 
-/** Returns a tensor of a file whose data begins at byte `start`. */
-function tensorOf(bytes: Uint8Array, start: number, { dtype, shape, begin, end }: HeaderEntry): SafeTensor {
+/** Returns a tensor of a file whose data begins at byte `start` of `bytes`. */
+export function tensorOf(bytes: Uint8Array, start: number, { dtype, shape, begin, end }: HeaderEntry): SafeTensor {
   const ArrayOf: ArrayType = DTYPES[dtype][1];
   const size = ArrayOf.BYTES_PER_ELEMENT;
   const content = bytes.subarray(start + begin, start + end);
@@ -316,14 +325,15 @@ function storable(name: string, value: WritableTensor): SafeTensor {
     return { dtype: "I64", shape: [], data: BigInt64Array.of(BigInt(value)) };
   }
   const tensor = ArrayBuffer.isView(value) ? { data: value, shape: [value.length] } : value;
-  const { dtype: declared, data: elements } = isRecord(tensor) ? tensor : { dtype: undefined, data: undefined };
-  const stored = isLibraryDtype(declared) && ArrayBuffer.isView(elements) ? bitsOf(elements as Data) : elements;
+  const { dtype: declared, data: elements } = (isRecord(tensor) ? tensor : {}) as Partial<SafeTensor>;
+  const stored =
+    isNameIn(SAFETENSORS_DTYPE, declared) && ArrayBuffer.isView(elements) ? bitsOf(elements as Data) : elements;
   const fallback = DEFAULT_DTYPES.find((d) => arrayKind(stored) === DTYPES[d][1].name);
   if (!stored || !fallback) throw wrongKind(name, "an integer, a typed array or { data, shape }", value);
   const { shape } = tensor as SafeTensor;
   const data = stored as TensorData;
-  const dtype: unknown = isLibraryDtype(declared) ? SAFETENSORS_DTYPE[declared] : (declared ?? fallback);
-  if (!isDtype(dtype)) throw wrongValue(`${name}.dtype`, `one of ${DTYPE_NAMES.join(", ")}`, dtype);
+  const dtype: unknown = isNameIn(SAFETENSORS_DTYPE, declared) ? SAFETENSORS_DTYPE[declared] : (declared ?? fallback);
+  if (!isNameIn(DTYPES, dtype)) throw wrongValue(`${name}.dtype`, `one of ${DTYPE_NAMES.join(", ")}`, dtype);
   if (arrayKind(data) !== DTYPES[dtype][1].name) throw wrongKind(`${name}.data`, `a ${DTYPES[dtype][1].name}`, data);
   if (!isSizes(shape)) throw wrongValue(`${name}.shape`, "non-negative integers", shape);
   if (bytesIn(dtype, shape) !== data.byteLength)

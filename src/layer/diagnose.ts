@@ -32,12 +32,12 @@ const VARIANCE_RATIO = 2;
  */
 const SIGNIFICANT = 4;
 /** Standard deviation of x̂ below which a channel counts as constant: its variance is below epsilon/99. */
-const CONSTANT = 0.1;
+export const CONSTANT = 0.1;
 /**
  * Fraction of the median |gamma| up to which a gamma counts as near zero. It is a chosen value: channels with a small
  * |gamma| are candidates for pruning (Liu et al. 2017).
  */
-const WEAK = 0.01;
+export const WEAK = 0.01;
 
 /** Options of diagnose. */
 export interface DiagnoseOptions<T extends AnyTensor = AnyTensor> {
@@ -223,7 +223,7 @@ const quotient = (a: number, b: number) => (a === 0 ? 0 : a / b);
 const short = (value: number | undefined) => String(Number((value as number).toPrecision(3)));
 
 /** Returns the median, and sorts `values` in place. */
-function median(values: Float64Array): number {
+export function median(values: Float64Array): number {
   values.sort();
   return ((values[(values.length - 1) >> 1] as number) + (values[values.length >> 1] as number)) / 2;
 }

@@ -58,6 +58,8 @@ const FILES = [
       (extension) => `dist/${name}.${extension}`,
     ),
   ),
+  "dist/cli.js",
+  "dist/cli.licences.txt",
   "dist/mpi.cjs",
   "dist/mpi.cjs.map",
   "dist/mpi.d.cts",
@@ -70,6 +72,12 @@ const FILES = [
   "dist/tfjs.d.ts",
   "dist/tfjs.js",
   "dist/tfjs.js.map",
+  "dist/tools.cjs",
+  "dist/tools.cjs.map",
+  "dist/tools.d.cts",
+  "dist/tools.d.ts",
+  "dist/tools.js",
+  "dist/tools.js.map",
   "dist/wasm.d.ts",
   ...readdirSync(new URL("../../docs/", import.meta.url), { recursive: true, encoding: "utf8" })
     .filter((file) => extname(file))
@@ -100,8 +108,11 @@ describe("files", () => {
   });
 
   it("exports: leads to all there is, but for source maps, texts and what a declaration names", () => {
-    const reached = new Set(subpaths.flatMap(([, target]) => filesOf(target).map((file) => file.replace("./", ""))));
-    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md|svg)$|^LICENSE$/.test(file));
+    const targets = subpaths.flatMap(([, target]) => filesOf(target));
+    const reached = new Set(
+      [...targets, ...Object.values<string>(description.bin)].map((file) => file.replace("./", "")),
+    );
+    const others = FILES.filter((file) => !reached.has(file) && !/\.(map|md|svg|txt)$|^LICENSE$/.test(file));
     expect(others).toEqual([]);
   });
 });
@@ -273,7 +284,8 @@ describe("without Node", () => {
 });
 
 describe("JavaScript", () => {
-  const scripts = FILES.filter((file) => [".js", ".cjs"].includes(extname(file)));
+  const programs = Object.values<string>(description.bin);
+  const scripts = FILES.filter((file) => [".js", ".cjs"].includes(extname(file)) && !programs.includes(file));
 
   it.each(scripts)("%s awaits nothing at its top level", async (file) => {
     // a function around everything is no place for such an await
@@ -595,6 +607,7 @@ export { bytes };
   const PROGRAM = `import { BatchNorm, type InitOptions, Tensor, createMessagePorts, init, tensor } from "batchnorm-wasm";
 import { BatchNorm as Core, batchNormForward } from "batchnorm-wasm/core";
 import { mpiGroup } from "batchnorm-wasm/mpi";
+import { bytesSource, inspect } from "batchnorm-wasm/tools";
 import module from "batchnorm-wasm/simd.wasm";
 import extended from "batchnorm-wasm/extended.wasm";
 export const options: InitOptions = { module, extended, threads: 2 };
@@ -610,6 +623,7 @@ export const made = new Tensor();
 // @ts-expect-error: the number of threads is a number or "auto"
 export const wrong: InitOptions = { threads: "2" };
 export { mpiGroup };
+export const codes: Promise<string[]> = inspect(bytesSource("a", new Uint8Array(8))).then(({ findings }) => findings.map(({ code }) => code));
 `;
 
   describe.each(Object.entries(RESOLUTIONS))("moduleResolution %s", (_, [name, options]) => {
@@ -654,7 +668,7 @@ export { mpiGroup };
     return { lines: text.trimEnd().split("\n").length, exported, values, declared };
   }
 
-  it.each(["index", "core", "tfjs", "mpi"])(
+  it.each(["index", "core", "tfjs", "mpi", "tools"])(
     "%s.d.ts: every type that a public signature names is exported",
     (entry) => {
       const { exported, declared } = namesOf(entry);
@@ -675,7 +689,7 @@ export { mpiGroup };
     },
   );
 
-  it.each(["index", "core", "tfjs", "mpi"])(
+  it.each(["index", "core", "tfjs", "mpi", "tools"])(
     "%s.d.ts: declares the values that there are, and no others",
     async (entry) => {
       const { values } = namesOf(entry);
@@ -710,6 +724,16 @@ export const options: InitOptions = { module: new Uint8Array() };
     const text = `import { BatchNorm } from "batchnorm-wasm";\nexport const bn = new BatchNorm("64");\n`;
     expect(complaints("mistake.mts", text, NODE)).toEqual([expect.stringContaining("not assignable")]);
   });
+});
+
+it("the program runs with nothing installed beside it, and has the licences of what is bundled", () => {
+  const file = join(library, description.bin["batchnorm-wasm"]);
+  expect(readFileSync(file, "utf8")).toMatch(/^#!\/usr\/bin\/env node\n/);
+  const { stdout, stderr, status } = spawnSync(process.execPath, [file, "--version"], { encoding: "utf8" });
+  expect([stdout, stderr, status]).toEqual([`${description.version}\n`, "", 0]);
+  const licences = readFileSync(join(library, "dist/cli.licences.txt"), "utf8");
+  for (const name of ["commander", "@observablehq/plot", "d3-scale", "linkedom"])
+    expect(licences).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+$`, "m"));
 });
 
 it("package.json needs nothing installed besides", () => {

@@ -5,7 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { startVitest } from "vitest/node";
 
-const SUITES = ["valid", "invalid", "state-files"];
+const SUITES = ["valid", "invalid", "state-files", "model-files"];
 const { values } = parseArgs({
   options: {
     minutes: { type: "string" },

@@ -100,6 +100,24 @@ function fileOf(header: Uint8Array, data: Uint8Array, length = BigInt(header.len
   return file;
 }
 
+/** Returns mutations of bytes: one changed, a part missing, one inserted, some removed. `below` returns a random number. */
+export const byteMutations = (below: (n: number) => number): readonly ((b: Uint8Array) => Uint8Array)[] => [
+  (b) => b.map((v, i, all) => (i === Math.floor(0.37 * all.length) ? v ^ 128 : v)),
+  (b) => {
+    const at = below(b.length);
+    return b.map((v, i) => (i === at ? below(256) : v));
+  },
+  (b) => b.slice(0, below(b.length + 1)),
+  (b) => {
+    const at = below(b.length + 1);
+    return Uint8Array.of(...b.subarray(0, at), below(256), ...b.subarray(at));
+  },
+  (b) => {
+    const at = below(b.length);
+    return Uint8Array.of(...b.subarray(0, at), ...b.subarray(at + 1 + below(4)));
+  },
+];
+
 /** Returns file number `index` of a seed: a valid file of up to three tensors, with up to four mutations. */
 export function mutated(seed: number, index: number): Uint8Array {
   const next = random(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index + 1, 0x85ebca6b));
@@ -151,22 +169,7 @@ export function mutated(seed: number, index: number): Uint8Array {
       header += pick(SPACES);
     },
   ];
-  const BYTES: readonly ((b: Uint8Array) => Uint8Array)[] = [
-    (b) => b.map((v, i, all) => (i === Math.floor(0.37 * all.length) ? v ^ 128 : v)),
-    (b) => {
-      const at = below(b.length);
-      return b.map((v, i) => (i === at ? below(256) : v));
-    },
-    (b) => b.slice(0, below(b.length + 1)),
-    (b) => {
-      const at = below(b.length + 1);
-      return Uint8Array.of(...b.subarray(0, at), below(256), ...b.subarray(at));
-    },
-    (b) => {
-      const at = below(b.length);
-      return Uint8Array.of(...b.subarray(0, at), ...b.subarray(at + 1 + below(4)));
-    },
-  ];
+  const BYTES = byteMutations(below);
   for (let count = below(5); count > 0; count--) {
     const what = next();
     if (what < 0.75) pick(TEXTS)();

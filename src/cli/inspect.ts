@@ -1,0 +1,50 @@
+// The command `inspect`.
+
+import type { Command } from "commander";
+import { parseHTML } from "linkedom";
+import { inspect, textReport } from "../tools/index.ts";
+import { htmlReport } from "../tools/report/html.ts";
+import { OpenFiles } from "./file-source.ts";
+import { checkOutput, writeOutput } from "./output.ts";
+
+const EXAMPLE = `
+Example:
+  $ npx batchnorm-wasm inspect model.safetensors --html report.html
+
+The exit code is 0 without findings of severity error, 1 with some, and 2 for
+wrong arguments and for files that cannot be read.`;
+
+interface InspectOptions {
+  readonly json?: boolean;
+  readonly html?: string;
+  readonly force?: boolean;
+}
+
+/** Adds the command to a program. `exit` takes the exit code. */
+export function addInspect(program: Command, exit: (code: number) => void): void {
+  program
+    .command("inspect")
+    .summary("tell what is wrong with the batch norms of a checkpoint")
+    .description(
+      "Tells what is wrong with the batch norms of a checkpoint: safetensors (a file or an index of several), or a TF.js model (model.json).",
+    )
+    .argument("<file>", "the model file; its shards are read beside it")
+    .option("--json", "print the report as JSON")
+    .option("--html <out>", "write the report with plots to an HTML file")
+    .option("--force", "overwrite a file that exists")
+    .addHelpText("after", EXAMPLE)
+    .action(async (path: string, { json = false, html, force = false }: InspectOptions) => {
+      if (html !== undefined) checkOutput(html, force, [path]);
+      const files = new OpenFiles();
+      try {
+        const report = await inspect(await files.open(path));
+        if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, [path]);
+        process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
+        exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);
+      } finally {
+        await files.close();
+      }
+    });
+}
+
+const emptyDocument = () => parseHTML("<!doctype html><html><body></body></html>").document;

@@ -1,0 +1,16 @@
+// The entry batchnorm-wasm/tools: functions for whole model files, in Node and in browsers.
+
+export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
+export type { Framework } from "../layer/options.ts";
+export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
+export {
+  type Finding,
+  type FindingCode,
+  type InspectedLayer,
+  type InspectionReport,
+  inspect,
+  type Range,
+  type Severity,
+} from "./inspect.ts";
+export { textReport } from "./report/text.ts";
+export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";

@@ -1,0 +1,122 @@
+// The report of an inspection as text for a terminal: a table of the batch norms, then the findings.
+
+import type { Finding, InspectedLayer, InspectionReport, Severity } from "../inspect.ts";
+
+/** Findings of one kind that are shown with all their layers' names; of more, the first ones are. */
+const NAMES = 3;
+/** The least width of the column of names. */
+const LEAST_NAME = 12;
+
+const SIGNS: Readonly<Record<Severity, string>> = { error: "ERROR", warning: "warning", info: "info" };
+
+/** Returns a number with two digits in at most seven characters. */
+export function digits(value: number): string {
+  if (!Number.isFinite(value)) return String(value);
+  const size = Math.abs(value);
+  if (value === 0 || (size >= 0.01 && size < 1000)) return String(Number(value.toPrecision(2)));
+  return value.toExponential(1).replace(".0e", "e").replace("e+", "e");
+}
+
+/** Cuts a text on the left, since the ends of layers' names differ. */
+const cut = (text: string, width: number) => (text.length > width ? `…${text.slice(text.length - width + 1)}` : text);
+
+/** Columns behind the name: title, and the text of a layer. */
+export const COLUMNS: readonly (readonly [title: string, text: (layer: InspectedLayer) => string])[] = [
+  ["C", ({ channels }) => String(channels)],
+  ["epsilon", ({ epsilon, isEpsilonAssumed }) => `${digits(epsilon)}${isEpsilonAssumed ? "?" : " "}`],
+  ["momentum", ({ momentum }) => (momentum ? `${shortest(momentum.pytorch)}/${shortest(momentum.keras)}` : "")],
+  ["variance", ({ variance }) => (variance ? `${digits(variance.least)}–${digits(variance.largest)}` : "")],
+  ["dead", ({ dead }) => String(dead.length || "")],
+  ["weak", ({ weak }) => String(weak.length || "")],
+  ["mean/std", ({ largestMean }) => (Number.isNaN(largestMean) ? "" : digits(largestMean))],
+];
+
+const shortest = (value: number) => String(Number(value.toPrecision(3))).replace(/^0\./, ".");
+
+/** Wraps words to lines of a width, all but the first with an indent. */
+function wrap(text: string, width: number, indent: string): string {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = indent + word;
+    } else line = line ? `${line} ${word}` : word;
+  }
+  return [...lines, line].join("\n");
+}
+
+/** Returns the findings in groups of equal code, in which one message stands for all. */
+export function grouped(findings: readonly Finding[]): (readonly Finding[])[] {
+  const groups = new Map<string, Finding[]>();
+  for (const finding of findings) groups.set(finding.code, [...(groups.get(finding.code) ?? []), finding]);
+  return [...groups.values()];
+}
+
+function table(layers: readonly InspectedLayer[], width: number): string {
+  const cells = layers.map((layer) => COLUMNS.map(([, text]) => text(layer)));
+  const widths = COLUMNS.map(([title], i) => Math.max(title.length, ...cells.map((row) => (row[i] as string).length)));
+  const used = COLUMNS.filter((_, i) => cells.some((row) => row[i] !== ""));
+  const shown = COLUMNS.map((column, i) => ({ i, title: column[0] })).filter(({ i }) =>
+    used.includes(COLUMNS[i] as (typeof COLUMNS)[number]),
+  );
+  const rest = shown.reduce((sum, { i }) => sum + (widths[i] as number) + 2, 0);
+  const longest = Math.max(5, ...layers.map(({ name }) => name.length));
+  const first = Math.min(longest, Math.max(LEAST_NAME, width - rest));
+  const line = (name: string, texts: readonly string[]) =>
+    [cut(name, first).padEnd(first), ...shown.map(({ i }) => (texts[i] as string).padStart(widths[i] as number))]
+      .join("  ")
+      .trimEnd();
+  return [
+    line(
+      "layer",
+      COLUMNS.map(([title]) => title),
+    ),
+    ...layers.map(({ name }, i) => line(name, cells[i] as string[])),
+  ].join("\n");
+}
+
+/** Returns what a reader of the table has to know of its columns. */
+export const notesOn = (layers: readonly InspectedLayer[]): string[] => [
+  ...(layers.some((layer) => layer.isEpsilonAssumed)
+    ? ["epsilon with ?: not in the file, the framework's default"]
+    : []),
+  ...(layers.some((layer) => layer.momentum) ? ["momentum: as PyTorch / as Keras defines it"] : []),
+  "mean/std: the largest |mean|/√(variance + epsilon); folding loses log10 of it digits",
+];
+
+/** Returns how many findings there are of each severity, as text. */
+export function summary({ layers, findings }: InspectionReport): string {
+  const count = (severity: Severity) => findings.filter((finding) => finding.severity === severity).length;
+  const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
+  return `${plural(layers.length, "batch norm")}: ${plural(count("error"), "error")}, ${plural(count("warning"), "warning")}, ${count("info")} info`;
+}
+
+/** Returns a report as text with lines of at most `width` characters. */
+export function textReport(report: InspectionReport, width = 80): string {
+  const { file, format, layers, findings } = report;
+  const head = `${file} (${format}), ${summary(report)}`;
+  if (layers.length === 0) return `${wrap(head, width, "  ")}\n`;
+  const texts = grouped(findings).map((group) => {
+    const [{ severity, code, message, remedy, layer }] = group as [Finding];
+    const others = group.slice(1).map((finding) => finding.layer);
+    const more =
+      others.length > NAMES
+        ? `${others.slice(0, NAMES).join(", ")} and ${others.length - NAMES} more`
+        : others.join(", ");
+    return wrap(
+      `${SIGNS[severity]} ${code}: ${layer}: ${message}; ${remedy}.${more ? ` Also: ${more}.` : ""}`,
+      width,
+      "  ",
+    );
+  });
+  const parts = [
+    wrap(head, width, "  "),
+    table(layers, width),
+    notesOn(layers)
+      .map((note) => wrap(note, width, "  "))
+      .join("\n"),
+    texts.join("\n"),
+  ];
+  return `${parts.filter(Boolean).join("\n\n")}\n`;
+}

@@ -1,0 +1,74 @@
+// Finished models that people run, from npm: nsfwjs ships classifiers of images with batch norms whose weights are quantised
+// to 8 bits. What is read is compared with what TF.js loads.
+
+import { readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import * as tf from "@tensorflow/tfjs-core";
+import { loadLayersModel } from "@tensorflow/tfjs-layers";
+import { beforeAll, describe, expect, test } from "vitest";
+import { readTfjsBatchNorms } from "../../src/tools/formats/tfjs/index.ts";
+import { inspect } from "../../src/tools/index.ts";
+import "../support/tfjs.ts";
+import { type Files, type Json, sourceOf } from "./tfjs-models.ts";
+
+const require = createRequire(new URL("../../bench/package.json", import.meta.url));
+
+function modelsFolder(): string | undefined {
+  try {
+    return join(dirname(require.resolve("nsfwjs")), "../models");
+  } catch {
+    return undefined;
+  }
+}
+
+const folder = modelsFolder();
+
+/** Returns the files of a model, which nsfwjs has as scripts, shards in Base64. */
+function filesOf(name: string): Files {
+  const exportOf = (file: string): Json => {
+    const value = require(join(folder as string, name, file));
+    return value.default ?? value;
+  };
+  const files = readdirSync(join(folder as string, name));
+  const model = exportOf("model.min.js");
+  const paths: string[] = model.weightsManifest.flatMap((group: Json) => group.paths);
+  const shard = (path: string) => exportOf(files.find((file) => file.startsWith(path)) as string);
+  return { model, shards: Object.fromEntries(paths.map((path) => [path, Buffer.from(shard(path), "base64")])) };
+}
+
+beforeAll(() => tf.setBackend("cpu"));
+
+describe.skipIf(!folder)("nsfwjs's models, where npm ci --prefix bench has installed them", () => {
+  test.each([
+    ["mobilenet_v2", 52],
+    ["inception_v3", 94],
+  ])("%s: the values and configurations of %d batch norms are those that TF.js loads", async (name, count) => {
+    const { model, shards } = filesOf(name);
+    const records = await readTfjsBatchNorms(sourceOf({ model, shards }));
+    const weightSpecs = model.weightsManifest.flatMap(({ weights }: Json) => weights);
+    const weightData = Uint8Array.from(Buffer.concat(Object.values(shards))).buffer;
+    const loaded = await loadLayersModel(
+      tf.io.fromMemory({ modelTopology: model.modelTopology, weightSpecs, weightData }),
+    );
+    const norms = loaded.layers.filter((layer) => layer.getClassName() === "BatchNormalization");
+    expect(records.map((record) => record.name)).toEqual(norms.map((layer) => layer.name));
+    expect(records).toHaveLength(count);
+    for (const [i, layer] of norms.entries()) {
+      const { gamma, beta, mean, variance, epsilon, momentum } = records[i] as (typeof records)[number];
+      const values = [gamma, beta, mean, variance].flatMap((vector) => (vector ? [Array.from(vector)] : []));
+      expect(values).toEqual(layer.getWeights().map((t) => Array.from(t.dataSync())));
+      expect({ epsilon, momentum }).toEqual({
+        epsilon: layer.getConfig().epsilon,
+        momentum: layer.getConfig().momentum,
+      });
+    }
+    const { findings } = await inspect(sourceOf({ model, shards }));
+    expect(findings.filter(({ severity }) => severity === "error")).toEqual([]);
+    expect(findings.filter(({ code }) => code === "not-folded").length).toBeGreaterThan(0.9 * count);
+  });
+
+  test("a graph whose batch norms are folded has none", async () => {
+    expect((await inspect(sourceOf(filesOf("mobilenet_v2_mid")))).layers).toEqual([]);
+  });
+});
