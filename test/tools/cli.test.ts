@@ -21,7 +21,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { OpenFiles } from "../../src/cli/file-source.ts";
-import { inspect } from "../../src/tools/index.ts";
+import { writeOutput } from "../../src/cli/output.ts";
+import { wrongFile } from "../../src/common/errors.ts";
+import { convert, inspect } from "../../src/tools/index.ts";
 import { file, trained, withValue } from "./checkpoints.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
@@ -126,6 +128,96 @@ describe("inspect", () => {
     const { status, stdout } = run("inspect", "--help");
     expect(status).toBe(0);
     expect(stdout).toContain("$ npx batchnorm-wasm inspect model.safetensors --html report.html");
+    expect(stdout).toContain("exit code");
+    for (const line of stdout.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+  });
+});
+
+describe("convert", () => {
+  test("writes the file that the function makes, and prints its report", async () => {
+    const { status, stdout, stderr } = run("convert", "good.safetensors", "flax.safetensors", "--to", "flax");
+    expect([status, stderr]).toEqual([0, ""]);
+    expect(stdout).toMatch(/^good\.safetensors \(safetensors\) → flax: 1 batch norm converted, 0 not; 0 other/);
+    expect(stdout).toContain("\n  bn.running_var → batch_stats/bn/var\n");
+    const json = run("convert", "good.safetensors", "8.safetensors", "--to", "flax", "--count", "8", "--json");
+    const files = new OpenFiles();
+    const source = await files.open(at("good.safetensors"));
+    const plain = await convert(source, { to: "flax" });
+    const counted = await convert(source, { to: "flax", count: 8 });
+    expect(readFileSync(at("flax.safetensors"))).toEqual(Buffer.from(await plain.bytes()));
+    expect(readFileSync(at("8.safetensors"))).toEqual(Buffer.from(await counted.bytes()));
+    await files.close();
+    expect(JSON.parse(json.stdout)).toEqual(counted.report);
+  });
+
+  test("gives 1 and writes the file if a batch norm is not converted", () => {
+    const { "bn.running_var": _, ...tensors } = trained("bn", 4);
+    writeFileSync(at("half.safetensors"), file({ ...tensors, ...trained("other", 4) }));
+    const { status, stdout } = run("convert", "half.safetensors", "half-keras.safetensors", "--to", "keras");
+    expect(status).toBe(1);
+    expect(stdout).toContain("NOT CONVERTED bn: running_var is missing.");
+    expect(statSync(at("half-keras.safetensors")).size).toBeGreaterThan(0);
+  });
+
+  test("writes over no file without --force, and never over a file of the model", () => {
+    writeFileSync(at("mine.safetensors"), "mine");
+    const args = ["convert", "good.safetensors", "mine.safetensors", "--to", "keras"];
+    expect(run(...args)).toEqual({
+      status: 2,
+      stdout: "",
+      stderr: "mine.safetensors: expected a new file, got one that exists; name another, or pass --force\n",
+    });
+    expect(readFileSync(at("mine.safetensors"), "utf8")).toBe("mine");
+    expect(run(...args, "--force").status).toBe(0);
+    expect(readFileSync(at("mine.safetensors")).length).toBeGreaterThan(100);
+
+    const spec = (name: string) => ({ name, shape: [1], dtype: "float32" });
+    const manifest = [{ paths: ["shard.bin"], weights: [spec("bn/moving_mean"), spec("bn/moving_variance")] }];
+    writeFileSync(at("model.json"), JSON.stringify(manifest));
+    writeFileSync(at("shard.bin"), new Uint8Array(8));
+    for (const out of ["model.json", "shard.bin"]) {
+      const { status, stderr } = run("convert", "model.json", out, "--to", "pytorch", "--force");
+      expect([status, stderr]).toEqual([2, `${out}: expected another file than the input; name another\n`]);
+    }
+    expect(readFileSync(at("shard.bin"))).toEqual(Buffer.alloc(8));
+    expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  test("an output whose input fails on the way leaves no part of it, and the error as it is", async () => {
+    const whole = new OpenFiles();
+    const source = await whole.open(at("good.safetensors"));
+    const { chunks } = await convert(source, { to: "keras" });
+    const content = (async function* () {
+      for await (const chunk of chunks()) {
+        yield chunk;
+        throw wrongFile("good.safetensors", "tensor", "bytes", "none");
+      }
+    })();
+    await expect(writeOutput(at("cut-off.safetensors"), content, false, [])).rejects.toThrow(
+      expect.objectContaining({ code: "model-file" }) as Error,
+    );
+    await whole.close();
+    expect(readdirSync(folder).filter((name) => /cut-off/.test(name))).toEqual([]);
+  });
+
+  test.each([
+    ["no framework", ["good.safetensors", "x"], "required option '--to <framework>' not specified"],
+    ["another framework", ["good.safetensors", "x", "--to", "caffe"], "Allowed choices are pytorch, keras"],
+    ["a count of one", ["good.safetensors", "x", "--to", "flax", "--count", "1"], "Expected a number above 1"],
+    ["a damaged file", ["cut.safetensors", "x", "--to", "flax"], "cut.safetensors: "],
+    ["names of none", ["good.safetensors", "x", "--to", "flax", "--from", "onnx"], "with the names of onnx"],
+  ])("gives 2 and a message without a stack for %s, and no file", (_, args, text) => {
+    const { status, stdout, stderr } = run("convert", ...args);
+    expect([status, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(text);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(readdirSync(folder)).not.toContain("x");
+  });
+
+  test("--help has an example and the exit codes, within 80 columns", () => {
+    const { status, stdout } = run("convert", "--help");
+    expect(status).toBe(0);
+    expect(stdout).toContain("$ npx batchnorm-wasm convert model.safetensors flax.safetensors --to flax");
     expect(stdout).toContain("exit code");
     for (const line of stdout.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });
