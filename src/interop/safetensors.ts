@@ -105,7 +105,7 @@ export type WritableTensor =
 const MAX_HEADER = 100_000_000;
 /** Bytes of the number that says how long the header is. */
 export const LENGTH_BYTES = 8;
-const METADATA = "__metadata__";
+export const METADATA = "__metadata__";
 
 const isRecord = isObject as (value: unknown) => value is Record<string, unknown>;
 

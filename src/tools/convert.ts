@@ -3,7 +3,7 @@
 
 import { wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, isObject, oneOf } from "../common/validate.ts";
-import { layOut, type SafetensorsDtype, tensorOf, type Writable } from "../interop/safetensors.ts";
+import { layOut, METADATA, type SafetensorsDtype, tensorOf, type Writable } from "../interop/safetensors.ts";
 import { besselFactor, FRAMEWORKS, NAMES } from "../interop/state-dict.ts";
 import type { Framework } from "../layer/options.ts";
 import { type Data, type Dtype, namedDtype } from "../tensor/dtype.ts";
@@ -534,10 +534,19 @@ function configurationOf(record: BatchNormRecord | undefined) {
   return { ...(record?.epsilon !== undefined && { epsilon: record.epsilon }), ...(momentum && { momentum }) };
 }
 
-/** Throws BatchNormError "model-file" if two tensors of the new file have one name. */
+/** Throws BatchNormError "model-file" if two tensors of the new file have one name, or one a name that the format forbids. */
 function checkNames(file: string, outputs: readonly Output[]): void {
   const seen = new Set<string>();
   for (const { name } of outputs) {
+    // names in JSON of TF.js may be any text
+    if (name === METADATA || /\p{Surrogate}/u.test(name))
+      throw wrongFile(
+        file,
+        "the name of a tensor",
+        "one that a safetensors file can hold",
+        name,
+        "rename the weight in the model",
+      );
     if (seen.has(name))
       throw wrongFile(
         file,

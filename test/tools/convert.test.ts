@@ -442,6 +442,22 @@ describe("TF.js models", () => {
     ]);
   });
 
+  test.each(["__metadata__", "half \ud800"])(
+    "with a name that safetensors cannot hold, %j, are refused",
+    async (name) => {
+      const weights = ["bn/moving_mean", "bn/moving_variance", name].map((text) => ({
+        name: text,
+        shape: [1],
+        dtype: "float32",
+      }));
+      const promise = convert(sourceOf(filesOf(undefined, weights, new Uint8Array(12))), { to: "pytorch" });
+      await expect(promise).rejects.toThrow(REFUSED);
+      await expect(promise).rejects.toThrow(
+        "model.json: the name of a tensor: expected one that a safetensors file can",
+      );
+    },
+  );
+
   test("as graphs are refused, since their weights have no names of layers", async () => {
     const graph = filesOf({ node: [] }, [{ name: "a", shape: [1], dtype: "float32" }], new Uint8Array(4));
     await expect(convert(sourceOf(graph), { to: "pytorch" })).rejects.toThrow(REFUSED);
