@@ -24,7 +24,7 @@ import { OpenFiles } from "../../src/cli/file-source.ts";
 import { writeOutput } from "../../src/cli/output.ts";
 import { wrongFile } from "../../src/common/errors.ts";
 import { convert, inspect } from "../../src/tools/index.ts";
-import { file, trained, withValue } from "./checkpoints.ts";
+import { file, HUGE, huge, trained, withValue } from "./checkpoints.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
@@ -238,30 +238,15 @@ test("--version is the package's", async () => {
 });
 
 test("of 10 GB, only the header and the ranges of batch norms are read", async () => {
-  const big = 10_000_000_000;
-  const names = ["weight", "bias", "running_mean", "running_var"];
-  const channels = 1000;
-  const entries: Record<string, object> = {};
-  let end = 0;
-  const add = (name: string, bytes: number) => {
-    entries[name] = { dtype: "F32", shape: [bytes / 4], data_offsets: [end, end + bytes] };
-    end += bytes;
-  };
-  for (let i = 0; i < 10; i++) {
-    add(`blocks.${i}.conv.weight`, big / 10);
-    for (const name of names) add(`blocks.${i}.bn.${name}`, channels * 4);
-  }
-  const header = new TextEncoder().encode(JSON.stringify(entries));
-  const length = new Uint8Array(8);
-  new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+  const { head, size } = huge();
+  const { channels } = HUGE;
   const handle = openSync(at("big.safetensors"), "w");
-  writeSync(handle, length, 0, 8, 0);
-  writeSync(handle, header, 0, header.length, 8);
-  ftruncateSync(handle, 8 + header.length + end); // a hole, which takes no room
+  writeSync(handle, head, 0, head.length, 0);
+  ftruncateSync(handle, size); // a hole, which takes no room
   const last = Float32Array.from({ length: channels }, (_, i) => i + 1);
-  writeSync(handle, new Uint8Array(last.buffer), 0, channels * 4, 8 + header.length + end - channels * 4);
+  writeSync(handle, new Uint8Array(last.buffer), 0, channels * 4, size - channels * 4);
   closeSync(handle);
-  expect(statSync(at("big.safetensors")).size).toBeGreaterThan(big);
+  expect(statSync(at("big.safetensors")).size).toBeGreaterThan(10_000_000_000);
 
   const files = new OpenFiles();
   const source = await files.open(at("big.safetensors"));
@@ -278,7 +263,7 @@ test("of 10 GB, only the header and the ranges of batch norms are read", async (
   expect(layers).toHaveLength(10);
   expect(layers[9]?.variance).toEqual({ least: 1, median: 500.5, largest: 1000 });
   // the first bytes are read twice: for the format, and for the header's length
-  expect(read).toBe(16 + 8 + header.length + 10 * names.length * channels * 4);
+  expect(read).toBe(16 + head.length + HUGE.layers * HUGE.parts.length * channels * 4);
 
   const { status, stdout } = run("inspect", "big.safetensors", "--json");
   expect(status).toBe(0);

@@ -16,7 +16,7 @@ import { FRAMEWORKS } from "../../src/interop/state-dict.ts";
 import { bytesSource, type ConvertOptions, conversionText, convert } from "../../src/tools/index.ts";
 import { normal, random } from "../support/worlds.ts";
 import "../support/tfjs.ts";
-import { bits, source, type Tensors, trained } from "./checkpoints.ts";
+import { bits, HUGE, huge, source, type Tensors, trained } from "./checkpoints.ts";
 import { type Files, filesOf, saved, sourceOf } from "./tfjs-models.ts";
 
 const REFUSED = expect.objectContaining({ name: "BatchNormError", code: "model-file" }) as Error;
@@ -466,38 +466,24 @@ describe("TF.js models", () => {
 });
 
 test("of 10 GB, memory holds one piece of 4 MiB at a time", async () => {
-  const big = 10_000_000_000;
-  const entries: Record<string, object> = {};
-  let end = 0;
-  const add = (name: string, bytes: number) => {
-    entries[name] = { dtype: "F32", shape: [bytes / 4], data_offsets: [end, end + bytes] };
-    end += bytes;
-  };
-  for (let i = 0; i < 10; i++) {
-    add(`blocks.${i}.conv.weight`, big / 10);
-    for (const name of ["weight", "bias", "running_mean", "running_var"]) add(`blocks.${i}.bn.${name}`, 4000);
-  }
-  const header = new TextEncoder().encode(JSON.stringify(entries));
-  const head = new Uint8Array(8 + header.length);
-  new DataView(head.buffer).setBigUint64(0, BigInt(header.length), true);
-  head.set(header, 8);
+  const { head, size: total } = huge();
   const zeros = new Uint8Array(2 ** 22);
   let largest = 0;
-  const huge = {
+  const file = {
     name: "huge.safetensors",
-    size: head.length + end,
+    size: total,
     async read(from: number, to: number) {
       largest = Math.max(largest, to - from);
       return to <= head.length ? head.subarray(from, to) : zeros.subarray(0, to - from);
     },
     sibling: () => Promise.reject(new Error("there is none")),
   };
-  const { report, size, chunks } = await convert(huge, { to: "flax", count: 1000 });
-  expect(report.layers).toHaveLength(10);
+  const { report, size, chunks } = await convert(file, { to: "flax", count: 1000 });
+  expect(report.layers).toHaveLength(HUGE.layers);
   let written = 0;
   for await (const chunk of chunks()) written += chunk.length;
   expect(written).toBe(size);
-  expect(size).toBeGreaterThan(big);
+  expect(size).toBeGreaterThan(10_000_000_000);
   expect(largest).toBe(2 ** 22);
 });
 
