@@ -10,7 +10,7 @@ import { type Data, type Dtype, namedDtype } from "../tensor/dtype.ts";
 import { floatsOf, rounded } from "../tensor/half.ts";
 import type { BatchNormRecord, ModelFormat } from "./batch-norm-record.ts";
 import { formatOf } from "./formats/index.ts";
-import { safetensorsTensors, sortedByName } from "./formats/safetensors.ts";
+import { readShardedBatchNorms, safetensorsTensors, shardedTensors, sortedByName } from "./formats/safetensors.ts";
 import { openTfjs, tfjsBatchNorms } from "./formats/tfjs/index.ts";
 import { momentumOf } from "./inspect.ts";
 import {
@@ -114,8 +114,8 @@ interface Output extends Writable {
 }
 
 /**
- * Gives the batch norms of a checkpoint the names of another framework. The source is a safetensors file or the model.json of
- * a TF.js layers model, and the result is a safetensors file. All other tensors keep their names, types and bytes, since the
+ * Gives the batch norms of a checkpoint the names of another framework. The source is a safetensors file, the index of several,
+ * or the model.json of a TF.js layers model, and the result is a safetensors file. All other tensors keep their names, types and bytes, since the
  * weights of convolutions have other axes in each framework. A safetensors file keeps its metadata.
  *
  * Throws BatchNormError "model-file" for a file that cannot be read, for one without batch norms, and if two tensors would
@@ -220,8 +220,11 @@ interface Opened {
 }
 
 async function open(source: ByteSource): Promise<Opened> {
-  const { format } = await formatOf(source);
-  if (format === "safetensors") return { format, ...(await safetensorsTensors(source)), records: new Map() };
+  const { format, read } = await formatOf(source);
+  if (format === "safetensors") {
+    const tensors = read === readShardedBatchNorms ? shardedTensors : safetensorsTensors;
+    return { format, ...(await tensors(source)), records: new Map() };
+  }
   if (format !== "tfjs")
     throw wrongFile(
       source.name,

@@ -377,6 +377,24 @@ describe("what is not converted keeps its names and has its reason", () => {
   });
 });
 
+test("a checkpoint in several files becomes one, with the metadata of all", async () => {
+  const { "bn.weight": gamma, ...others } = trained("bn", 3) as Record<string, WritableTensor>;
+  const parts = { "a.safetensors": { "bn.weight": gamma as WritableTensor }, "b.safetensors": others };
+  const map = Object.entries(parts).flatMap(([path, tensors]) => Object.keys(tensors).map((name) => [name, path]));
+  const index = bytesSource(
+    "model.safetensors.index.json",
+    new TextEncoder().encode(JSON.stringify({ weight_map: Object.fromEntries(map) })),
+    {
+      "a.safetensors": writeSafetensors(parts["a.safetensors"], { format: "pt" }),
+      "b.safetensors": writeSafetensors(parts["b.safetensors"]),
+    },
+  );
+  const { report, bytes } = await convert(index, { to: "flax" });
+  const whole = writeSafetensors(trained("bn", 3), { format: "pt" });
+  expect(await bytes()).toEqual(await converted(whole, { to: "flax" }));
+  expect(report.format).toBe("safetensors");
+});
+
 describe("TF.js models", () => {
   const vectors = (n: number) => [1, 2, 3, 4].map((seed) => tf.tensor1d(normal(seed, n).map(Math.abs)));
   const files = async (): Promise<Files> => {
