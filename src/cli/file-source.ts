@@ -8,6 +8,12 @@ import { type ByteSource, siblingPath } from "../tools/source.ts";
 /** Files that stay open until the command has ended. */
 export class OpenFiles {
   readonly #handles: FileHandle[] = [];
+  readonly #paths: string[] = [];
+
+  /** The paths of all files that have been opened, of which no output may take the place. */
+  get paths(): readonly string[] {
+    return this.#paths;
+  }
 
   /** Opens a file for reading. Throws BatchNormError "model-file" if there is none. */
   open(path: string): Promise<ByteSource> {
@@ -22,6 +28,7 @@ export class OpenFiles {
       throw wrongFile(name, "the file", "one that can be read", (error as Error).message, "look at its path");
     }
     this.#handles.push(handle);
+    this.#paths.push(path);
     const stat = await handle.stat();
     if (!stat.isFile()) throw wrongFile(name, "the file", "a file", "a folder or a device", "name a file inside it");
     return {

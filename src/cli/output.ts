@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
 import { rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { BatchNormError } from "../common/errors.ts";
 import { UsageError } from "./usage.ts";
 
 /** Throws UsageError if a file must not be written: it exists and `force` is false, or it is one of the `inputs`. */
@@ -18,11 +19,12 @@ export function checkOutput(path: string, force: boolean, inputs: readonly strin
 
 /**
  * Writes a file: to a temporary one in the same folder first, which takes its name when it is complete. Throws UsageError if
- * the file must not be written (checkOutput), also if it appeared since an earlier check.
+ * the file must not be written (checkOutput), also if it appeared since an earlier check. Errors of the `content` that are
+ * BatchNormErrors stay as they are, and no file is left then.
  */
 export async function writeOutput(
   path: string,
-  content: string | Uint8Array,
+  content: string | Uint8Array | AsyncIterable<Uint8Array>,
   force: boolean,
   inputs: readonly string[],
 ): Promise<void> {
@@ -33,7 +35,7 @@ export async function writeOutput(
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
-    if (error instanceof UsageError) throw error;
+    if (error instanceof UsageError || error instanceof BatchNormError) throw error;
     throw new UsageError(
       `${path}: expected a file that can be written, got: ${(error as Error).message}; name another`,
     );

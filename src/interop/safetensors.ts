@@ -105,7 +105,7 @@ export type WritableTensor =
 const MAX_HEADER = 100_000_000;
 /** Bytes of the number that says how long the header is. */
 export const LENGTH_BYTES = 8;
-const METADATA = "__metadata__";
+export const METADATA = "__metadata__";
 
 const isRecord = isObject as (value: unknown) => value is Record<string, unknown>;
 
@@ -289,31 +289,58 @@ export function writeSafetensors(
   for (const [key, text] of Object.entries(metadata))
     if (typeof text !== "string") throw wrongKind(`metadata.${key}`, "a string", text);
 
-  const entries = Object.entries(tensors)
-    .map(([name, value]) => ({ name, ...storable(name, value) }))
-    .sort((a, b) => DTYPE_NAMES.indexOf(b.dtype) - DTYPE_NAMES.indexOf(a.dtype) || (a.name < b.name ? -1 : 1));
+  const { head, order, size } = layOut(
+    Object.entries(tensors).map(([name, value]) => {
+      const tensor = storable(name, value);
+      return { name, ...tensor, size: tensor.data.byteLength };
+    }),
+    metadata,
+  );
+  const file = new Uint8Array(size);
+  file.set(head);
+  let offset = head.length;
+  for (const { data } of order) {
+    // a detached array has no bytes, and cannot be viewed
+    if (data.length) file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    offset += data.byteLength;
+  }
+  return file;
+}
+
+/** The description of a tensor to be written. `size` is that of its data in bytes. */
+export interface Writable {
+  readonly name: string;
+  readonly dtype: SafetensorsDtype;
+  readonly shape: readonly number[];
+  readonly size: number;
+}
+
+/**
+ * Returns the beginning of a file with these tensors, header included, the order in which their data follow it, which is
+ * the reference implementation's, and the size of the whole file. Throws RangeError for a header that is too long.
+ */
+export function layOut<T extends Writable>(
+  tensors: T[],
+  metadata: Readonly<Record<string, string>>,
+): { head: Uint8Array; order: readonly T[]; size: number } {
+  const order = tensors.sort(
+    (a, b) => DTYPE_NAMES.indexOf(b.dtype) - DTYPE_NAMES.indexOf(a.dtype) || (a.name < b.name ? -1 : 1),
+  );
   const header: [string, unknown][] = Object.keys(metadata).length ? [[METADATA, metadata]] : [];
   let end = 0;
-  for (const { name, dtype, shape, data } of entries) {
+  for (const { name, dtype, shape, size } of order) {
     const begin = end;
-    end += data.byteLength;
+    end += size;
     header.push([name, { dtype, shape, data_offsets: [begin, end] }]);
   }
   const text = bytesOf(JSON.stringify(Object.fromEntries(header)));
   // spaces pad the header to a multiple of 8 bytes, so that 64-bit elements are aligned
   const start = LENGTH_BYTES + Math.ceil(text.length / 8) * 8;
   if (start - LENGTH_BYTES > MAX_HEADER) throw wrongValue("tensors", `a header of at most ${MAX_HEADER} bytes`, start);
-
-  const file = new Uint8Array(start + end);
-  new DataView(file.buffer).setBigUint64(0, BigInt(start - LENGTH_BYTES), true);
-  file.fill(0x20, LENGTH_BYTES, start).set(text, LENGTH_BYTES);
-  let offset = start;
-  for (const { data } of entries) {
-    // a detached array has no bytes, and cannot be viewed
-    if (data.length) file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
-    offset += data.byteLength;
-  }
-  return file;
+  const head = new Uint8Array(start);
+  new DataView(head.buffer).setBigUint64(0, BigInt(start - LENGTH_BYTES), true);
+  head.fill(0x20, LENGTH_BYTES).set(text, LENGTH_BYTES);
+  return { head, order, size: start + end };
 }
 
 /** Checks a value to be written and returns it as a tensor. */

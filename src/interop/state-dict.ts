@@ -97,7 +97,11 @@ export const FRAMEWORKS = /* @__PURE__ */ Object.keys(NAMES) as Framework[];
 /**
  * Returns the factor that converts a variance between unbiased and biased: 1 if `count` is unknown or the kinds agree.
  */
-function besselFactor(from: Names["runningVariance"], to: Names["runningVariance"], count: number | undefined): number {
+export function besselFactor(
+  from: Names["runningVariance"],
+  to: Names["runningVariance"],
+  count: number | undefined,
+): number {
   if (count === undefined || from === to) return 1;
   return to === "unbiased" ? count / (count - 1) : (count - 1) / count;
 }

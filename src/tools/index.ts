@@ -4,6 +4,15 @@ export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";
 export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
 export {
+  type Conversion,
+  type ConversionReport,
+  type ConvertedLayer,
+  type ConvertedTensor,
+  type ConvertOptions,
+  convert,
+  type Unconverted,
+} from "./convert.ts";
+export {
   type Finding,
   type FindingCode,
   type InspectedLayer,
@@ -12,5 +21,6 @@ export {
   type Range,
   type Severity,
 } from "./inspect.ts";
+export { conversionText } from "./report/conversion-text.ts";
 export { textReport } from "./report/text.ts";
 export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";

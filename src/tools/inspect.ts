@@ -194,7 +194,7 @@ function inspectLayer(record: BatchNormRecord, usual: number | undefined, note: 
 }
 
 /** Returns a momentum under both definitions. */
-function momentumOf({ momentum, convention }: BatchNormRecord) {
+export function momentumOf({ momentum, convention }: Pick<BatchNormRecord, "momentum" | "convention">) {
   if (momentum === undefined) return undefined;
   // 1 − 0.99 in decimals, not in binary
   const other = Number((1 - momentum).toPrecision(12));

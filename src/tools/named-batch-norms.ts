@@ -1,6 +1,7 @@
 // Finds batch norms among named tensors: wherever a mean and a variance have the names of one framework and one prefix.
 
 import { wrongFile } from "../common/errors.ts";
+import type { SafetensorsDtype } from "../interop/safetensors.ts";
 import { NAMES } from "../interop/state-dict.ts";
 import type { Framework } from "../layer/options.ts";
 import type { BatchNormRecord, ModelFormat } from "./batch-norm-record.ts";
@@ -15,6 +16,16 @@ export interface NamedTensor {
   floats(): Promise<Float64Array | undefined>;
   /** Reads the one integer of a counter. Returns NaN for a tensor that is none. */
   count(): Promise<number>;
+}
+
+/** A tensor whose bytes can be written to a safetensors file. */
+export interface StoredTensor extends NamedTensor {
+  /** The type of the elements in a safetensors file, or undefined for elements that it cannot hold. */
+  readonly type: SafetensorsDtype | undefined;
+  /** The size in bytes in a safetensors file. */
+  readonly size: number;
+  /** Returns the bytes of a safetensors file from `begin` up to, not including, `end`, both multiples of 8 or the size. */
+  bytes(begin: number, end: number): Promise<Uint8Array>;
 }
 
 /**
@@ -36,57 +47,61 @@ interface CleanNames {
   readonly isCommon: boolean;
 }
 
-/**
- * The frameworks in the order in which their names are tried. TF.js has Keras's names. ONNX's `mean` and `var` of before
- * opset 14 are Flax's.
- */
-const TRIED = (["pytorch", "keras", "haiku", "onnx", "flax"] as const).map((framework): CleanNames => {
+/** Returns the names of a framework; `most` is the number of names of each statistic that are known. */
+function cleanNames(framework: Framework, most?: number): CleanNames {
   const { ignored, gamma, beta, mean, variance, batches } = NAMES[framework];
   const clean = (path: string) => (ignored ? path.replace(ignored, "") : path);
-  const first = framework === "onnx" ? 1 : undefined;
   return {
     framework,
     clean,
     gamma: gamma.map(clean),
     beta: beta.map(clean),
-    mean: mean.slice(0, first).map(clean),
-    variance: variance.slice(0, first).map(clean),
+    mean: mean.slice(0, most).map(clean),
+    variance: variance.slice(0, most).map(clean),
     batches: batches === undefined ? [] : [clean(batches)],
     isCommon: framework === "flax",
   };
-});
+}
+
+/**
+ * The frameworks in the order in which their names are tried. TF.js has Keras's names. ONNX's `mean` and `var` of before
+ * opset 14 are Flax's.
+ */
+const TRIED = (["pytorch", "keras", "haiku", "onnx", "flax"] as const).map((framework) =>
+  cleanNames(framework, framework === "onnx" ? 1 : undefined),
+);
 
 /** The name of a batch norm whose tensors have no prefix, as in the state of a single layer. */
-const TOP = "(top level)";
+export const TOP = "(top level)";
 
-type Part = "gamma" | "beta" | "mean" | "variance" | "batches";
-const PARTS: readonly Part[] = ["gamma", "beta", "mean", "variance", "batches"];
+export type Part = "gamma" | "beta" | "mean" | "variance" | "batches";
+export const PARTS: readonly Part[] = ["gamma", "beta", "mean", "variance", "batches"];
 
 /** A batch norm's tensors. */
-interface Group {
+interface Group<T extends NamedTensor = NamedTensor> {
   readonly prefix: string;
   readonly names: CleanNames;
-  readonly parts: Partial<Record<Part, NamedTensor>>;
+  readonly parts: Partial<Record<Part, T>>;
 }
 
 /** Returns the number of elements of a vector with any number of axes of 1, or undefined for other shapes. */
-function lengthOf(shape: readonly number[]): number | undefined {
+export function lengthOf(shape: readonly number[]): number | undefined {
   const sizes = shape.filter((size) => size !== 1);
   return sizes.length > 1 ? undefined : (sizes[0] ?? (shape.length ? 1 : undefined));
 }
 
 /** Returns the tensors of one framework's batch norms, by prefix. */
-function groupsOf(tensors: readonly NamedTensor[], names: CleanNames): Map<string, Group> {
-  const all = new Map<string, NamedTensor>();
+function groupsOf<T extends NamedTensor>(tensors: readonly T[], names: CleanNames): Map<string, Group<T>> {
+  const all = new Map<string, T>();
   for (const tensor of tensors) all.set(names.clean(tensor.name).replaceAll("/", "."), tensor);
-  const groups = new Map<string, Group>();
+  const groups = new Map<string, Group<T>>();
   const statistics = [...names.mean, ...names.variance].map((name) => name.replaceAll("/", "."));
   for (const path of all.keys()) {
     const last = statistics.find((name) => path === name || path.endsWith(`.${name}`));
     if (last === undefined) continue;
     const prefix = path.slice(0, path.length - last.length);
     if (groups.has(prefix)) continue;
-    const parts: Partial<Record<Part, NamedTensor>> = {};
+    const parts: Partial<Record<Part, T>> = {};
     for (const part of PARTS)
       for (const name of names[part]) {
         const tensor = all.get(prefix + name.replaceAll("/", "."));
@@ -121,7 +136,7 @@ export async function readVector(
 }
 
 /** Reads one batch norm. */
-async function recordOf({ names, parts }: Group, name: string, format: ModelFormat, file: string) {
+async function recordOf({ names, parts, name }: NamedGroup, format: ModelFormat, file: string) {
   const statistic = (parts.mean ?? parts.variance) as NamedTensor;
   const channels = lengthOf(statistic.shape) ?? 0;
   const problems: string[] = [];
@@ -137,7 +152,7 @@ async function recordOf({ names, parts }: Group, name: string, format: ModelForm
   }
   const batches = await parts.batches?.count();
   return {
-    name,
+    name: name || TOP,
     format,
     convention: names.framework,
     channels,
@@ -146,6 +161,27 @@ async function recordOf({ names, parts }: Group, name: string, format: ModelForm
     ...(batches === undefined || Number.isNaN(batches) ? {} : { batches }),
     ...(problems.length ? { problems } : {}),
   } satisfies BatchNormRecord;
+}
+
+/** A batch norm's tensors, with its name in the file's own spelling, which is empty for tensors without a prefix. */
+export interface NamedGroup<T extends NamedTensor = NamedTensor> extends Group<T> {
+  readonly name: string;
+}
+
+/**
+ * Returns the tensors of every batch norm, known by the names of PyTorch, Keras and TF.js, Haiku, ONNX and Flax, or of `from`
+ * alone, in the order of the tensors.
+ */
+export function batchNormGroups<T extends NamedTensor>(tensors: readonly T[], from?: Framework): NamedGroup<T>[] {
+  const groups = new Map<T, NamedGroup<T>>();
+  for (const names of from === undefined ? TRIED : [cleanNames(from)])
+    for (const group of groupsOf(tensors, names).values()) {
+      const statistic = (group.parts.mean ?? group.parts.variance) as T;
+      // "/" and "." are one character, so that the prefix is as long in the file's own spelling
+      const name = names.clean(statistic.name).slice(0, Math.max(0, group.prefix.length - 1));
+      groups.set(statistic, { ...group, name });
+    }
+  return tensors.flatMap((tensor) => groups.get(tensor) ?? []);
 }
 
 /**
@@ -157,13 +193,7 @@ export async function batchNormsAmong(
   format: ModelFormat,
   file: string,
 ): Promise<BatchNormRecord[]> {
-  const records = new Map<NamedTensor, BatchNormRecord>();
-  for (const names of TRIED)
-    for (const group of groupsOf(tensors, names).values()) {
-      const statistic = (group.parts.mean ?? group.parts.variance) as NamedTensor;
-      // "/" and "." are one character, so that the prefix is as long in the file's own spelling
-      const name = names.clean(statistic.name).slice(0, Math.max(0, group.prefix.length - 1));
-      records.set(statistic, await recordOf(group, name || TOP, format, file));
-    }
-  return tensors.flatMap((tensor) => records.get(tensor) ?? []);
+  const records: BatchNormRecord[] = [];
+  for (const group of batchNormGroups(tensors)) records.push(await recordOf(group, format, file));
+  return records;
 }

@@ -1,9 +1,10 @@
 // Mutated model files: each is inspected, or refused by one error that names a file; nothing outside of a file is read, and no
-// more than the files are long, however long they say that they are.
+// more than the files are long, however long they say that they are. Every second one is converted, to a file that can be read.
 
 import { parseHTML } from "linkedom";
 import { expect, test } from "vitest";
-import { type ByteSource, bytesSource, inspect, textReport } from "../../src/tools/index.ts";
+import { readSafetensors } from "../../src/interop/safetensors.ts";
+import { type ByteSource, bytesSource, conversionText, convert, inspect, textReport } from "../../src/tools/index.ts";
 import { htmlReport } from "../../src/tools/report/html.ts";
 import { random } from "../support/worlds.ts";
 import { file as safetensors, trained } from "../tools/checkpoints.ts";
@@ -184,7 +185,8 @@ test("mutated model files are inspected, or refused by one error that names a fi
     const [[name, bytes], ...siblings] = mutated(i) as [[string, Uint8Array], ...[string, Uint8Array][]];
     const total = siblings.reduce((sum, [, other]) => sum + other.length, bytes.length);
     let read = 0;
-    const source = watched(bytesSource(name, bytes, Object.fromEntries(siblings)), (n) => {
+    const files = bytesSource(name, bytes, Object.fromEntries(siblings));
+    const source = watched(files, (n) => {
       read += n;
     });
     counts.files = i + 1;
@@ -194,6 +196,16 @@ test("mutated model files are inspected, or refused by one error that names a fi
       expect(textReport(found)).toContain(found.file);
       if (i % 64 === 0) expect(htmlReport(document, found)).toContain("</html>");
       count("inspected");
+      if (i % 2) {
+        const to = i % 4 === 1 ? "haiku" : "pytorch";
+        const result = await convert(
+          watched(files, () => {}),
+          { to, ...(i % 3 && { count: 8 }) },
+        );
+        expect(Object.keys(readSafetensors(await result.bytes()).tensors).length).toBeGreaterThan(0);
+        expect(conversionText(result.report)).toContain("→");
+        count("converted");
+      }
     } catch (error) {
       const { name: kind, code, message } = error as { name: string; code?: string; message: string };
       const isOurs = kind === "BatchNormError" && code === "model-file" && message.length < 1000;
@@ -209,4 +221,5 @@ test("mutated model files are inspected, or refused by one error that names a fi
   // the mutations are of both kinds
   expect(counts.inspected).toBeGreaterThan((counts.files as number) / 10);
   expect(counts.refused).toBeGreaterThan((counts.files as number) / 10);
+  expect(counts.converted).toBeGreaterThan((counts.files as number) / 20);
 }, 0);

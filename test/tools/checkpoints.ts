@@ -42,3 +42,28 @@ export const bits = (dtype: "F16" | "BF16", values: readonly number[]) => ({
   shape: [values.length],
   data: Uint16Array.from(values) as TensorData,
 });
+
+/** The batch norms of a huge checkpoint. */
+export const HUGE = { layers: 10, channels: 1000, parts: ["weight", "bias", "running_mean", "running_var"] } as const;
+
+/**
+ * Returns the beginning of a checkpoint with 10 GB of other tensors between its batch norms, header included, and the size of
+ * the whole file. The last channels * 4 bytes are a running variance.
+ */
+export function huge(): { head: Uint8Array; size: number } {
+  const entries: Record<string, object> = {};
+  let end = 0;
+  const add = (name: string, bytes: number) => {
+    entries[name] = { dtype: "F32", shape: [bytes / 4], data_offsets: [end, end + bytes] };
+    end += bytes;
+  };
+  for (let i = 0; i < HUGE.layers; i++) {
+    add(`blocks.${i}.conv.weight`, 10_000_000_000 / HUGE.layers);
+    for (const name of HUGE.parts) add(`blocks.${i}.bn.${name}`, HUGE.channels * 4);
+  }
+  const header = new TextEncoder().encode(JSON.stringify(entries));
+  const head = new Uint8Array(8 + header.length);
+  new DataView(head.buffer).setBigUint64(0, BigInt(header.length), true);
+  head.set(header, 8);
+  return { head, size: head.length + end };
+}

@@ -21,8 +21,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { OpenFiles } from "../../src/cli/file-source.ts";
-import { inspect } from "../../src/tools/index.ts";
-import { file, trained, withValue } from "./checkpoints.ts";
+import { writeOutput } from "../../src/cli/output.ts";
+import { wrongFile } from "../../src/common/errors.ts";
+import { convert, inspect } from "../../src/tools/index.ts";
+import { file, HUGE, huge, trained, withValue } from "./checkpoints.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
@@ -131,6 +133,96 @@ describe("inspect", () => {
   });
 });
 
+describe("convert", () => {
+  test("writes the file that the function makes, and prints its report", async () => {
+    const { status, stdout, stderr } = run("convert", "good.safetensors", "flax.safetensors", "--to", "flax");
+    expect([status, stderr]).toEqual([0, ""]);
+    expect(stdout).toMatch(/^good\.safetensors \(safetensors\) → flax: 1 batch norm converted, 0 not; 0 other/);
+    expect(stdout).toContain("\n  bn.running_var → batch_stats/bn/var\n");
+    const json = run("convert", "good.safetensors", "8.safetensors", "--to", "flax", "--count", "8", "--json");
+    const files = new OpenFiles();
+    const source = await files.open(at("good.safetensors"));
+    const plain = await convert(source, { to: "flax" });
+    const counted = await convert(source, { to: "flax", count: 8 });
+    expect(readFileSync(at("flax.safetensors"))).toEqual(Buffer.from(await plain.bytes()));
+    expect(readFileSync(at("8.safetensors"))).toEqual(Buffer.from(await counted.bytes()));
+    await files.close();
+    expect(JSON.parse(json.stdout)).toEqual(counted.report);
+  });
+
+  test("gives 1 and writes the file if a batch norm is not converted", () => {
+    const { "bn.running_var": _, ...tensors } = trained("bn", 4);
+    writeFileSync(at("half.safetensors"), file({ ...tensors, ...trained("other", 4) }));
+    const { status, stdout } = run("convert", "half.safetensors", "half-keras.safetensors", "--to", "keras");
+    expect(status).toBe(1);
+    expect(stdout).toContain("NOT CONVERTED bn: running_var is missing.");
+    expect(statSync(at("half-keras.safetensors")).size).toBeGreaterThan(0);
+  });
+
+  test("writes over no file without --force, and never over a file of the model", () => {
+    writeFileSync(at("mine.safetensors"), "mine");
+    const args = ["convert", "good.safetensors", "mine.safetensors", "--to", "keras"];
+    expect(run(...args)).toEqual({
+      status: 2,
+      stdout: "",
+      stderr: "mine.safetensors: expected a new file, got one that exists; name another, or pass --force\n",
+    });
+    expect(readFileSync(at("mine.safetensors"), "utf8")).toBe("mine");
+    expect(run(...args, "--force").status).toBe(0);
+    expect(readFileSync(at("mine.safetensors")).length).toBeGreaterThan(100);
+
+    const spec = (name: string) => ({ name, shape: [1], dtype: "float32" });
+    const manifest = [{ paths: ["shard.bin"], weights: [spec("bn/moving_mean"), spec("bn/moving_variance")] }];
+    writeFileSync(at("model.json"), JSON.stringify(manifest));
+    writeFileSync(at("shard.bin"), new Uint8Array(8));
+    for (const out of ["model.json", "shard.bin"]) {
+      const { status, stderr } = run("convert", "model.json", out, "--to", "pytorch", "--force");
+      expect([status, stderr]).toEqual([2, `${out}: expected another file than the input; name another\n`]);
+    }
+    expect(readFileSync(at("shard.bin"))).toEqual(Buffer.alloc(8));
+    expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
+  });
+
+  test("an output whose input fails on the way leaves no part of it, and the error as it is", async () => {
+    const whole = new OpenFiles();
+    const source = await whole.open(at("good.safetensors"));
+    const { chunks } = await convert(source, { to: "keras" });
+    const content = (async function* () {
+      for await (const chunk of chunks()) {
+        yield chunk;
+        throw wrongFile("good.safetensors", "tensor", "bytes", "none");
+      }
+    })();
+    await expect(writeOutput(at("cut-off.safetensors"), content, false, [])).rejects.toThrow(
+      expect.objectContaining({ code: "model-file" }) as Error,
+    );
+    await whole.close();
+    expect(readdirSync(folder).filter((name) => /cut-off/.test(name))).toEqual([]);
+  });
+
+  test.each([
+    ["no framework", ["good.safetensors", "x"], "required option '--to <framework>' not specified"],
+    ["another framework", ["good.safetensors", "x", "--to", "caffe"], "Allowed choices are pytorch, keras"],
+    ["a count of one", ["good.safetensors", "x", "--to", "flax", "--count", "1"], "Expected a number above 1"],
+    ["a damaged file", ["cut.safetensors", "x", "--to", "flax"], "cut.safetensors: "],
+    ["names of none", ["good.safetensors", "x", "--to", "flax", "--from", "onnx"], "with the names of onnx"],
+  ])("gives 2 and a message without a stack for %s, and no file", (_, args, text) => {
+    const { status, stdout, stderr } = run("convert", ...args);
+    expect([status, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(text);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(readdirSync(folder)).not.toContain("x");
+  });
+
+  test("--help has an example and the exit codes, within 80 columns", () => {
+    const { status, stdout } = run("convert", "--help");
+    expect(status).toBe(0);
+    expect(stdout).toContain("$ npx batchnorm-wasm convert model.safetensors flax.safetensors --to flax");
+    expect(stdout).toContain("exit code");
+    for (const line of stdout.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+  });
+});
+
 test.each([
   ["no command", [], "Usage: batchnorm-wasm"],
   ["an unknown command", ["inspekt"], "unknown command 'inspekt'"],
@@ -146,30 +238,15 @@ test("--version is the package's", async () => {
 });
 
 test("of 10 GB, only the header and the ranges of batch norms are read", async () => {
-  const big = 10_000_000_000;
-  const names = ["weight", "bias", "running_mean", "running_var"];
-  const channels = 1000;
-  const entries: Record<string, object> = {};
-  let end = 0;
-  const add = (name: string, bytes: number) => {
-    entries[name] = { dtype: "F32", shape: [bytes / 4], data_offsets: [end, end + bytes] };
-    end += bytes;
-  };
-  for (let i = 0; i < 10; i++) {
-    add(`blocks.${i}.conv.weight`, big / 10);
-    for (const name of names) add(`blocks.${i}.bn.${name}`, channels * 4);
-  }
-  const header = new TextEncoder().encode(JSON.stringify(entries));
-  const length = new Uint8Array(8);
-  new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+  const { head, size } = huge();
+  const { channels } = HUGE;
   const handle = openSync(at("big.safetensors"), "w");
-  writeSync(handle, length, 0, 8, 0);
-  writeSync(handle, header, 0, header.length, 8);
-  ftruncateSync(handle, 8 + header.length + end); // a hole, which takes no room
+  writeSync(handle, head, 0, head.length, 0);
+  ftruncateSync(handle, size); // a hole, which takes no room
   const last = Float32Array.from({ length: channels }, (_, i) => i + 1);
-  writeSync(handle, new Uint8Array(last.buffer), 0, channels * 4, 8 + header.length + end - channels * 4);
+  writeSync(handle, new Uint8Array(last.buffer), 0, channels * 4, size - channels * 4);
   closeSync(handle);
-  expect(statSync(at("big.safetensors")).size).toBeGreaterThan(big);
+  expect(statSync(at("big.safetensors")).size).toBeGreaterThan(10_000_000_000);
 
   const files = new OpenFiles();
   const source = await files.open(at("big.safetensors"));
@@ -186,7 +263,7 @@ test("of 10 GB, only the header and the ranges of batch norms are read", async (
   expect(layers).toHaveLength(10);
   expect(layers[9]?.variance).toEqual({ least: 1, median: 500.5, largest: 1000 });
   // the first bytes are read twice: for the format, and for the header's length
-  expect(read).toBe(16 + 8 + header.length + 10 * names.length * channels * 4);
+  expect(read).toBe(16 + head.length + HUGE.layers * HUGE.parts.length * channels * 4);
 
   const { status, stdout } = run("inspect", "big.safetensors", "--json");
   expect(status).toBe(0);

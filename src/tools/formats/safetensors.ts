@@ -6,7 +6,7 @@ import { type HeaderEntry, headerEnd, LENGTH_BYTES, readHeader, tensorOf } from 
 import { countOf } from "../../interop/state-dict.ts";
 import { floatsOf } from "../../tensor/half.ts";
 import type { BatchNormRecord } from "../batch-norm-record.ts";
-import { batchNormsAmong, type NamedTensor } from "../named-batch-norms.ts";
+import { batchNormsAmong, type StoredTensor } from "../named-batch-norms.ts";
 import { type ByteSource, readJson, readRange } from "../source.ts";
 
 /** The most shards of a checkpoint. It is a chosen value: they have some gigabytes each, and every one is an open file. */
@@ -32,7 +32,7 @@ export async function openSafetensors(source: ByteSource): Promise<OpenSafetenso
 }
 
 /** Returns a tensor of the header whose elements are read on demand. */
-function namedTensor(source: ByteSource, start: number, entry: HeaderEntry): NamedTensor {
+function namedTensor(source: ByteSource, start: number, entry: HeaderEntry): StoredTensor {
   const { name, label, dtype, shape, begin, end } = entry;
   const read = async () => {
     const bytes = await readRange(source, label, start + begin, start + end);
@@ -41,7 +41,10 @@ function namedTensor(source: ByteSource, start: number, entry: HeaderEntry): Nam
   return {
     name,
     dtype,
+    type: dtype,
     shape,
+    size: end - begin,
+    bytes: (from, to) => readRange(source, label, start + begin + from, start + begin + to),
     async floats() {
       if (!/^(F64|F32|F16|BF16)$/.test(dtype)) return undefined;
       return Float64Array.from(floatsOf((await read()).data, dtype) as ArrayLike<number>);
@@ -51,38 +54,55 @@ function namedTensor(source: ByteSource, start: number, entry: HeaderEntry): Nam
   };
 }
 
-async function tensorsOf(source: ByteSource): Promise<NamedTensor[]> {
-  const { start, entries } = await openSafetensors(source);
-  return entries.map((entry) => namedTensor(source, start, entry));
+/** The tensors of a checkpoint, whose values have not been read, and its metadata. */
+interface Tensors {
+  readonly tensors: readonly StoredTensor[];
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** Returns the tensors of a safetensors file, of which the header alone has been read, and its metadata. */
+export async function safetensorsTensors(source: ByteSource): Promise<Tensors> {
+  const { start, entries, metadata } = await openSafetensors(source);
+  return { tensors: entries.map((entry) => namedTensor(source, start, entry)), metadata };
+}
+
+/** Returns a new list of what has names, sorted by them, numbers in names by their value. */
+export function sortedByName<T extends { readonly name: string }>(list: readonly T[]): T[] {
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  return [...list].sort((a, b) => compare(a.name, b.name));
 }
 
 /** Returns the batch norms of a safetensors file, sorted by name, numbers in names by their value. */
 export async function readSafetensorsBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
-  return sorted(await batchNormsAmong(await tensorsOf(source), "safetensors", source.name));
+  const { tensors } = await safetensorsTensors(source);
+  return sortedByName(await batchNormsAmong(tensors, "safetensors", source.name));
+}
+
+/** Returns the batch norms of a checkpoint in several safetensors files, as shardedTensors reads it. */
+export async function readShardedBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
+  const { tensors } = await shardedTensors(source);
+  return sortedByName(await batchNormsAmong(tensors, "safetensors", source.name));
 }
 
 /**
- * Returns the batch norms of a checkpoint in several safetensors files, from its index: {"weight_map": {"name": "file"}}.
- * Throws BatchNormError "model-file" if a file lacks a tensor that the index says it has.
+ * Returns the tensors of a checkpoint in several safetensors files, from its index: {"weight_map": {"name": "file"}}. Throws
+ * BatchNormError "model-file" if a file lacks a tensor that the index says it has.
  */
-export async function readShardedBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
+export async function shardedTensors(source: ByteSource): Promise<Tensors> {
   const { name: file } = source;
   const { weight_map: map } = ((await readJson(source)) ?? {}) as { weight_map?: unknown };
   if (!isObject(map)) throw wrongFile(file, "weight_map", "an object of file names by tensor", map);
   const paths = new Set<unknown>(Object.values(map));
   if (paths.size > MAX_SHARDS) throw wrongFile(file, "weight_map", `at most ${MAX_SHARDS} files`, paths.size);
-  const tensors: NamedTensor[] = [];
+  const tensors: StoredTensor[] = [];
+  const metadata: Record<string, string> = Object.create(null);
   for (const path of paths) {
-    const shard = await tensorsOf(await source.sibling(path as string));
-    const names = new Set(shard.map(({ name }) => name));
+    const shard = await safetensorsTensors(await source.sibling(path as string));
+    const names = new Set(shard.tensors.map(({ name }) => name));
     const missing = Object.entries(map).find(([name, other]) => other === path && !names.has(name));
     if (missing) throw wrongFile(file, "weight_map", `the tensor ${missing[0]} in ${path}`, "none there");
-    tensors.push(...shard);
+    tensors.push(...shard.tensors);
+    Object.assign(metadata, shard.metadata);
   }
-  return sorted(await batchNormsAmong(tensors, "safetensors", file));
-}
-
-function sorted(records: BatchNormRecord[]): BatchNormRecord[] {
-  const { compare } = new Intl.Collator("en", { numeric: true });
-  return records.sort((a, b) => compare(a.name, b.name));
+  return { tensors, metadata };
 }

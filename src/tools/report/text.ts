@@ -34,7 +34,7 @@ export const COLUMNS: readonly (readonly [title: string, text: (layer: Inspected
 const shortest = (value: number) => String(Number(value.toPrecision(3))).replace(/^0\./, ".");
 
 /** Wraps words to lines of a width, all but the first with an indent. */
-function wrap(text: string, width: number, indent: string): string {
+export function wrap(text: string, width: number, indent: string): string {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {

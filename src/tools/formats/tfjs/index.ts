@@ -3,7 +3,7 @@
 import { wrongFile } from "../../../common/errors.ts";
 import { isArray, isObject } from "../../../common/validate.ts";
 import type { BatchNormRecord } from "../../batch-norm-record.ts";
-import { batchNormsAmong } from "../../named-batch-norms.ts";
+import { batchNormsAmong, type StoredTensor } from "../../named-batch-norms.ts";
 import { type ByteSource, readJson } from "../../source.ts";
 import { readGraph } from "./graph.ts";
 import { type BatchNormConfig, batchNormConfigs } from "./layers.ts";
@@ -20,11 +20,18 @@ function takeConfig(configs: Map<string, BatchNormConfig>, prefix: string): Batc
   }
 }
 
+/** A TF.js model: the tensors of its shards, whose values have not been read, and its topology as it stands there. */
+export interface TfjsModel {
+  readonly file: string;
+  readonly tensors: readonly StoredTensor[];
+  readonly topology: unknown;
+}
+
 /**
- * Returns the batch norms of a TF.js model, in the order of its layers or nodes. A manifest of weights alone, which some
- * packages ship, is read without configurations. Throws BatchNormError "model-file" for a file that breaks the format.
+ * Opens a TF.js model or a manifest of weights alone, which some packages ship. Throws BatchNormError "model-file" for a file
+ * that breaks the format.
  */
-export async function readTfjsBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
+export async function openTfjs(source: ByteSource): Promise<TfjsModel> {
   const { name: file } = source;
   const model = await readJson(source);
   const { modelTopology, weightsManifest } = (isArray(model) ? { weightsManifest: model } : model) as Fields;
@@ -37,6 +44,23 @@ export async function readTfjsBatchNorms(source: ByteSource): Promise<BatchNormR
       "name the model.json of a TF.js model",
     );
   const tensors = await openWeights(source, weightsManifest);
+  return { file, tensors, topology: modelTopology };
+}
+
+/**
+ * Returns the batch norms of a TF.js model, in the order of its layers or nodes. Throws BatchNormError "model-file" for a
+ * topology that breaks the format.
+ */
+export async function readTfjsBatchNorms(source: ByteSource): Promise<BatchNormRecord[]> {
+  return tfjsBatchNorms(await openTfjs(source));
+}
+
+/** Returns the batch norms of an open model, as readTfjsBatchNorms does. */
+export async function tfjsBatchNorms({
+  file,
+  tensors,
+  topology: modelTopology,
+}: TfjsModel): Promise<BatchNormRecord[]> {
   const { model_config: nested, node } = (isObject(modelTopology) ? modelTopology : {}) as Fields;
   if (node !== undefined) return readGraph(file, node, tensors);
 

@@ -6,8 +6,9 @@
 
 import { wrongFile } from "../../../common/errors.ts";
 import { isArray, isNumbers, isObject } from "../../../common/validate.ts";
+import type { SafetensorsDtype } from "../../../interop/safetensors.ts";
 import { floatsOf } from "../../../tensor/half.ts";
-import type { NamedTensor } from "../../named-batch-norms.ts";
+import type { StoredTensor } from "../../named-batch-norms.ts";
 import { type ByteSource, readRange } from "../../source.ts";
 
 /** Bytes of an element of each type. Texts have a length of their own each. */
@@ -113,10 +114,10 @@ async function bytesOf({ label, size, dtype, quantization }: Spec, shards: Shard
  * Returns the tensors of a manifest, whose values are read on demand. Throws BatchNormError "model-file" for a manifest
  * that breaks the format, and for shards whose bytes are not those of the tensors.
  */
-export async function openWeights(source: ByteSource, manifest: unknown): Promise<NamedTensor[]> {
+export async function openWeights(source: ByteSource, manifest: unknown): Promise<StoredTensor[]> {
   const { name: file } = source;
   if (!isArray(manifest)) throw wrongFile(file, "weightsManifest", "a list of groups", manifest);
-  const tensors: NamedTensor[] = [];
+  const tensors: StoredTensor[] = [];
   let files = 0;
   for (const group of manifest) {
     const { paths, weights } = (isObject(group) ? group : {}) as Record<string, unknown>;
@@ -141,8 +142,19 @@ export async function openWeights(source: ByteSource, manifest: unknown): Promis
   return tensors;
 }
 
-function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): NamedTensor {
-  const { name, label, shape, dtype, quantization } = spec;
+/** The types of safetensors files. Those without one have elements of no fixed size, or none that they can hold. */
+const TYPES: Readonly<Record<string, SafetensorsDtype>> = {
+  float32: "F32",
+  int32: "I32",
+  complex64: "C64",
+  bool: "BOOL",
+  uint8: "U8",
+  uint16: "U16",
+  float16: "F16",
+};
+
+function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): StoredTensor {
+  const { name, label, shape, size, dtype, quantization } = spec;
   const isFloat = dtype === "float32" || dtype === "float16";
   return {
     name,
@@ -150,5 +162,14 @@ function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): Na
     dtype: quantization ? `${dtype} as ${quantization.dtype}` : dtype,
     floats: async () => (isFloat ? valuesOf(spec, await shards.read(label, begin, end)) : undefined),
     count: async () => Number.NaN, // TF.js counts no batches
+    // TF.js itself rounds quantised integers; models have none
+    type: quantization && dtype !== "float32" ? undefined : TYPES[dtype],
+    size: dtype === "string" ? end - begin : size * (BYTES[dtype] as number),
+    async bytes(from, to) {
+      if (!quantization) return shards.read(label, begin + from, begin + to);
+      const narrow = BYTES[quantization.dtype] as number;
+      const stored = await shards.read(label, begin + (from / 4) * narrow, begin + (to / 4) * narrow);
+      return new Uint8Array(Float32Array.from(valuesOf(spec, stored)).buffer);
+    },
   };
 }
