@@ -4,6 +4,13 @@ export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";
 export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
 export {
+  type DataBatch,
+  type DataLayout,
+  type DataStatistics,
+  type DataStatisticsOptions,
+  dataStatistics,
+} from "./data-statistics.ts";
+export {
   type Finding,
   type FindingCode,
   type InspectedLayer,
