@@ -186,6 +186,15 @@ const mpi = {
 /** Functions for model files. They run no kernels. */
 const tools = { ...entry("tools/index.ts"), stdin: undefined, entryPoints: ["src/tools/index.ts"] };
 
+/** The decoders of images, which the program has in itself, as the bytes that they are. */
+const decodersAsBytes = {
+  name: "decoders-as-bytes",
+  setup({ onLoad }) {
+    const filter = /@jsquash.+\.wasm$/;
+    onLoad({ filter }, async ({ path }) => ({ contents: await readFile(path), loader: "binary" }));
+  },
+};
+
 /** The program, with all that it needs. Its packages are in CommonJS partly, and require Node's own modules. */
 const cli = {
   ...tools,
@@ -195,6 +204,7 @@ const cli = {
   minify: true,
   sourcemap: false,
   metafile: true,
+  plugins: [decodersAsBytes, ...tools.plugins],
   define: { VERSION: JSON.stringify(JSON.parse(await readFile("package.json", "utf8")).version) },
   banner: {
     js: '#!/usr/bin/env node\nimport{createRequire as makeRequire}from"node:module";const require=makeRequire(import.meta.url);',

@@ -2,6 +2,7 @@
 
 import { Command, CommanderError } from "commander";
 import { addInspect } from "./cli/inspect.ts";
+import { addMeanStd } from "./cli/mean-std.ts";
 import { UsageError } from "./cli/usage.ts";
 import { BatchNormError } from "./common/errors.ts";
 
@@ -18,6 +19,7 @@ const exit = (code: number) => {
 };
 
 addInspect(program, exit);
+addMeanStd(program, exit);
 
 /** A reader that has seen enough, such as `head`, closes the pipe. */
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

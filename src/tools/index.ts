@@ -2,6 +2,7 @@
 
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";
+export { type ArrayOptions, arrayBatches } from "./array-batches.ts";
 export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
 export {
   type DataBatch,
