@@ -1,6 +1,7 @@
 // dataStatistics: mean and standard deviation per channel, against sums in BigInt.
 
 import { describe, expect, test } from "vitest";
+import { quotient } from "../../src/tools/channel-moments.ts";
 import { type DataBatch, type DataStatistics, dataStatistics } from "../../src/tools/index.ts";
 import { normal, random } from "../support/worlds.ts";
 
@@ -90,6 +91,15 @@ describe("integers", () => {
   });
 });
 
+test.each([
+  // a tie but for 2⁻¹⁰⁰, and ties, which go to even
+  [((2n ** 53n + 1n) << 100n) + 1n, 1n << 100n, 2 ** 53 + 2],
+  [(2n ** 53n + 1n) << 100n, 1n << 100n, 2 ** 53],
+  [-((2n ** 53n + 1n) << 100n) - 1n, 1n << 100n, -(2 ** 53) - 2],
+  [1n, 3n, 1 / 3],
+  [0n, 7n, 0],
+])("a quotient of integers is rounded once: %s / %s", (a, b, expected) => expect(quotient(a, b)).toBe(expected));
+
 describe("no drift over 10⁷ values", () => {
   const batches = 1000;
   const size = 10_000;
@@ -160,6 +170,12 @@ describe("floats", () => {
       expectNear(of(pieces, c).mean, of(whole, c).mean, 4);
       expectNear(of(pieces, c).variance, of(whole, c).variance, 4);
     }
+  });
+
+  test("a sum whose rounding is as large as the deviation", async () => {
+    // sums of a block are multiples of 512, so that its first mean is off
+    const data = Float64Array.from({ length: 4096 }, (_, i) => 1e15 + (i % 2));
+    expect(of(await dataStatistics([{ data, shape: [4096] }]), 0)).toMatchObject({ mean: 1e15 + 0.5, std: 0.5 });
   });
 
   test("NaN and infinity are left out and counted", async () => {

@@ -40,7 +40,14 @@ describe("a header", () => {
     ["of progressive JPEG in grey", jpeg(frame(300, 20, 1, 0xc2)), { channels: 1 }],
     [
       "of JPEG behind other segments, one of which has a thumbnail",
-      jpeg(segment(0xe1, ...jpeg(frame(9, 9, 1))), [0xff], segment(0xc4, 1), frame(300, 20, 3)),
+      jpeg(
+        segment(0xe1, ...jpeg(frame(9, 9, 1))),
+        [0xff],
+        segment(0xc4, 1),
+        segment(0xc8, 1),
+        segment(0xcc, 1),
+        frame(300, 20, 3),
+      ),
       { channels: 3 },
     ],
     ["of lossy WebP", vp8(300, 20), { format: "WebP", channels: 3, depth: 8 }],
