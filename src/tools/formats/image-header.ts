@@ -15,7 +15,7 @@ export interface ImageHeader {
 
 /**
  * The most pixels of an image. It is a chosen value: 10,000 × 10,000 pixels take 400 MB when they are decoded, and a PNG of
- * 100 kB can hold them.
+ * 300 kB can hold them.
  */
 export const MAX_PIXELS = 100_000_000;
 
