@@ -186,6 +186,15 @@ const mpi = {
 /** Functions for model files. They run no kernels. */
 const tools = { ...entry("tools/index.ts"), stdin: undefined, entryPoints: ["src/tools/index.ts"] };
 
+/** The decoders of images, which the program has in itself, as the bytes that they are. */
+const decodersAsBytes = {
+  name: "decoders-as-bytes",
+  setup({ onLoad }) {
+    const filter = /@jsquash.+\.wasm$/;
+    onLoad({ filter }, async ({ path }) => ({ contents: await readFile(path), loader: "binary" }));
+  },
+};
+
 /** The program, with all that it needs. Its packages are in CommonJS partly, and require Node's own modules. */
 const cli = {
   ...tools,
@@ -195,6 +204,7 @@ const cli = {
   minify: true,
   sourcemap: false,
   metafile: true,
+  plugins: [decodersAsBytes, ...tools.plugins],
   define: { VERSION: JSON.stringify(JSON.parse(await readFile("package.json", "utf8")).version) },
   banner: {
     js: '#!/usr/bin/env node\nimport{createRequire as makeRequire}from"node:module";const require=makeRequire(import.meta.url);',
@@ -207,10 +217,13 @@ async function licences({ inputs }) {
     Object.keys(inputs).flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path) ?? []),
   );
   const texts = [...folders].sort().map(async (folder) => {
-    const file = (await readdir(folder)).find((name) => /^licen[cs]e/i.test(name));
+    // a package may have a licence of its own, and another one of what it has compiled
+    const all = await readdir(folder, { recursive: true });
+    const files = all.filter((name) => /^(?!.*node_modules).*\blicen[cs]e[^/]*$/i.test(name)).sort();
     const { name, version, license } = JSON.parse(await readFile(`${folder}/package.json`, "utf8"));
-    if (!file && !license) throw new Error(`${name} has no licence`);
-    return `${name} ${version}\n\n${file ? (await readFile(`${folder}/${file}`, "utf8")).trim() : license}\n`;
+    if (!files.length && !license) throw new Error(`${name} has no licence`);
+    const contents = await Promise.all(files.map((file) => readFile(`${folder}/${file}`, "utf8")));
+    return `${name} ${version}\n\n${contents.map((text) => text.trim()).join("\n\n") || license}\n`;
   });
   return (await Promise.all(texts)).join(`\n${"-".repeat(80)}\n\n`);
 }

@@ -40,6 +40,7 @@ const NODE_ONLY = [
   "tensor/operands",
   "tools/cli",
   "tools/html",
+  "tools/mean-std",
   "tools/published",
   "wasm/module",
   "wasm/threads",

@@ -24,3 +24,9 @@ declare module "*.txt" {
   const text: string;
   export default text;
 }
+
+// A decoder of images is its bytes.
+declare module "@jsquash/*.wasm" {
+  const bytes: Uint8Array<ArrayBuffer>;
+  export default bytes;
+}

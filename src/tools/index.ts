@@ -2,6 +2,7 @@
 
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";
+export { type ArrayOptions, arrayBatches } from "./array-batches.ts";
 export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
 export {
   type Conversion,
@@ -12,6 +13,13 @@ export {
   convert,
   type Unconverted,
 } from "./convert.ts";
+export {
+  type DataBatch,
+  type DataLayout,
+  type DataStatistics,
+  type DataStatisticsOptions,
+  dataStatistics,
+} from "./data-statistics.ts";
 export {
   type Finding,
   type FindingCode,

@@ -732,8 +732,9 @@ it("the program runs with nothing installed beside it, and has the licences of w
   const { stdout, stderr, status } = spawnSync(process.execPath, [file, "--version"], { encoding: "utf8" });
   expect([stdout, stderr, status]).toEqual([`${description.version}\n`, "", 0]);
   const licences = readFileSync(join(library, "dist/cli.licences.txt"), "utf8");
-  for (const name of ["commander", "@observablehq/plot", "d3-scale", "linkedom"])
+  for (const name of ["commander", "@jsquash/jpeg", "@observablehq/plot", "d3-scale", "linkedom"])
     expect(licences).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+$`, "m"));
+  expect(licences).toContain("libjpeg-turbo Licenses"); // of what @jsquash/jpeg has compiled
 });
 
 it("package.json needs nothing installed besides", () => {
