@@ -41,6 +41,10 @@ const NODE_ONLY = [
   "tools/cli",
   "tools/html",
   "tools/published",
+  "tools/onnx/fold",
+  "tools/onnx/fold-cases",
+  "tools/onnx/malformed",
+  "tools/onnx/read",
   "wasm/module",
   "wasm/threads",
 ].map((name) => `test/${name}.test.ts`);

@@ -12,5 +12,14 @@ export {
   type Range,
   type Severity,
 } from "./inspect.ts";
+export {
+  type FoldedNode,
+  type FoldedOnnx,
+  type FoldOnnxOptions,
+  type FoldReport,
+  foldOnnx,
+  type KeptNode,
+  type Patch,
+} from "./onnx/fold.ts";
 export { textReport } from "./report/text.ts";
 export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";
