@@ -39,6 +39,7 @@ const NODE_ONLY = [
   "properties/valid",
   "tensor/operands",
   "tools/cli",
+  "tools/cli-fold",
   "tools/html",
   "tools/published",
   "tools/onnx/fold",

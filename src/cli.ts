@@ -1,6 +1,7 @@
 // The command line: npx batchnorm-wasm <command>.
 
 import { Command, CommanderError } from "commander";
+import { addFold } from "./cli/fold.ts";
 import { addInspect } from "./cli/inspect.ts";
 import { UsageError } from "./cli/usage.ts";
 import { BatchNormError } from "./common/errors.ts";
@@ -18,6 +19,7 @@ const exit = (code: number) => {
 };
 
 addInspect(program, exit);
+addFold(program, exit);
 
 /** A reader that has seen enough, such as `head`, closes the pipe. */
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

@@ -21,5 +21,6 @@ export {
   type KeptNode,
   type Patch,
 } from "./onnx/fold.ts";
+export { foldText } from "./report/fold-text.ts";
 export { textReport } from "./report/text.ts";
 export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";

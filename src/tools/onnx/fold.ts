@@ -51,6 +51,8 @@ export interface FoldedOnnx {
    * original's files, of the same size, with other bytes at some places.
    */
   readonly external: ReadonlyMap<string, readonly Patch[]>;
+  /** The paths of the files with elements of tensors that the original needs. */
+  readonly originalFiles: readonly string[];
   readonly report: FoldReport;
 }
 
@@ -113,6 +115,7 @@ class Folding {
   readonly #changed = new Set<Node>();
   readonly #patches = new Map<string, Patch[]>();
   readonly #names: Set<string>;
+  readonly #originalFiles: readonly string[];
   #shared: ReadonlySet<TensorMessage> | undefined;
 
   constructor(model: Model, source: ByteSource, tolerance: number | undefined) {
@@ -120,6 +123,7 @@ class Folding {
     this.#source = source;
     this.#layers = new Layers(model, source);
     this.#tolerance = tolerance;
+    this.#originalFiles = this.#files();
     this.#names = new Set(model.graphs.flatMap((graph) => graph.names));
   }
 
@@ -297,15 +301,19 @@ class Folding {
     for (const input of node.inputs) this.#release(owner, input);
   }
 
+  /** Returns the paths of the files with elements of tensors that are still in the model. */
+  #files(): string[] {
+    const paths = this.#model.tensors.map((tensor) => externalRange(this.#model.wire, tensor)?.location);
+    return [...new Set(paths)].filter((path) => path !== undefined);
+  }
+
   /** Returns the new model. */
   result(report: FoldReport): FoldedOnnx {
     const model = this.#model.encode();
     if (model.length > MAX_MODEL_BYTES)
       throw wrongFile(this.#model.wire.file, "the folded model", `at most ${MAX_MODEL_BYTES} bytes`, model.length);
-    const files = new Set(this.#model.tensors.map((tensor) => externalRange(this.#model.wire, tensor)?.location));
-    const external = new Map<string, readonly Patch[]>();
-    for (const file of files) if (file !== undefined) external.set(file, this.#patches.get(file) ?? []);
-    return { model, external, report };
+    const external = new Map(this.#files().map((file) => [file, this.#patches.get(file) ?? []]));
+    return { model, external, originalFiles: this.#originalFiles, report };
   }
 }
 

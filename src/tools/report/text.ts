@@ -34,7 +34,7 @@ export const COLUMNS: readonly (readonly [title: string, text: (layer: Inspected
 const shortest = (value: number) => String(Number(value.toPrecision(3))).replace(/^0\./, ".");
 
 /** Wraps words to lines of a width, all but the first with an indent. */
-function wrap(text: string, width: number, indent: string): string {
+export function wrap(text: string, width: number, indent: string): string {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {
@@ -85,10 +85,12 @@ export const notesOn = (layers: readonly InspectedLayer[]): string[] => [
   "mean/std: the largest |mean|/√(variance + epsilon); folding loses log10 of it digits",
 ];
 
+/** Returns a number with a noun. */
+export const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
+
 /** Returns how many findings there are of each severity, as text. */
 export function summary({ layers, findings }: InspectionReport): string {
   const count = (severity: Severity) => findings.filter((finding) => finding.severity === severity).length;
-  const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
   return `${plural(layers.length, "batch norm")}: ${plural(count("error"), "error")}, ${plural(count("warning"), "warning")}, ${count("info")} info`;
 }
 
