@@ -1,17 +1,29 @@
 // The command `fold`.
 
-import { mkdir } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
-import { type ByteSource, type FoldedOnnx, foldOnnx, foldText, type Patch } from "../tools/index.ts";
+import { formatOf } from "../tools/formats/index.ts";
+import {
+  type ByteSource,
+  type FoldedOnnx,
+  type FoldPair,
+  type FoldReport,
+  findPairs,
+  foldOnnx,
+  foldPairs,
+  foldText,
+  type Patch,
+} from "../tools/index.ts";
 import { OpenFiles } from "./file-source.ts";
 import { type Content, checkOutput, writeOutputs } from "./output.ts";
 import { UsageError } from "./usage.ts";
 import { compare, type Difference, loadRuntime } from "./verify.ts";
 
 const EXAMPLE = `
-Example:
+Examples:
   $ npx batchnorm-wasm fold model.onnx folded.onnx --verify
+  $ npx batchnorm-wasm fold in.safetensors out.safetensors --pair conv1:bn1
 
 Batch norms that cannot be folded stay in the model, and the report says why.
 The exit code is 0 if the model has been written, 1 if --verify finds outputs
@@ -23,6 +35,9 @@ interface FoldCommandOptions {
   readonly verify?: boolean;
   readonly json?: boolean;
   readonly tolerance?: number;
+  readonly pair?: FoldPair[];
+  readonly pairs?: string;
+  readonly epsilon?: number;
 }
 
 /** Bytes that are copied at once. */
@@ -65,16 +80,29 @@ const limitOf = ({ type }: Difference) => (type === "float16" ? 0.05 : 1e-3);
 
 const relative = ({ difference, size }: Difference) => (difference === 0 ? 0 : difference / size);
 
-const textOf = (differences: readonly Difference[]) =>
-  differences
-    .map((d) => `verified: ${d.output} differs by at most ${relative(d).toExponential(1)} of its largest element\n`)
-    .join("");
+/** Returns how the outputs differ, beside what the report expects of single layers. */
+function textOf(differences: readonly Difference[], { folded }: FoldReport): string {
+  const largest = Math.max(0, ...folded.map(({ expectedError }) => expectedError));
+  const lines = differences.map(
+    (d) => `verified: ${d.output} differs by at most ${relative(d).toExponential(1)} of its largest element\n`,
+  );
+  return `${lines.join("")}expected: at most ${largest.toExponential(1)} of an output's size in a single layer\n`;
+}
 
-function toleranceOf(text: string): number {
+/** Returns a parser of an option that is a number from 0 on. */
+const numberOf = (option: string, example: string) => (text: string) => {
   const value = Number(text);
   if (text.trim() === "" || !(value >= 0))
-    throw new UsageError(`--tolerance: expected a number from 0 on, got ${text}; leave it out, or pass 1e-4`);
+    throw new UsageError(`${option}: expected a number from 0 on, got ${text}; leave it out, or pass ${example}`);
   return value;
+};
+
+/** Returns a pair of a text such as "conv1:bn1". */
+function pairOf(option: string, text: string): FoldPair {
+  const [, layer, batchNorm] = /^([^:]+):([^:]+)$/.exec(text.trim()) ?? [];
+  if (layer === undefined || batchNorm === undefined)
+    throw new UsageError(`${option}: expected names of a layer and of a batch norm, as conv1:bn1, got ${text}`);
+  return { layer, batchNorm };
 }
 
 /** Adds the command to a program. `exit` takes the exit code. */
@@ -83,7 +111,7 @@ export function addFold(program: Command, exit: (code: number) => void): void {
     .command("fold")
     .summary("fold batch norms into the weights of their neighbours")
     .description(
-      "Folds the batch norms of an ONNX model into the weights of convolutions and\nlinear layers next to them, and writes the new model.",
+      "Folds the batch norms of a model into the weights of convolutions and linear\nlayers next to them, and writes the new model: ONNX, or safetensors by pairs.",
     )
     .argument("<in>", "the model file; external data are read beside it")
     .argument("<out>", "the new model file")
@@ -95,30 +123,98 @@ export function addFold(program: Command, exit: (code: number) => void): void {
     .option(
       "--tolerance <error>",
       "keep batch norms whose expected error is larger; by default\n1e-5, for float16 1e-3, for bfloat16 1.6e-2",
-      toleranceOf,
+      numberOf("--tolerance", "1e-4"),
     )
+    .option(
+      "--pair <layer:bn>",
+      "of safetensors: fold this batch norm into this layer; may be\ngiven several times",
+      (text, pairs: FoldPair[] = []) => [...pairs, pairOf("--pair", text)],
+    )
+    .option(
+      "--pairs <file>",
+      'of safetensors: fold the pairs in a file, one a line; "auto"\nprints pairs that match by name and shape, and writes nothing',
+    )
+    .option("--epsilon <number>", "of safetensors: the epsilon, by default 1e-5", numberOf("--epsilon", "1e-3"))
     .option("--json", "print the report as JSON")
     .addHelpText("after", EXAMPLE)
     .action(async (input: string, output: string, options: FoldCommandOptions) => {
-      const { force = false, json = false, tolerance } = options;
-      checkOutput(output, force, [input]);
-      if (options.verify) await loadRuntime(); // before any work
+      checkOutput(output, options.force ?? false, [input]);
       const files = new OpenFiles();
       try {
         const source = await files.open(input);
-        const folded = await foldOnnx(source, tolerance === undefined ? {} : { tolerance });
-        await write(source, folded, input, output, force);
-        const differences = options.verify ? await verify(source, folded) : [];
-        process.stdout.write(
-          json
-            ? `${JSON.stringify({ ...folded.report, ...(options.verify && { differences }) }, null, 2)}\n`
-            : `${foldText(source.name, folded.report)}${differences.length > 0 ? `\n${textOf(differences)}` : ""}`,
-        );
-        exit(differences.some((d) => !(relative(d) <= limitOf(d))) ? 1 : 0);
+        const { format } = await formatOf(source);
+        if (format === "onnx") exit(await foldModelFile(source, input, output, options));
+        else if (format === "safetensors") await foldWeights(source, input, output, options);
+        else
+          throw new UsageError(
+            `${input}: expected ONNX or safetensors, got ${format}; foldModel of batchnorm-wasm/tfjs folds a model of TF.js`,
+          );
       } finally {
         await files.close();
       }
     });
+}
+
+const withTolerance = ({ tolerance }: FoldCommandOptions) => (tolerance === undefined ? {} : { tolerance });
+
+function print(file: string, report: FoldReport, json: boolean | undefined, differences?: readonly Difference[]) {
+  const asJson = { ...report, ...(differences && { differences }) };
+  const verified = differences && differences.length > 0 ? `\n${textOf(differences, report)}` : "";
+  process.stdout.write(json ? `${JSON.stringify(asJson, null, 2)}\n` : foldText(file, report) + verified);
+}
+
+/** Folds an ONNX model, and returns the exit code. */
+async function foldModelFile(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+  for (const option of ["pair", "pairs", "epsilon"] as const)
+    if (options[option] !== undefined)
+      throw new UsageError(
+        `--${option}: expected a file of safetensors, got ONNX, which says what follows what; leave it out`,
+      );
+  if (options.verify) await loadRuntime(); // before any work
+  const folded = await foldOnnx(source, withTolerance(options));
+  await write(source, folded, input, output, options.force ?? false);
+  const differences = options.verify ? await verify(source, folded) : undefined;
+  print(source.name, folded.report, options.json, differences);
+  return differences?.some((d) => !(relative(d) <= limitOf(d))) ? 1 : 0;
+}
+
+/** Folds pairs of a safetensors file, or prints those that match. */
+async function foldWeights(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+  const { pair: pairs = [], pairs: file, epsilon, force = false } = options;
+  if (options.verify)
+    throw new UsageError("--verify: expected ONNX, got safetensors, which cannot be run; leave it out");
+  if (file === "auto") {
+    const found = await findPairs(source);
+    process.stdout.write(found.map(({ layer, batchNorm }) => `${layer}:${batchNorm}\n`).join(""));
+    process.stderr.write(
+      `${found.length} pairs match by name and shape, and nothing was written. Look whether each batch norm takes the output of\n` +
+        "its layer, with no activation between, and pass the right ones by --pairs FILE, or --pair.\n",
+    );
+    return;
+  }
+  if (file !== undefined) {
+    const text = await readFile(file, "utf8").catch((error: Error) => {
+      throw new UsageError(`--pairs: expected a file that can be read, or auto, got: ${error.message}`);
+    });
+    pairs.push(
+      ...text
+        .split("\n")
+        .filter((line) => line.trim() !== "")
+        .map((line) => pairOf("--pairs", line)),
+    );
+  }
+  if (pairs.length === 0)
+    throw new UsageError(
+      `${input}: expected --pair layer:bn or --pairs, since safetensors does not say what follows what, got neither; ` +
+        "--pairs auto prints pairs that match",
+    );
+  const { model, report } = await foldPairs(source, {
+    pairs,
+    ...(epsilon !== undefined && { epsilon }),
+    ...withTolerance(options),
+  });
+  await writeOutputs(new Map([[output, model]]), force, [input]);
+  print(source.name, report, options.json);
 }
 
 /** Writes the model and its external data. */

@@ -3,6 +3,8 @@
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";
 export type { LayerBefore, ModelFormat } from "./batch-norm-record.ts";
+export { type FoldPair, type FoldPairsOptions, findPairs, foldPairs } from "./fold-pairs.ts";
+export type { FoldedNode, FoldReport, KeptNode } from "./fold-report.ts";
 export {
   type Finding,
   type FindingCode,
@@ -12,15 +14,7 @@ export {
   type Range,
   type Severity,
 } from "./inspect.ts";
-export {
-  type FoldedNode,
-  type FoldedOnnx,
-  type FoldOnnxOptions,
-  type FoldReport,
-  foldOnnx,
-  type KeptNode,
-  type Patch,
-} from "./onnx/fold.ts";
+export { type FoldedOnnx, type FoldOnnxOptions, foldOnnx, type Patch } from "./onnx/fold.ts";
 export { foldText } from "./report/fold-text.ts";
 export { textReport } from "./report/text.ts";
 export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";

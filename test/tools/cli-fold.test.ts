@@ -16,7 +16,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
-import { foldOnnx } from "../../src/tools/index.ts";
+import { bytesSource, foldOnnx, foldPairs } from "../../src/tools/index.ts";
+import { file, trained } from "./checkpoints.ts";
 import { caseOf, differenceOf, run as runModel, sourceOf } from "./onnx/onnxruntime.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
@@ -123,7 +124,7 @@ describe("fold", () => {
 
   test.each([
     ["a file that is not there", ["none.onnx", "out.onnx"], "none.onnx: the file: expected one that can be read"],
-    ["a file of another format", ["external.data", "out.onnx"], "external.data: model"],
+    ["a file of another format", ["external.data", "out.onnx"], "external.data: the file: expected a model of"],
     ["a folder that is not there", ["arcface.onnx", "none/out.onnx"], "none/out.onnx: expected an existing folder"],
     ["no output", ["arcface.onnx"], "missing required argument 'out'"],
   ])("gives 2 and a message without a stack for %s", (_, args, text) => {
@@ -144,12 +145,67 @@ describe("fold", () => {
   });
 });
 
+describe("safetensors", () => {
+  const bn = trained("bn1", 4);
+  const weight = { data: Float32Array.from({ length: 12 }, (_, i) => i + 1), shape: [4, 3] };
+  beforeEach(() => writeFileSync(at("in.safetensors"), file({ ...bn, "fc1.weight": weight })));
+
+  test("pairs are shown before they are applied, and may come from a file", async () => {
+    const shown = run("in.safetensors", "out.safetensors", "--pairs", "auto");
+    expect(shown).toMatchObject({
+      status: 0,
+      stdout: "fc1:bn1\n",
+      stderr: expect.stringContaining("nothing was written"),
+    });
+    expect(existsSync(at("out.safetensors"))).toBe(false);
+    writeFileSync(at("pairs.txt"), shown.stdout);
+    expect(run("in.safetensors", "out.safetensors", "--pairs", "pairs.txt")).toMatchObject({
+      status: 0,
+      stdout: expect.stringMatching(/^in\.safetensors: 1 of 1 batch norm folded\n[\s\S]*bn1 {2}into fc1\n$/),
+    });
+    const pairs = [{ layer: "fc1", batchNorm: "bn1" }];
+    const { model } = await foldPairs(bytesSource("", new Uint8Array(readFileSync(at("in.safetensors")))), { pairs });
+    expect(new Uint8Array(readFileSync(at("out.safetensors")))).toEqual(new Uint8Array(model));
+    expect(run("in.safetensors", "out.safetensors", "--pair", "fc1:bn1", "--force").status).toBe(0);
+    expect(new Uint8Array(readFileSync(at("out.safetensors")))).toEqual(new Uint8Array(model));
+  });
+
+  test.each([
+    ["no pair", ["in.safetensors", "out"], "expected --pair layer:bn or --pairs"],
+    [
+      "a pair without a colon",
+      ["in.safetensors", "out", "--pair", "fc1"],
+      "--pair: expected names of a layer and of a batch",
+    ],
+    [
+      "a list that is not there",
+      ["in.safetensors", "out", "--pairs", "none"],
+      "--pairs: expected a file that can be read",
+    ],
+    [
+      "a pair that is not there",
+      ["in.safetensors", "out", "--pair", "fc1:bn2"],
+      "the pair fc1:bn2: expected a batch norm bn2",
+    ],
+    ["--verify", ["in.safetensors", "out", "--verify"], "--verify: expected ONNX, got safetensors"],
+    ["a pair of ONNX", ["arcface.onnx", "out", "--pair", "a:b"], "--pair: expected a file of safetensors, got ONNX"],
+  ])("gives 2 and a message for %s", (_, args, text) => {
+    const { status, stdout, stderr } = run(...args);
+    expect([status, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(text);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(existsSync(at("out"))).toBe(false);
+  });
+});
+
 describe("--verify", () => {
   test("runs both models in the project's onnxruntime, and prints the largest difference", () => {
     symlinkSync(modules, at("node_modules"));
     const { status, stdout, stderr } = run("arcface.onnx", "out.onnx", "--verify");
     expect([status, stderr]).toEqual([0, ""]);
-    expect(stdout).toMatch(/\nverified: y differs by at most \d\.\de-[78] of its largest element\n$/);
+    expect(stdout).toMatch(
+      /\nverified: y differs by at most \d\.\de-[78] of its largest element\nexpected: at most \d\.\de-[78] of/,
+    );
     const { differences } = JSON.parse(run("arcface.onnx", "json.onnx", "--verify", "--json").stdout);
     expect(differences).toEqual([
       { output: "y", type: "float32", difference: expect.any(Number), size: expect.any(Number) },

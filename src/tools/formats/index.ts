@@ -56,15 +56,21 @@ const OTHERS: readonly (readonly [matches: Format["matches"], what: string, reme
   [(head) => startsWith(head, "version https:"), "a pointer of Git LFS", "fetch the file itself by git lfs pull"],
 ];
 
-/** Reads the batch norms of a model file of any format. */
-export async function readBatchNorms(source: ByteSource): Promise<{ format: ModelFormat; records: BatchNormRecord[] }> {
+/** Returns the format of a model file. Throws BatchNormError "model-file" for another file. */
+export async function formatOf(source: ByteSource): Promise<Format> {
   const { name, size } = source;
   const head = await readRange(source, "the beginning", 0, Math.min(HEAD, size));
   const other = OTHERS.find(([matches]) => matches(head, name));
   if (other) throw wrongFile(name, "the file", KNOWN, other[1], other[2]);
   const found = FORMATS.find(({ matches }) => matches(head, name));
   if (!found) throw wrongFile(name, "the file", KNOWN, size ? "something else" : "an empty file");
-  return { format: found.format, records: await found.read(source) };
+  return found;
+}
+
+/** Reads the batch norms of a model file of any format. */
+export async function readBatchNorms(source: ByteSource): Promise<{ format: ModelFormat; records: BatchNormRecord[] }> {
+  const { format, read } = await formatOf(source);
+  return { format, records: await read(source) };
 }
 
 const KNOWN = "a model of safetensors, TF.js (model.json) or ONNX";

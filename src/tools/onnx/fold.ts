@@ -3,38 +3,15 @@
 
 import { wrongFile, wrongValue } from "../../common/errors.ts";
 import { checkKeys } from "../../common/validate.ts";
-import { toleranceOf } from "../../interop/fold.ts";
+import { type FoldedNode, type FoldReport, tooInaccurate } from "../fold-report.ts";
+import { roundedBytes } from "../rounding.ts";
 import type { ByteSource } from "../source.ts";
 import { type BatchNorm, isBatchNorm, PARAMETERS, readBatchNorm } from "./batch-norm.ts";
 import type { Graph, Initializer, Model, Node } from "./graph.ts";
 import { folded, type Layer, type LayerConstant, Layers, type Parameters } from "./layers.ts";
 import { layerBefore, layersBehind } from "./neighbours.ts";
 import { MAX_MODEL_BYTES, readModel } from "./read.ts";
-import { bytesOf, externalRange, newTensor, newValueInfo, type TensorMessage, withElements } from "./tensor.ts";
-
-/** A batch norm that has been folded. */
-export interface FoldedNode {
-  /** The name of the node, or of its output, behind the path of the graph that it is in. */
-  readonly batchNorm: string;
-  /** The names of the layers that have taken it. */
-  readonly into: readonly string[];
-  readonly direction: "backward" | "forward";
-  /** The largest expected RMS error of an output of these layers, in units of its size (docs/folding.md). */
-  readonly expectedError: number;
-}
-
-/** A batch norm that is still in the model. */
-export interface KeptNode {
-  readonly batchNorm: string;
-  /** Why it is kept, as a text for people. */
-  readonly reason: string;
-}
-
-/** What has become of each batch norm of a model. */
-export interface FoldReport {
-  readonly folded: readonly FoldedNode[];
-  readonly kept: readonly KeptNode[];
-}
+import { externalRange, newTensor, newValueInfo, type TensorMessage, withElements } from "./tensor.ts";
 
 /** Bytes to write into a copy of a file with elements of tensors. */
 export interface Patch {
@@ -136,13 +113,8 @@ class Folding {
       const result = folded(layer, source, direction);
       if (typeof result === "string") return result;
       const { expectedError } = result;
-      if (expectedError === Number.POSITIVE_INFINITY) return `folding ${direction} gives numbers that are not finite`;
-      const tolerance = this.#tolerance ?? toleranceOf(layer.dtype);
-      if (expectedError > tolerance)
-        return (
-          `folding ${direction} loses digits: an expected error of ${expectedError.toExponential(1)} of an output's ` +
-          `size, more than ${tolerance.toExponential()}`
-        );
+      const reason = tooInaccurate(direction, expectedError, layer.dtype, this.#tolerance);
+      if (reason) return reason;
       results.push({ layer, parameters: result, expectedError });
     }
     return results;
@@ -226,7 +198,7 @@ class Folding {
   #addInitializer({ dtype }: Layer, name: string, shape: readonly number[], numbers: Float64Array): void {
     // in the model's own graph, because a graph inside a node may have no initialisers before version 4 of the format
     const input = this.#model.irVersion < 4 ? newValueInfo(name, dtype, shape) : undefined;
-    this.#model.graph.addInitializer(name, newTensor(name, dtype, shape, bytesOf(numbers, dtype)), input);
+    this.#model.graph.addInitializer(name, newTensor(name, dtype, shape, roundedBytes(numbers, dtype)), input);
   }
 
   /** Gives a node other elements at an input: in its initialiser, if nothing else has it, else in a new one. */
@@ -243,7 +215,7 @@ class Folding {
     const own = constant?.initializer;
     const isOwn = own?.graph.usesOf(name).length === 1 && constant?.dtype === layer.dtype;
     if (own && isOwn && constant.size === numbers.length) {
-      this.#rewrite(own.graph, own.initializer, bytesOf(numbers, layer.dtype));
+      this.#rewrite(own.graph, own.initializer, roundedBytes(numbers, layer.dtype));
       return;
     }
     const added = this.#newName(wish);

@@ -2,7 +2,6 @@
 // (onnx.proto, "TensorProto"; onnx/docs/ExternalData.md)
 
 import { type Dtype, widen } from "../../tensor/dtype.ts";
-import { roundedBits } from "../../tensor/half.ts";
 import { type ByteSource, readRange, siblingPath } from "../source.ts";
 import { type Field, joined, lastOf, lengthDelimited, varint, type Wire } from "./wire.ts";
 
@@ -207,13 +206,6 @@ export function isFalse(wire: Wire, tensor: TensorMessage): boolean {
 }
 
 const BOOL = 9;
-
-/** Returns the little-endian bytes of numbers, each rounded once to a type. */
-export function bytesOf(numbers: Float64Array, dtype: Dtype): Uint8Array {
-  const array =
-    dtype === "float64" ? numbers : dtype === "float32" ? Float32Array.from(numbers) : roundedBits(numbers, dtype);
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-}
 
 /** Returns the bytes of a new TensorProto. */
 export function newTensor(name: string, dtype: Dtype, shape: readonly number[], elements: Uint8Array): Uint8Array {

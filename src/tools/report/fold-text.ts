@@ -1,6 +1,6 @@
 // The report of folding as text for a terminal.
 
-import type { FoldReport } from "../onnx/fold.ts";
+import type { FoldReport } from "../fold-report.ts";
 import { digits, plural, wrap } from "./text.ts";
 
 /** Returns what has become of the batch norms of a file as text with lines of at most `width` characters, if names fit. */

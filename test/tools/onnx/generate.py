@@ -176,7 +176,7 @@ export("arcface", nn.Sequential(
 export("untrained", nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, eps=1e-3, momentum=0.2)), 1, 2, 4, 4, fill=False)
 
 # PyTorch's fused weights
-fused = {}
+fused, pairs = {}, {}
 for name, layer, fuse, options in [
     ("conv", nn.Conv2d(4, 6, 3, groups=2), fuse_conv_bn_eval, {}),
     ("transposed", nn.ConvTranspose2d(4, 6, 3), fuse_conv_bn_eval, {"transpose": True}),
@@ -189,8 +189,14 @@ for name, layer, fuse, options in [
                       do_constant_folding=False, opset_version=13, input_names=["x"], output_names=["y"])
     save(f"fused-{name}", onnx.load_from_string(file.getvalue()), evaluate=False)
     result = fuse(layer, bn, **options)
+    pairs.update({f"{name}.{k}": v for k, v in layer.state_dict().items()})
+    pairs.update({f"{name}_bn.{k}": v for k, v in bn.state_dict().items()})
     fused[name] = {"weight": encoded(result.weight.detach().numpy()), "bias": encoded(result.bias.detach().numpy())}
 (OUT / "fused.json").write_text(json.dumps(fused, separators=(",", ":")) + "\n")
+
+
+# the same layers as a state of PyTorch
+(OUT / "pairs.json").write_text(json.dumps({k: encoded(v.numpy()) for k, v in pairs.items()}, separators=(",", ":")) + "\n")
 
 
 # Single cases, with onnx.helper

@@ -7,6 +7,7 @@ import { Model } from "../../../src/tools/onnx/graph.ts";
 import { readOnnxBatchNorms } from "../../../src/tools/onnx/read.ts";
 import { lengthDelimited, varint, Wire } from "../../../src/tools/onnx/wire.ts";
 import { bytesSource } from "../../../src/tools/source.ts";
+import { random } from "../../support/worlds.ts";
 import { bytesOf, sourceOf } from "./onnxruntime.ts";
 
 const join = (...parts: Uint8Array[]) => new Uint8Array(Buffer.concat(parts));
@@ -192,22 +193,11 @@ it("batch norms in a long row are folded in time that grows with their number", 
   expect(report.folded).toHaveLength(count);
 });
 
-/** Returns numbers below 1 that follow from a seed (mulberry32). */
-function randomFrom(seed: number) {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 describe("mutations of a file give a typed error or a model that can be read", () => {
   it.each(["gemm", "if-true", "external", "matmul-add", "forward-conv", "constants"])("%s", async (name) => {
     const original = bytesOf(`${name}.onnx`);
-    const random = randomFrom(name.length);
-    const below = (limit: number) => Math.floor(random() * limit);
+    const next = random(name.length);
+    const below = (limit: number) => Math.floor(next() * limit);
     let refused = 0;
     let folded = 0;
     for (let i = 0; i < 400; i++) {
