@@ -13,7 +13,7 @@ const MAY_IMPORT = {
   interop: ["layer", "ops", "memory", "tensor", "common"],
   // whole model files, which are read and written without kernels; interop's arithmetic folds
   tools: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
-  cli: ["tools", "common"],
+  cli: ["tools", "tensor", "common"],
   // foldModel folds with interop's arithmetic
   tfjs: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
 };

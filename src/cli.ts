@@ -2,6 +2,7 @@
 
 import { Command, CommanderError } from "commander";
 import { addConvert } from "./cli/convert.ts";
+import { addFold } from "./cli/fold.ts";
 import { addInspect } from "./cli/inspect.ts";
 import { addMeanStd } from "./cli/mean-std.ts";
 import { UsageError } from "./cli/usage.ts";
@@ -22,6 +23,7 @@ const exit = (code: number) => {
 addInspect(program, exit);
 addConvert(program, exit);
 addMeanStd(program, exit);
+addFold(program, exit);
 
 /** A reader that has seen enough, such as `head`, closes the pipe. */
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

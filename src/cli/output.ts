@@ -17,27 +17,45 @@ export function checkOutput(path: string, force: boolean, inputs: readonly strin
   if (!force) throw new UsageError(`${path}: expected a new file, got one that exists; name another, or pass --force`);
 }
 
+/** What is written into a file. */
+export type Content = string | Uint8Array | AsyncIterable<Uint8Array>;
+
+/** Writes a file as writeOutputs writes several. */
+export const writeOutput = (path: string, content: Content, force: boolean, inputs: readonly string[]) =>
+  writeOutputs(new Map([[path, content]]), force, inputs);
+
 /**
- * Writes a file: to a temporary one in the same folder first, which takes its name when it is complete. Throws UsageError if
- * the file must not be written (checkOutput), also if it appeared since an earlier check. Errors of the `content` that are
- * BatchNormErrors stay as they are, and no file is left then.
+ * Writes files by their paths, all or none: to temporary ones in the same folders first, which take their names when all are
+ * complete. Throws UsageError if a file must not be written (checkOutput), also if it appeared since an earlier check. Errors
+ * of the contents that are BatchNormErrors stay as they are, and no file is left then.
  */
-export async function writeOutput(
-  path: string,
-  content: string | Uint8Array | AsyncIterable<Uint8Array>,
+export async function writeOutputs(
+  contents: ReadonlyMap<string, Content>,
   force: boolean,
   inputs: readonly string[],
 ): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`);
+  const temporaries = new Map(
+    [...contents.keys()].map((path) => [
+      path,
+      join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`),
+    ]),
+  );
+  let current = "";
   try {
-    await writeFile(temporary, content, { flag: "wx" });
-    checkOutput(path, force, inputs);
-    await rename(temporary, path);
+    for (const [path, content] of contents) {
+      current = path;
+      await writeFile(temporaries.get(path) as string, content, { flag: "wx" });
+    }
+    for (const path of contents.keys()) checkOutput(path, force, inputs);
+    for (const [path, temporary] of temporaries) {
+      current = path;
+      await rename(temporary, path);
+    }
   } catch (error) {
-    await rm(temporary, { force: true });
+    for (const temporary of temporaries.values()) await rm(temporary, { force: true });
     if (error instanceof UsageError || error instanceof BatchNormError) throw error;
     throw new UsageError(
-      `${path}: expected a file that can be written, got: ${(error as Error).message}; name another`,
+      `${current}: expected a file that can be written, got: ${(error as Error).message}; name another`,
     );
   }
 }

@@ -32,10 +32,14 @@ export function typeOf(data: unknown, dtype: unknown): Dtype {
  */
 export function rounded(numbers: Float64Array, dtype: Dtype, like?: Data): Data {
   const data = newData(dtype, numbers.length, like);
-  if (is16Bit(dtype) && data instanceof Uint16Array) data.set(numbers.map((v) => toBits(v, dtype)));
+  if (is16Bit(dtype) && data instanceof Uint16Array) data.set(roundedBits(numbers, dtype));
   else data.set(numbers);
   return data;
 }
+
+/** Returns the bits of numbers in a type of 16 bits, each rounded once, to nearest and ties to even. */
+export const roundedBits = (numbers: Float64Array, dtype: "float16" | "bfloat16"): Uint16Array =>
+  Uint16Array.from(numbers, (v) => toBits(v, dtype));
 
 /** Returns the bits of the float16 or bfloat16 that is nearest to a number. */
 function toBits(value: number, dtype: "float16" | "bfloat16"): number {

@@ -20,6 +20,8 @@ export {
   type DataStatisticsOptions,
   dataStatistics,
 } from "./data-statistics.ts";
+export { type FoldPair, type FoldPairsOptions, findPairs, foldPairs } from "./fold-pairs.ts";
+export type { FoldedNode, FoldReport, KeptNode } from "./fold-report.ts";
 export {
   type Finding,
   type FindingCode,
@@ -29,6 +31,8 @@ export {
   type Range,
   type Severity,
 } from "./inspect.ts";
+export { type FoldedOnnx, type FoldOnnxOptions, foldOnnx, type Patch } from "./onnx/fold.ts";
 export { conversionText } from "./report/conversion-text.ts";
+export { foldText } from "./report/fold-text.ts";
 export { textReport } from "./report/text.ts";
 export { type BlobLike, type ByteSource, blobSource, bytesSource } from "./source.ts";

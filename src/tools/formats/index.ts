@@ -2,6 +2,7 @@
 
 import { wrongFile } from "../../common/errors.ts";
 import type { BatchNormReader, BatchNormRecord, ModelFormat } from "../batch-norm-record.ts";
+import { readOnnxBatchNorms } from "../onnx/read.ts";
 import { type ByteSource, readRange } from "../source.ts";
 import { readSafetensorsBatchNorms, readShardedBatchNorms } from "./safetensors.ts";
 import { readTfjsBatchNorms } from "./tfjs/index.ts";
@@ -36,6 +37,13 @@ const FORMATS: readonly Format[] = [
   },
   // an object, or a list that is a manifest of weights
   { format: "tfjs", matches: (head) => [0x7b, 0x5b].includes(firstByte(head) as number), read: readTfjsBatchNorms },
+  // a protobuf message whose first field is the version of the format; the name, because fields may stand in any order
+  {
+    format: "onnx",
+    matches: (head, name) =>
+      (head[0] === 0x08 && (head[1] as number) < 32 && head[2] === 0x12) || /\.onnx$/i.test(name),
+    read: readOnnxBatchNorms,
+  },
 ];
 
 /** Formats that are recognised and not read, by what their files begin with or are called, with the remedy. */
@@ -70,4 +78,4 @@ export async function readBatchNorms(source: ByteSource): Promise<{ format: Mode
   return { format, records: await read(source) };
 }
 
-const KNOWN = "a model of safetensors or TF.js (model.json)";
+const KNOWN = "a model of safetensors, TF.js (model.json) or ONNX";

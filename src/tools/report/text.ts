@@ -85,10 +85,12 @@ export const notesOn = (layers: readonly InspectedLayer[]): string[] => [
   "mean/std: the largest |mean|/√(variance + epsilon); folding loses log10 of it digits",
 ];
 
+/** Returns a number with a noun. */
+export const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
+
 /** Returns how many findings there are of each severity, as text. */
 export function summary({ layers, findings }: InspectionReport): string {
   const count = (severity: Severity) => findings.filter((finding) => finding.severity === severity).length;
-  const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
   return `${plural(layers.length, "batch norm")}: ${plural(count("error"), "error")}, ${plural(count("warning"), "warning")}, ${count("info")} info`;
 }
 
