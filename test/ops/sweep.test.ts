@@ -67,13 +67,16 @@ function activationsOf(way: Way): readonly ActivationName[] {
 }
 
 /**
- * Returns the sweeps of a group: all walks of plain float32, with near and wide magnitudes, and of the others every third
- * walk, each time from another one on.
+ * Returns the sweeps of a group: all walks of plain float32, with near and wide magnitudes. Of the others it is every third
+ * walk of plain batches, and every sixth of the other ways, each time from another one on.
  */
 function sweepsOf({ way, dtype, activation }: Pick<Sweep, "way" | "dtype" | "activation">, group: number): Sweep[] {
   if (way === "plain" && dtype === "float32" && activation === "none")
     return WALKS.flatMap((walk) => [0, 1, 3].map((seed) => sweepOf(way, dtype, activation, walk, seed)));
-  return WALKS.filter((_, i) => i % 3 === group % 3).map((walk, i) => sweepOf(way, dtype, activation, walk, group + i));
+  const every = way === "plain" ? 3 : 6;
+  return WALKS.filter((_, i) => i % every === group % every).map((walk, i) =>
+    sweepOf(way, dtype, activation, walk, group + i),
+  );
 }
 
 /**
