@@ -39,7 +39,7 @@ export function addInspect(program: Command, exit: (code: number) => void): void
       const files = new OpenFiles();
       try {
         const report = await inspect(await files.open(path));
-        if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, [path]);
+        if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, files.paths);
         process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
         exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);
       } finally {

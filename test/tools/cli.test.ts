@@ -175,10 +175,14 @@ describe("convert", () => {
     const manifest = [{ paths: ["shard.bin"], weights: [spec("bn/moving_mean"), spec("bn/moving_variance")] }];
     writeFileSync(at("model.json"), JSON.stringify(manifest));
     writeFileSync(at("shard.bin"), new Uint8Array(8));
-    for (const out of ["model.json", "shard.bin"]) {
-      const { status, stderr } = run("convert", "model.json", out, "--to", "pytorch", "--force");
-      expect([status, stderr]).toEqual([2, `${out}: expected another file than the input; name another\n`]);
-    }
+    for (const out of ["model.json", "shard.bin"])
+      for (const args of [
+        ["convert", "model.json", out, "--to", "pytorch", "--force"],
+        ["inspect", "model.json", "--html", out, "--force"],
+      ]) {
+        const { status, stderr } = run(...args);
+        expect([status, stderr]).toEqual([2, `${out}: expected another file than the input; name another\n`]);
+      }
     expect(readFileSync(at("shard.bin"))).toEqual(Buffer.alloc(8));
     expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
   });
