@@ -89,7 +89,9 @@ const FILES = {
   "src/ops/batch-norm.ts": { tests: CALLS },
   "src/ops/double-backward.ts": { tests: [...inFolder("ops", "double"), ...WRONG_CALLS] },
   "src/ops/forward.ts": { tests: CALLS },
-  "src/ops/mask.ts": { tests: [...inFolder("ops", "masks", "mask-weights"), ...WRONG_CALLS] },
+  "src/ops/mask.ts": {
+    tests: [...inFolder("ops", "masks", "mask-weights"), ...inFolder("tensor", "operands"), ...WRONG_CALLS],
+  },
   "src/ops/norms.ts": { tests: [...inFolder("ops", "family"), ...inFolder("memory", "written"), ...WRONG_CALLS] },
   "src/ops/options.ts": { tests: [...inFolder("layer", "options", "presets", "renorm"), ...WRONG_CALLS] },
   "src/ops/per-sample.ts": { tests: [...inFolder("ops", "conditional"), ...WRONG_CALLS] },

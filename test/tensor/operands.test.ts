@@ -380,8 +380,23 @@ describe("masks that are refused", () => {
       /^mask\.lengths\[1\]: expected an integer from 0 to 2, got 3$/,
     ],
     ["lengths that are one number", { lengths: 2 }, /^mask\.lengths: expected an array of integers, got 2$/],
+    [
+      "bytes of smaller floats",
+      { data: new Uint8Array(8).fill(0x3c), shape: [4, 2], dtype: "F8_E4M3" },
+      /^mask\.dtype: expected integers, booleans or floats of 16 bits or more, got "F8_E4M3"$/,
+    ],
   ])("%s", (_, mask, message) => {
     expect(() => batchNormForward(plain(1), {}, { mask: mask as Mask })).toThrow(message);
+  });
+
+  test.each([
+    ["channels-first", [4, 3, 2, 1], "[N, C, L]"],
+    ["channels-last", [4, 2, 1, 3], "[N, L, C]"],
+  ] as const)("lengths where there are no sequences, %s", (layout, shape, axes) => {
+    const mask = { lengths: [1, 1, 1, 1] };
+    expect(() => batchNormForward({ data: values(1), shape }, {}, { mask, layout })).toThrow(
+      `mask.lengths: expected sequences, ${axes}, got [${shape.join(", ")}]`,
+    );
   });
 });
 
