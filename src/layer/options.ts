@@ -5,6 +5,7 @@ import { checkKeys, checkNumber, flag, oneOf, positiveInteger } from "../common/
 import { type ActivationName, activationOption } from "../ops/activation.ts";
 import { epsilonOption, ghostBatchOption, type Renorm, renormOption } from "../ops/options.ts";
 import { type Dtype, dtypeOption } from "../tensor/dtype.ts";
+import { MAX_CHANNELS } from "../tensor/shape.ts";
 import { type Layout, layoutOption } from "../tensor/types.ts";
 
 /**
@@ -174,9 +175,6 @@ export function momentumOption(momentum: unknown, decay: unknown, fallback: numb
   }
   return checked;
 }
-
-/** Number of float32 values in the largest memory of the heap: 65,535 pages of 64 KiB (src/memory/heap.ts). */
-const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
 
 /** Returns a number of channels, or throws TypeError or RangeError if it is not a positive integer in range. */
 export const checkChannels = (channels: unknown): number =>

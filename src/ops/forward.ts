@@ -7,7 +7,7 @@ import { CallScope, heapOf } from "../memory/operand.ts";
 import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { checks } from "../memory/written.ts";
 import type { Dtype } from "../tensor/dtype.ts";
-import { channelAxis, type Geometry, geometryOf, sameShape } from "../tensor/shape.ts";
+import { channelAxis, type Geometry, geometryOf, MAX_CHANNELS, sameShape } from "../tensor/shape.ts";
 import type { Layout } from "../tensor/types.ts";
 import { type Activation, type ActivationName, NONE } from "./activation.ts";
 import type { Mask } from "./mask.ts";
@@ -213,11 +213,12 @@ export function checkForward<T extends AnyTensor>(
   return { x, residual, out, heap, dtype, geometry, masked: weights !== undefined, subBatches, inputIntact };
 }
 
-/** The channels that a shape has. Throws RangeError if there is none. */
+/** The channels that a shape has. Throws RangeError if there is none, or more than a vector has room for. */
 function channelsOf(shape: readonly number[], layout: Layout): number {
   if (shape.length === 1) return 1;
   const channels = shape[channelAxis(shape, layout)] ?? 0;
   if (shape.length >= 2 && channels === 0) throw wrongValue("x.shape", "at least one channel", shape);
+  if (channels > MAX_CHANNELS) throw wrongValue("x.shape", `at most ${MAX_CHANNELS} channels`, shape);
   return channels;
 }
 

@@ -23,7 +23,7 @@ import { type AnyTensor, Tensor } from "../memory/tensor.ts";
 import { oneRun, Room } from "../memory/transfer.ts";
 import { checks } from "../memory/written.ts";
 import { bitsOf, computeDtype, type Dtype, is16Bit, newVector, type Vector } from "../tensor/dtype.ts";
-import { channelAxis, dimensions, type Geometry, sameShape, sizeOf } from "../tensor/shape.ts";
+import { channelAxis, dimensions, type Geometry, MAX_CHANNELS, sameShape, sizeOf } from "../tensor/shape.ts";
 import { layoutOption } from "../tensor/types.ts";
 import { NONE } from "./activation.ts";
 import {
@@ -435,6 +435,7 @@ function forward<T extends AnyTensor>(
   checkOut("out", out, x.shape, heap, dtype);
   overwrites("out", out, "x", x, "train");
   const groups = geometry.samples * geometry.groups;
+  if (groups > MAX_CHANNELS) throw wrongValue("x.shape", `at most ${MAX_CHANNELS} groups or rows`, x.shape);
   const [mean, variance, invStd] = [new Float64Array(groups), new Float64Array(groups), new Float64Array(groups)];
   const norm: Norm = { ...planOf(geometry), gamma, beta, mean, variance, invStd, centred };
   const y = runForward(heap, dtype, x, out, epsilon, norm);

@@ -196,7 +196,8 @@ export function subBatchesOf(
   weights: Float64Array | undefined,
 ): SubBatch[] {
   const { channels, samples, length } = geometry;
-  const step = Math.min(maximum ?? samples, samples);
+  // a batch without elements may have any number of samples
+  const step = length === 0 ? samples : Math.min(maximum ?? samples, samples);
   const inner = samples && length / channels / samples;
   const subBatches: SubBatch[] = [];
   for (let first = 0; first < samples || first === 0; first += step) {

@@ -25,6 +25,9 @@ export interface Geometry {
 /** Bytes that a tensor may have at most: a memory has at most 65,535 pages of 64 KiB (MAX_PAGES in memory/heap.ts). */
 export const MAX_BYTES = 2 ** 32 - 65536;
 
+/** Channels that a tensor may have at most, and so may one without elements: float32 values in the largest memory. */
+export const MAX_CHANNELS = 2 ** 30 - 2 ** 14;
+
 /**
  * Returns the number of elements of a shape. The product is one of floats, which does not wrap around. Throws TypeError
  * or RangeError with `name` if `shape` is no array of non-negative integers, or has fewer than `minRank` axes.

@@ -2,7 +2,17 @@
 // far from 1.
 
 import { beforeAll, describe, expect, it } from "vitest";
-import { BatchNorm, batchNormBackward, batchNormForward, batchNormInference, type Layout } from "../../src/index.ts";
+import {
+  BatchNorm,
+  batchNormBackward,
+  batchNormForward,
+  batchNormInference,
+  batchNormStatistics,
+  groupNormForward,
+  instanceNormForward,
+  type Layout,
+  layerNormForward,
+} from "../../src/index.ts";
 import { backward, dimsOf, forward, invStdOf, meanMagnitude, statistics } from "../support/reference.ts";
 import { BUILDS, drop, make, normal, random, useBuild, WORLDS } from "../support/worlds.ts";
 
@@ -250,5 +260,31 @@ describe("stateless calls", () => {
     const { dx, dGamma, dBeta } = batchNormBackward(empty, saved);
     expect(dx?.data.length).toBe(0);
     expect([...(dGamma ?? []), ...(dBeta ?? [])]).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
+  const empty = (...shape: number[]) => ({ data: new Float32Array(), shape });
+  const MOST = 2 ** 30 - 2 ** 14;
+  it.each<[string, () => unknown, string]>([
+    ["forward", () => batchNormForward(empty(0, 2 ** 53)), `at most ${MOST} channels`],
+    ["statistics", () => batchNormStatistics(empty(0, 2, MOST + 1), { layout: "channels-last" }), "channels"],
+    [
+      "inference",
+      () => batchNormInference(empty(0, 2 ** 31), { mean: normal(1, 1), variance: normal(1, 1) }),
+      "channels",
+    ],
+    ["group norm", () => groupNormForward(empty(2 ** 53, 2, 0), 1), `at most ${MOST} groups or rows`],
+    ["instance norm", () => instanceNormForward(empty(2 ** 30, 2, 0)), "groups or rows"],
+    ["layer norm", () => layerNormForward(empty(2 ** 40, 0), 0), "groups or rows"],
+  ])("refuse an empty batch whose vectors have no room, %s", (_, call, message) => {
+    expect(call).toThrow(RangeError);
+    expect(call).toThrow(message);
+  });
+
+  it("take an empty batch of any number of samples, also in ghost batches", () => {
+    for (const options of [{}, { ghostBatchSize: 1 }]) {
+      const { y, saved, count } = batchNormForward(empty(2 ** 53, 3, 0), {}, options);
+      expect([y.shape, count]).toEqual([[2 ** 53, 3, 0], 0]);
+      expect(batchNormBackward(empty(2 ** 53, 3, 0), saved).dGamma).toEqual(new Float32Array(3));
+    }
   });
 });

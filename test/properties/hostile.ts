@@ -174,7 +174,7 @@ export const GUISES: Readonly<Record<string, Guise>> = {
     return Array.isArray(v)
       ? foreign.Array.from(v)
       : isPlain(v)
-        ? foreign.Object.assign(foreign.Object(), v)
+        ? foreign.Object.fromEntries(Object.entries(v)) // an assignment to "__proto__" would make no property
         : undefined;
   },
   "in shared memory": (v) => (isTyped(v) ? copied(v, new SharedArrayBuffer(v.byteLength)) : undefined),
