@@ -81,9 +81,11 @@ const FILES = {
     tests: inFolder("layer", "sync", "sync-protocol"),
     slow: inFolder("layer", "sync-threads"),
   },
-  "src/ops/activation-functions.ts": { tests: [...inFolder("ops", "activations-in-place"), ...WRONG_CALLS] },
+  "src/ops/activation-functions.ts": {
+    tests: [...inFolder("ops", "activations", "activations-in-place"), ...WRONG_CALLS],
+  },
   "src/ops/activation.ts": {
-    tests: [...inFolder("ops", "activations-in-place"), ...inFolder("layer", "options"), ...WRONG_CALLS],
+    tests: [...inFolder("ops", "activations", "activations-in-place"), ...inFolder("layer", "options"), ...WRONG_CALLS],
   },
   "src/ops/backward.ts": { tests: CALLS },
   "src/ops/batch-norm.ts": { tests: CALLS },
