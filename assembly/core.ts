@@ -5,7 +5,7 @@
 //   backward    plan   coefficients   sums   statistics   coefficients   map
 //   inference   plan   statistics                         coefficients   map
 //
-// Every export works on memory of the caller. No export keeps state, allocates, or checks its arguments. docs/abi.md
+// Every export works on memory of the caller. No export keeps state, allocates, or checks its arguments. docs/reference/abi.md
 // lists these exports, and has a table of the parameters that several of them share.
 
 import { Identity } from "./kernels/activations";
@@ -15,7 +15,7 @@ import { Gradients, Moments } from "./kernels/sums";
 import { CONSTANT_GRADIENT, GRADIENT, GRADIENTS, INV_STD, mapUnits, readSums, sumUnits } from "./phases";
 import { PLANES, Plan, planAt } from "./plan";
 
-/** The version of the exports' interface. docs/abi.md says which changes need a new number. */
+/** The version of the exports' interface. docs/reference/abi.md says which changes need a new number. */
 const VERSION: u32 = 2;
 
 /**

@@ -1,4 +1,4 @@
-// The tables of tables.mjs in Markdown: for the terminal, docs/benchmarks.md and the README. Nothing is measured here, and
+// The tables of tables.mjs in Markdown: for the terminal, docs/results/benchmarks.md and the README. Nothing is measured here, and
 // nobody types a number that stands there.
 
 import { markdownTable } from "markdown-table";
@@ -78,11 +78,11 @@ export function renderResults(results) {
     .join("\n");
 }
 
-/** docs/benchmarks.md: what to conclude, on one screen. */
+/** docs/results/benchmarks.md: what to conclude, on one screen. */
 export const renderSummary = (results) => `# Benchmarks
 
 Written by \`npm run bench -- --write\`; change the script, not this file. All tables, and how they were measured, are in
-[benchmark-results.md](benchmark-results.md).
+[All benchmark results](benchmark-results.md).
 
 How many times as fast as each alternative batchnorm-wasm is, on tensors in wasm memory, one thread, float32; where it is
 slower, the number is bold. Each peer ran in the layout that suits it best. **copies** is the time in copies of the tensor,
@@ -95,10 +95,10 @@ ${targetText(results)}
 ${renderEnvironment(results.environment)}
 `;
 
-/** docs/benchmark-results.md: everything that was measured. */
-export const renderReport = (results) => `# Benchmark results
+/** docs/results/benchmark-results.md: everything that was measured. */
+export const renderReport = (results) => `# All benchmark results
 
-Written by \`npm run bench -- --write\`; change the script, not this file. [benchmarks.md](benchmarks.md) says what to conclude.
+Written by \`npm run bench -- --write\`; change the script, not this file. [Benchmarks](benchmarks.md) says what to conclude.
 
 ${renderEnvironment(results.environment)}
 

@@ -1,6 +1,6 @@
 // Arithmetic on vectors with one value per channel, in f64: the pivots, the statistics from sums, and the coefficients
 // of the maps from statistics. It takes C operations, and the tensor takes C·count. The numbers of terms are those of
-// docs/batchnorm.md.
+// docs/concepts/derivation.md.
 
 import { Plan } from "../plan";
 import { Lanes, Single, Whole } from "./lanes";

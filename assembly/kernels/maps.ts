@@ -1,9 +1,9 @@
 // Channel-affine maps: the second of the two primitives. All elements of a channel have the same coefficients. With z =
 // (x − hi)·scale + shift and an activation f, which is a type of activations.ts:
 //
-//   Affine          y  = f(z)                                              (docs/batchnorm.md, F7)
+//   Affine          y  = f(z)                                              (docs/concepts/derivation.md, F7)
 //   AffineSum       y  = f(z + b)                                          b: the residual
-//   Gradient        dx = ((x − hi)·xCoefficient + (dz + shift))·scale      (docs/batchnorm.md, B6), dz = dy·f′(z)
+//   Gradient        dx = ((x − hi)·xCoefficient + (dz + shift))·scale      (docs/concepts/derivation.md, B6), dz = dy·f′(z)
 //   ScaledGradient  dx = ((x − hi)·xCoefficient + (dy·extra + shift))·scale
 //   Derivative      dz = dy·f′(z + c)                                      c: the residual
 //   Combination     y  = (x − hi)·scale + b·xCoefficient + c·extra + shift

@@ -1,7 +1,7 @@
 // Channel sums: the first of the two primitives. Per channel, with d = x − pivot,
 //
-//   Moments       Σ d    Σ d·d       pivot: the mean of the channel's first values         (docs/batchnorm.md, F1, F2)
-//   Gradients     Σ dy   Σ dy·d      pivot: hi, the mean in T                              (docs/batchnorm.md, B1, B2)
+//   Moments       Σ d    Σ d·d       pivot: the mean of the channel's first values         (docs/concepts/derivation.md, F1, F2)
+//   Gradients     Σ dy   Σ dy·d      pivot: hi, the mean in T                              (docs/concepts/derivation.md, B1, B2)
 //
 // Both are Σ u and Σ u·d, with u = d or u = dy. With an activation, which is a type of activations.ts, u = dy·f′(z)
 // with z = d·scale + shift. Then `pivot` is the first of the rows hi, scale and shift of the coefficients, and z has
@@ -9,7 +9,7 @@
 // in the planar walk, and one per column in the interleaved walk. Old values of the entries in the range are
 // overwritten.
 //
-// The sums are blocked (Higham 2002, section 4.3), in three precisions. docs/numerics.md has their errors.
+// The sums are blocked (Higham 2002, section 4.3), in three precisions. docs/concepts/numerics.md has their errors.
 //
 //   Blocked64   up to 64 values are summed in T, the blocks in f64
 //   Blocked4    four vectors of a plane, or four values of a column, are summed in T, those sums in f64
@@ -767,14 +767,14 @@ function flush<T extends number>(running: usize, sums: usize, columns: usize): v
 
 /**
  * Rows that are summed in T before they go to f64. With 32 rows, the variance of 2,048 values at |mean|/std = 1e4 was
- * off by 1.5 u (docs/numerics.md).
+ * off by 1.5 u (docs/concepts/numerics.md).
  */
 const BLOCK_ROWS: usize = 16;
 
 /**
  * Sums the rows of one stripe, with one entry for each column. Four rows are summed together, one from each quarter of
  * the stripe: far streams are read faster than one, and the four share their loads and stores of running sums
- * (docs/numerics.md has the measurements). Running sums are in the scratch of the stripe, 2·columns of T, and the
+ * (docs/concepts/numerics.md has the measurements). Running sums are in the scratch of the stripe, 2·columns of T, and the
  * rounding errors of f64 follow them.
  */
 export function sumRows<T extends number, S extends Moments, E extends Identity>(

@@ -1,5 +1,5 @@
 // npm run docs:scaling: times exchanges on this machine, carries them on to many ranks by the model, and writes the tables and the
-// pictures of docs/scaling.md.
+// pictures of docs/results/scaling.md.
 
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -21,7 +21,7 @@ Times the exchanges of synchronised batch norm here, on threads, under mpirun an
 writes what the model makes of them. It needs test/mpi/install.sh.
 
   --quick      few samples: shows that everything works
-  --out FILE   the document (default: docs/scaling.md); the picture goes beside it, as .svg
+  --out FILE   the document (default: docs/results/scaling.md); the picture goes beside it, as .svg
   --help       this text
 `;
 
@@ -29,7 +29,7 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const RANK = here("rank.mjs");
 const HOSTS = here("../../test/mpi/hosts.sh");
 const EXAMPLE = here("../../examples/data-parallel/main.mjs");
-const DOCUMENT = here("../../docs/scaling.md");
+const DOCUMENT = here("../../docs/results/scaling.md");
 
 /** On two worker threads. */
 function onThreads(samples, dataOf) {

@@ -1,4 +1,4 @@
-// The picture of docs/scaling.md, one SVG that stands on its own: what a step's exchanges take over ranks, by ring and by tree, and
+// The picture of docs/results/scaling.md, one SVG that stands on its own: what a step's exchanges take over ranks, by ring and by tree, and
 // how much longer a step takes for synchronising, in parts of the ranks or all of them.
 
 import * as Plot from "@observablehq/plot";

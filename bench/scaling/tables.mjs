@@ -1,4 +1,4 @@
-// Tables of docs/scaling.md: what was measured, and what the model makes of it.
+// Tables of docs/results/scaling.md: what was measured, and what the model makes of it.
 
 import { markdownTable } from "markdown-table";
 import { linearRegression } from "simple-statistics";

@@ -1,4 +1,4 @@
-// `npm run lab:run`: experiments without a page, over several seeds, into docs/experiments.md and pictures beside it.
+// `npm run lab:run`: experiments without a page, over several seeds, into docs/results/experiments.md and pictures beside it.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -24,7 +24,7 @@ ${EXPERIMENTS.map(({ id, title }) => `  ${id.padEnd(16)} ${title}`).join("\n")}
 Options:
   --seeds <n>        how many seeds, from the experiment's own on            (default 5)
   --set <name=value> a control's value, as in the page's URL; several times
-  --out <file.md>    where it is written, pictures in a folder of its name   (default docs/experiments.md)
+  --out <file.md>    where it is written, pictures in a folder of its name   (default docs/results/experiments.md)
   --help             print this and exit`;
 
 /** Throws an Error with a message for the user. */
@@ -34,7 +34,7 @@ function parse(args) {
     options: {
       seeds: { type: "string", default: "5" },
       set: { type: "string", multiple: true, default: [] },
-      out: { type: "string", default: "docs/experiments.md" },
+      out: { type: "string", default: "docs/results/experiments.md" },
       help: { type: "boolean", default: false },
     },
   });

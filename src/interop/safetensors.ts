@@ -6,7 +6,7 @@
 // Numbers are little-endian, and so are all engines that run WebAssembly today. Offsets count from the end of the
 // header. Tensors lie side by side and cover the data exactly. The reader rejects every file that the reference
 // implementation rejects. It also rejects a header whose first byte is not "{" and a name that occurs twice, which the
-// format forbids. docs/reliability.md has the other differences, found by mutations.
+// format forbids. docs/results/reliability.md has the other differences, found by mutations.
 
 import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { arrayKind, isNumbers, isObject } from "../common/validate.ts";

@@ -75,7 +75,7 @@ class AttachedHeap extends HostHeap {
 /**
  * Lets calls work in the memory of a WebAssembly program without copies: of Emscripten, wasm-bindgen, AssemblyScript,
  * or another with an allocator. Such calls run on one thread, and allocate results without `out` and scratch by
- * `malloc`. Forgotten results are not freed. docs/memory.md has examples.
+ * `malloc`. Forgotten results are not freed. docs/guides/other-memory.md has examples.
  *
  * Throws TypeError for wrong arguments and for a memory that the kernels cannot import, such as a 64-bit one.
  */

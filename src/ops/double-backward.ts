@@ -1,6 +1,6 @@
 // The gradient of the backward pass: what flows through dx, dGamma and dBeta back to x, gamma and dy, for losses that
 // contain gradients (gradient penalties). Three pairs of channel sums, then two maps of three tensors;
-// docs/batchnorm.md derives the terms D1 to D10.
+// docs/concepts/derivation.md derives the terms D1 to D10.
 
 import { wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";

@@ -1,5 +1,5 @@
 // Normalization by the statistics of each sample alone: instance, group, layer and RMS norm, as geometries over the two
-// primitives (primitives.ts). docs/family.md has the equations.
+// primitives (primitives.ts). docs/concepts/family.md has the equations.
 //
 // Statistics are of groups, scale and shift of channels. A group is C/G neighbouring channels of one sample, and layer
 // norm is one group of each row of [rows, D], whose channels are the D elements:
@@ -93,7 +93,7 @@ const planes = (channels: number, inner: number): Geometry => ({ ...dimensions(1
 const LONG = 32;
 
 /**
- * Elements of a block at least. docs/family.md has the measurement: between 65,536 and 262,144 there is no difference.
+ * Elements of a block at least. docs/concepts/family.md has the measurement: between 65,536 and 262,144 there is no difference.
  */
 const BLOCK = 131_072;
 

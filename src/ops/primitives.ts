@@ -1,5 +1,5 @@
 // The two primitives on operands: sums over the channels of a batch, and the maps that follow from them. Everything
-// that normalises is made of these; docs/batchnorm.md numbers the terms.
+// that normalises is made of these; docs/concepts/derivation.md numbers the terms.
 
 import type { Heap } from "../memory/heap.ts";
 import type { KernelOperand, Tile } from "../memory/operand.ts";
@@ -155,7 +155,7 @@ function writeElements({ heap, kernels }: KernelOperand, pointer: number, values
 }
 
 /**
- * Computes mean, biased variance and invStd (docs/batchnorm.md, F1 to F5) of x, which has values, and also y if it is
+ * Computes mean, biased variance and invStd (docs/concepts/derivation.md, F1 to F5) of x, which has values, and also y if it is
  * given: for a few channels at a time where the layout allows it, so that arrays pass through wasm memory once, and
  * tensors come from memory once. `terms` are those of y, whose mean and invStd are `into`. Returns whether the blocked
  * sums of all channels were reliable. All statistics are finite then. `weights` are those of the positions of x.
@@ -184,7 +184,7 @@ export function batchStatistics(
   return reliable;
 }
 
-/** Computes invStd from variances (docs/batchnorm.md, F5). */
+/** Computes invStd from variances (docs/concepts/derivation.md, F5). */
 export function invStdOf(variance: ArrayLike<number>, epsilon: number, into: Float64Array): void {
   for (let c = 0; c < into.length; c++) {
     const v = (variance[c] as number) + epsilon;

@@ -1,5 +1,5 @@
 // Weight normalization (Salimans & Kingma 2016): w = g·v/‖v‖, the norm over the weights of each output. It is made of the
-// two primitives, over a weight that is read as [outer, outputs, inner]. docs/family.md has the equations.
+// two primitives, over a weight that is read as [outer, outputs, inner]. docs/concepts/family.md has the equations.
 
 import { wrongValue } from "../common/errors.ts";
 import { checkKeys, oneOf } from "../common/validate.ts";

@@ -1,5 +1,5 @@
 // Inspection of a checkpoint: what each batch norm's stored values say about its training and its use. Nothing is run; what
-// needs a batch of inputs is `diagnose`. docs/tools.md explains the findings.
+// needs a batch of inputs is `diagnose`. docs/reference/command-line.md explains the findings.
 
 import { toAffine } from "../interop/fold.ts";
 import { CONSTANT, median, WEAK } from "../layer/diagnose.ts";

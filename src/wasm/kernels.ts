@@ -19,7 +19,7 @@ export const PLANES = 2;
 
 /**
  * Returns the plan that the kernels have written at `pointer`: how a tensor is walked and summed, and where its vectors
- * are. The fields in memory are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/abi.md).
+ * are. The fields in memory are unsigned 32-bit numbers in the order of class Plan in assembly/plan.ts (docs/reference/abi.md).
  */
 function readPlan(u32: Uint32Array, pointer: number) {
   let index = pointer / 4;
@@ -60,17 +60,17 @@ function readPlan(u32: Uint32Array, pointer: number) {
   };
 }
 
-/** The plan of a tensor, as the kernels have written it. docs/abi.md describes the fields. */
+/** The plan of a tensor, as the kernels have written it. docs/reference/abi.md describes the fields. */
 export type Plan = Readonly<ReturnType<typeof readPlan>>;
 
-/** The numbers of the operations, as the kernels take them (docs/abi.md). */
+/** The numbers of the operations, as the kernels take them (docs/reference/abi.md). */
 export const MOMENTS = 0;
 export const GRADIENTS = 1;
 /** Added to the number of an operation, it has the sums of unreliable channels taken again. */
 export const AGAIN = 2;
 /** Added to the number of an operation, it has `sums` weight the positions. */
 const WEIGHTED = 8;
-/** The numbers of the maps, as the kernels take them (docs/abi.md). */
+/** The numbers of the maps, as the kernels take them (docs/reference/abi.md). */
 export const AFFINE = 0;
 export const GRADIENT = 1;
 export const CONSTANT_GRADIENT = 2;
@@ -201,7 +201,7 @@ export class Kernels {
   }
 
   /**
-   * Computes the sums of moments or gradients in a range of units (docs/batchnorm.md, F1, F2, B1, B2). `activation` is
+   * Computes the sums of moments or gradients in a range of units (docs/concepts/derivation.md, F1, F2, B1, B2). `activation` is
    * the number of the activation whose derivative multiplies dy, or 0. `weights` is the address of the weights of the
    * positions, or 0 for none. With weights, the units are those of tiles.
    */
@@ -245,7 +245,7 @@ export class Kernels {
   }
 
   /**
-   * Maps every element of a tile (docs/batchnorm.md, F7, B6). `activation` is the number of an activation, or 0. `c` of
+   * Maps every element of a tile (docs/concepts/derivation.md, F7, B6). `activation` is the number of an activation, or 0. `c` of
    * the map of gradients is the address of weights.
    */
   map(plan: Plan, map: number, activation: number, { x, b = 0, c = 0, y }: MapOperands, tile: Range): void {

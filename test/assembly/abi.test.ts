@@ -1,4 +1,4 @@
-// docs/abi.md agrees with the comments in assembly/ and with the exports of the built modules. `npm run docs:abi`
+// docs/reference/abi.md agrees with the comments in assembly/ and with the exports of the built modules. `npm run docs:abi`
 // writes it.
 
 import { execFileSync } from "node:child_process";
@@ -9,7 +9,7 @@ import { exportsOf, parts, type Source } from "../support/abi.ts";
 import { expectPart } from "../support/document.ts";
 
 const root = new URL("../../", import.meta.url);
-const file = new URL("docs/abi.md", root);
+const file = new URL("docs/reference/abi.md", root);
 const text = readFileSync(file, "utf8");
 
 /** The first cells of a table that follows a header, without their backquotes. */
@@ -24,7 +24,7 @@ const SHARED = firstCells("| parameter | is |");
 /** The exports of a module: embed.ts exports core.ts whole. */
 const allOf = (source: Source) => [...exportsOf(source), ...(source === "embed" ? exportsOf("core") : [])];
 
-it.each(Object.entries(parts()))("docs/abi.md holds what the source says: %s", (name, part) => {
+it.each(Object.entries(parts()))("docs/reference/abi.md holds what the source says: %s", (name, part) => {
   expectPart(file, name, part);
 });
 
@@ -98,7 +98,7 @@ it.each([
   [10, 6, 40],
   [12000, 16, 1],
   [40, 6, 4],
-])("what docs/abi.md shows runs, and phases give the bits of whole operations: [%i, %i, %i]", (...dims) => {
+])("what docs/reference/abi.md shows runs, and phases give the bits of whole operations: [%i, %i, %i]", (...dims) => {
   const [layer, phases] = [...text.matchAll(/```js\n([\s\S]*?)```/g)].map((block) => block[1] ?? "");
   const script = new URL("build/abi-example.mjs", root);
   writeFileSync(

@@ -1,4 +1,4 @@
-// The model of docs/scaling.md, against known costs of algorithms and against limits that every simulation must keep.
+// The model of docs/results/scaling.md, against known costs of algorithms and against limits that every simulation must keep.
 // The numbers in the document are those of the model.
 
 import { readFileSync } from "node:fs";
@@ -129,8 +129,8 @@ describe("the simulation", () => {
   });
 });
 
-it("docs/scaling.md has the model's bytes and messages", () => {
-  const document = readFileSync(new URL("../../docs/scaling.md", import.meta.url), "utf8");
+it("docs/results/scaling.md has the model's bytes and messages", () => {
+  const document = readFileSync(new URL("../../docs/results/scaling.md", import.meta.url), "utf8");
   const rows = [...document.matchAll(/^\| (\d+) +\| +([\d.]+) \| +([\d.]+) \| +(\d+) \| +(\d+) \|/gm)];
   expect(rows.length).toBeGreaterThan(6);
   for (const [, ranks, ...cells] of rows) {

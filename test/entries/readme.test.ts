@@ -38,26 +38,26 @@ it("npm install stands before the first example", () => {
   expect(command).toBeLessThan(readme.indexOf("```ts"));
 });
 
-it("the example of docs/folding.md runs, and folding changes nothing", () => {
+it("the example of docs/guides/folding.md runs, and folding changes nothing", () => {
   const report = "[fused.weight.shape, fused.bias.length, fused.warnings, worst]";
-  const [shape, length, warnings, worst] = run("folding", exampleOf(docs("folding")), report);
+  const [shape, length, warnings, worst] = run("folding", exampleOf(docs("guides/folding")), report);
   expect([shape, length, warnings]).toEqual([[8, 16], 8, []]);
   expect(worst).toBeLessThan(1e-5);
 });
 
-it("the example of docs/modes.md runs", () => {
+it("the example of docs/guides/small-batches.md runs", () => {
   const report =
     "[[y, dx, ghosts, styled, ...dxs].map((t) => t.data.every(Number.isFinite)), renorm.batchesTracked, bn.batchesTracked]";
-  expect(run("modes", exampleOf(docs("modes")), report)).toEqual([Array(7).fill(true), 100, 3]);
+  expect(run("modes", exampleOf(docs("guides/small-batches")), report)).toEqual([Array(7).fill(true), 100, 3]);
 });
 
-it("the example of docs/tfjs.md runs, on TF.js's own memory", () => {
+it("the example of docs/guides/tfjs.md runs, on TF.js's own memory", () => {
   const report = "[info().memory, model.layers[1].getWeights().length]";
-  expect(run("tfjs", exampleOf(docs("tfjs")), report)).toEqual(["in place", 4]);
+  expect(run("tfjs", exampleOf(docs("guides/tfjs")), report)).toEqual(["in place", 4]);
 });
 
-it("docs/tfjs.md trains a network with convolutions on the wasm backend", () => {
-  const example = exampleBelow("Networks with convolutions", docs("tfjs"));
+it("docs/guides/tfjs.md trains a network with convolutions on the wasm backend", () => {
+  const example = exampleBelow("Networks with convolutions", docs("guides/tfjs"));
   const losses = run("tfjs-convolutions", example, "history.loss");
   expect(losses).toHaveLength(2);
   expect(losses.every(Number.isFinite)).toBe(true);
@@ -66,20 +66,20 @@ it("docs/tfjs.md trains a network with convolutions on the wasm backend", () => 
   );
 });
 
-it("docs/tfjs.md normalises by Keras's layer", () => {
-  const example = exampleBelow("Keras's layer Normalization", docs("tfjs"));
+it("docs/guides/tfjs.md normalises by Keras's layer", () => {
+  const example = exampleBelow("Keras's layer Normalization", docs("guides/tfjs"));
   expect(run("tfjs-normalization", example, "[...normalized.dataSync()]")).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
 });
 
-it("docs/tfjs.md recalibrates a model", () => {
-  const example = exampleBelow("New moving statistics, and what is wrong with them", docs("tfjs"));
+it("docs/guides/tfjs.md recalibrates a model", () => {
+  const example = exampleBelow("New moving statistics, and what is wrong with them", docs("guides/tfjs"));
   const report = "[before.diagnosis.drifted, after.diagnosis.drifted, after.layer === bn.name]";
   expect(run("tfjs-models", example, report)).toEqual([[0, 1, 2, 3], [], true]);
 });
 
-it("the example of docs/sync.md runs, and two ranks are one batch", () => {
+it("the example of docs/guides/many-machines.md runs, and two ranks are one batch", () => {
   const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
-  const [ys, shapes] = run("sync", exampleOf(docs("sync")), report);
+  const [ys, shapes] = run("sync", exampleOf(docs("guides/many-machines")), report);
   expect(shapes).toEqual([
     [2, 2],
     [1, 2],

@@ -573,14 +573,14 @@ describe("the headless runner", () => {
   });
 });
 
-it("docs/experiments.md has every experiment, its claims and its picture", () => {
+it("docs/results/experiments.md has every experiment, its claims and its picture", () => {
   const root = new URL("../../", import.meta.url);
-  const text = readFileSync(new URL("docs/experiments.md", root), "utf8");
+  const text = readFileSync(new URL("docs/results/experiments.md", root), "utf8");
   for (const { id, title, method } of EXPERIMENTS) {
     const section = text.slice(text.indexOf(`<!-- lab:${id} -->`), text.indexOf(`<!-- /lab:${id} -->`));
     expect(section).toContain(`## ${title}`);
     if (method) expect(section).toContain(method);
     expect(section).toMatch(/\*\*(holds|fails|mixed)\*\*/);
-    expect(readFileSync(new URL(`docs/experiments/${id}.svg`, root), "utf8")).toMatch(/^<svg/);
+    expect(readFileSync(new URL(`docs/results/experiments/${id}.svg`, root), "utf8")).toMatch(/^<svg/);
   }
 });

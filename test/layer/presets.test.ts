@@ -1,5 +1,5 @@
 // Presets: training runs against the update rule of each framework, written in plain loops after its documentation.
-// docs/presets.md has the sources.
+// docs/reference/presets.md has the sources.
 
 import { beforeAll, describe, expect, test } from "vitest";
 import { BatchNorm, type Layout, type Options, type Preset } from "../../src/index.ts";

@@ -9,7 +9,7 @@
 // a new process, with whole files of tests.
 //
 // Without a FILE, such as src/memory/attach.ts, all are run, one after the other. --write writes a file's row of the table
-// in docs/reliability.md. The script ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
+// in docs/results/reliability.md. The script ends with exit code 1 if a survivor is not in accepted.mjs, or if an entry of accepted.mjs has no survivor.
 
 import { execFile } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -270,7 +270,7 @@ function tablesOf(counts) {
     .join("\n\n");
 }
 
-const document = new URL("../../docs/reliability.md", import.meta.url);
+const document = new URL("../../docs/results/reliability.md", import.meta.url);
 for (const file of chosen) {
   const mutants = await mutantsOf(file);
   const survivors = mutants.filter(({ survived }) => survived);

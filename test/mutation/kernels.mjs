@@ -4,7 +4,7 @@
 //
 // Each fault is built in a copy of the project outside of the working tree. Then groups of tests run one after the other,
 // until one fails. --only takes the faults whose description or file contains TEXT, and --new those that the table of
-// docs/reliability.md does not have yet. --write writes each verdict into the table, so that a run may be interrupted. The
+// docs/results/reliability.md does not have yet. --write writes each verdict into the table, so that a run may be interrupted. The
 // script ends with exit code 1 if a fault is not caught.
 
 import { execFileSync, spawnSync } from "node:child_process";
@@ -25,7 +25,7 @@ const { values } = parseArgs({
   },
 });
 
-const document = new URL("../../docs/reliability.md", import.meta.url);
+const document = new URL("../../docs/results/reliability.md", import.meta.url);
 const NOT_CAUGHT = "**not caught**";
 const cellsOf = ({ fault, file }) => [`\`${file}\``, fault];
 

@@ -1,5 +1,5 @@
 // The shapes that oneDNN tests its batch, group and layer norm on (benchdnn), by the oracle and within the promise of
-// docs/numerics.md. Shapes of more than 200,000 elements are left out, because the oracle is slow.
+// docs/concepts/numerics.md. Shapes of more than 200,000 elements are left out, because the oracle is slow.
 
 import { readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -126,7 +126,7 @@ describe("the family", () => {
     const group = (i: number) => membership.group[i] as number;
     expect(errorOf(y.data, forward.y, forward.scale, U, group)).toBeLessThanOrEqual(4);
     expect(errorOf(dx.data, backward.dx, backward.dxScale, U, group)).toBeLessThanOrEqual(4);
-    // of a few values per channel, x̂ is rounded before it is summed (docs/family.md)
+    // of a few values per channel, x̂ is rounded before it is summed (docs/concepts/family.md)
     expect(errorOf(dGamma ?? [], backward.dGamma, backward.dGammaScale, U, (c) => c)).toBeLessThanOrEqual(2.5);
     expect(errorOf(dBeta ?? [], backward.dBeta, backward.dBetaScale, U, (c) => c)).toBeLessThanOrEqual(1);
   });

@@ -1,5 +1,5 @@
 // Channels that are hard for batch normalization, in every walk, precision of sums, build, type of elements and
-// activation, against the exact oracle. `npm run docs:numerics` writes the maxima into docs/numerics.md.
+// activation, against the exact oracle. `npm run docs:numerics` writes the maxima into docs/concepts/numerics.md.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { type ActivationName, batchNormBackward, batchNormForward, type Dtype, type Layout } from "../../src/index.ts";
@@ -85,7 +85,7 @@ function sweepsOf({ way, dtype, activation }: Pick<Sweep, "way" | "dtype" | "act
 }
 
 /**
- * The largest distances in u that docs/numerics.md promises: of y, of dx, and of sums that are f64 sums, and of the
+ * The largest distances in u that docs/concepts/numerics.md promises: of y, of dx, and of sums that are f64 sums, and of the
  * blocked ones.
  */
 function gatesOf(dtype: Dtype, activation: ActivationName) {
@@ -242,8 +242,8 @@ describe("the exact oracle", () => {
   });
 });
 
-describe("docs/numerics.md", () => {
-  const file = new URL("../../docs/numerics.md", import.meta.url);
+describe("docs/concepts/numerics.md", () => {
+  const file = new URL("../../docs/concepts/numerics.md", import.meta.url);
   const show = (values: readonly (number | undefined)[]) => {
     const known = values.filter((v) => v !== undefined);
     if (known.length === 0) return "–";

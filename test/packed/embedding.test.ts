@@ -37,7 +37,7 @@ async function reportOf(folder: string, wasm: string, ...more: readonly string[]
   return JSON.parse(stdout.trim().split("\n").at(-1) ?? "");
 }
 
-/** Of their references, in u: what docs/numerics.md promises; running statistics may have one more rounding, to float32. */
+/** Of their references, in u: what docs/concepts/numerics.md promises; running statistics may have one more rounding, to float32. */
 const GATES: Readonly<Record<string, number>> = {
   y: 4,
   dx: 4,

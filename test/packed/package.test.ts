@@ -540,8 +540,8 @@ void [ys, shapes, gradients];
     ["an ES module in Node", "tfjs.mts", NODE],
     ["a bundler's module", "tfjs.ts", BUNDLER],
     ["a CommonJS module", "tfjs.cts", NODE],
-  ])("%s: the example of docs/tfjs.md compiles", (_, name, options) => {
-    const docs = readFileSync(new URL("../../docs/tfjs.md", import.meta.url), "utf8");
+  ])("%s: the example of docs/guides/tfjs.md compiles", (_, name, options) => {
+    const docs = readFileSync(new URL("../../docs/guides/tfjs.md", import.meta.url), "utf8");
     const example = /```ts\n([\s\S]*?)```/.exec(docs)?.[1] ?? "";
     expect(example).toContain('from "batchnorm-wasm/tfjs"');
     const wrong = '\n// @ts-expect-error: an axis is a number\nbatchNormalization({ axis: "last" });\n';

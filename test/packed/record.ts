@@ -1,4 +1,4 @@
-// A suite writes a row to build/packed/rows for every host that works. table.mjs makes docs/runtimes.md of these rows.
+// A suite writes a row to build/packed/rows for every host that works. table.mjs makes docs/results/runtimes.md of these rows.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import type { Checked } from "./check.js";

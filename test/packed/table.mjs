@@ -1,4 +1,4 @@
-// docs/runtimes.md from the rows that the suites of test/packed left: `node test/packed/table.mjs --write`. Without --write
+// docs/results/runtimes.md from the rows that the suites of test/packed left: `node test/packed/table.mjs --write`. Without --write
 // it compares: each row of the document must have been seen in this run, and each that was seen must stand there. Versions
 // may differ, since browsers come from a distribution that moves.
 
@@ -9,7 +9,7 @@ import { markdownTable } from "markdown-table";
 
 const { values } = parseArgs({ options: { write: { type: "boolean", default: false } } });
 const rows = new URL("../../build/packed/rows/", import.meta.url);
-const document = fileURLToPath(new URL("../../docs/runtimes.md", import.meta.url));
+const document = fileURLToPath(new URL("../../docs/results/runtimes.md", import.meta.url));
 
 const KINDS = {
   runtime: "Runtimes",
@@ -53,9 +53,9 @@ if (values.write) {
   const unwritten = now.filter((name) => !written.includes(name));
   if (missing.length || unwritten.length) {
     console.error(
-      `docs/runtimes.md: not seen in this run: ${missing.join(", ") || "none"}; seen, but not there: ${unwritten.join(", ") || "none"}`,
+      `docs/results/runtimes.md: not seen in this run: ${missing.join(", ") || "none"}; seen, but not there: ${unwritten.join(", ") || "none"}`,
     );
     process.exit(1);
   }
-  console.log(`docs/runtimes.md: all ${now.length} rows seen`);
+  console.log(`docs/results/runtimes.md: all ${now.length} rows seen`);
 }

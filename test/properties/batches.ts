@@ -430,7 +430,7 @@ export const double = generator(backwards, (spec) => {
           ...(spec.batch.beta && { ddBeta }),
         },
       );
-      // docs/numerics.md promises nothing of second derivatives, so the scale is that of their largest terms
+      // docs/concepts/numerics.md promises nothing of second derivatives, so the scale is that of their largest terms
       const largest = (v: Float64Array) => v.reduce((a, value) => Math.max(a, Math.abs(value)), 1);
       const half = usable.dtype === "float16" ? 2 ** -10 : usable.dtype === "bfloat16" ? 2 ** -7 : 0;
       const power = largest(invStd) ** 2;

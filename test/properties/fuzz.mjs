@@ -15,7 +15,7 @@ const { values } = parseArgs({
     only: { type: "string" }, // the name of one function
     path: { type: "string" }, // fast-check's path to one case
     python: { type: "string", default: "build/properties/python/bin/python" }, // from test/properties/install.sh
-    write: { type: "boolean", default: false }, // the counts into docs/reliability.md
+    write: { type: "boolean", default: false }, // the counts into docs/results/reliability.md
   },
 });
 const number = (name) => (values[name] === undefined ? undefined : Number(values[name]));
@@ -52,12 +52,12 @@ const reports = values.suite.map((suite) => JSON.parse(readFileSync(`build/fuzz/
 for (const { suite, counts, seconds, seed } of reports)
   console.log(`${suite}: ${JSON.stringify(counts)} in ${Math.round(seconds)} s, seed ${seed}`);
 if (values.write) {
-  const file = new URL("../../docs/reliability.md", import.meta.url);
+  const file = new URL("../../docs/results/reliability.md", import.meta.url);
   let text = readFileSync(file, "utf8");
   for (const report of reports) {
     const [open, close] = [`<!-- ${report.suite}:begin -->`, `<!-- ${report.suite}:end -->`];
     const begin = text.indexOf(open) + open.length;
-    if (begin < open.length) throw new Error(`docs/reliability.md has no place for ${report.suite}`);
+    if (begin < open.length) throw new Error(`docs/results/reliability.md has no place for ${report.suite}`);
     text = `${text.slice(0, begin)}\n${tableOf(report)}\n${text.slice(text.indexOf(close))}`;
   }
   writeFileSync(file, text);

@@ -309,7 +309,7 @@ const OPTIONS = fc.record(
   { requiredKeys: [] },
 );
 
-/** Checks a new layer against its options and the defaults in docs/presets.md. */
+/** Checks a new layer against its options and the defaults in docs/reference/presets.md. */
 function checkNew(bn: Any, channels: number, options: Any): void {
   const last = ["keras", "tfjs", "flax", "haiku"].includes(options.preset);
   const defaults: Any = {

@@ -202,7 +202,7 @@ const makeTensor = (make: () => typeof lib.tensor) =>
   generator(tensors, ({ shape, dtype, seed, how }) => {
     const values = numbers(seed, product(shape), dtype, "eighths");
     const isBits = dtype === "float16" || dtype === "bfloat16";
-    // a list of numbers for 16-bit types would be ambiguous, which docs/dtypes.md says
+    // a list of numbers for 16-bit types would be ambiguous, which docs/guides/dtypes.md says
     const data = how === "none" ? undefined : how === "list" && !isBits ? Array.from(values) : arrayOf(values, dtype);
     return {
       args: [shape, data, { dtype }],

@@ -31,7 +31,7 @@ const ROUND = 25;
 
 export const asked: Fuzz = inject("fuzz") ?? { cases: SHARE, seed: 1 };
 
-/** The counts of a suite, which `npm run fuzz -- --write` writes into docs/reliability.md. */
+/** The counts of a suite, which `npm run fuzz -- --write` writes into docs/results/reliability.md. */
 export type Counts = Record<string, number>;
 
 /** Writes the counts of a suite to build/fuzz, where fuzz.mjs reads them. */

@@ -64,7 +64,7 @@ function theirs(files: readonly Uint8Array[]): Verdict[] {
 }
 
 /**
- * Files that we refuse and the reference implementation accepts, by our message. docs/reliability.md has the reasons.
+ * Files that we refuse and the reference implementation accepts, by our message. docs/results/reliability.md has the reasons.
  */
 const STRICTER: Readonly<Record<string, RegExp>> = {
   "a header that does not begin with {": /"\{" as the first byte/,

@@ -1,4 +1,4 @@
-// Writes the comparison of docs/reliability.md with the tests of PyTorch, oneDNN and SQLite:
+// Writes the comparison of docs/results/reliability.md with the tests of PyTorch, oneDNN and SQLite:
 //
 //   node test/reliability/anchors.mjs [--python FILE] [--write]
 //
@@ -18,7 +18,7 @@ const { values } = parseArgs({
 });
 
 const root = new URL("../../", import.meta.url);
-const document = new URL("docs/reliability.md", root);
+const document = new URL("docs/results/reliability.md", root);
 const read = (file) => readFileSync(new URL(file, root), "utf8");
 
 const pytorch = JSON.parse(
@@ -32,12 +32,12 @@ const pytorchTotal = (kind) => total(Object.values(pytorch.counts).map((counts) 
 const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const number = (n) => n.toLocaleString("en");
 
-/** The number in a cell of a table of docs/reliability.md that another script has written. */
+/** The number in a cell of a table of docs/results/reliability.md that another script has written. */
 function written(block, row) {
-  const text = read("docs/reliability.md");
+  const text = read("docs/results/reliability.md");
   const [, table = ""] = text.match(new RegExp(`<!-- ${block}:begin -->([^]*?)<!-- ${block}:end -->`)) ?? [];
   const [, cell] = table.match(new RegExp(`^\\| ${row} +\\| ([\\d,]+)`, "m")) ?? [];
-  if (!cell) throw new Error(`docs/reliability.md: expected a row "${row}" in the block ${block}, got none`);
+  if (!cell) throw new Error(`docs/results/reliability.md: expected a row "${row}" in the block ${block}, got none`);
   return cell;
 }
 

@@ -1,5 +1,5 @@
 // The soak: long runs of random calls, of pools that are opened, closed and raced, of workers that are killed and of memory
-// that ends. `npm run soak` takes some minutes, and with --write its figures go into docs/reliability.md. CI runs --short,
+// that ends. `npm run soak` takes some minutes, and with --write its figures go into docs/results/reliability.md. CI runs --short,
 // which judges no time. This program bundles soak.ts, runs it in a process of its own, and ends that process if it hangs.
 
 import { spawn } from "node:child_process";
@@ -90,7 +90,7 @@ if (code !== 0) {
 }
 
 if (values.write) {
-  const document = `${root}docs/reliability.md`;
+  const document = `${root}docs/results/reliability.md`;
   const [begin, end] = ["<!-- soak:begin -->", "<!-- soak:end -->"];
   const [head, rest] = readFileSync(document, "utf8").split(begin);
   const tail = rest?.split(end)[1];

@@ -1,4 +1,4 @@
-// The generated parts of docs/abi.md, exports and fields of the plan, from comments and signatures in assembly/.
+// The generated parts of docs/reference/abi.md, exports and fields of the plan, from comments and signatures in assembly/.
 
 import { readFileSync } from "node:fs";
 import ts from "typescript";
@@ -87,7 +87,7 @@ function fieldsOfPlan(): string {
   return ["| number | field | is |", "|---|---|---|", ...lines].join("\n");
 }
 
-/** Returns the generated parts of docs/abi.md by name. */
+/** Returns the generated parts of docs/reference/abi.md by name. */
 export const parts = (): Record<string, string> => ({
   plan: fieldsOfPlan(),
   ...Object.fromEntries(

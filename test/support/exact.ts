@@ -1,7 +1,7 @@
 // The exact oracle: batch normalization in pairs of float64 numbers whose sum is the value (double-double, 106 bits;
 // Dekker 1971). An error of 2⁻¹⁰⁰ is left, so the distance of a result of float32 or of float64 from it is exact in
 // effect. Every value of a channel is taken in the textbook's order, without pivots, blocks or coefficients. Numbers of
-// terms refer to docs/batchnorm.md.
+// terms refer to docs/concepts/derivation.md.
 
 import type { ActivationName } from "../../src/index.ts";
 import { type Dims, eachOf } from "./reference.ts";

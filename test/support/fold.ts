@@ -165,7 +165,7 @@ export function sourceOf(seed: number, channels: number, epsilon = 1e-3) {
   };
 }
 
-/** Returns scale and shift in float64, as docs/batchnorm.md defines them. */
+/** Returns scale and shift in float64, as docs/concepts/derivation.md defines them. */
 export function affineOf(bn: FoldSource<Vector> & { gamma?: Vector | null; beta?: Vector | null }) {
   const vector = (v: Vector | null | undefined, c: number, missing: number) => (v ? (v[c] as number) : missing);
   const scale = Float64Array.from(

@@ -1,5 +1,5 @@
 // The oracle: batch normalization in float64 and plain loops, without SIMD, blocks, pivots or columns. Numbers of terms
-// refer to docs/batchnorm.md.
+// refer to docs/concepts/derivation.md.
 
 import type { ActivationName } from "../../src/ops/activation.ts";
 import type { Renorm } from "../../src/ops/options.ts";
@@ -123,7 +123,7 @@ export interface Upstream {
 
 /**
  * Returns the gradients of Σ ddx·dx + Σ ddGamma·dGamma + Σ ddBeta·dBeta with respect to x, gamma and dy. It
- * differentiates every step from x to dx in reverse order, independently of the derivation in docs/batchnorm.md. A name
+ * differentiates every step from x to dx in reverse order, independently of the derivation in docs/concepts/derivation.md. A name
  * that ends in Bar is the gradient with respect to that step.
  */
 export function doubleBackward(

@@ -228,7 +228,7 @@ describe.each(FUSED)("$shape, $layout, std $std, fused", ({ layout, shape, std }
   });
 });
 
-// masks, ghost batches, and all that docs/modes.md has
+// masks, ghost batches, and all that docs/guides/small-batches.md has
 const WEIGHTS = Array.from({ length: 12 * 550 }, (_, p) => (p % 5) / 2);
 const MODES: [string, Options, LayerForwardOptions][] = [
   ["a mask", {}, { mask: Array.from({ length: 12 * 550 }, (_, p) => p % 7 > 1) }],

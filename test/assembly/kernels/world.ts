@@ -27,7 +27,7 @@ const FIELDS = `${SIZES} precision columnBlock columnBlocks pitch tiled ${VECTOR
 /** A plan in a workspace of just the bytes that it asks for, of garbage. What is no vector of the plan is guarded. */
 export class Planned {
   readonly pointer: number;
-  /** The plan's fields by name, as docs/abi.md has them. */
+  /** The plan's fields by name, as docs/reference/abi.md has them. */
   readonly plan: Readonly<Record<string, number>> & { readonly channels: number; readonly length: number };
   /** All of the workspace. */
   readonly bytes: Uint8Array;
