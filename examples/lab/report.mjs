@@ -4,7 +4,7 @@ import { markdownTable } from "markdown-table";
 
 const INTRODUCTION = `# Experiments
 
-What the papers claim of batch normalization, tried on 10,000 real digits and two spirals by the lab ([examples/lab](../../examples/lab/README.md)),
+What the papers claim of batch normalization, tried on 10,000 real digits and two spirals by the lab (examples/lab),
 headless, with several seeds. Written by \`npm run lab:run -- all --seeds 5\`; change the experiments, not this file. A claim
 **holds** where it does for every seed, **fails** where it does for none, and is **mixed** otherwise; numbers are means ± standard deviations over seeds, and
 in pictures bands are one standard deviation. Networks and data are small: a claim that fails here may hold elsewhere, and the reverse.

@@ -80,7 +80,7 @@ const FILES = [
   "dist/tools.js.map",
   "dist/wasm.d.ts",
   ...readdirSync(new URL("../../docs/", import.meta.url), { recursive: true, encoding: "utf8" })
-    .filter((file) => extname(file))
+    .filter((file) => extname(file) && !/^(\.vitepress|reference\/api)\//.test(file))
     .map((file) => `docs/${file}`),
   "package.json",
 ].sort();

@@ -1,0 +1,13 @@
+// The documentation: its code, its links, and its site in browsers.
+
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/site/**/*.test.ts"],
+    maxWorkers: "100%",
+    maxConcurrency: 2,
+    testTimeout: 120_000,
+    hookTimeout: 300_000,
+  },
+});
