@@ -76,7 +76,6 @@ const FILES = {
   "src/layer/running-statistics.ts": {
     tests: inFolder("layer", "running", "debiased", "modes", "prior", "renorm", "recalibrate", "copies", "options"),
   },
-  "src/layer/slots.ts": { tests: inFolder("layer", "prior", "renorm", "micro-batches", "debiased", "copies") },
   "src/layer/sync-batch-norm.ts": {
     tests: inFolder("layer", "sync", "sync-protocol"),
     slow: inFolder("layer", "sync-threads"),
@@ -85,7 +84,12 @@ const FILES = {
     tests: [...inFolder("ops", "activations", "activations-in-place"), ...WRONG_CALLS],
   },
   "src/ops/activation.ts": {
-    tests: [...inFolder("ops", "activations", "activations-in-place"), ...inFolder("layer", "options"), ...WRONG_CALLS],
+    tests: [
+      ...inFolder("ops", "activations", "activations-in-place"),
+      ...inFolder("layer", "options"),
+      ...inFolder("entries", "core"),
+      ...WRONG_CALLS,
+    ],
   },
   "src/ops/backward.ts": { tests: CALLS },
   "src/ops/batch-norm.ts": { tests: CALLS },
