@@ -88,6 +88,9 @@ export const wrongKind = (name: string, expected: string, got: unknown) => new T
 export const wrongValue = (name: string, expected: string, got: unknown) =>
   new RangeError(mismatch(name, expected, got));
 
+/** Returns the error for something that a call needs and does not have. */
+export const missing = (name: string, expected: string) => new RangeError(`${name}: expected ${expected}, got none`);
+
 /** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
 export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
   wrongValue(
@@ -273,16 +276,16 @@ export const writtenSince = (name: string) =>
   );
 
 /**
- * Returns the error for a destination that overlaps its source. Give `mode` if backward needs the source in this mode;
- * without it, the two arrays overlap only in part.
+ * Returns the error for a destination that overlaps its source. Give `mode` if backward needs the source in this mode, or
+ * null if the operation has no modes; without it, the two arrays overlap only in part.
  */
-export const inPlace = (name: string, source: string, mode?: string) =>
+export const inPlace = (name: string, source: string, mode?: string | null) =>
   new BatchNormError(
     "in-place",
     mode === undefined
       ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
-      : `${name}: expected other memory than ${source} in mode ${show(mode)}, got memory of ${source}, which backward needs; ` +
-          `pass another tensor${name === "out" ? ', or use mode "eval"' : ", or dy itself"}`,
+      : `${name}: expected other memory than ${source}${mode ? ` in mode ${show(mode)}` : ""}, got memory of ${source}, which ` +
+          `backward needs; pass another tensor${name !== "out" ? ", or dy itself" : mode ? ', or use mode "eval"' : ""}`,
   );
 
 export const sameOut = (name: string, other: string) =>

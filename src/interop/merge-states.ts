@@ -4,7 +4,7 @@
 //
 // M2 = n·variance for the biased variance, and (n − 1)·variance for the unbiased one.
 
-import { LOST, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { LOST, missing, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, checkObject, hasAny, oneOf } from "../common/validate.ts";
 import type { Framework } from "../layer/options.ts";
 import type { StateSource } from "../layer/slots.ts";
@@ -90,10 +90,9 @@ export function mergeStates(parts: Iterable<StatePart>, options: MergeOptions = 
     }
   }
   if (![...merged.keys()].some((path) => meanName.test(path)))
-    throw wrongValue(
+    throw missing(
       "parts[0].state",
       `running statistics (${names.mean[0]}, ${names.variance[0]})${first.size ? "" : ` (${LOST})`}`,
-      "none",
     );
   for (const [path, value] of first)
     if (!merged.has(path) && !(names.unread && unreadName.test(path)))

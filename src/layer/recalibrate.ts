@@ -2,7 +2,7 @@
 // replace the running ones (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/guides/population-statistics.md explains when this
 // is needed.
 
-import { LOST, wrongKind, wrongValue } from "../common/errors.ts";
+import { LOST, missing, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
 import { checkKeys, hasAny, isArray, isObject } from "../common/validate.ts";
 import { Tensor, type TensorLike } from "../memory/tensor.ts";
@@ -61,7 +61,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
     for (const layer of distinct) sessions.push((layer as BatchNorm<D>).beginRecalibration(estimator));
     for await (const batch of batches) await run(batch);
     if (sessions.some((session) => session.batches === 0))
-      throw wrongValue("batches", 'at least one that passes through every layer in mode "train"', "none");
+      throw missing("batches", 'at least one that passes through every layer in mode "train"');
     for (const { values } of sessions)
       if (values > 0 && values <= 1) throw wrongValue("batches", "more than 1 value per channel in all", values);
     for (const session of sessions) session.commit();

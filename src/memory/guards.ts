@@ -150,14 +150,15 @@ function overlap(a: AnyTensor | Vector, b: AnyTensor | Vector): { any: boolean; 
 
 /**
  * Returns whether `out` is the memory of `source`. Throws BatchNormError "in-place" if the two overlap only in part, or
- * if they overlap at all and a `mode` is given, which is a mode in which backward needs the source.
+ * if they overlap at all and a `mode` is given, in which backward needs the source; null stands for an operation without
+ * modes.
  */
 export function overwrites(
   name: string,
   out: AnyTensor | undefined,
   sourceName: string,
   source: AnyTensor | undefined,
-  mode?: string,
+  mode?: string | null,
 ): boolean {
   if (!out || !source) return false;
   const { any, same } = overlap(out, source);

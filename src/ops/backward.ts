@@ -1,6 +1,6 @@
 // The backward pass, for the class and as functions of their own.
 
-import { noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
+import { missing, noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkObject, flag } from "../common/validate.ts";
 import {
   checkApart,
@@ -178,12 +178,10 @@ function checkOuts<T extends AnyTensor>(
   const { x, residual, dtype, shape } = saved;
   checkOut("dxOut", dxOut, shape, heap, dtype);
   checkOut("dResidualOut", dResidualOut, shape, heap, dtype);
-  if (dResidualOut && !saved.hasResidual)
-    throw wrongValue("dResidualOut", "a forward with a residual before it", "none");
-  const mode = saved.batch ? "train" : "frozen";
+  if (dResidualOut && !saved.hasResidual) throw missing("dResidualOut", "a forward with a residual before it");
   const check = (name: string, out: T | undefined) => {
-    overwrites(name, out, "x", x, mode);
-    overwrites(name, out, "residual", residual, mode);
+    overwrites(name, out, "x", x, null);
+    overwrites(name, out, "residual", residual, null);
     overwrites(name, out, "dy", dy);
   };
   if (dxOut) check("dxOut", dxOut);

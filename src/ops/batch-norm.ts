@@ -42,7 +42,7 @@ const FORWARD_OPTIONS = [
 function argumentsOf<T extends AnyTensor>(
   x: T,
   options: ForwardOptions<T>,
-  backwardMode: string | undefined,
+  backwardMode: string | null | undefined,
 ): ForwardArguments<T> {
   checkKeys("options", options, FORWARD_OPTIONS);
   const { residual, out, mask } = options;
@@ -90,7 +90,7 @@ export function batchNormForward<T extends AnyTensor>(
   parameters: ForwardParameters = {},
   options: ForwardOptions<T> = {},
 ): ForwardResult<T> {
-  const args = argumentsOf(x, options, "train");
+  const args = argumentsOf(x, options, null);
   checkKeys("parameters", parameters, ["gamma", "beta", "perSample"]);
   const inputs = checkForward(args, undefined);
   const { channels } = inputs.geometry;

@@ -2,7 +2,7 @@
 // contain gradients (gradient penalties). Three pairs of channel sums, then two maps of three tensors;
 // docs/concepts/derivation.md derives the terms D1 to D10.
 
-import { wrongShape, wrongValue } from "../common/errors.ts";
+import { missing, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkTensor, checkVector } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
@@ -183,7 +183,7 @@ function prepareDoubleBackward<T extends AnyTensor>(
   checkCovered(saved);
   const { x, residual, dtype, geometry, shape } = saved;
   const { ddx, ddGamma, ddBeta, ddResidual } = gradients;
-  if (ddResidual && !saved.hasResidual) throw wrongValue("ddResidual", "a forward with a residual before it", "none");
+  if (ddResidual && !saved.hasResidual) throw missing("ddResidual", "a forward with a residual before it");
   const heap = heapOf(x, dy, ddx, residual, ddResidual);
   for (const [name, value] of Object.entries({ dy, ddx, ddResidual, x, residual }) as [string, AnyTensor][]) {
     if (value === undefined && name !== "dy") continue;

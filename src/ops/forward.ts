@@ -133,8 +133,8 @@ export interface ForwardArguments<T extends AnyTensor> {
   readonly activation: Activation;
   /** Samples of a ghost batch; null if the call is one batch. */
   readonly ghostBatchSize: number | null;
-  /** The mode that errors name where `out` would overwrite what backward needs; undefined if it may overwrite that. */
-  readonly backwardMode: string | undefined;
+  /** The mode that errors name if `out` overwrites what backward needs: null without modes, undefined if it may. */
+  readonly backwardMode: string | null | undefined;
 }
 
 /** Checked arguments of a forward. */

@@ -433,7 +433,7 @@ function forward<T extends AnyTensor>(
   const heap = heapOf(x, out);
   if (x instanceof Tensor) checkTensor("x", x, heap);
   checkOut("out", out, x.shape, heap, dtype);
-  overwrites("out", out, "x", x, "train");
+  overwrites("out", out, "x", x, null);
   const groups = geometry.samples * geometry.groups;
   if (groups > MAX_CHANNELS) throw wrongValue("x.shape", `at most ${MAX_CHANNELS} groups or rows`, x.shape);
   const [mean, variance, invStd] = [new Float64Array(groups), new Float64Array(groups), new Float64Array(groups)];
@@ -610,7 +610,7 @@ export function prepareBackward<T extends AnyTensor>(
   const heap = heapOf(x, dy, dxOut);
   if (dy instanceof Tensor) checkTensor("dy", dy, heap);
   checkOut("dxOut", dxOut, shape, heap, dtype);
-  overwrites("dxOut", dxOut, "x", x, "train");
+  overwrites("dxOut", dxOut, "x", x, null);
   overwrites("dxOut", dxOut, "dy", dy);
   const accumulate = flag("accumulate", options.accumulate, false);
   const precision = computeDtype(dtype);

@@ -1,6 +1,6 @@
 // Statistics of a batch: they are computed, merged, and checked where the caller gives them.
 
-import { oneValuePerChannel, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { missing, oneValuePerChannel, wrongKind, wrongLength } from "../common/errors.ts";
 import { arrayKind, checkNumber, checkObject, hasAny } from "../common/validate.ts";
 import { checkVector } from "../memory/guards.ts";
 import type { Geometry } from "../tensor/shape.ts";
@@ -49,7 +49,7 @@ export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistic
     if (!merged?.count) merged = one;
     else if (one.count) mergeInto(merged, one);
   }
-  if (!merged) throw wrongValue("statistics", "at least one batch's", "none");
+  if (!merged) throw missing("statistics", "at least one batch's");
   const { count, mean, variance } = merged;
   return { count, mean, variance };
 }

@@ -75,7 +75,7 @@ export function weightNormForward<T extends AnyTensor>(
   const gamma = checkVector("g", g, channels, computeDtype(dtype)).slice();
   const heap = heapOf(v, out);
   checkOut("out", out, v.shape, heap, dtype);
-  overwrites("out", out, "v", v, "train");
+  overwrites("out", out, "v", v, null);
   const mean = new Float64Array(channels);
   const invStd = new Float64Array(channels);
   const terms: Terms = { mean, invStd, gamma, beta: null, activation: NONE };

@@ -1,6 +1,6 @@
 // Mean and standard deviation per channel of a data set, for the normalisation of inputs.
 
-import { nonFinite, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { missing, nonFinite, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { arrayKind, checkKeys, checkNumber, checkObject, hasAny, oneOf } from "../common/validate.ts";
 import { floatsOf } from "../tensor/half.ts";
 import { channelAxis, dimensions, type Geometry, sizeOf } from "../tensor/shape.ts";
@@ -86,7 +86,7 @@ export async function dataStatistics(
     addBatch(name, batch, geometry, channels);
   }
   const isEmpty = channels?.every((channel) => channel.moments.count + channel.nonFinite === 0) ?? true;
-  if (!channels || isEmpty) throw wrongValue("batches", "at least one value", "none");
+  if (!channels || isEmpty) throw missing("batches", "at least one value");
   return statisticsOf(channels, divisor);
 }
 

@@ -254,7 +254,7 @@ testWrongUse({
       TypeError,
       /^statistics: expected \{ count, mean, variance \}, got null$/,
     ],
-    ["without any", () => mergeStatistics([]), RangeError, /^statistics: expected at least one batch's, got "none"$/],
+    ["without any", () => mergeStatistics([]), RangeError, /^statistics: expected at least one batch's, got none$/],
     [
       "that are no list",
       () => mergeStatistics(STATISTICS as Wrong),

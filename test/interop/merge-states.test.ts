@@ -266,7 +266,7 @@ describe("wrong use", () => {
       "another framework",
       [part({})],
       RangeError,
-      /^parts\[0\]\.state: expected running statistics \(moving_mean, moving_variance\), got "none"$/,
+      /^parts\[0\]\.state: expected running statistics \(moving_mean, moving_variance\), got none$/,
       { framework: "keras" },
     ],
     [

@@ -234,7 +234,7 @@ describe("recalibrate", () => {
     const cases: [string, () => Iterable<PlainTensor> | AsyncIterable<PlainTensor>, object, unknown][] = [
       ["a generator that throws halfway", failing, {}, "the disk is gone"],
       ["an async generator that throws halfway", () => asynchronous(failing()), {}, "the disk is gone"],
-      ["no batches", () => [], {}, /^batches: expected at least one .*, got "none"$/],
+      ["no batches", () => [], {}, /^batches: expected at least one .*, got none$/],
       ["no batches, asynchronously", () => asynchronous<PlainTensor>([]), {}, RangeError],
       ["empty batches alone", () => [{ data: new Float32Array(), shape: [0, 3, 2] }], {}, RangeError],
       ["a batch of another shape", () => [OTHER, { data: new Float32Array(8), shape: [2, 4] }], {}, RangeError],
