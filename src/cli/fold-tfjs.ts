@@ -28,8 +28,6 @@ interface Weight {
   readonly bytes: Uint8Array;
 }
 
-type ManifestTensor = TfjsModel["tensors"][number];
-
 /** Throws BatchNormError "model-file" for what is no layers model. */
 function checkKind({ file, topology }: TfjsModel): void {
   const refuse = (got: string, remedy: string) => wrongFile(file, "modelTopology", "a layers model's", got, remedy);
@@ -48,15 +46,12 @@ const MAX_TEXT = 400;
 const refusedByTfjs = (file: string, message: string) =>
   wrongFile(file, "the model", "one that TF.js loads", "an error", `TF.js says: ${message.slice(0, MAX_TEXT)}`);
 
-const isOptimizers = ({ entry }: ManifestTensor) => entry.group === "optimizer";
-
 /** Loads a model in TF.js. Throws BatchNormError "model-file" if TF.js cannot. */
 async function load({ layers }: Tfjs, { file, topology, tensors }: TfjsModel): Promise<LayersModel> {
-  const weights = tensors.filter((tensor) => !isOptimizers(tensor));
-  const weightData = Buffer.concat(await Promise.all(weights.map((tensor) => tensor.stored())));
+  const weightData = Buffer.concat(await Promise.all(tensors.map((tensor) => tensor.stored())));
   const artifacts = {
     modelTopology: topology,
-    weightSpecs: weights.map(({ entry }) => entry),
+    weightSpecs: tensors.map(({ entry }) => entry),
     weightData: Uint8Array.from(weightData).buffer,
   };
   try {
@@ -68,9 +63,9 @@ async function load({ layers }: Tfjs, { file, topology, tensors }: TfjsModel): P
     if (kind === undefined) throw refusedByTfjs(file, message);
     throw wrongFile(
       file,
-      `the ${kind} ${name}`,
-      "a class that TF.js knows",
-      "another",
+      "the model",
+      `every ${kind} of a class that TF.js knows`,
+      name,
       "write it in JavaScript with getConfig(), register it by tf.serialization.registerClass in a file, and run the program " +
         'with NODE_OPTIONS="--import ./FILE.mjs"',
     );
@@ -126,7 +121,8 @@ function shardsOf(weights: readonly Weight[], stem: string) {
 
 /**
  * Folds a layers model. Everything in model.json but the topology and the manifest stays as it is. If no batch norm can be
- * folded, so do these. The names of shards begin with `stem`. Throws BatchNormError "model-file" for a file that is no layers model, and for one that TF.js cannot load.
+ * folded, the topology and the weights stay, too. The names of shards begin with `stem`. Throws BatchNormError "model-file" for a
+ * file that is no layers model, and for one that TF.js cannot load.
  */
 export async function foldTfjs(tfjs: Tfjs, source: ByteSource, stem: string): Promise<FoldedLayersModel> {
   const file = await openTfjs(source);

@@ -10,15 +10,17 @@ import type * as layers from "@tensorflow/tfjs-layers";
 import type * as library from "../tfjs/index.ts";
 import { UsageError } from "./usage.ts";
 
-/** TF.js on one of its backends, and batchnorm-wasm/tfjs. */
+/** TF.js on its backend cpu or wasm, and batchnorm-wasm/tfjs. */
 export interface Tfjs {
+  /** The backends that are installed, the fastest first. */
+  readonly backends: readonly string[];
   readonly core: typeof core;
   readonly layers: typeof layers;
   readonly library: typeof library;
 }
 
-/** Backends that run in Node without anything else. Only the first one has all kernels. */
-const BACKENDS = ["cpu", "wasm"] as const;
+/** Backends that run in Node without anything else, the fastest first. Only cpu has all kernels. */
+const BACKENDS = ["wasm", "cpu"];
 
 type Resolve = (name: string) => string | undefined;
 
@@ -44,7 +46,8 @@ export async function loadTfjs(): Promise<Tfjs> {
   // its own packages may be where only it finds them
   const resolve: Resolve = (name) => (union && resolverAt(union)(name)) || inProject(name);
   const files = ["core", "layers"].map((name) => resolve(`@tensorflow/tfjs-${name}`));
-  const backend = BACKENDS.find((name) => resolve(`@tensorflow/tfjs-backend-${name}`));
+  const backends = BACKENDS.filter((name) => resolve(`@tensorflow/tfjs-backend-${name}`));
+  const backend = backends.at(-1);
   if (files.includes(undefined) || !backend)
     throw new UsageError(
       "fold: expected TF.js in this project, which a model.json needs, got none; run npm install @tensorflow/tfjs, or " +
@@ -55,14 +58,14 @@ export async function loadTfjs(): Promise<Tfjs> {
     ["@tensorflow/tfjs-core", require(files[0] as string)],
     ["@tensorflow/tfjs-layers", require(files[1] as string)],
   ]);
-  require(resolve(`@tensorflow/tfjs-backend-${backend}`) as string);
+  for (const name of backends) require(resolve(`@tensorflow/tfjs-backend-${name}`) as string);
   const tf = packages.get("@tensorflow/tfjs-core") as typeof core;
   tf.enableProdMode(); // suppresses advice on the console
   if (!(await tf.setBackend(backend)))
     throw new UsageError(`fold: expected TF.js's backend ${backend} to start, got none`);
   const entry = await libraryOn((name) => packages.get(name));
   entry.registerLayer();
-  return { core: tf, layers: packages.get("@tensorflow/tfjs-layers") as typeof layers, library: entry };
+  return { backends, core: tf, layers: packages.get("@tensorflow/tfjs-layers") as typeof layers, library: entry };
 }
 
 /**

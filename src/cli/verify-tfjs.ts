@@ -16,37 +16,41 @@ async function run(model: LayersModel, inputs: Tensor[]): Promise<Record<string,
   return Object.fromEntries(outputs.map((output, i) => [model.outputNames[i] as string, output]));
 }
 
+/** Returns random inputs for a model, whose open axes other than the first have `size` elements. */
+function inputsOf({ core }: Tfjs, { inputs }: LayersModel, size: number, floats: (next: () => number) => number) {
+  const next = random();
+  return inputs.map(({ shape, dtype }) => {
+    const dims = shape.map((d, i) => d ?? (i === 0 ? 1 : size));
+    const length = dims.reduce((a, b) => a * b, 1);
+    const number = dtype === "float32" ? floats : bit;
+    const values = Array.from({ length }, () => number(next));
+    return core.tensor(values, dims, dtype);
+  });
+}
+
 /**
  * Runs both models on the same random inputs. Axes that the model leaves open are 1 if they are the first, and else the first
  * of some usual sizes with which the original runs. Inputs are normal numbers, or, where the model refuses those, as an
- * embedding does, and where an input has no floats, zeros and ones.
+ * embedding does, and where an input has no floats, zeros and ones. The backend is the fastest one that has all kernels.
  */
 export async function compareTfjs(
-  { core }: Tfjs,
+  tfjs: Tfjs,
   { before, after }: Pick<FoldedLayersModel, "before" | "after">,
 ): Promise<Difference[]> {
   let reason: unknown;
-  for (const size of SIZES)
-    for (const floats of [normal, bit]) {
-      const next = random();
-      const inputs = before.inputs.map(({ shape, dtype }) => {
-        const dims = shape.map((d, i) => d ?? (i === 0 ? 1 : size));
-        const length = dims.reduce((a, b) => a * b, 1);
-        const number = dtype === "float32" ? floats : bit;
-        return core.tensor(
-          Array.from({ length }, () => number(next)),
-          dims,
-          dtype,
-        );
-      });
-      try {
-        return differences(await run(before, inputs), await run(after, inputs));
-      } catch (error) {
-        reason = error; // others may fit
-      } finally {
-        core.dispose(inputs);
+  for (const backend of tfjs.backends)
+    for (const size of SIZES)
+      for (const floats of [normal, bit]) {
+        await tfjs.core.setBackend(backend);
+        const inputs = inputsOf(tfjs, before, size, floats);
+        try {
+          return differences(await run(before, inputs), await run(after, inputs));
+        } catch (error) {
+          reason = error; // others may fit
+        } finally {
+          tfjs.core.dispose(inputs);
+        }
       }
-    }
   throw new UsageError(
     `--verify: expected a model that runs on random inputs, got: ${(reason as Error).message}; leave --verify out`,
   );

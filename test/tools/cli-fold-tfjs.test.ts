@@ -355,7 +355,7 @@ describe("TF.js", () => {
     const { status, stdout, stderr } = run(["in/model.json", "out/model.json"]);
     expect([status, stdout]).toEqual([2, ""]);
     expect(stderr).toMatch(
-      /^model\.json: the layer Own: expected a class that TF\.js knows, got .*--import \.\/FILE\.mjs"\n$/,
+      /^model\.json: the model: expected every layer of a class that TF\.js knows, got "Own"; .*--import \.\/FILE\.mjs"\n$/,
     );
     writeFileSync(at("layers.mjs"), OWN.replace("CALL", "tf.neg([x].flat()[0])"));
     expect(run(["in/model.json", "out/model.json", "--verify"], { NODE_OPTIONS: IMPORT })).toMatchObject({
