@@ -31,6 +31,9 @@ Examples:
   $ npx batchnorm-wasm fold model.json folded/model.json
   $ npx batchnorm-wasm fold in.safetensors out.safetensors --pair conv1:bn1
 
+A model.json is read in the TF.js of the project in the current folder:
+npm install @tensorflow/tfjs.
+
 Batch norms that cannot be folded stay in the model, and the report says why.
 The exit code is 0 if the model has been written, 1 if --verify finds outputs
 that differ by more than 1e-3 of the largest element, or 0.05 in float16, and
@@ -125,7 +128,8 @@ export function addFold(program: Command, exit: (code: number) => void): void {
     .option("--force", "overwrite files that exist")
     .option(
       "--verify",
-      "run both models on random inputs, ONNX in onnxruntime-node or onnxruntime-web, which has to be installed here",
+      "run both models on random inputs: ONNX in onnxruntime-node or onnxruntime-web, which has to be installed here, and " +
+        "model.json in TF.js",
     )
     .option(
       "--tolerance <error>",
