@@ -13,7 +13,8 @@ const MAY_IMPORT = {
   interop: ["layer", "ops", "memory", "tensor", "common"],
   // whole model files, which are read and written without kernels; interop's arithmetic folds
   tools: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
-  cli: ["tools", "tensor", "common"],
+  // of tfjs only types: it takes the packed entry, with the user's TF.js
+  cli: ["tools", "tfjs", "tensor", "common"],
   // foldModel folds with interop's arithmetic
   tfjs: ["interop", "layer", "ops", "memory", "wasm", "tensor", "common"],
 };
@@ -35,8 +36,14 @@ module.exports = {
     {
       name: "library-imports-tfjs",
       severity: "error",
-      from: { path: "^src", pathNot: "^src/tfjs/" },
+      from: { path: "^src", pathNot: "^src/(tfjs|cli)/" },
       to: { path: "node_modules/@tensorflow" },
+    },
+    {
+      name: "cli-imports-more-than-types-of-tfjs",
+      severity: "error",
+      from: { path: "^src/cli/" },
+      to: { path: "^(src/tfjs|node_modules/@tensorflow)", dependencyTypesNot: ["type-only"] },
     },
     { name: "src-imports-assembly", severity: "error", from: { path: "^src" }, to: { path: "^assembly" } },
     {

@@ -40,6 +40,7 @@ const NODE_ONLY = [
   "tensor/operands",
   "tools/cli",
   "tools/cli-fold",
+  "tools/cli-fold-tfjs",
   "tools/fold-pairs",
   "tools/html",
   "tools/mean-std",

@@ -1,7 +1,8 @@
 // The command `fold`.
 
+import { existsSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { formatOf } from "../tools/formats/index.ts";
 import {
@@ -15,15 +16,23 @@ import {
   foldText,
   type Patch,
 } from "../tools/index.ts";
+import type { Difference } from "./differences.ts";
 import { OpenFiles } from "./file-source.ts";
+import { foldTfjs } from "./fold-tfjs.ts";
 import { type Content, checkOutput, writeOutputs } from "./output.ts";
+import { loadTfjs } from "./tfjs.ts";
 import { UsageError } from "./usage.ts";
-import { compare, type Difference, loadRuntime } from "./verify.ts";
+import { compare, loadRuntime } from "./verify.ts";
+import { compareTfjs } from "./verify-tfjs.ts";
 
 const EXAMPLE = `
 Examples:
   $ npx batchnorm-wasm fold model.onnx folded.onnx --verify
+  $ npx batchnorm-wasm fold model.json folded/model.json
   $ npx batchnorm-wasm fold in.safetensors out.safetensors --pair conv1:bn1
+
+A model.json is read in the TF.js of the project in the current folder:
+npm install @tensorflow/tfjs.
 
 Batch norms that cannot be folded stay in the model, and the report says why.
 The exit code is 0 if the model has been written, 1 if --verify finds outputs
@@ -111,44 +120,45 @@ export function addFold(program: Command, exit: (code: number) => void): void {
     .command("fold")
     .summary("fold batch norms into the weights of their neighbours")
     .description(
-      "Folds the batch norms of a model into the weights of convolutions and linear\nlayers next to them, and writes the new model: ONNX, or safetensors by pairs.",
+      "Folds the batch norms of a model into the weights of convolutions and linear layers next to them, and writes the new " +
+        "model: ONNX, a TF.js layers model (model.json), or safetensors by pairs.",
     )
-    .argument("<in>", "the model file; external data are read beside it")
+    .argument("<in>", "the model file; external data and shards are read beside it")
     .argument("<out>", "the new model file")
     .option("--force", "overwrite files that exist")
     .option(
       "--verify",
-      "run both models on random inputs in onnxruntime-node or\nonnxruntime-web, which has to be installed here",
+      "run both models on random inputs: ONNX in onnxruntime-node or onnxruntime-web, which has to be installed here, and " +
+        "model.json in TF.js",
     )
     .option(
       "--tolerance <error>",
-      "keep batch norms whose expected error is larger; by default\n1e-5, for float16 1e-3, for bfloat16 1.6e-2",
+      "of ONNX and safetensors: keep batch norms whose expected error is larger; by default 1e-5, for float16 1e-3, for " +
+        "bfloat16 1.6e-2",
       numberOf("--tolerance", "1e-4"),
     )
     .option(
       "--pair <layer:bn>",
-      "of safetensors: fold this batch norm into this layer; may be\ngiven several times",
+      "of safetensors: fold this batch norm into this layer; may be given several times",
       (text, pairs: FoldPair[] = []) => [...pairs, pairOf("--pair", text)],
     )
     .option(
       "--pairs <file>",
-      'of safetensors: fold the pairs in a file, one a line; "auto"\nprints pairs that match by name and shape, and writes nothing',
+      'of safetensors: fold the pairs in a file, one a line; "auto" prints pairs that match by name and shape, and writes nothing',
     )
     .option("--epsilon <number>", "of safetensors: the epsilon, by default 1e-5", numberOf("--epsilon", "1e-3"))
     .option("--json", "print the report as JSON")
     .addHelpText("after", EXAMPLE)
     .action(async (input: string, output: string, options: FoldCommandOptions) => {
-      checkOutput(output, options.force ?? false, [input]);
       const files = new OpenFiles();
       try {
         const source = await files.open(input);
         const { format } = await formatOf(source);
+        // the folder of a model of several files is made with them
+        if (format !== "tfjs" || existsSync(dirname(output))) checkOutput(output, options.force ?? false, [input]);
         if (format === "onnx") exit(await foldModelFile(source, input, output, options));
-        else if (format === "safetensors") await foldWeights(source, input, output, options);
-        else
-          throw new UsageError(
-            `${input}: expected ONNX or safetensors, got ${format}; foldModel of batchnorm-wasm/tfjs folds a model of TF.js`,
-          );
+        else if (format === "tfjs") exit(await foldLayersModel(source, files, output, options));
+        else await foldWeights(source, input, output, options);
       } finally {
         await files.close();
       }
@@ -163,19 +173,44 @@ function print(file: string, report: FoldReport, json: boolean | undefined, diff
   process.stdout.write(json ? `${JSON.stringify(asJson, null, 2)}\n` : foldText(file, report) + verified);
 }
 
-/** Folds an ONNX model, and returns the exit code. */
-async function foldModelFile(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+/** Throws UsageError for options that a model with a graph does not take. */
+function refusePairs(options: FoldCommandOptions, format: string): void {
   for (const option of ["pair", "pairs", "epsilon"] as const)
     if (options[option] !== undefined)
       throw new UsageError(
-        `--${option}: expected a file of safetensors, got ONNX, which says what follows what; leave it out`,
+        `--${option}: expected a file of safetensors, got ${format}, which says what follows what; leave it out`,
       );
+}
+
+const exitCodeOf = (differences: readonly Difference[] | undefined) =>
+  differences?.some((d) => !(relative(d) <= limitOf(d))) ? 1 : 0;
+
+/** Folds an ONNX model, and returns the exit code. */
+async function foldModelFile(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+  refusePairs(options, "ONNX");
   if (options.verify) await loadRuntime(); // before any work
   const folded = await foldOnnx(source, withTolerance(options));
   await write(source, folded, input, output, options.force ?? false);
   const differences = options.verify ? await verify(source, folded) : undefined;
   print(source.name, folded.report, options.json, differences);
-  return differences?.some((d) => !(relative(d) <= limitOf(d))) ? 1 : 0;
+  return exitCodeOf(differences);
+}
+
+/** Folds a layers model of TF.js, and returns the exit code. */
+async function foldLayersModel(source: ByteSource, files: OpenFiles, output: string, options: FoldCommandOptions) {
+  refusePairs(options, "a TF.js model");
+  if (options.tolerance !== undefined)
+    throw new UsageError("--tolerance: expected ONNX or safetensors, got a TF.js model; leave it out");
+  const tfjs = await loadTfjs();
+  const folded = await foldTfjs(tfjs, source, basename(output).replace(/\.json$/, ""));
+  const folder = dirname(output);
+  const contents = new Map<string, Content>([...folded.shards].map(([name, bytes]) => [join(folder, name), bytes]));
+  contents.set(output, folded.json);
+  await mkdir(folder, { recursive: true });
+  await writeOutputs(contents, options.force ?? false, files.paths);
+  const differences = options.verify ? await compareTfjs(tfjs, folded) : undefined;
+  print(source.name, folded.report, options.json, differences);
+  return exitCodeOf(differences);
 }
 
 /** Folds pairs of a safetensors file, or prints those that match. */

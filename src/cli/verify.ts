@@ -3,7 +3,7 @@
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Dtype, widen } from "../tensor/dtype.ts";
+import { bit, type Difference, differences, normal, random, SIZES } from "./differences.ts";
 import { UsageError } from "./usage.ts";
 
 /** What is used of onnxruntime-node and onnxruntime-web. */
@@ -41,16 +41,6 @@ export interface RunnableModel {
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** How an output of the folded model differs from the same output of the original. */
-export interface Difference {
-  readonly output: string;
-  readonly type: string;
-  /** The largest difference of two elements. */
-  readonly difference: number;
-  /** The largest size of an element. */
-  readonly size: number;
-}
-
 const RUNTIMES = ["onnxruntime-node", "onnxruntime-web"] as const;
 
 /** Loads onnxruntime from the project in the current folder. Throws UsageError if it has none. */
@@ -71,26 +61,10 @@ export async function loadRuntime(): Promise<Runtime> {
   );
 }
 
-/** Sizes that are tried for axes of inputs, other than the first, that the model leaves open. */
-const SIZES = [32, 64, 128, 224, 256, 512];
-
-/** Returns numbers from 0 up to, not including, 1 that are the same in every run (mulberry32). */
-function random() {
-  let state = 1;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** Returns an input: of normal values (Box–Muller), or, where it has no floats, of zeros and ones. */
 function inputOf({ Tensor }: Runtime, type: string, dims: readonly number[], next: () => number): RuntimeTensor {
   const length = dims.reduce((a, b) => a * b, 1);
-  const normal = () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
-  const bit = () => (next() < 0.5 ? 0 : 1);
-  const from = <T>(value: () => T) => Array.from({ length }, value);
+  const from = <T>(value: (next: () => number) => T) => Array.from({ length }, () => value(next));
   switch (type) {
     case "float32":
       return new Tensor(type, Float32Array.from(from(normal)), dims);
@@ -103,7 +77,7 @@ function inputOf({ Tensor }: Runtime, type: string, dims: readonly number[], nex
       return new Tensor(type, Float16Array ? new Float16Array(bits.buffer) : bits, dims);
     }
     case "int64":
-      return new Tensor(type, BigInt64Array.from(from(() => BigInt(bit()))), dims);
+      return new Tensor(type, BigInt64Array.from(from((next) => BigInt(bit(next)))), dims);
     case "int32":
       return new Tensor(type, Int32Array.from(from(bit)), dims);
     case "bool":
@@ -114,11 +88,6 @@ function inputOf({ Tensor }: Runtime, type: string, dims: readonly number[], nex
       );
   }
 }
-
-const isFloat = ({ type }: RuntimeTensor) => type.startsWith("float");
-
-const numbersOf = ({ type, data }: RuntimeTensor): ArrayLike<number> =>
-  type === "float16" ? widen(type as Dtype, data as ArrayLike<number>) : (data as ArrayLike<number>);
 
 /**
  * Runs two models on the same random inputs. Axes that the model leaves open are 1 if they are the first, and else the
@@ -157,20 +126,4 @@ export async function compare(runtime: Runtime, before: RunnableModel, after: Ru
     await original.release();
     await folded.release();
   }
-}
-
-function differences(expected: Record<string, RuntimeTensor>, got: Record<string, RuntimeTensor>): Difference[] {
-  return Object.entries(expected)
-    .filter(([, tensor]) => isFloat(tensor))
-    .map(([output, tensor]) => {
-      const [a, b] = [numbersOf(tensor), numbersOf(got[output] as RuntimeTensor)];
-      let [difference, size] = [a.length === b.length ? 0 : Number.POSITIVE_INFINITY, 0];
-      for (let i = 0; i < a.length; i++) {
-        const [x, y] = [a[i] as number, b[i] as number];
-        if (Object.is(x, y)) continue; // NaN and infinity, too
-        difference = Number.isFinite(x - y) ? Math.max(difference, Math.abs(x - y)) : Number.POSITIVE_INFINITY;
-      }
-      for (let i = 0; i < a.length; i++) size = Math.max(size, Math.abs(a[i] as number) || 0);
-      return { output, type: tensor.type, difference, size };
-    });
 }

@@ -143,6 +143,20 @@ describe("fold", () => {
     expect(stdout).toContain("exit code");
     for (const line of stdout.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });
+
+  test.each(["inspect", "convert", "mean-std", "fold"])(
+    "%s --help breaks lines only where the next word does not fit",
+    (name) => {
+      const { stdout } = spawnSync(process.execPath, [cli, name, "--help"], { encoding: "utf8" });
+      const lines = stdout.split("\n");
+      const continued = lines.filter((line) => /^ {10}/.test(line));
+      expect(continued.length).toBeGreaterThanOrEqual(name === "inspect" ? 0 : 2);
+      for (const line of continued) {
+        const [word] = line.trim().split(" ") as [string];
+        expect(`${lines[lines.indexOf(line) - 1]} ${word}`.length).toBeGreaterThan(79);
+      }
+    },
+  );
 });
 
 describe("safetensors", () => {

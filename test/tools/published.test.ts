@@ -1,9 +1,12 @@
 // Finished models that people run, from npm: nsfwjs ships classifiers of images with batch norms whose weights are quantised
-// to 8 bits. What is read is compared with what TF.js loads.
+// to 8 bits. What is read is compared with what TF.js loads, and what is folded with what TF.js predicts.
 
-import { readdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs-core";
 import { loadLayersModel } from "@tensorflow/tfjs-layers";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -12,6 +15,7 @@ import { inspect } from "../../src/tools/index.ts";
 import "../support/tfjs.ts";
 import { type Files, type Json, sourceOf } from "./tfjs-models.ts";
 
+const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 const require = createRequire(new URL("../../bench/package.json", import.meta.url));
 
 function modelsFolder(): string | undefined {
@@ -67,6 +71,34 @@ describe.skipIf(!folder)("nsfwjs's models, where npm ci --prefix bench has insta
     expect(findings.filter(({ severity }) => severity === "error")).toEqual([]);
     expect(findings.filter(({ code }) => code === "not-folded").length).toBeGreaterThan(0.9 * count);
   });
+
+  test.each([
+    ["mobilenet_v2", 52],
+    ["inception_v3", 94],
+  ])(
+    "%s: `fold` folds all %d batch norms, and what it writes predicts the same",
+    async (name, count) => {
+      const { model, shards } = filesOf(name);
+      const temporary = mkdtempSync(join(tmpdir(), "batchnorm-published-"));
+      try {
+        symlinkSync(fileURLToPath(new URL("../../node_modules", import.meta.url)), join(temporary, "node_modules"));
+        writeFileSync(join(temporary, "model.json"), JSON.stringify(model));
+        for (const [path, bytes] of Object.entries(shards)) writeFileSync(join(temporary, path), bytes);
+        const args = ["fold", "model.json", "folded.json", "--verify", "--json"];
+        const { stdout, stderr } = spawnSync(process.execPath, [cli, ...args], { cwd: temporary, encoding: "utf8" });
+        expect(stderr).toBe("");
+        const { folded, kept, differences } = JSON.parse(stdout);
+        expect([folded.length, kept]).toEqual([count, []]);
+        for (const { difference, size } of differences) expect(difference / size).toBeLessThan(1e-5);
+        expect(differences).toHaveLength(1);
+        const { modelTopology } = JSON.parse(readFileSync(join(temporary, "folded.json"), "utf8"));
+        expect(JSON.stringify(modelTopology)).not.toContain("BatchNormalization");
+      } finally {
+        rmSync(temporary, { recursive: true });
+      }
+    },
+    900_000,
+  ); // minutes on a busy machine
 
   test("a graph whose batch norms are folded has none", async () => {
     expect((await inspect(sourceOf(filesOf("mobilenet_v2_mid")))).layers).toEqual([]);

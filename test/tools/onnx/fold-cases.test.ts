@@ -85,6 +85,12 @@ const CASES: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     "y/else_branch/bn2: its input comes from a graph around its own; behind it, " +
       '"e4" (Add) is neither a convolution nor linear nor commutes with batch norm',
   ],
+  loop: [
+    "y/body/bn1 → y/body/c1",
+    "y/body/bn2 → y/body/c2",
+    'y/body/bn3: its mean is not constant: "m" is an input of the graph',
+  ],
+  scan: ["sum/body/bn1 ⇒ sum/body/c", "sum/body/bn2 → sum/body/c"],
 };
 const ALL = { ...CASES, "if-false": CASES["if-true"] as (string | RegExp)[] };
 

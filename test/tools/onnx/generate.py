@@ -361,6 +361,30 @@ for name, dtype, kind in [("float16", np.float16, H), ("float64", np.float64, D)
 brain = {k: v.astype(ml_dtypes.bfloat16) for k, v in {"w": normal(6, 4), "b": normal(6), **parameters("bn", 6)}.items()}
 save("bfloat16", model([node("Gemm", ["x", "w", "b"], ["c"], transB=1), bn("bn", "c", "y")], ROWS, {"y": [3, 6]}, {
     k: helper.make_tensor(k, B, v.shape, v.tobytes(), raw=True) for k, v in brain.items()}, dtype=B), evaluate=False, described=True)
+# graphs that run several times, of a Loop and of a Scan; numbers of their own, so that those above stay as they are
+random = np.random.default_rng(21)
+body = helper.make_graph(
+    [node("Identity", ["going"], ["goes"]),
+     node("Conv", ["s", "w1"], ["c1"], pads=[1, 1, 1, 1]), bn("bn1", "c1", "n1"), node("Relu", ["n1"], ["r"]),
+     node("Conv", ["r", "w2"], ["c2"], pads=[1, 1, 1, 1]), bn("bn2", "c2", "n2"),
+     helper.make_node("BatchNormalization", ["n2", "bn3_scale", "bn3_B", "m", "bn3_var"], ["s2"], name="bn3"),
+     node("Mul", ["m", "bn3_scale"], ["m2"])],
+    "body", [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+             info("s", [2, 4, 5, 5]), info("m", [4])],
+    [helper.make_tensor_value_info("goes", TensorProto.BOOL, []), info("s2", [2, 4, 5, 5]), info("m2", [4])],
+    [tensor("w1", normal(4, 4, 3, 3)), *[tensor(k, v) for k, v in parameters("bn1", 4).items()]])
+save("loop", model(
+    [node("Loop", ["times", "true", "x", "mean"], ["y", "last"], body=body)], {"x": [2, 4, 5, 5]}, {"y": [2, 4, 5, 5], "last": [4]},
+    {"times": np.array(3), "true": np.array(True), "mean": normal(4), "w2": normal(4, 4, 3, 3), **parameters("bn2", 4), **parameters("bn3", 4)}), x=X)
+body = helper.make_graph(
+    [bn("bn1", "s", "n1"), node("Conv", ["n1", "w"], ["c"]), bn("bn2", "c", "n2"), node("Add", ["a", "n2"], ["a2"])],
+    "body", [info("a", [2, 6, 3, 3]), info("s", [2, 4, 5, 5])], [info("a2", [2, 6, 3, 3]), info("n2", [2, 6, 3, 3])],
+    [tensor("w", normal(6, 4, 3, 3))])
+save("scan", model(
+    [node("Scan", ["zero", "x"], ["sum", "y"], body=body, num_scan_inputs=1)], {"x": [3, 2, 4, 5, 5]},
+    {"sum": [2, 6, 3, 3], "y": [3, 2, 6, 3, 3]},
+    {"zero": np.zeros((2, 6, 3, 3), np.float32), **parameters("bn1", 4), **parameters("bn2", 6)}),
+     described=True, x=normal(3, 2, 4, 5, 5, scale=1))
 (OUT / "batch-norms.json").write_text(json.dumps(BATCH_NORMS, separators=(",", ":")) + "\n")
 
 print(sum(f.stat().st_size for f in OUT.iterdir()), "bytes in", len(list(OUT.iterdir())), "files", file=sys.stderr)

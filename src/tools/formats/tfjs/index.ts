@@ -3,11 +3,11 @@
 import { wrongFile } from "../../../common/errors.ts";
 import { isArray, isObject } from "../../../common/validate.ts";
 import type { BatchNormRecord } from "../../batch-norm-record.ts";
-import { batchNormsAmong, type StoredTensor } from "../../named-batch-norms.ts";
+import { batchNormsAmong } from "../../named-batch-norms.ts";
 import { type ByteSource, readJson } from "../../source.ts";
 import { readGraph } from "./graph.ts";
 import { type BatchNormConfig, batchNormConfigs } from "./layers.ts";
-import { openWeights } from "./weights.ts";
+import { type ManifestTensor, openWeights } from "./weights.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -23,8 +23,10 @@ function takeConfig(configs: Map<string, BatchNormConfig>, prefix: string): Batc
 /** A TF.js model: the tensors of its shards, whose values have not been read, and its topology as it stands there. */
 export interface TfjsModel {
   readonly file: string;
-  readonly tensors: readonly StoredTensor[];
+  readonly tensors: readonly ManifestTensor[];
   readonly topology: unknown;
+  /** All fields of model.json. */
+  readonly fields: Fields;
 }
 
 /**
@@ -34,7 +36,8 @@ export interface TfjsModel {
 export async function openTfjs(source: ByteSource): Promise<TfjsModel> {
   const { name: file } = source;
   const model = await readJson(source);
-  const { modelTopology, weightsManifest } = (isArray(model) ? { weightsManifest: model } : model) as Fields;
+  const fields = (isArray(model) ? { weightsManifest: model } : model) as Fields;
+  const { modelTopology, weightsManifest } = fields;
   if (weightsManifest === undefined)
     throw wrongFile(
       file,
@@ -44,7 +47,7 @@ export async function openTfjs(source: ByteSource): Promise<TfjsModel> {
       "name the model.json of a TF.js model",
     );
   const tensors = await openWeights(source, weightsManifest);
-  return { file, tensors, topology: modelTopology };
+  return { file, tensors, topology: modelTopology, fields };
 }
 
 /**

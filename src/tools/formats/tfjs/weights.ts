@@ -31,8 +31,16 @@ interface Quantization {
   readonly min: number;
 }
 
+/** A tensor of a manifest: its entry there, and its bytes as the shards have them. */
+export interface ManifestTensor extends StoredTensor {
+  readonly entry: Readonly<Record<string, unknown>>;
+  /** Returns the bytes of the shards, which are integers or float16 if the tensor is quantised. */
+  stored(): Promise<Uint8Array>;
+}
+
 /** The description of a tensor in the manifest, checked. */
 interface Spec {
+  readonly entry: Readonly<Record<string, unknown>>;
   readonly name: string;
   readonly label: string;
   readonly shape: readonly number[];
@@ -65,7 +73,8 @@ class Shards {
 }
 
 function specOf(file: string, value: unknown): Spec {
-  const { name, shape, dtype, quantization } = (isObject(value) ? value : {}) as Record<string, unknown>;
+  const entry = (isObject(value) ? value : {}) as Record<string, unknown>;
+  const { name, shape, dtype, quantization } = entry;
   if (typeof name !== "string") throw wrongFile(file, "weightsManifest", "weights with a name", value);
   const label = `the weight ${JSON.stringify(name.slice(0, 60))}`;
   if (!isNumbers(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0))
@@ -74,7 +83,7 @@ function specOf(file: string, value: unknown): Spec {
   if (!Number.isSafeInteger(size)) throw wrongFile(file, label, "fewer than 2^53 elements", `[${shape}]`);
   if (typeof dtype !== "string" || !(dtype === "string" || Object.hasOwn(BYTES, dtype)))
     throw wrongFile(file, label, `a dtype among string, ${Object.keys(BYTES).join(", ")}`, dtype);
-  return { name, label, shape, size, dtype, quantization: quantizationOf(file, label, quantization) };
+  return { entry, name, label, shape, size, dtype, quantization: quantizationOf(file, label, quantization) };
 }
 
 function quantizationOf(file: string, label: string, value: unknown): Quantization | undefined {
@@ -114,10 +123,10 @@ async function bytesOf({ label, size, dtype, quantization }: Spec, shards: Shard
  * Returns the tensors of a manifest, whose values are read on demand. Throws BatchNormError "model-file" for a manifest
  * that breaks the format, and for shards whose bytes are not those of the tensors.
  */
-export async function openWeights(source: ByteSource, manifest: unknown): Promise<StoredTensor[]> {
+export async function openWeights(source: ByteSource, manifest: unknown): Promise<ManifestTensor[]> {
   const { name: file } = source;
   if (!isArray(manifest)) throw wrongFile(file, "weightsManifest", "a list of groups", manifest);
-  const tensors: StoredTensor[] = [];
+  const tensors: ManifestTensor[] = [];
   let files = 0;
   for (const group of manifest) {
     const { paths, weights } = (isObject(group) ? group : {}) as Record<string, unknown>;
@@ -153,10 +162,11 @@ const TYPES: Readonly<Record<string, SafetensorsDtype>> = {
   float16: "F16",
 };
 
-function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): StoredTensor {
-  const { name, label, shape, size, dtype, quantization } = spec;
+function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): ManifestTensor {
+  const { entry, name, label, shape, size, dtype, quantization } = spec;
   const isFloat = dtype === "float32" || dtype === "float16";
   return {
+    entry,
     name,
     shape,
     dtype: quantization ? `${dtype} as ${quantization.dtype}` : dtype,
@@ -165,6 +175,7 @@ function namedTensor(spec: Spec, shards: Shards, begin: number, end: number): St
     // TF.js itself rounds quantised integers; models have none
     type: quantization && dtype !== "float32" ? undefined : TYPES[dtype],
     size: dtype === "string" ? end - begin : size * (BYTES[dtype] as number),
+    stored: () => shards.read(label, begin, end),
     async bytes(from, to) {
       if (!quantization) return shards.read(label, begin + from, begin + to);
       const narrow = BYTES[quantization.dtype] as number;
