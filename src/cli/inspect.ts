@@ -27,7 +27,7 @@ export function addInspect(program: Command, exit: (code: number) => void): void
     .summary("tell what is wrong with the batch norms of a checkpoint")
     .description(
       "Tells what is wrong with the batch norms of a checkpoint: safetensors (a file or an index of several), a TF.js model " +
-        "(model.json), or ONNX.",
+        "(model.json), a model of Keras (.keras, .h5), or ONNX.",
     )
     .argument("<file>", "the model file; its shards are read beside it")
     .option("--json", "print the report as JSON")

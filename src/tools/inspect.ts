@@ -101,8 +101,8 @@ export interface InspectionReport {
 type Note = (severity: Severity, code: FindingCode, message: string, remedy: string) => void;
 
 /**
- * Inspects the batch norms of a model file: safetensors, the index of several such files, or the model.json of a TF.js
- * model, layers or graph, with shards. Only headers, topologies and the ranges of batch norms are read.
+ * Inspects the batch norms of a model file: safetensors, the index of several such files, a model of Keras (.keras, .h5), the
+ * model.json of a TF.js model, layers or graph, with shards, or ONNX. Only headers, topologies and the ranges of batch norms are read.
  *
  * Throws BatchNormError "model-file" for a file that cannot be read. A file without batch norms has an empty report.
  */
