@@ -35,7 +35,8 @@ export function addConvert(program: Command, exit: (code: number) => void): void
     .summary("give the batch norms of a checkpoint the names of another framework")
     .description(
       "Gives the batch norms of a checkpoint the names of another framework, and copies all other tensors as they are. It " +
-        "reads safetensors and the layers models of TF.js (model.json), and writes one safetensors file.",
+        "reads safetensors, models of Keras (.keras, .h5) and the layers models of TF.js (model.json), and writes one " +
+        "safetensors file.",
     )
     .argument("<in>", "the model file; its shards are read beside it")
     .argument("<out>", "the safetensors file to write")

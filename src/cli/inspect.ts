@@ -14,7 +14,8 @@ Example:
 The exit code is 0 without findings of severity error, 1 with some, and 2 for
 wrong arguments and for files that cannot be read.`;
 
-interface InspectOptions {
+interface Options {
+  readonly against?: string;
   readonly json?: boolean;
   readonly html?: string;
   readonly force?: boolean;
@@ -27,18 +28,20 @@ export function addInspect(program: Command, exit: (code: number) => void): void
     .summary("tell what is wrong with the batch norms of a checkpoint")
     .description(
       "Tells what is wrong with the batch norms of a checkpoint: safetensors (a file or an index of several), a TF.js model " +
-        "(model.json), or ONNX.",
+        "(model.json), a model of Keras (.keras, .h5), or ONNX.",
     )
     .argument("<file>", "the model file; its shards are read beside it")
+    .option("--against <other>", "another checkpoint of the model: tells how far each batch norm has drifted from it")
     .option("--json", "print the report as JSON")
     .option("--html <out>", "write the report with plots to an HTML file")
     .option("--force", "overwrite a file that exists")
     .addHelpText("after", EXAMPLE)
-    .action(async (path: string, { json = false, html, force = false }: InspectOptions) => {
-      if (html !== undefined) checkOutput(html, force, [path]);
+    .action(async (path: string, { against, json = false, html, force = false }: Options) => {
+      if (html !== undefined) checkOutput(html, force, against === undefined ? [path] : [path, against]);
       const files = new OpenFiles();
       try {
-        const report = await inspect(await files.open(path));
+        const other = against === undefined ? {} : { against: await files.open(against) };
+        const report = await inspect(await files.open(path), other);
         if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, files.paths);
         process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
         exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);

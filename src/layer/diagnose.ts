@@ -21,11 +21,11 @@ import type { BatchNorm } from "./batch-norm.ts";
  * Mean drift that counts as large, in running standard deviations. It is a chosen value, not a measured one: y at
  * inference is then off by half of |gamma|.
  */
-const MEAN_DRIFT = 0.5;
+export const MEAN_DRIFT = 0.5;
 /**
  * Ratio of variances that counts as large, either way. It is a chosen value: the scale of y is then off by a factor √2.
  */
-const VARIANCE_RATIO = 2;
+export const VARIANCE_RATIO = 2;
 /**
  * Standard errors beyond which a drift is not noise. With 4, and batches of 2 to 16 normal values, 2 of 10,000 healthy
  * channels are listed (docs/guides/population-statistics.md).

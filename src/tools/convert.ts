@@ -10,6 +10,7 @@ import { type Data, type Dtype, namedDtype } from "../tensor/dtype.ts";
 import { floatsOf, rounded } from "../tensor/half.ts";
 import type { BatchNormRecord, ModelFormat } from "./batch-norm-record.ts";
 import { formatOf } from "./formats/index.ts";
+import { kerasBatchNorms, openKeras } from "./formats/keras/index.ts";
 import { readShardedBatchNorms, safetensorsTensors, shardedTensors, sortedByName } from "./formats/safetensors.ts";
 import { openTfjs, tfjsBatchNorms } from "./formats/tfjs/index.ts";
 import { momentumOf } from "./inspect.ts";
@@ -115,7 +116,7 @@ interface Output extends Writable {
 
 /**
  * Gives the batch norms of a checkpoint the names of another framework. The source is a safetensors file, the index of several,
- * or the model.json of a TF.js layers model, and the result is a safetensors file. All other tensors keep their names, types and bytes, since the
+ * a model of Keras (.keras, .h5) or the model.json of a TF.js layers model, and the result is a safetensors file. All other tensors keep their names, types and bytes, since the
  * weights of convolutions have other axes in each framework. A safetensors file keeps its metadata.
  *
  * Throws BatchNormError "model-file" for a file that cannot be read, for one without batch norms, and if two tensors would
@@ -148,7 +149,7 @@ export async function convert(source: ByteSource, options: ConvertOptions): Prom
   checkOnce(source.name, beside);
   for (const group of groups) {
     const name = labelOf(group);
-    const reason = whyNot(group);
+    const reason = whyNot(group) ?? records.get(name)?.problems?.[0];
     if (reason !== undefined) {
       unconverted.push({ name, reason });
       continue;
@@ -225,11 +226,16 @@ async function open(source: ByteSource): Promise<Opened> {
     const tensors = read === readShardedBatchNorms ? shardedTensors : safetensorsTensors;
     return { format, ...(await tensors(source)), records: new Map() };
   }
+  const byName = (records: readonly BatchNormRecord[]) => new Map(records.map((record) => [record.name, record]));
+  if (format === "keras") {
+    const model = await openKeras(source);
+    return { format, tensors: model.tensors, metadata: {}, records: byName(await kerasBatchNorms(model)) };
+  }
   if (format !== "tfjs")
     throw wrongFile(
       source.name,
       "the file",
-      "safetensors or a TF.js model (model.json)",
+      "safetensors, a model of Keras or a TF.js model (model.json)",
       format,
       "convert one of these",
     );
@@ -242,13 +248,7 @@ async function open(source: ByteSource): Promise<Opened> {
       "a graph model",
       "convert the model that the graph was made of",
     );
-  const records = await tfjsBatchNorms(model);
-  return {
-    format,
-    tensors: model.tensors,
-    metadata: {},
-    records: new Map(records.map((record) => [record.name, record])),
-  };
+  return { format, tensors: model.tensors, metadata: {}, records: byName(await tfjsBatchNorms(model)) };
 }
 
 const labelOf = ({ name }: NamedGroup) => name || TOP;

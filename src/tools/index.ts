@@ -20,6 +20,7 @@ export {
   type DataStatisticsOptions,
   dataStatistics,
 } from "./data-statistics.ts";
+export type { DriftReport, LayerDrift } from "./drift.ts";
 export { type FoldPair, type FoldPairsOptions, findPairs, foldPairs } from "./fold-pairs.ts";
 export type { FoldedNode, FoldReport, KeptNode } from "./fold-report.ts";
 export {
@@ -27,11 +28,12 @@ export {
   type FindingCode,
   type InspectedLayer,
   type InspectionReport,
+  type InspectOptions,
   inspect,
-  type Range,
   type Severity,
 } from "./inspect.ts";
 export { type FoldedOnnx, type FoldOnnxOptions, foldOnnx, type Patch } from "./onnx/fold.ts";
+export type { Range } from "./range.ts";
 export { conversionText } from "./report/conversion-text.ts";
 export { foldText } from "./report/fold-text.ts";
 export { textReport } from "./report/text.ts";

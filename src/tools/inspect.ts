@@ -1,11 +1,14 @@
 // Inspection of a checkpoint: what each batch norm's stored values say about its training and its use. Nothing is run; what
 // needs a batch of inputs is `diagnose`. docs/reference/command-line.md explains the findings.
 
+import { checkKeys } from "../common/validate.ts";
 import { toAffine } from "../interop/fold.ts";
 import { CONSTANT, median, WEAK } from "../layer/diagnose.ts";
 import { type Framework, resolveOptions } from "../layer/options.ts";
 import type { BatchNormRecord, LayerBefore, ModelFormat } from "./batch-norm-record.ts";
+import { type DriftReport, driftBetween } from "./drift.ts";
 import { readBatchNorms } from "./formats/index.ts";
+import { type Range, rangeOf } from "./range.ts";
 import type { ByteSource } from "./source.ts";
 
 /**
@@ -52,13 +55,6 @@ export interface Finding {
   readonly remedy: string;
 }
 
-/** The least, the median and the largest of the finite values of a vector. */
-export interface Range {
-  readonly least: number;
-  readonly median: number;
-  readonly largest: number;
-}
-
 /** What an inspection tells of one batch norm. Lists have channels in ascending order. */
 export interface InspectedLayer {
   readonly name: string;
@@ -93,21 +89,33 @@ export interface InspectionReport {
   readonly file: string;
   readonly format: ModelFormat;
   readonly layers: readonly InspectedLayer[];
+  /** The comparison with the file `against`, if there is one. */
+  readonly drift?: DriftReport;
   /** Findings of all layers, errors first, then warnings; in the order of the layers otherwise. */
   readonly findings: readonly Finding[];
+}
+
+/** Options of `inspect`. */
+export interface InspectOptions {
+  /** Another checkpoint of the model, such as an earlier one: the report has how far each batch norm has drifted from it. */
+  readonly against?: ByteSource;
 }
 
 /** Notes a finding of one layer. */
 type Note = (severity: Severity, code: FindingCode, message: string, remedy: string) => void;
 
 /**
- * Inspects the batch norms of a model file: safetensors, the index of several such files, or the model.json of a TF.js
- * model, layers or graph, with shards. Only headers, topologies and the ranges of batch norms are read.
+ * Inspects the batch norms of a model file: safetensors, the index of several such files, a model of Keras (.keras, .h5), the
+ * model.json of a TF.js model, layers or graph, with shards, or ONNX. Only headers, topologies and the ranges of batch norms are read.
  *
- * Throws BatchNormError "model-file" for a file that cannot be read. A file without batch norms has an empty report.
+ * Throws BatchNormError "model-file" for a file that cannot be read, and TypeError for unknown options. A file without batch
+ * norms has an empty report.
  */
-export async function inspect(source: ByteSource): Promise<InspectionReport> {
+export async function inspect(source: ByteSource, options: InspectOptions = {}): Promise<InspectionReport> {
+  checkKeys("inspect options", options, ["against"]);
+  const { against } = options;
   const { format, records } = await readBatchNorms(source);
+  const drift = against && driftBetween(source.name, records, against.name, (await readBatchNorms(against)).records);
   const findings: Finding[] = [];
   const usual = mostFrequent(records.flatMap(({ batches }) => batches ?? []));
   const layers = records.map((record) => {
@@ -117,7 +125,7 @@ export async function inspect(source: ByteSource): Promise<InspectionReport> {
   });
   const order: readonly Severity[] = ["error", "warning", "info"];
   findings.sort((a, b) => order.indexOf(a.severity) - order.indexOf(b.severity));
-  return { file: source.name, format, layers, findings };
+  return { file: source.name, format, layers, ...(drift && { drift }), findings };
 }
 
 function mostFrequent(counts: readonly number[]): number | undefined {
@@ -336,10 +344,3 @@ const listed = (channels: readonly number[]) =>
   `channel${channels.length > 1 ? "s" : ""} ${channels.slice(0, 8).join(", ")}${channels.length > 8 ? ", …" : ""}`;
 
 const short = (value: number) => String(Number(value.toPrecision(3)));
-
-function rangeOf(vector: Float64Array | undefined): Range | undefined {
-  const finite = vector?.filter(Number.isFinite);
-  if (!finite?.length) return undefined;
-  const middle = median(finite); // sorts
-  return { least: finite[0] as number, median: middle, largest: finite[finite.length - 1] as number };
-}

@@ -1,6 +1,8 @@
 // Mutated model files: each is inspected, or refused by one error that names a file; nothing outside of a file is read, and no
 // more than the files are long, however long they say that they are. Every second one is converted, to a file that can be read.
 
+import { readFileSync } from "node:fs";
+import { unzipSync, zipSync } from "fflate";
 import { parseHTML } from "linkedom";
 import { expect, test } from "vitest";
 import { readSafetensors } from "../../src/interop/safetensors.ts";
@@ -9,7 +11,7 @@ import { htmlReport } from "../../src/tools/report/html.ts";
 import { random } from "../support/worlds.ts";
 import { file as safetensors, trained } from "../tools/checkpoints.ts";
 import { filesOf, graphFiles, type Json } from "../tools/tfjs-models.ts";
-import { byteMutations } from "./mutations.ts";
+import { addressMutations, byteMutations } from "./mutations.ts";
 import { asked, type Counts, report } from "./run.ts";
 
 const { cases = 1_000_000, minutes = Number.POSITIVE_INFINITY, seed } = asked;
@@ -20,6 +22,8 @@ const utf8 = new TextEncoder();
 /** A model before its mutation: a part of it as JSON, and how its files are made of that. */
 interface Valid {
   readonly json: Json;
+  /** Whether its files have addresses, which are mutated then. */
+  readonly isBinary?: boolean;
   files(json: Json): Record<string, Uint8Array>;
 }
 
@@ -78,7 +82,29 @@ function checkpoint(): Valid {
   };
 }
 
+const fixture = (name: string) => new Uint8Array(readFileSync(new URL(`../tools/keras/${name}`, import.meta.url)));
+
+/** A file of HDF5, as Keras or another program writes it. */
+const hdf5 = (name: string): Valid => ({ json: {}, isBinary: true, files: () => ({ [name]: fixture(name) }) });
+
+/** An archive of Keras 3. */
+function keras(level: 0 | 6, isBinary: boolean): Valid {
+  const { "config.json": config, "model.weights.h5": weights } = unzipSync(fixture("types.keras"));
+  return {
+    json: JSON.parse(new TextDecoder().decode(config)),
+    isBinary,
+    files: (json) => ({
+      "model.keras": zipSync(
+        { "config.json": utf8.encode(JSON.stringify(json)), "model.weights.h5": weights as Uint8Array },
+        { level },
+      ),
+    }),
+  };
+}
+
 const VALID: readonly Valid[] = [
+  ...[keras(0, false), keras(0, true), keras(6, true)],
+  ...["types-latest.weights.h5", "keras2.h5", "keras3-gzip.h5"].map(hdf5),
   checkpoint(),
   tfjs(
     filesOf(
@@ -120,7 +146,7 @@ function mutated(index: number): [string, Uint8Array][] {
   const next = random(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index + 1, 0x85ebca6b));
   const below = (n: number) => Math.floor(next() * n);
   const pick = <T>(list: readonly T[]): T => list[below(list.length)] as T;
-  const { json, files } = pick(VALID);
+  const { json, files, isBinary = false } = pick(VALID);
   const changed: Json = structuredClone(json);
 
   /** Replaces, removes or doubles one value somewhere in the JSON. */
@@ -147,12 +173,13 @@ function mutated(index: number): [string, Uint8Array][] {
         parent[key] = pick([[parent[key]], { class_name: "Model", config: { layers: [parent[key]] } }]);
   };
   const BYTES = [...byteMutations(below), (b: Uint8Array) => b.map((v, i) => (i < 8 ? below(256) : v))];
-  const isOfBytes = next() < 0.25;
+  const isOfBytes = isBinary || next() < 0.25;
   if (!isOfBytes) for (let count = 1 + below(3); count > 0; count--) mutateJson();
   const entries = Object.entries(files(changed));
   if (isOfBytes) {
     const entry = pick(entries);
-    entry[1] = pick(BYTES)(entry[1]);
+    const mutations = isBinary && next() < 0.9 ? addressMutations(below) : BYTES;
+    for (let count = isBinary ? 1 + below(4) : 1; count > 0; count--) entry[1] = pick(mutations)(entry[1]);
   }
   return entries;
 }

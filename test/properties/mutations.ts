@@ -118,6 +118,46 @@ export const byteMutations = (below: (n: number) => number): readonly ((b: Uint8
   },
 ];
 
+/** Returns the places of numbers of 8 bytes that may be addresses or sizes in a file. */
+function fieldsOf(view: DataView): number[] {
+  const fields: number[] = [];
+  for (let at = 0; at + 8 <= view.byteLength; at += 4) {
+    const value = view.getBigUint64(at, true);
+    if (value > 0n && value <= view.byteLength) fields.push(at);
+  }
+  return fields;
+}
+
+/**
+ * Returns mutations of files that have addresses of their own parts: one refers to another part, as in cycles, or outside of
+ * the file, and one byte that is not 0 has another value.
+ */
+export function addressMutations(below: (n: number) => number): readonly ((b: Uint8Array) => Uint8Array)[] {
+  const change = (b: Uint8Array, edit: (view: DataView, fields: readonly number[]) => void) => {
+    const copy = b.slice();
+    const view = new DataView(copy.buffer);
+    const fields = fieldsOf(view);
+    if (fields.length) edit(view, fields);
+    return copy;
+  };
+  const any = (fields: readonly number[]) => fields[below(fields.length)] as number;
+  return [
+    (b) => change(b, (view, fields) => view.setBigUint64(any(fields), view.getBigUint64(any(fields), true), true)),
+    (b) =>
+      change(b, (view, fields) => {
+        const at = any(fields);
+        const values = [0, 1, at, b.length - 1, b.length, 2 ** 31, 2 ** 32 + below(b.length), 2 ** 60];
+        view.setBigUint64(at, BigInt(values[below(values.length)] as number), true);
+      }),
+    (b) =>
+      change(b, (view) => {
+        let at = below(b.length);
+        while (at < b.length - 1 && b[at] === 0) at++;
+        view.setUint8(at, below(4) ? below(256) : (b[at] as number) ^ (1 << below(8)));
+      }),
+  ];
+}
+
 /** Returns file number `index` of a seed: a valid file of up to three tensors, with up to four mutations. */
 export function mutated(seed: number, index: number): Uint8Array {
   const next = random(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index + 1, 0x85ebca6b));

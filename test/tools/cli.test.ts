@@ -55,6 +55,22 @@ describe("inspect", () => {
     expect(stdout).toMatch(/^bn +4 +1e-5\? /m);
   });
 
+  test("compares with another file, and refuses to write over it", () => {
+    writeFileSync(at("later.safetensors"), file(withValue(trained("bn", 4), "bn.running_mean", 1, 9)));
+    const { status, stdout } = run("inspect", "later.safetensors", "--against", "good.safetensors");
+    expect(status).toBe(0);
+    expect(stdout).toContain("drift from good.safetensors: 1 batch norm compared");
+    expect(stdout).toMatch(/^bn +4 +[\d.]+ +1–1 +0 to 0 +1$/m);
+    const { stdout: json } = run("inspect", "later.safetensors", "--against", "good.safetensors", "--json");
+    expect(JSON.parse(json).drift).toMatchObject({
+      against: "good.safetensors",
+      layers: [{ name: "bn", drifted: [1] }],
+    });
+    const over = ["--against", "good.safetensors", "--html", "good.safetensors", "--force"];
+    expect(run("inspect", "later.safetensors", ...over)).toMatchObject({ status: 2, stdout: "" });
+    expect(run("inspect", "later.safetensors", "--against", "none.safetensors").status).toBe(2);
+  });
+
   test("gives 1 for a file with a finding of severity error", () => {
     const { status, stdout } = run("inspect", "bad.safetensors");
     expect(status).toBe(1);

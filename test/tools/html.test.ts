@@ -34,6 +34,24 @@ describe("a report", () => {
     expect(figures[0]?.querySelectorAll('g[aria-label="y-axis tick label"] text')).toHaveLength(5);
   });
 
+  test("of two checkpoints has the drift of every layer that both have, and names the others", async () => {
+    const drifted = withValue(healthy(4), "layer1.bn.running_mean", 0, 9);
+    const report = await inspect(source(drifted), { against: source(healthy(5), "old.safetensors") });
+    const page = parsed(htmlReport(document, report));
+    const figures = [...page.querySelectorAll("figure")].slice(3);
+    expect(figures.map((figure) => figure.querySelector("figcaption")?.textContent)).toEqual([
+      "Mean drift",
+      "Ratio of standard deviations",
+      "Change of |gamma|",
+    ]);
+    // a rule at 1 stands among the ratios, and a mean without drift has no dot
+    expect(figures.map((figure) => figure.querySelectorAll('g[aria-label="rule"] line, circle').length)).toEqual([
+      1, 5, 4,
+    ]);
+    expect(page.querySelectorAll(".layers")[1]?.querySelectorAll("tbody tr")).toHaveLength(4);
+    expect(page.body.textContent).toContain("only in old.safetensors: layer4.bn");
+  });
+
   test("groups findings of one code, with the others behind a fold", async () => {
     const tensors = Object.keys(healthy(3)).reduce(
       (all, name) => (name.endsWith("weight") ? withValue(all, name, 1, 0) : all),

@@ -255,14 +255,6 @@ describe("refused with the file's name, the place and the remedy", () => {
     await refuses(inspect(bytesSource("resnet.pth", zip)), "resnet.pth", "safetensors.torch.save_file");
   });
 
-  test.each([
-    ["model.h5", "\u0089HDF\r\n\u001a\n"],
-    ["model.keras", "PK\u0003\u0004"],
-  ])("a file of Keras: %s", async (name, beginning) => {
-    const bytes = Uint8Array.from(beginning.padEnd(64, "\0"), (c) => c.charCodeAt(0));
-    await refuses(inspect(bytesSource(name, bytes)), name, "a file of Keras", "safetensors.numpy.save_file");
-  });
-
   test("a source that gives fewer bytes than its size", async () => {
     const short = {
       ...source(bn),

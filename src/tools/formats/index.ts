@@ -4,6 +4,9 @@ import { wrongFile } from "../../common/errors.ts";
 import type { BatchNormReader, BatchNormRecord, ModelFormat } from "../batch-norm-record.ts";
 import { readOnnxBatchNorms } from "../onnx/read.ts";
 import { type ByteSource, readRange } from "../source.ts";
+import { SIGNATURE as HDF5 } from "./keras/hdf5.ts";
+import { readKerasBatchNorms } from "./keras/index.ts";
+import { SIGNATURE as ZIP } from "./keras/zip.ts";
 import { readSafetensorsBatchNorms, readShardedBatchNorms } from "./safetensors.ts";
 import { readTfjsBatchNorms } from "./tfjs/index.ts";
 
@@ -37,6 +40,12 @@ const FORMATS: readonly Format[] = [
   },
   // an object, or a list that is a manifest of weights
   { format: "tfjs", matches: (head) => [0x7b, 0x5b].includes(firstByte(head) as number), read: readTfjsBatchNorms },
+  { format: "keras", matches: (head) => startsWith(head, HDF5), read: readKerasBatchNorms },
+  {
+    format: "keras",
+    matches: (head, name) => startsWith(head, ZIP) && /\.keras$/i.test(name),
+    read: readKerasBatchNorms,
+  },
   // a protobuf message whose first field is the version of the format; the name, because fields may stand in any order
   {
     format: "onnx",
@@ -52,11 +61,6 @@ const OTHERS: readonly (readonly [matches: Format["matches"], what: string, reme
     (head, name) => /\.(pt|pth|bin|ckpt|pkl)$/i.test(name) && (startsWith(head, "PK") || head[0] === 0x80),
     "a pickle of PyTorch, which runs code when it is read",
     'save it in Python by safetensors.torch.save_file(model.state_dict(), "model.safetensors")',
-  ],
-  [
-    (head, name) => startsWith(head, "\x89HDF\r\n\x1a\n") || (startsWith(head, "PK") && /\.keras$/i.test(name)),
-    "a file of Keras",
-    'save it in Python by safetensors.numpy.save_file({w.path: w.numpy() for w in model.weights}, "model.safetensors")',
   ],
   [(head) => startsWith(head, "version https:"), "a pointer of Git LFS", "fetch the file itself by git lfs pull"],
 ];
@@ -78,4 +82,4 @@ export async function readBatchNorms(source: ByteSource): Promise<{ format: Mode
   return { format, records: await read(source) };
 }
 
-const KNOWN = "a model of safetensors, TF.js (model.json) or ONNX";
+const KNOWN = "a model of safetensors, TF.js (model.json), Keras or ONNX";

@@ -2,8 +2,20 @@
 // Texts of the file become text nodes, so that no name of a layer is markup.
 
 import * as Plot from "@observablehq/plot";
-import type { Finding, InspectedLayer, InspectionReport, Range, Severity } from "../inspect.ts";
-import { COLUMNS, digits, grouped, notesOn, summary } from "./text.ts";
+import type { DriftReport } from "../drift.ts";
+import type { Finding, InspectedLayer, InspectionReport, Severity } from "../inspect.ts";
+import type { Range } from "../range.ts";
+import {
+  COLUMNS,
+  DRIFT_COLUMNS,
+  DRIFT_NOTES,
+  digits,
+  driftSummary,
+  grouped,
+  notCompared,
+  notesOn,
+  summary,
+} from "./text.ts";
 
 // Okabe and Ito's blue and vermilion, which colour-blind readers can tell apart, a little lighter so that both stand out on
 // white and on black.
@@ -55,22 +67,28 @@ const maker =
   };
 
 /** A row of a plot: a layer, by its place in the file, since names may occur twice. */
-interface Row {
+interface Row<T> {
   readonly y: string;
-  readonly layer: InspectedLayer;
+  readonly layer: T;
 }
 
 const cut = (name: string) => (name.length > LABEL ? `…${name.slice(1 - LABEL)}` : name);
 
-/** Returns the plots, side by side over the same rows. */
-function plots(document: Document, layers: readonly InspectedLayer[]): { title: string; svg: Element }[] {
-  const rows: Row[] = layers.map((layer, i) => ({ y: String(i), layer }));
-  const height = rows.length * ROW + 60;
-  const frame = (isFirst: boolean, x: Plot.ScaleOptions, marks: Plot.Markish[]) =>
-    Plot.plot({
-      document,
+/** Makes plots side by side over the same rows. */
+class Plots<T extends { readonly name: string }> {
+  readonly rows: readonly Row<T>[];
+  readonly #document: Document;
+
+  constructor(document: Document, layers: readonly T[]) {
+    this.#document = document;
+    this.rows = layers.map((layer, i) => ({ y: String(i), layer }));
+  }
+
+  frame(isFirst: boolean, x: Plot.ScaleOptions, marks: Plot.Markish[]) {
+    return Plot.plot({
+      document: this.#document,
       width: (isFirst ? LABEL_ROOM : 15) + 275,
-      height,
+      height: this.rows.length * ROW + 60,
       marginLeft: isFirst ? LABEL_ROOM : 15,
       marginRight: 20,
       marginTop: 10,
@@ -78,16 +96,18 @@ function plots(document: Document, layers: readonly InspectedLayer[]): { title: 
       style: { fontFamily: "system-ui, sans-serif", fontSize: "11px", color: "inherit", background: "none" },
       x: { labelAnchor: "center", labelArrow: "none", grid: true, ...x },
       y: {
-        domain: rows.map(({ y }) => y),
+        domain: this.rows.map(({ y }) => y),
         label: null,
         tickSize: 0,
-        ...(isFirst ? { tickFormat: (y: string) => cut(layers[Number(y)]?.name ?? "") } : { axis: null }),
+        ...(isFirst ? { tickFormat: (y: string) => cut(this.rows[Number(y)]?.layer.name ?? "") } : { axis: null }),
       },
       marks,
     });
+  }
+
   /** A line from the least to the largest value, with a tick at the median. */
-  const range = (rangeOf: (layer: InspectedLayer) => Range | undefined, least: number): Plot.Markish[] => {
-    const ranges = rows.flatMap(({ y, layer }) => {
+  range(rangeOf: (layer: T) => Range | undefined, least: number): Plot.Markish[] {
+    const ranges = this.rows.flatMap(({ y, layer }) => {
       const range = rangeOf(layer);
       const title =
         range && `${layer.name}: ${digits(range.least)} to ${digits(range.largest)}, median ${digits(range.median)}`;
@@ -116,50 +136,98 @@ function plots(document: Document, layers: readonly InspectedLayer[]): { title: 
       }),
       Plot.tickX(ranges, { y: "y", x: "x", stroke: "currentColor", strokeWidth: 2, insetTop: 2, insetBottom: 2 }),
     ];
-  };
+  }
+
+  /** A dot for each layer with a value above 0. */
+  dots(numberOf: (layer: T) => number): Plot.Markish {
+    return Plot.dot(
+      this.rows.filter(({ layer }) => numberOf(layer) > 0),
+      {
+        ...{ y: "y", x: ({ layer }: Row<T>) => numberOf(layer), fill: BLUE, r: 3.5 },
+        title: ({ layer }: Row<T>) => `${layer.name}: ${digits(numberOf(layer))}`,
+      },
+    );
+  }
+}
+
+interface Figure {
+  readonly title: string;
+  readonly svg: Element;
+}
+
+const LOGARITHMIC = { type: "log", ticks: 4, tickFormat: "~g" } as const;
+
+/** Returns the plots of an inspection. */
+function plots(document: Document, layers: readonly InspectedLayer[]): Figure[] {
+  const figures = new Plots(document, layers);
+  const { rows } = figures;
   const variances = layers.flatMap(({ variance, epsilon }) =>
     variance ? [variance.least, variance.largest, epsilon] : [],
   );
   const smallest = variances.filter((v) => v >= LEAST_SHOWN).reduce((a, b) => Math.min(a, b), 1);
-  const means = rows.filter(({ layer }) => layer.largestMean > 0);
-  const logarithmic = { type: "log", ticks: 4, tickFormat: "~g" } as const;
   return [
     {
       title: "Running variance",
-      svg: frame(true, { ...logarithmic, label: "least, median, largest; the mark is epsilon" }, [
-        ...range(({ variance }) => variance, smallest),
+      svg: figures.frame(true, { ...LOGARITHMIC, label: "least, median, largest; the mark is epsilon" }, [
+        ...figures.range(({ variance }) => variance, smallest),
         Plot.tickX(
           rows.filter(({ layer }) => layer.epsilon > 0),
           {
             ...{
               y: "y",
-              x: ({ layer }: Row) => layer.epsilon,
+              x: ({ layer }: Row<InspectedLayer>) => layer.epsilon,
               stroke: VERMILION,
               strokeWidth: 2,
               insetTop: 2,
               insetBottom: 2,
             },
-            title: ({ layer }: Row) => `${layer.name}: epsilon ${digits(layer.epsilon)}`,
+            title: ({ layer }: Row<InspectedLayer>) => `${layer.name}: epsilon ${digits(layer.epsilon)}`,
           },
         ),
       ]),
     },
     {
       title: "|gamma|",
-      svg: frame(
+      svg: figures.frame(
         false,
         { label: "least, median, largest", ticks: 4, zero: true },
-        range(({ gamma }) => gamma, 0),
+        figures.range(({ gamma }) => gamma, 0),
       ),
     },
     {
       title: "Largest |mean|/std",
-      svg: frame(false, { ...logarithmic, label: "10 loses a digit in folding, 100 two" }, [
-        Plot.dot(means, {
-          ...{ y: "y", x: ({ layer }: Row) => layer.largestMean, fill: BLUE, r: 3.5 },
-          title: ({ layer }: Row) => `${layer.name}: ${digits(layer.largestMean)}`,
-        }),
+      svg: figures.frame(false, { ...LOGARITHMIC, label: "10 loses a digit in folding, 100 two" }, [
+        figures.dots(({ largestMean }) => largestMean),
       ]),
+    },
+  ];
+}
+
+/** Returns the plots of a comparison. */
+function driftPlots(document: Document, { layers }: DriftReport): Figure[] {
+  const figures = new Plots(document, layers);
+  const ratios = layers.map(({ stdRatio }) => stdRatio.least).filter((ratio) => ratio > 0);
+  return [
+    {
+      title: "Mean drift",
+      svg: figures.frame(true, { zero: true, ticks: 4, label: "in old standard deviations; above 0.5 is large" }, [
+        figures.dots(({ meanDrift }) => meanDrift),
+      ]),
+    },
+    {
+      title: "Ratio of standard deviations",
+      svg: figures.frame(false, { ...LOGARITHMIC, label: "least, median, largest; 1 is no drift" }, [
+        Plot.ruleX([1], { stroke: VERMILION }),
+        ...figures.range(({ stdRatio }) => stdRatio, Math.min(1, ...ratios)),
+      ]),
+    },
+    {
+      title: "Change of |gamma|",
+      svg: figures.frame(
+        false,
+        { ticks: 4, label: "least, median, largest" },
+        figures.range(({ gammaChange }) => gammaChange, Number.NEGATIVE_INFINITY),
+      ),
     },
   ];
 }
@@ -171,7 +239,7 @@ const WORDS: Readonly<Record<Severity, string>> = { error: "error", warning: "wa
  * library in Node; it does not change.
  */
 export function htmlReport(document: Document, report: InspectionReport): string {
-  const { file, format, layers, findings } = report;
+  const { file, format, layers, drift, findings } = report;
   const element = maker(document);
   const head = element(
     "head",
@@ -203,13 +271,6 @@ export function htmlReport(document: Document, report: InspectionReport): string
       element("td", {}, remedy),
     );
   };
-  const layerRow = (layer: InspectedLayer) =>
-    element(
-      "tr",
-      {},
-      element("td", {}, layer.name),
-      ...COLUMNS.map(([, text]) => element("td", {}, text(layer).trim())),
-    );
   const body = element(
     "body",
     {},
@@ -225,22 +286,41 @@ export function htmlReport(document: Document, report: InspectionReport): string
         )
       : element("p", {}, "None."),
   );
-  if (layers.length) {
-    const figures = plots(document, layers).map(({ title, svg }) =>
-      element("figure", {}, element("figcaption", {}, title), svg),
+  const figuresOf = (figures: readonly Figure[]) =>
+    element(
+      "div",
+      { class: "plots" },
+      ...figures.map(({ title, svg }) => element("figure", {}, element("figcaption", {}, title), svg)),
     );
+  const note = (text: string) => element("p", { class: "note" }, text);
+  const table = <T extends { readonly name: string }>(
+    rows: readonly T[],
+    columns: readonly (readonly [title: string, text: (row: T) => string])[],
+  ) => {
+    const lines = rows.map((row) => {
+      const cells = [row.name, ...columns.map(([, text]) => text(row).trim())];
+      return element("tr", {}, ...cells.map((text) => element("td", {}, text)));
+    });
+    return element(
+      "table",
+      { class: "layers" },
+      header("layer", ...columns.map(([title]) => title)),
+      element("tbody", {}, ...lines),
+    );
+  };
+  if (layers.length)
     body.append(
       element("h2", {}, "By layer"),
-      element("div", { class: "plots" }, ...figures),
+      figuresOf(plots(document, layers)),
       element("h2", {}, "Layers"),
-      element(
-        "table",
-        { class: "layers" },
-        header("layer", ...COLUMNS.map(([title]) => title)),
-        element("tbody", {}, ...layers.map(layerRow)),
-      ),
-      ...notesOn(layers).map((note) => element("p", { class: "note" }, note)),
+      table(layers, COLUMNS),
+      ...notesOn(layers).map(note),
     );
+  if (drift) {
+    body.append(element("h2", {}, "Drift"), element("p", {}, driftSummary(drift)));
+    if (drift.layers.length)
+      body.append(figuresOf(driftPlots(document, drift)), table(drift.layers, DRIFT_COLUMNS), ...DRIFT_NOTES.map(note));
+    body.append(...notCompared(drift).map((text) => element("p", {}, text)));
   }
   return `<!doctype html>\n${element("html", { lang: "en" }, head, body).outerHTML}\n`;
 }

@@ -1,6 +1,8 @@
 // The report of an inspection as text for a terminal: a table of the batch norms, then the findings.
 
+import type { DriftReport, LayerDrift } from "../drift.ts";
 import type { Finding, InspectedLayer, InspectionReport, Severity } from "../inspect.ts";
+import type { Range } from "../range.ts";
 
 /** Findings of one kind that are shown with all their layers' names; of more, the first ones are. */
 const NAMES = 3;
@@ -20,15 +22,30 @@ export function digits(value: number): string {
 /** Cuts a text on the left, since the ends of layers' names differ. */
 const cut = (text: string, width: number) => (text.length > width ? `…${text.slice(text.length - width + 1)}` : text);
 
-/** Columns behind the name: title, and the text of a layer. */
-export const COLUMNS: readonly (readonly [title: string, text: (layer: InspectedLayer) => string])[] = [
+/** Columns behind a name: title, and the text of a row. */
+type Columns<T> = readonly (readonly [title: string, text: (row: T) => string])[];
+
+export const COLUMNS: Columns<InspectedLayer> = [
   ["C", ({ channels }) => String(channels)],
   ["epsilon", ({ epsilon, isEpsilonAssumed }) => `${digits(epsilon)}${isEpsilonAssumed ? "?" : " "}`],
   ["momentum", ({ momentum }) => (momentum ? `${shortest(momentum.pytorch)}/${shortest(momentum.keras)}` : "")],
-  ["variance", ({ variance }) => (variance ? `${digits(variance.least)}–${digits(variance.largest)}` : "")],
+  ["variance", ({ variance }) => (variance ? rangeText(variance) : "")],
   ["dead", ({ dead }) => String(dead.length || "")],
   ["weak", ({ weak }) => String(weak.length || "")],
   ["mean/std", ({ largestMean }) => (Number.isNaN(largestMean) ? "" : digits(largestMean))],
+];
+
+const rangeText = ({ least, largest }: Range) => `${digits(least)}–${digits(largest)}`;
+
+export const DRIFT_COLUMNS: Columns<LayerDrift> = [
+  ["C", ({ channels }) => String(channels)],
+  ["mean drift", ({ meanDrift }) => digits(meanDrift)],
+  ["std ratio", ({ stdRatio }) => rangeText(stdRatio)],
+  [
+    "|gamma| change",
+    ({ gammaChange }) => (gammaChange ? `${digits(gammaChange.least)} to ${digits(gammaChange.largest)}` : ""),
+  ],
+  ["drifted", ({ drifted }) => String(drifted.length || "")],
 ];
 
 const shortest = (value: number) => String(Number(value.toPrecision(3))).replace(/^0\./, ".");
@@ -53,13 +70,13 @@ export function grouped(findings: readonly Finding[]): (readonly Finding[])[] {
   return [...groups.values()];
 }
 
-function table(layers: readonly InspectedLayer[], width: number): string {
-  const cells = layers.map((layer) => COLUMNS.map(([, text]) => text(layer)));
-  const widths = COLUMNS.map(([title], i) => Math.max(title.length, ...cells.map((row) => (row[i] as string).length)));
-  const used = COLUMNS.filter((_, i) => cells.some((row) => row[i] !== ""));
-  const shown = COLUMNS.map((column, i) => ({ i, title: column[0] })).filter(({ i }) =>
-    used.includes(COLUMNS[i] as (typeof COLUMNS)[number]),
-  );
+function table<T extends { readonly name: string }>(layers: readonly T[], columns: Columns<T>, width: number): string {
+  const cells = layers.map((layer) => columns.map(([, text]) => text(layer)));
+  const widths = columns.map(([title], i) => Math.max(title.length, ...cells.map((row) => (row[i] as string).length)));
+  const used = columns.filter((_, i) => cells.some((row) => row[i] !== ""));
+  const shown = columns
+    .map((column, i) => ({ i, title: column[0] }))
+    .filter(({ i }) => used.includes(columns[i] as Columns<T>[number]));
   const rest = shown.reduce((sum, { i }) => sum + (widths[i] as number) + 2, 0);
   const longest = Math.max(5, ...layers.map(({ name }) => name.length));
   const first = Math.min(longest, Math.max(LEAST_NAME, width - rest));
@@ -70,7 +87,7 @@ function table(layers: readonly InspectedLayer[], width: number): string {
   return [
     line(
       "layer",
-      COLUMNS.map(([title]) => title),
+      columns.map(([title]) => title),
     ),
     ...layers.map(({ name }, i) => line(name, cells[i] as string[])),
   ].join("\n");
@@ -94,11 +111,40 @@ export function summary({ layers, findings }: InspectionReport): string {
   return `${plural(layers.length, "batch norm")}: ${plural(count("error"), "error")}, ${plural(count("warning"), "warning")}, ${count("info")} info`;
 }
 
+/** What a reader of the comparison has to know of its columns. */
+export const DRIFT_NOTES: readonly string[] = [
+  "mean drift: the largest |mean − old mean|/√(old variance + epsilon)",
+  "std ratio: √((variance + epsilon)/(old variance + epsilon))",
+  "|gamma| change: |gamma| − |old gamma|",
+  "drifted: channels whose mean drift is above 0.5, or whose variance differs by more than a factor 2",
+];
+
+/** Returns how many batch norms two files share, as text. */
+export const driftSummary = ({ against, layers, added, missing }: DriftReport) =>
+  `drift from ${against}: ${plural(layers.length, "batch norm")} compared, ${added.length} only in this file, ${missing.length} only in the other`;
+
+/** Returns the names of batch norms that were not compared, with the reason. */
+export const notCompared = ({ added, missing, incomparable, against }: DriftReport): string[] => [
+  ...(added.length ? [`only in this file: ${added.join(", ")}`] : []),
+  ...(missing.length ? [`only in ${against}: ${missing.join(", ")}`] : []),
+  ...incomparable.map(({ name, reason }) => `not compared: ${name}: ${reason}`),
+];
+
+function driftParts(drift: DriftReport, width: number): string[] {
+  const { layers } = drift;
+  const lines = (texts: readonly string[]) => texts.map((text) => wrap(text, width, "  ")).join("\n");
+  return [
+    lines([driftSummary(drift)]),
+    ...(layers.length ? [table(layers, DRIFT_COLUMNS, width), lines(DRIFT_NOTES)] : []),
+    lines(notCompared(drift)),
+  ];
+}
+
 /** Returns a report as text with lines of at most `width` characters. */
 export function textReport(report: InspectionReport, width = 80): string {
-  const { file, format, layers, findings } = report;
+  const { file, format, layers, drift, findings } = report;
   const head = `${file} (${format}), ${summary(report)}`;
-  if (layers.length === 0) return `${wrap(head, width, "  ")}\n`;
+  if (layers.length === 0 && !drift) return `${wrap(head, width, "  ")}\n`;
   const texts = grouped(findings).map((group) => {
     const [{ severity, code, message, remedy, layer }] = group as [Finding];
     const others = group.slice(1).map((finding) => finding.layer);
@@ -114,11 +160,10 @@ export function textReport(report: InspectionReport, width = 80): string {
   });
   const parts = [
     wrap(head, width, "  "),
-    table(layers, width),
-    notesOn(layers)
-      .map((note) => wrap(note, width, "  "))
-      .join("\n"),
+    layers.length ? table(layers, COLUMNS, width) : "",
+    (layers.length ? notesOn(layers) : []).map((note) => wrap(note, width, "  ")).join("\n"),
     texts.join("\n"),
+    ...(drift ? driftParts(drift, width) : []),
   ];
   return `${parts.filter(Boolean).join("\n\n")}\n`;
 }

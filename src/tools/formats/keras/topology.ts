@@ -36,7 +36,27 @@ interface Layer {
 }
 
 /** What a topology says of one batch norm. */
-export type BatchNormConfig = Pick<BatchNormRecord, "name" | "epsilon" | "momentum" | "axis" | "before">;
+export interface BatchNormLayer {
+  /** The names of the models and wrappers around it and its own, with "/" between them; the outermost model has none. */
+  readonly path: string;
+  /** The name of the wrapper around it, which Keras 2 gives its variables instead of its own. */
+  readonly wrapper: string | undefined;
+  /** Its folder in a weights file of Keras 3, such as "layers/sequential/layers/batch_normalization_1". */
+  readonly folder: string;
+  /** The names of its variables, in the order of a weights file of Keras 3. */
+  readonly variables: readonly string[];
+  readonly config: Pick<BatchNormRecord, "name" | "epsilon" | "momentum" | "axis" | "before">;
+}
+
+/** Where a model stands in the topology. */
+interface Place {
+  readonly depth: number;
+  /** As of a BatchNormLayer, with "/" behind it unless it is empty. */
+  readonly path: string;
+  readonly folder: string;
+  /** The name of a wrapper, which has one layer. */
+  readonly wrapper: string | undefined;
+}
 
 /** Returns the layers named in a call: [name, node, tensor, …] in Keras 2, objects with keras_history in Keras 3. */
 function namesIn(call: unknown, depth = 0): string[] {
@@ -100,20 +120,55 @@ function beforeOf(layer: Layer, uses: number): LayerBefore {
   };
 }
 
+/** Returns the name that Keras 3 makes of a class for its weights files (`to_snake_case` of keras/src/utils/naming.py). */
+const snakeCase = (name: string) =>
+  name
+    .replace(/\W+/g, "")
+    .replace(/(.)([A-Z][a-z]+)/g, "$1_$2")
+    .replace(/([a-z])([A-Z])/g, "$1_$2")
+    .toLowerCase();
+
+/** Returns the folders of a model's layers: their classes, with a number from the second one of a class on. */
+function foldersOf(layers: readonly Layer[], { folder, wrapper }: Place): string[] {
+  const used = new Map<string, number>();
+  return layers.map(({ type }) => {
+    const name = snakeCase(type);
+    const count = used.get(name) ?? 0;
+    used.set(name, count + 1);
+    return wrapper !== undefined ? `${folder}layer` : `${folder}layers/${name}${count ? `_${count}` : ""}`;
+  });
+}
+
+/** Returns the names of a batch norm's variables, of which gamma and beta may be left out. */
+const variablesOf = ({ scale, center }: Fields) => [
+  ...(scale === false ? [] : ["gamma"]),
+  ...(center === false ? [] : ["beta"]),
+  ...["moving_mean", "moving_variance"],
+];
+
 /**
  * Returns what a topology says of its batch norms, in the order of the layers, those in models and wrappers inside it
  * included. An axis counts from the first where the layer before says the rank. Throws BatchNormError "model-file" for a
  * topology that is no model.
  */
-export function batchNormConfigs(file: string, topology: unknown, depth = 0): BatchNormConfig[] {
+export function batchNormLayers(
+  file: string,
+  topology: unknown,
+  place: Place = { depth: 0, path: "", folder: "", wrapper: undefined },
+): BatchNormLayer[] {
+  const { depth } = place;
   if (depth > MAX_DEPTH) throw wrongFile(file, "modelTopology", `at most ${MAX_DEPTH} models inside each other`, depth);
   const { layers, uses } = layersOf(file, fieldsOf(topology));
   const byName = new Map(layers.map((layer) => [layer.name, layer]));
-  return layers.flatMap(({ name, type, config, inputs }): BatchNormConfig[] => {
+  const folders = foldersOf(layers, place);
+  return layers.flatMap(({ name, type, config, inputs }, i): BatchNormLayer[] => {
+    const path = place.path + name;
+    const folder = folders[i] as string;
+    const inside = { depth: depth + 1, path: `${path}/`, folder: `${folder}/` };
     if (isArray(config.layers) || type === "Sequential")
-      return batchNormConfigs(file, { class_name: type, config }, depth + 1);
+      return batchNormLayers(file, { class_name: type, config }, { ...inside, wrapper: undefined });
     if (config.layer !== undefined)
-      return batchNormConfigs(file, { class_name: "Sequential", config: [config.layer] }, depth + 1);
+      return batchNormLayers(file, { class_name: "Sequential", config: [config.layer] }, { ...inside, wrapper: name });
     if (!BATCH_NORM.test(type)) return [];
     const [epsilon, momentum, axis] = [numberOf(config.epsilon), numberOf(config.momentum), axisOf(config)];
     // a layer that is called twice follows two layers
@@ -122,11 +177,14 @@ export function batchNormConfigs(file: string, topology: unknown, depth = 0): Ba
     const rank = before?.axis === undefined ? undefined : FOLDABLE[before.type];
     return [
       {
-        name,
-        ...(epsilon !== undefined && { epsilon }),
-        ...(momentum !== undefined && { momentum }),
-        ...(axis !== undefined && { axis: rank === undefined ? axis : fromFirst(axis, rank) }),
-        ...(before && { before }),
+        ...{ path, folder, wrapper: place.wrapper, variables: variablesOf(config) },
+        config: {
+          name,
+          ...(epsilon !== undefined && { epsilon }),
+          ...(momentum !== undefined && { momentum }),
+          ...(axis !== undefined && { axis: rank === undefined ? axis : fromFirst(axis, rank) }),
+          ...(before && { before }),
+        },
       },
     ];
   });
