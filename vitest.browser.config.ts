@@ -39,6 +39,7 @@ const NODE_ONLY = [
   "properties/valid",
   "tensor/operands",
   "tools/cli",
+  "tools/cli-files",
   "tools/cli-fold",
   "tools/fold-pairs",
   "tools/html",

@@ -5,7 +5,8 @@ import { parseHTML } from "linkedom";
 import { inspect, textReport } from "../tools/index.ts";
 import { htmlReport } from "../tools/report/html.ts";
 import { OpenFiles } from "./file-source.ts";
-import { checkOutput, writeOutput } from "./output.ts";
+import { checkOutput, jsonText, writeOutput } from "./output.ts";
+import { BytesProgress } from "./progress.ts";
 
 const EXAMPLE = `
 Example:
@@ -36,13 +37,16 @@ export function addInspect(program: Command, exit: (code: number) => void): void
     .addHelpText("after", EXAMPLE)
     .action(async (path: string, { json = false, html, force = false }: InspectOptions) => {
       if (html !== undefined) checkOutput(html, force, [path]);
-      const files = new OpenFiles();
+      const progress = new BytesProgress(0, "read");
+      const files = new OpenFiles(progress);
       try {
         const report = await inspect(await files.open(path));
+        progress.stop();
         if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, files.paths);
-        process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
+        process.stdout.write(json ? jsonText(report) : textReport(report));
         exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);
       } finally {
+        progress.stop();
         await files.close();
       }
     });

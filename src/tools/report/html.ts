@@ -3,7 +3,7 @@
 
 import * as Plot from "@observablehq/plot";
 import type { Finding, InspectedLayer, InspectionReport, Range, Severity } from "../inspect.ts";
-import { COLUMNS, digits, grouped, notesOn, summary } from "./text.ts";
+import { COLUMNS, digits, grouped, notesOn, printable, summary } from "./text.ts";
 
 // Okabe and Ito's blue and vermilion, which colour-blind readers can tell apart, a little lighter so that both stand out on
 // white and on black.
@@ -171,7 +171,7 @@ const WORDS: Readonly<Record<Severity, string>> = { error: "error", warning: "wa
  * library in Node; it does not change.
  */
 export function htmlReport(document: Document, report: InspectionReport): string {
-  const { file, format, layers, findings } = report;
+  const { file, format, layers, findings } = printable(report);
   const element = maker(document);
   const head = element(
     "head",
