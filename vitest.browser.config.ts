@@ -45,6 +45,7 @@ const NODE_ONLY = [
   "tools/html",
   "tools/mean-std",
   "tools/published",
+  "tools/torch",
   "tools/onnx/fold",
   "tools/onnx/fold-cases",
   "tools/onnx/malformed",
