@@ -4,7 +4,8 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { FRAMEWORKS } from "../tools/convert.ts";
 import { conversionText, convert, type Framework } from "../tools/index.ts";
 import { OpenFiles } from "./file-source.ts";
-import { checkOutput, writeOutput } from "./output.ts";
+import { checkOutput, jsonText, writeOutput } from "./output.ts";
+import { BytesProgress } from "./progress.ts";
 
 const EXAMPLE = `
 Example:
@@ -55,12 +56,16 @@ export function addConvert(program: Command, exit: (code: number) => void): void
     .action(async (path: string, out: string, { json = false, force = false, ...options }: ConvertArguments) => {
       checkOutput(out, force, [path]);
       const files = new OpenFiles();
+      let progress: BytesProgress | undefined;
       try {
-        const { report, chunks } = await convert(await files.open(path), options);
-        await writeOutput(out, chunks(), force, files.paths);
-        process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : conversionText(report));
+        const { report, size, chunks } = await convert(await files.open(path), options);
+        progress = new BytesProgress(size, "written");
+        await writeOutput(out, progress.watch(chunks()), force, files.paths);
+        progress.stop();
+        process.stdout.write(json ? jsonText(report) : conversionText(report));
         exit(report.unconverted.length ? 1 : 0);
       } finally {
+        progress?.stop();
         await files.close();
       }
     });

@@ -7,6 +7,7 @@ import type { Command } from "commander";
 import { formatOf } from "../tools/formats/index.ts";
 import {
   type ByteSource,
+  bytesSource,
   type FoldedOnnx,
   type FoldPair,
   type FoldReport,
@@ -16,12 +17,14 @@ import {
   foldText,
   type Patch,
 } from "../tools/index.ts";
+import { printable } from "../tools/report/text.ts";
 import type { Difference } from "./differences.ts";
 import { OpenFiles } from "./file-source.ts";
 import { foldTfjs } from "./fold-tfjs.ts";
-import { type Content, checkOutput, writeOutputs } from "./output.ts";
+import { type Content, checkOutput, jsonText, writeOutputs } from "./output.ts";
+import { BytesProgress, type Progress } from "./progress.ts";
 import { loadTfjs } from "./tfjs.ts";
-import { UsageError } from "./usage.ts";
+import { reasonOf, UsageError } from "./usage.ts";
 import { compare, loadRuntime } from "./verify.ts";
 import { compareTfjs } from "./verify-tfjs.ts";
 
@@ -93,16 +96,19 @@ const relative = ({ difference, size }: Difference) => (difference === 0 ? 0 : d
 function textOf(differences: readonly Difference[], { folded }: FoldReport): string {
   const largest = Math.max(0, ...folded.map(({ expectedError }) => expectedError));
   const lines = differences.map(
-    (d) => `verified: ${d.output} differs by at most ${relative(d).toExponential(1)} of its largest element\n`,
+    (d) =>
+      `verified: ${printable(d.output)} differs by at most ${relative(d).toExponential(1)} of its largest element\n`,
   );
   return `${lines.join("")}expected: at most ${largest.toExponential(1)} of an output's size in a single layer\n`;
 }
 
-/** Returns a parser of an option that is a number from 0 on. */
-const numberOf = (option: string, example: string) => (text: string) => {
+/** Returns a parser of an option that is a number from 0 up to, not including, `end`. */
+const numberOf = (option: string, example: string, end: number) => (text: string) => {
   const value = Number(text);
-  if (text.trim() === "" || !(value >= 0))
-    throw new UsageError(`${option}: expected a number from 0 on, got ${text}; leave it out, or pass ${example}`);
+  if (text.trim() === "" || !(value >= 0 && value < end))
+    throw new UsageError(
+      `${option}: expected a number from 0 ${end === Infinity ? "on" : `up to ${end}`}, got ${text}; leave it out, or pass ${example}`,
+    );
   return value;
 };
 
@@ -135,7 +141,7 @@ export function addFold(program: Command, exit: (code: number) => void): void {
       "--tolerance <error>",
       "of ONNX and safetensors: keep batch norms whose expected error is larger; by default 1e-5, for float16 1e-3, for " +
         "bfloat16 1.6e-2",
-      numberOf("--tolerance", "1e-4"),
+      numberOf("--tolerance", "1e-4", Infinity),
     )
     .option(
       "--pair <layer:bn>",
@@ -146,20 +152,27 @@ export function addFold(program: Command, exit: (code: number) => void): void {
       "--pairs <file>",
       'of safetensors: fold the pairs in a file, one a line; "auto" prints pairs that match by name and shape, and writes nothing',
     )
-    .option("--epsilon <number>", "of safetensors: the epsilon, by default 1e-5", numberOf("--epsilon", "1e-3"))
+    .option("--epsilon <number>", "of safetensors: the epsilon, by default 1e-5", numberOf("--epsilon", "1e-3", 1))
     .option("--json", "print the report as JSON")
     .addHelpText("after", EXAMPLE)
     .action(async (input: string, output: string, options: FoldCommandOptions) => {
-      const files = new OpenFiles();
+      const reading = new BytesProgress(0, "read");
+      const files = new OpenFiles(reading);
       try {
         const source = await files.open(input);
         const { format } = await formatOf(source);
-        // the folder of a model of several files is made with them
-        if (format !== "tfjs" || existsSync(dirname(output))) checkOutput(output, options.force ?? false, [input]);
-        if (format === "onnx") exit(await foldModelFile(source, input, output, options));
-        else if (format === "tfjs") exit(await foldLayersModel(source, files, output, options));
-        else await foldWeights(source, input, output, options);
+        // "auto" writes nothing, and the folder of a model of several files is made with them
+        if (options.pairs !== "auto" && (format !== "tfjs" || existsSync(dirname(output))))
+          checkOutput(output, options.force ?? false, [input]);
+        if (format === "onnx") exit(await foldModelFile(source, input, output, options, reading));
+        else if (format === "tfjs") exit(await foldLayersModel(source, files, output, options, reading));
+        else if (format === "safetensors") await foldWeights(source, input, output, options, reading);
+        else
+          throw new UsageError(
+            `${input}: expected ONNX, safetensors or a layers model of TF.js, got ${format}; export the model to one of these`,
+          );
       } finally {
+        reading.stop();
         await files.close();
       }
     });
@@ -170,7 +183,7 @@ const withTolerance = ({ tolerance }: FoldCommandOptions) => (tolerance === unde
 function print(file: string, report: FoldReport, json: boolean | undefined, differences?: readonly Difference[]) {
   const asJson = { ...report, ...(differences && { differences }) };
   const verified = differences && differences.length > 0 ? `\n${textOf(differences, report)}` : "";
-  process.stdout.write(json ? `${JSON.stringify(asJson, null, 2)}\n` : foldText(file, report) + verified);
+  process.stdout.write(json ? jsonText(asJson) : foldText(file, report) + verified);
 }
 
 /** Throws UsageError for options that a model with a graph does not take. */
@@ -186,10 +199,17 @@ const exitCodeOf = (differences: readonly Difference[] | undefined) =>
   differences?.some((d) => !(relative(d) <= limitOf(d))) ? 1 : 0;
 
 /** Folds an ONNX model, and returns the exit code. */
-async function foldModelFile(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+async function foldModelFile(
+  source: ByteSource,
+  input: string,
+  output: string,
+  options: FoldCommandOptions,
+  reading: Progress,
+) {
   refusePairs(options, "ONNX");
   if (options.verify) await loadRuntime(); // before any work
   const folded = await foldOnnx(source, withTolerance(options));
+  reading.stop();
   await write(source, folded, input, output, options.force ?? false);
   const differences = options.verify ? await verify(source, folded) : undefined;
   print(source.name, folded.report, options.json, differences);
@@ -197,12 +217,19 @@ async function foldModelFile(source: ByteSource, input: string, output: string, 
 }
 
 /** Folds a layers model of TF.js, and returns the exit code. */
-async function foldLayersModel(source: ByteSource, files: OpenFiles, output: string, options: FoldCommandOptions) {
+async function foldLayersModel(
+  source: ByteSource,
+  files: OpenFiles,
+  output: string,
+  options: FoldCommandOptions,
+  reading: Progress,
+) {
   refusePairs(options, "a TF.js model");
   if (options.tolerance !== undefined)
     throw new UsageError("--tolerance: expected ONNX or safetensors, got a TF.js model; leave it out");
   const tfjs = await loadTfjs();
   const folded = await foldTfjs(tfjs, source, basename(output).replace(/\.json$/, ""));
+  reading.stop();
   const folder = dirname(output);
   const contents = new Map<string, Content>([...folded.shards].map(([name, bytes]) => [join(folder, name), bytes]));
   contents.set(output, folded.json);
@@ -214,13 +241,21 @@ async function foldLayersModel(source: ByteSource, files: OpenFiles, output: str
 }
 
 /** Folds pairs of a safetensors file, or prints those that match. */
-async function foldWeights(source: ByteSource, input: string, output: string, options: FoldCommandOptions) {
+async function foldWeights(
+  source: ByteSource,
+  input: string,
+  output: string,
+  options: FoldCommandOptions,
+  reading: Progress,
+) {
   const { pair: pairs = [], pairs: file, epsilon, force = false } = options;
   if (options.verify)
     throw new UsageError("--verify: expected ONNX, got safetensors, which cannot be run; leave it out");
   if (file === "auto") {
     const found = await findPairs(source);
-    process.stdout.write(found.map(({ layer, batchNorm }) => `${layer}:${batchNorm}\n`).join(""));
+    reading.stop();
+    const lines = found.map(({ layer, batchNorm }) => `${printable(layer)}:${printable(batchNorm)}\n`);
+    process.stdout.write(options.json ? jsonText(found) : lines.join(""));
     process.stderr.write(
       `${found.length} pairs match by name and shape, and nothing was written. Look whether each batch norm takes the output of\n` +
         "its layer, with no activation between, and pass the right ones by --pairs FILE, or --pair.\n",
@@ -229,7 +264,9 @@ async function foldWeights(source: ByteSource, input: string, output: string, op
   }
   if (file !== undefined) {
     const text = await readFile(file, "utf8").catch((error: Error) => {
-      throw new UsageError(`--pairs: expected a file that can be read, or auto, got: ${error.message}`);
+      throw new UsageError(
+        `--pairs: expected a file that can be read, or auto, got: ${reasonOf(error)}; look at its path: ${file}`,
+      );
     });
     pairs.push(
       ...text
@@ -248,6 +285,7 @@ async function foldWeights(source: ByteSource, input: string, output: string, op
     ...(epsilon !== undefined && { epsilon }),
     ...withTolerance(options),
   });
+  reading.stop();
   await writeOutputs(new Map([[output, model]]), force, [input]);
   print(source.name, report, options.json);
 }
@@ -260,7 +298,8 @@ async function write(
   output: string,
   force: boolean,
 ) {
-  const contents = new Map<string, Content>();
+  const contents = new Map<string, AsyncIterable<Uint8Array>>();
+  let size = model.length;
   const inputs = [input];
   const [from, to] = [dirname(resolve(input)), dirname(resolve(output))];
   if (external.size > 0 && from === to)
@@ -273,8 +312,15 @@ async function write(
     await mkdir(dirname(path), { recursive: true });
     inputs.push(join(from, file));
     checkOutput(path, force, inputs);
-    contents.set(path, patched(await source.sibling(file), patches));
+    const data = await source.sibling(file);
+    size += data.size;
+    contents.set(path, patched(data, patches));
   }
-  contents.set(output, model);
-  await writeOutputs(contents, force, inputs);
+  contents.set(output, patched(bytesSource(output, model), []));
+  const progress = new BytesProgress(size, "written");
+  try {
+    await writeOutputs(new Map([...contents].map(([path, pieces]) => [path, progress.watch(pieces)])), force, inputs);
+  } finally {
+    progress.stop();
+  }
 }

@@ -5,7 +5,8 @@ import { parseHTML } from "linkedom";
 import { inspect, textReport } from "../tools/index.ts";
 import { htmlReport } from "../tools/report/html.ts";
 import { OpenFiles } from "./file-source.ts";
-import { checkOutput, writeOutput } from "./output.ts";
+import { checkOutput, jsonText, writeOutput } from "./output.ts";
+import { BytesProgress } from "./progress.ts";
 
 const EXAMPLE = `
 Example:
@@ -38,14 +39,17 @@ export function addInspect(program: Command, exit: (code: number) => void): void
     .addHelpText("after", EXAMPLE)
     .action(async (path: string, { against, json = false, html, force = false }: Options) => {
       if (html !== undefined) checkOutput(html, force, against === undefined ? [path] : [path, against]);
-      const files = new OpenFiles();
+      const progress = new BytesProgress(0, "read");
+      const files = new OpenFiles(progress);
       try {
         const other = against === undefined ? {} : { against: await files.open(against) };
         const report = await inspect(await files.open(path), other);
+        progress.stop();
         if (html !== undefined) await writeOutput(html, htmlReport(emptyDocument(), report), force, files.paths);
-        process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : textReport(report));
+        process.stdout.write(json ? jsonText(report) : textReport(report));
         exit(report.findings.some(({ severity }) => severity === "error") ? 1 : 0);
       } finally {
+        progress.stop();
         await files.close();
       }
     });

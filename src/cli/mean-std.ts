@@ -11,8 +11,9 @@ import { meanStdText } from "../tools/report/mean-std.ts";
 import { type ByteSource, readWhole } from "../tools/source.ts";
 import { decodeImage } from "./decode-image.ts";
 import { OpenFiles } from "./file-source.ts";
+import { jsonText } from "./output.ts";
 import { Progress } from "./progress.ts";
-import { UsageError } from "./usage.ts";
+import { reasonOf, UsageError } from "./usage.ts";
 
 const EXAMPLE = `
 Example:
@@ -58,6 +59,7 @@ export function addMeanStd(program: Command, exit: (code: number) => void): void
     .action(async (paths: string[], options: MeanStdOptions) => {
       const { files, notes } = await filesOf(paths);
       const isImages = !ARRAYS.includes(kindOf(files[0] as string));
+      checkOptions(options, isImages);
       const divisor = options.divideBy ?? (isImages ? 255 : 1);
       const progress = new Progress(files.length, files.length === 1 ? "file" : "files");
       const observed = new Observed();
@@ -69,14 +71,20 @@ export function addMeanStd(program: Command, exit: (code: number) => void): void
         const scaled = divisor === 1 ? "" : `, values divided by ${divisor}`;
         const what = `${plural(files.length, isImages ? "image" : "file")}${scaled}`;
         const report = { files: files.length, divisor, ...statistics, notes };
-        process.stdout.write(
-          options.json ? `${JSON.stringify(report, null, 2)}\n` : meanStdText(statistics, what, notes),
-        );
+        process.stdout.write(options.json ? jsonText(report) : meanStdText(statistics, what, notes));
         exit(statistics.nonFinite.some(Boolean) ? 1 : 0);
       } finally {
         progress.stop();
       }
     });
+}
+
+/** Throws UsageError for an option that the files have no use for. */
+function checkOptions(options: MeanStdOptions, isImages: boolean): void {
+  const names = isImages ? (["layout", "tensor"] as const) : (["rgb"] as const);
+  const [expected, got] = isImages ? ["arrays", "images"] : ["images", "arrays"];
+  for (const name of names)
+    if (options[name] !== undefined) throw new UsageError(`--${name}: expected ${expected}, got ${got}; leave it out`);
 }
 
 function positive(text: string): number {
@@ -97,7 +105,10 @@ async function filesOf(paths: readonly string[]): Promise<{ files: string[]; not
     for (const entry of found ?? []) {
       const file = join(entry.parentPath, entry.name);
       if (IMAGES.includes(kindOf(file))) files.push(file);
-      else others.set(kindOf(file) || "without an extension", (others.get(kindOf(file)) ?? 0) + 1);
+      else {
+        const kind = kindOf(file) || "without an extension";
+        others.set(kind, (others.get(kind) ?? 0) + 1);
+      }
     }
   }
   if (files.length === 0)
@@ -118,7 +129,7 @@ async function entriesOf(path: string): Promise<Dirent[] | undefined> {
   );
   if (!isFolder) return undefined;
   const entries = await readdir(path, { recursive: true, withFileTypes: true }).catch((error: Error) => {
-    throw new UsageError(`${path}: expected a folder that can be read, got: ${error.message}; look at its rights`);
+    throw new UsageError(`${path}: expected a folder that can be read, got: ${reasonOf(error)}; look at its rights`);
   });
   const order = ({ parentPath, name }: Dirent) => join(parentPath, name);
   return entries

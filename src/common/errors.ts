@@ -331,12 +331,18 @@ export function wrongState(complaints: readonly string[], prefixes: readonly str
 export const malformedFile = (where: string, expected: string, got: unknown) =>
   new BatchNormError(
     "safetensors",
-    `safetensors: ${mismatch(where, expected, got)}; nothing was read, the file is damaged or of another format`,
+    `safetensors: ${mismatch(where, expected, got)}; the file is damaged or of another format`,
+  );
+
+/** Returns the error for a file whose header would be longer than readers take. */
+export const longHeader = (limit: number, bytes: number) =>
+  new BatchNormError(
+    "safetensors",
+    `safetensors: ${mismatch("header", `at most ${limit} bytes`, bytes)}; shorten the names of tensors, or write several files`,
   );
 
 /**
- * Returns the error for a model file of any format. `file` is its name, `where` the place in it, and `remedy` completes the
- * sentence "nothing was read, …".
+ * Returns the error for a model file of any format. `file` is its name, and `where` the place in it.
  */
 export const wrongFile = (
   file: string,
@@ -344,11 +350,7 @@ export const wrongFile = (
   expected: string,
   got: unknown,
   remedy = "the file is damaged or of another format",
-) =>
-  new BatchNormError(
-    "model-file",
-    `${cut(file, 2 * CHARACTERS)}: ${mismatch(where, expected, got)}; nothing was read, ${remedy}`,
-  );
+) => new BatchNormError("model-file", `${cut(file, 2 * CHARACTERS)}: ${mismatch(where, expected, got)}; ${remedy}`);
 
 /** Returns the error of a format's own parser as the error of a file with a name. Other errors stay as they are. */
 export const inFile = (file: string, error: unknown) =>

@@ -8,7 +8,7 @@
 // implementation rejects. It also rejects a header whose first byte is not "{" and a name that occurs twice, which the
 // format forbids. docs/results/reliability.md has the other differences, found by mutations.
 
-import { malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
+import { longHeader, malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { arrayKind, isNumbers, isObject } from "../common/validate.ts";
 import { bitsOf, type Data, type Dtype } from "../tensor/dtype.ts";
 
@@ -106,6 +106,8 @@ const MAX_HEADER = 100_000_000;
 /** Bytes of the number that says how long the header is. */
 export const LENGTH_BYTES = 8;
 export const METADATA = "__metadata__";
+/** Half of a surrogate pair, which has no bytes in UTF-8, so that readers refuse its escape. */
+export const HALF = /\p{Surrogate}/u;
 
 const isRecord = isObject as (value: unknown) => value is Record<string, unknown>;
 
@@ -202,7 +204,7 @@ function headerOf(bytes: Uint8Array): object {
     text = textOf(copy);
     header = JSON.parse(text, function (this: unknown, name, value) {
       if (!Array.isArray(this)) keys++;
-      if (/\p{Surrogate}/u.test(typeof value === "string" ? name + value : name)) halves++;
+      if (HALF.test(name) || (typeof value === "string" && HALF.test(value))) halves++;
       return value;
     });
   } catch (reason) {
@@ -278,7 +280,8 @@ export function tensorOf(bytes: Uint8Array, start: number, { dtype, shape, begin
  * are in the reference implementation's order. Python's transformers library requires the metadata { format: "pt" }.
  *
  * Throws TypeError for a value of a type that the format does not have, and RangeError for a shape that does not match
- * its data, an integer beyond 64 bits, and the name "__metadata__".
+ * its data, an integer beyond 64 bits, the name "__metadata__", and half of a surrogate pair in a name or in metadata. Throws
+ * BatchNormError "safetensors" for names whose header has more than 100 MB.
  */
 export function writeSafetensors(
   tensors: Readonly<Record<string, WritableTensor>>,
@@ -288,6 +291,7 @@ export function writeSafetensors(
   if (!isRecord(metadata)) throw wrongKind("metadata", "an object of strings", metadata);
   for (const [key, text] of Object.entries(metadata))
     if (typeof text !== "string") throw wrongKind(`metadata.${key}`, "a string", text);
+    else checkPairs("metadata", key, text);
 
   const { head, order, size } = layOut(
     Object.entries(tensors).map(([name, value]) => {
@@ -317,7 +321,8 @@ export interface Writable {
 
 /**
  * Returns the beginning of a file with these tensors, header included, the order in which their data follow it, which is
- * the reference implementation's, and the size of the whole file. Throws RangeError for a header that is too long.
+ * the reference implementation's, and the size of the whole file. Throws BatchNormError "safetensors" for a header that is too
+ * long.
  */
 export function layOut<T extends Writable>(
   tensors: T[],
@@ -336,15 +341,22 @@ export function layOut<T extends Writable>(
   const text = bytesOf(JSON.stringify(Object.fromEntries(header)));
   // spaces pad the header to a multiple of 8 bytes, so that 64-bit elements are aligned
   const start = LENGTH_BYTES + Math.ceil(text.length / 8) * 8;
-  if (start - LENGTH_BYTES > MAX_HEADER) throw wrongValue("tensors", `a header of at most ${MAX_HEADER} bytes`, start);
+  if (start - LENGTH_BYTES > MAX_HEADER) throw longHeader(MAX_HEADER, start - LENGTH_BYTES);
   const head = new Uint8Array(start);
   new DataView(head.buffer).setBigUint64(0, BigInt(start - LENGTH_BYTES), true);
   head.fill(0x20, LENGTH_BYTES).set(text, LENGTH_BYTES);
   return { head, order, size: start + end };
 }
 
+/** Throws RangeError for texts that have no bytes in UTF-8. */
+function checkPairs(where: string, ...texts: readonly string[]): void {
+  const half = texts.find((text) => HALF.test(text));
+  if (half !== undefined) throw wrongValue(where, "texts without halves of surrogate pairs", half);
+}
+
 /** Checks a value to be written and returns it as a tensor. */
 function storable(name: string, value: WritableTensor): SafeTensor {
+  checkPairs("tensors", name);
   if (name === METADATA) throw wrongValue("tensors", `names other than ${METADATA}`, name);
   if (typeof value === "number" || typeof value === "bigint") {
     if (typeof value === "number" ? !Number.isSafeInteger(value) : BigInt.asIntN(64, value) !== value)

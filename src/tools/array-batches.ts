@@ -56,7 +56,7 @@ async function openArray(source: ByteSource, tensor?: string): Promise<{ start: 
   if (!entry) {
     const names = entries.map((one) => one.name);
     const known = names.length ? `one of ${names.slice(0, 8).join(", ")}${names.length > 8 ? "…" : ""}` : "a tensor";
-    throw wrongFile(name, "the tensor", known, tensor ?? "no name", "name one of those in the file");
+    throw wrongFile(name, "the tensor", known, tensor ?? "no name", "pass its name as `tensor` (--tensor)");
   }
   if (!NUMBERS.test(entry.dtype))
     throw wrongFile(name, entry.label, "integers, or floats of 16 to 64 bits", entry.dtype, "convert it first");
@@ -65,10 +65,22 @@ async function openArray(source: ByteSource, tensor?: string): Promise<{ start: 
 
 function geometryOf({ name }: ByteSource, { label, shape }: HeaderEntry, layout: DataLayout | undefined): Geometry {
   if (shape.length > 2 && layout === undefined)
-    throw wrongFile(name, label, "at most two axes without a layout", shape, `pass ${DATA_LAYOUTS.join(", or ")}`);
+    throw wrongFile(
+      name,
+      label,
+      "at most two axes without a layout",
+      shape,
+      `pass \`layout\` (--layout): ${DATA_LAYOUTS.join(", ")}`,
+    );
   const geometry = channelsOf(label, shape, layout);
   if (geometry.channels < 1 || geometry.channels > MAX_CHANNELS)
-    throw wrongFile(name, label, `1 to ${MAX_CHANNELS} channels`, geometry.channels, "pass another layout");
+    throw wrongFile(
+      name,
+      label,
+      `1 to ${MAX_CHANNELS} channels`,
+      geometry.channels,
+      "pass another `layout` (--layout)",
+    );
   return geometry;
 }
 

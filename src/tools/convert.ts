@@ -1,9 +1,9 @@
 // Conversion of a whole checkpoint: the batch norms' tensors get the names of another framework, and everything else is copied.
 // Values are copied by ranges, so that memory holds one chunk of the file at a time. docs/reference/command-line.md has the rules.
 
-import { wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
+import { inFile, wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, isObject, oneOf } from "../common/validate.ts";
-import { layOut, METADATA, type SafetensorsDtype, tensorOf, type Writable } from "../interop/safetensors.ts";
+import { HALF, layOut, METADATA, type SafetensorsDtype, tensorOf, type Writable } from "../interop/safetensors.ts";
 import { besselFactor, FRAMEWORKS, NAMES } from "../interop/state-dict.ts";
 import type { Framework } from "../layer/options.ts";
 import { type Data, type Dtype, namedDtype } from "../tensor/dtype.ts";
@@ -134,8 +134,8 @@ export async function convert(source: ByteSource, options: ConvertOptions): Prom
       `batch norms with the names of ${from ?? "a framework"}`,
       `${tensors.length} tensors without`,
       from === undefined
-        ? "pass `from` if they are ONNX's of before opset 14"
-        : "leave out `from`, or name another framework",
+        ? "pass `from` (--from) if they are ONNX's of before opset 14"
+        : "leave out `from` (--from), or name another framework",
     );
   const unknown = names.find((name) => !groups.some((group) => labelOf(group) === name));
   if (unknown !== undefined) throw wrongValue("options.count", "names of batch norms in the file", unknown);
@@ -168,7 +168,7 @@ export async function convert(source: ByteSource, options: ConvertOptions): Prom
   }
   checkNames(source.name, outputs);
   const kept = new Set(layers.flatMap((layer) => layer.tensors.map((tensor) => tensor.from)));
-  const { head, order, size } = layOut(outputs, metadata);
+  const { head, order, size } = laidOut(source.name, outputs, metadata);
   const report: ConversionReport = {
     ...{ file: source.name, format, to, layers, unconverted },
     others: rest.filter((tensor) => !parts.has(tensor) && !kept.has(tensor.name)).length,
@@ -475,7 +475,7 @@ class Converter {
         this.#tensors.push({ from: tensor.name, to: null, change: `only ${framework} has it` });
       } else if (this.#group.name)
         this.#notes.push(
-          `${tensor.name} is none of ${framework}'s values and keeps its name; pass \`from\` if the names are of another framework`,
+          `${tensor.name} is none of ${framework}'s values and keeps its name; pass \`from\` (--from) if the names are of another framework`,
         );
   }
 
@@ -542,7 +542,7 @@ function checkNames(file: string, outputs: readonly Output[]): void {
   const seen = new Set<string>();
   for (const { name } of outputs) {
     // names in JSON of TF.js may be any text
-    if (name === METADATA || /\p{Surrogate}/u.test(name))
+    if (name === METADATA || HALF.test(name))
       throw wrongFile(
         file,
         "the name of a tensor",
@@ -556,9 +556,18 @@ function checkNames(file: string, outputs: readonly Output[]): void {
         `the new name ${JSON.stringify(name.slice(0, 60))}`,
         "one tensor",
         "two",
-        "rename one of the two layers in the file, or pass `from` if the names are of another framework",
+        "rename one of the two layers in the file, or pass `from` (--from) if the names are of another framework",
       );
     seen.add(name);
+  }
+}
+
+/** Lays out the new file. Throws BatchNormError "model-file" if longer names make its header too long for the format. */
+function laidOut(file: string, outputs: Output[], metadata: Readonly<Record<string, string>>) {
+  try {
+    return layOut(outputs, metadata);
+  } catch (error) {
+    throw inFile(file, error);
   }
 }
 
@@ -573,7 +582,7 @@ function fileNotes(layers: readonly ConvertedLayer[], to: Framework, format: Mod
     notes.push(
       `The running variance of ${copied.length} of ${layers.length} batch norms is copied, while ${to} keeps ` +
         `${runningVariance === "biased" ? "a biased" : "an unbiased"} one. Inference gives the same results. To convert it, ` +
-        "pass count, the number of values per channel in a training batch (N·H·W).",
+        "pass `count` (--count), the number of values per channel in a training batch (N·H·W).",
     );
   if (to === "haiku")
     notes.push(

@@ -1,7 +1,7 @@
 // Folding of a safetensors file. It has tensors and their names, but not which layer a batch norm follows, so that the
 // caller names the pairs. The names are PyTorch's.
 
-import { wrongFile, wrongValue } from "../common/errors.ts";
+import { inFile, wrongFile, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { foldUnrounded } from "../interop/fold.ts";
 import { readSafetensors, type SafeTensor, type WritableTensor, writeSafetensors } from "../interop/safetensors.ts";
@@ -39,7 +39,7 @@ const BATCH_NORM = /batch_?norm|bn|norm/i;
 
 /** Returns the names that the layer before a batch norm would have. */
 function layersBefore(name: string): string[] {
-  const [, path, last] = /^(.*?)([^.]*)$/.exec(name) as unknown as [string, string, string];
+  const [, path, last] = /^(.*?)([^.]*)$/s.exec(name) as unknown as [string, string, string];
   // in a Sequential the layer has the number before
   if (/^\d+$/.test(last)) return [`${path}${Number(last) - 1}`];
   if (!BATCH_NORM.test(last)) return [];
@@ -85,6 +85,15 @@ function floatTensor(file: string, tensors: Record<string, SafeTensor>, name: st
     dtype: namedDtype(tensor.dtype) as Dtype,
     kind: tensor.dtype,
   };
+}
+
+/** Returns the new file. Throws BatchNormError "model-file" if new names make its header too long for the format. */
+function written(file: string, tensors: Record<string, WritableTensor>, metadata: Readonly<Record<string, string>>) {
+  try {
+    return writeSafetensors(tensors, metadata);
+  } catch (error) {
+    throw inFile(file, error);
+  }
 }
 
 /**
@@ -151,5 +160,5 @@ export async function foldPairs(
     result[names.bias] = { data: roundedArray(newBias, dtype), shape: [newBias.length], dtype: kind };
     for (const part of PARTS) delete result[tensorName(batchNorm, part)];
   }
-  return { model: writeSafetensors(result, metadata), report: { folded, kept: [...kept.values()] } };
+  return { model: written(source.name, result, metadata), report: { folded, kept: [...kept.values()] } };
 }

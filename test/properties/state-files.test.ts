@@ -136,6 +136,7 @@ test.each([
   ["-0 as a dimension", `{"a":${entry("-0", 0)}}`, 0, 'whole numbers in digits, got "-0"'],
   ["half of a surrogate pair in a name", `{"\\ud800":${entry("1")}}`, 4, "pairs of surrogates"],
   ["half of a surrogate pair in metadata", '{"__metadata__":{"a":"\\ud800"}}', 0, "pairs of surrogates"],
+  ["both halves of a pair in two texts", '{"__metadata__":{"a\\ud83d":"\\ude00"}}', 0, "pairs of surrogates"],
   ["128 levels", `{"a":${entry("1", 4, `,"b":${"[".repeat(126)}${"]".repeat(126)}`)}}`, 4, "at most 127 levels"],
   ["2^64 elements before a 0", `{"a":${entry("4294967296,4294967296,0", 0)}}`, 0, "fewer than 2^64 elements"],
 ])("readSafetensors refuses %s", (_, header, data, message) => {

@@ -89,7 +89,7 @@ describe("inspect", () => {
 
   test.each([
     ["a file that is not there", ["none.safetensors"], "none.safetensors: the file: expected one that can be read"],
-    ["a folder", ["folder.safetensors"], "folder.safetensors: the file: expected a file"],
+    ["a folder", ["folder.safetensors"], 'folder.safetensors: the file: expected one that can be read, got "a folder"'],
     ["a damaged file", ["cut.safetensors"], "cut.safetensors: "],
     ["no file", [], "missing required argument 'file'"],
     ["two files", ["good.safetensors", "bad.safetensors"], "too many arguments"],
@@ -136,7 +136,7 @@ describe("inspect", () => {
     });
     const failed = run("inspect", "good.safetensors", "--html", "folder.safetensors", "--force");
     expect(failed.status).toBe(2);
-    expect(failed.stderr).toContain("folder.safetensors: expected a file that can be written, got: ");
+    expect(failed.stderr).toBe("folder.safetensors: expected a file, got a folder; name another\n");
     expect(readdirSync(folder).filter((name) => name.endsWith(".tmp"))).toEqual([]);
   });
 

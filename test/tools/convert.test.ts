@@ -306,7 +306,7 @@ describe("names", () => {
     const tensors = { ...pair("bn.mean", "bn.var"), "bn.scale": new Float32Array(3), "bn.B": Float32Array.of(1, 2, 3) };
     const guessed = await convert(source(tensors), { to: "pytorch" });
     expect(guessed.report.layers[0]?.notes).toContain(
-      "bn.B is none of flax's values and keeps its name; pass `from` if the names are of another framework",
+      "bn.B is none of flax's values and keeps its name; pass `from` (--from) if the names are of another framework",
     );
     const { report, bytes } = await convert(source(tensors), { to: "pytorch", from: "onnx" });
     expect(numbersOf(readSafetensors(await bytes()).tensors["bn.bias"])).toEqual([1, 2, 3]);
@@ -506,6 +506,18 @@ test("of 10 GB, memory holds one piece of 4 MiB at a time", async () => {
 });
 
 describe("refused", () => {
+  test("a file whose new names make the header longer than readers take", async () => {
+    const tensors = { "bn.running_mean": Float32Array.of(1), "bn.running_var": Float32Array.of(1) };
+    const { buffer } = writeSafetensors(tensors, { pad: "" });
+    const room = 100_000_000 - Number(new DataView(buffer).getBigUint64(0, true));
+    const bytes = writeSafetensors(tensors, { pad: "a".repeat(room) });
+    const promise = convert(bytesSource("long.safetensors", bytes), { to: "haiku" });
+    await expect(promise).rejects.toThrow(REFUSED);
+    await expect(promise).rejects.toThrow(
+      /^long\.safetensors: safetensors: header: expected at most 100000000 bytes, got 1000000\d\d; shorten the names/,
+    );
+  });
+
   test.each([
     [{}, TypeError, "options.to: expected a framework among pytorch"],
     [{ to: "torch" }, RangeError, "options.to"],

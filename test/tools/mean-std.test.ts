@@ -163,7 +163,10 @@ describe("images", () => {
 describe("arrays", () => {
   test("a .npy file, by its layout", () => {
     writeFileSync(at("x.npy"), npy("|u1", [2, 3, 2], Uint8Array.of(1, 3, 10, 30, 5, 5, 1, 3, 10, 30, 6, 6)));
-    expectRefused(["x.npy"], "at most two axes without a layout, got [2, 3, 2]; nothing was read, pass channels-first");
+    expectRefused(
+      ["x.npy"],
+      "at most two axes without a layout, got [2, 3, 2]; pass `layout` (--layout): channels-first",
+    );
     expect(report("x.npy", "--layout", "channels-first")).toMatchObject({ divisor: 1, mean: [2, 20, 5.5] });
     expect(report("x.npy", "--layout", "one-channel")).toMatchObject({ count: [12], max: [30] });
   });

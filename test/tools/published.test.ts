@@ -43,7 +43,9 @@ function filesOf(name: string): Files {
 
 beforeAll(() => tf.setBackend("cpu"));
 
-describe.skipIf(!folder)("nsfwjs's models, where npm ci --prefix bench has installed them", () => {
+const why = folder ? "" : " (skipped, since bench's packages are not installed: npm ci --prefix bench)";
+
+describe.skipIf(!folder)(`nsfwjs's models${why}`, () => {
   test.each([
     ["mobilenet_v2", 52],
     ["inception_v3", 94],

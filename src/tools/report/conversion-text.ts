@@ -1,7 +1,7 @@
 // The report of a conversion as text for a terminal: each batch norm with its old and new names, then what is left to do.
 
 import type { ConversionReport, ConvertedLayer } from "../convert.ts";
-import { digits, wrap } from "./text.ts";
+import { digits, printable, wrap } from "./text.ts";
 
 /** Layers with one note that are shown with their names; of more, the first ones are. */
 const NAMES = 3;
@@ -34,7 +34,7 @@ function notesText(notes: readonly { readonly name: string; readonly text: strin
 
 /** Returns the report of a conversion as text. Names are not cut; all else has lines of at most `width` characters. */
 export function conversionText(report: ConversionReport, width = 80): string {
-  const { file, format, to, layers, unconverted, others, notes } = report;
+  const { file, format, to, layers, unconverted, others, notes } = printable(report);
   const head = `${file} (${format}) → ${to}: ${plural(layers.length, "batch norm")} converted, ${unconverted.length} not; ${plural(others, "other tensor")} copied`;
   const parts = [
     wrap(head, width, "  "),

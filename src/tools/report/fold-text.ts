@@ -1,12 +1,13 @@
 // The report of folding as text for a terminal.
 
 import type { FoldReport } from "../fold-report.ts";
-import { digits, plural, wrap } from "./text.ts";
+import { digits, plural, printable, wrap } from "./text.ts";
 
 /** Returns what has become of the batch norms of a file as text with lines of at most `width` characters, if names fit. */
-export function foldText(file: string, { folded, kept }: FoldReport, width = 80): string {
+export function foldText(file: string, report: FoldReport, width = 80): string {
+  const { folded, kept } = printable(report);
   const count = folded.length + kept.length;
-  const head = `${file}: ${folded.length} of ${plural(count, "batch norm")} folded`;
+  const head = `${printable(file)}: ${folded.length} of ${plural(count, "batch norm")} folded`;
   const rows = folded.map(({ batchNorm, into, direction, expectedError }) => [
     digits(expectedError),
     batchNorm,

@@ -14,6 +14,7 @@ import {
   grouped,
   notCompared,
   notesOn,
+  printable,
   summary,
 } from "./text.ts";
 
@@ -239,7 +240,7 @@ const WORDS: Readonly<Record<Severity, string>> = { error: "error", warning: "wa
  * library in Node; it does not change.
  */
 export function htmlReport(document: Document, report: InspectionReport): string {
-  const { file, format, layers, drift, findings } = report;
+  const { file, format, layers, drift, findings } = printable(report);
   const element = maker(document);
   const head = element(
     "head",

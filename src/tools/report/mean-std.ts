@@ -1,6 +1,7 @@
 // The statistics of a data set as text for a terminal: a table of the channels, and lines to paste into programs.
 
 import type { DataStatistics } from "../data-statistics.ts";
+import { printable } from "./text.ts";
 
 /** Significant digits of the table, and of lines to paste, which float32 has. */
 const TABLE_DIGITS = 6;
@@ -36,5 +37,5 @@ export function meanStdText(statistics: DataStatistics, what: string, notes: rea
     `Keras:   keras.layers.Normalization(mean=${pasted(mean)}, variance=${pasted(variance)})`,
     `TF.js:   normalization({ mean: ${pasted(mean)}, variance: ${pasted(variance)} })`,
   ];
-  return [what, "", ...rows, "", ...lines, ...(notes.length ? ["", ...notes] : []), ""].join("\n");
+  return [what, "", ...rows, "", ...lines, ...(notes.length ? ["", ...printable(notes)] : []), ""].join("\n");
 }

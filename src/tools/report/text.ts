@@ -11,6 +11,26 @@ const LEAST_NAME = 12;
 
 const SIGNS: Readonly<Record<Severity, string>> = { error: "ERROR", warning: "warning", info: "info" };
 
+/**
+ * Characters that a terminal or a browser obeys instead of showing them: controls, line ends and directions of writing. Names in
+ * a file may have them. Halves of surrogate pairs are no characters.
+ */
+export const CONTROLS = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
+
+/** Returns a character as JSON's escape. */
+export const escaped = (character: string): string => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+
+/** Returns a report, a plain value, with escapes for the characters in its texts that would not be shown. */
+export function printable<T>(report: T): T {
+  const shown = (value: unknown): unknown => {
+    if (typeof value === "string") return value.replace(CONTROLS, escaped);
+    if (Array.isArray(value)) return value.map(shown);
+    if (typeof value !== "object" || value === null) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, shown(part)]));
+  };
+  return shown(report) as T;
+}
+
 /** Returns a number with two digits in at most seven characters. */
 export function digits(value: number): string {
   if (!Number.isFinite(value)) return String(value);
@@ -66,7 +86,11 @@ export function wrap(text: string, width: number, indent: string): string {
 /** Returns the findings in groups of equal code, in which one message stands for all. */
 export function grouped(findings: readonly Finding[]): (readonly Finding[])[] {
   const groups = new Map<string, Finding[]>();
-  for (const finding of findings) groups.set(finding.code, [...(groups.get(finding.code) ?? []), finding]);
+  for (const finding of findings) {
+    const group = groups.get(finding.code) ?? [];
+    groups.set(finding.code, group);
+    group.push(finding);
+  }
   return [...groups.values()];
 }
 
@@ -142,7 +166,7 @@ function driftParts(drift: DriftReport, width: number): string[] {
 
 /** Returns a report as text with lines of at most `width` characters. */
 export function textReport(report: InspectionReport, width = 80): string {
-  const { file, format, layers, drift, findings } = report;
+  const { file, format, layers, drift, findings } = printable(report);
   const head = `${file} (${format}), ${summary(report)}`;
   if (layers.length === 0 && !drift) return `${wrap(head, width, "  ")}\n`;
   const texts = grouped(findings).map((group) => {
