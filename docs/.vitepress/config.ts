@@ -48,6 +48,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["TF.js: whole models", "tfjs-models"],
     ["TF.js: Keras models", "tfjs-keras"],
     ["TF.js: speed", "tfjs-speed"],
+    ["TF.js: backends", "tfjs-backends"],
     ["Many threads or machines", "many-machines"],
     ["What SyncBatchNorm guarantees", "sync-guarantees"],
     ["Embedding in other languages", "embedding"],

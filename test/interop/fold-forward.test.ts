@@ -261,7 +261,11 @@ describe("a warning", () => {
       "| inputs, weights | \\|mean\\|/std | BatchNorm and layer | folded | expected |",
       "|---|---:|---:|---:|---:|",
     ];
-    expectPart(new URL("../../docs/guides/folding-accuracy.md", import.meta.url), "forward", [...head, ...rows].join("\n"));
+    expectPart(
+      new URL("../../docs/guides/folding-accuracy.md", import.meta.url),
+      "forward",
+      [...head, ...rows].join("\n"),
+    );
   });
 
   test("comes for the outputs that a remote channel reaches, and names the channel", () => {
