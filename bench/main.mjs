@@ -46,7 +46,7 @@ PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the 
   --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
   --compare REF  compare this build with that of another commit, which is built in a temporary worktree, and nothing else
   --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
-  --write        write docs/results/benchmarks.md and docs/results/benchmark-results.md, and the README's table where it has the markers
+  --write        write docs/results/benchmarks.md and benchmark-results.md, and the tables in README.md and docs/index.md
   --help         this text
 `;
 
@@ -135,8 +135,10 @@ async function bench({ quick, only, python, out, write }) {
   if (write) {
     writeFileSync(new URL("docs/results/benchmarks.md", root), renderSummary(results));
     writeFileSync(new URL("docs/results/benchmark-results.md", root), renderReport(results));
-    const readme = new URL("README.md", root);
-    writeFileSync(readme, replaceMarked(readFileSync(readme, "utf8"), renderReadme(results)));
+    for (const name of ["README.md", "docs/index.md"]) {
+      const page = new URL(name, root);
+      writeFileSync(page, replaceMarked(readFileSync(page, "utf8"), renderReadme(results)));
+    }
   }
   console.log(`Took ${Math.round((performance.now() - start) / 1000)} s. The results are in ${files}.`);
   const wrong = complaints(results);
