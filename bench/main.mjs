@@ -46,7 +46,7 @@ PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the 
   --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
   --compare REF  compare this build with that of another commit, which is built in a temporary worktree, and nothing else
   --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
-  --write        write docs/results/benchmarks.md and benchmark-results.md, and the tables in README.md and docs/index.md
+  --write        write docs/results/benchmarks.md and docs/results/benchmark-results.md, and the README's table where it has the markers
   --help         this text
 `;
 

@@ -171,54 +171,44 @@ export function targetTable(results) {
 }
 
 /** The peers of the summary: a column each, of the fastest row in any layout. PyTorch's is the faster version. */
-const RIVALS = {
+export const RIVALS = {
   "plain JavaScript": /^plain JavaScript$/,
   "TF.js wasm": /^TF\.js wasm$/,
   "native PyTorch": /^PyTorch/,
 };
 
-/** How many times as fast as each rival our tensors are in every operation on the listed shapes; NaN: not measured. */
-function rivalries({ shapes }) {
+/**
+ * How many times as fast as each rival our tensors are on the listed shapes; below 1, we are slower. A rival that was not
+ * measured is absent.
+ *
+ * @returns {{ entry: object, operation: string, ours: object, times: Record<string, number> }[]} times by rival
+ */
+export function speedsOf({ shapes }) {
   const fastest = (rows, name) => Math.min(...rows.filter(({ peer }) => name.test(peer)).map(({ ms }) => ms));
   return shapes.flatMap((entry) =>
     MEASURED.flatMap((operation) => {
       const right = entry.rows.filter((row) => row.operation === operation && row.ms && !row.wrong);
       const ours = right.find(({ peer }) => peer === OURS);
       if (!ours) return [];
-      const times = Object.entries(RIVALS).map(([rival, name]) => ({ rival, times: fastest(right, name) / ours.ms }));
-      return [{ entry, operation, ours, times }];
+      const times = Object.entries(RIVALS)
+        .map(([rival, name]) => [rival, fastest(right, name) / ours.ms])
+        .filter(([, times]) => Number.isFinite(times));
+      return [{ entry, operation, ours, times: Object.fromEntries(times) }];
     }),
   );
 }
 
-/** How many times as fast as each rival our tensors are on the listed shapes; below 1, in bold, we are slower. */
+/** Their table; where we are slower, the number is bold. */
 export function summaryTable(results) {
-  const rows = rivalries(results).map(({ entry, operation, ours, times }) => {
-    const against = times.map(({ times }) => {
-      if (!Number.isFinite(times)) return "–";
-      return times < 1 ? `**${inTimes(times)}**` : inTimes(times);
+  const rows = speedsOf(results).map(({ entry, operation, ours, times }) => {
+    const against = Object.keys(RIVALS).map((rival) => {
+      if (!times[rival]) return "–";
+      return times[rival] < 1 ? `**${inTimes(times[rival])}**` : inTimes(times[rival]);
     });
     return [titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against];
   });
   const head = ["shape", "operation", "ms", "copies", ...Object.keys(RIVALS).map((name) => `× ${name}`)];
   return { head, rows, left: 2 };
-}
-
-/** Returns a sentence that says which rivals are faster than our tensors, and where. */
-export function slowerText(results) {
-  const found = rivalries(results);
-  const isLost = (rival) => (row) => row.times.some((against) => against.rival === rival && against.times < 1);
-  const places = Object.keys(RIVALS).flatMap((rival) => {
-    const lost = found.filter(isLost(rival));
-    const parts = [...new Set(lost.map(({ operation }) => operation))].map((operation) => {
-      const shapes = lost.filter((row) => row.operation === operation).map(({ entry }) => `[${entry.shape.join(", ")}]`);
-      return `in ${OPERATIONS[operation]} on ${inList(shapes)}`;
-    });
-    return parts.length ? [`${rival} ${inList(parts)}`] : [];
-  });
-  const lost = found.filter((row) => row.times.some(({ times }) => times < 1)).length;
-  const where = lost ? `: ${places.join("; ")}` : "";
-  return `On tensors, an alternative is faster in ${lost || "none"} of ${found.length} measurements${where}.`;
 }
 
 /** How many of the targets were reached, of those that were measured. */
@@ -265,4 +255,22 @@ export function readmeTable({ shapes }) {
     ]),
   );
   return { head: ["ms", "", ...peers], rows, left: 2 };
+}
+
+/** Returns a sentence that says where rivals are faster than our tensors. */
+export function slowerText(results) {
+  const speeds = speedsOf(results);
+  const places = Object.keys(RIVALS).flatMap((rival) => {
+    const lost = speeds.filter(({ times }) => times[rival] < 1);
+    const parts = [...new Set(lost.map(({ operation }) => operation))].map((operation) => {
+      const shapes = lost
+        .filter((row) => row.operation === operation)
+        .map(({ entry }) => `[${entry.shape.join(", ")}]`);
+      return `in ${OPERATIONS[operation]} on ${inList(shapes)}`;
+    });
+    return parts.length ? [`${rival} ${inList(parts)}`] : [];
+  });
+  const lost = speeds.filter(({ times }) => Object.values(times).some((value) => value < 1)).length;
+  const where = lost ? `: ${places.join("; ")}` : "";
+  return `On tensors, an alternative is faster in ${lost || "none"} of ${speeds.length} measurements${where}.`;
 }

@@ -45,20 +45,26 @@ describe("options of a layer", () => {
     expect([...options.keys()]).toEqual(named(messageOf(() => layer({ nonsense: 1 }))));
   });
 
-  it.each([...options].filter(([, [values = ""]]) => values.startsWith('`"')))("%s has the values of the code", (name, [
-    values = "",
-  ]) => {
-    expect(quoted(values)).toEqual(quoted(messageOf(() => layer({ [name]: "nonsense" }))));
-  });
+  it.each([...options].filter(([, [values = ""]]) => values.startsWith('`"')))(
+    "%s has the values of the code",
+    (name, [values = ""]) => {
+      expect(quoted(values)).toEqual(quoted(messageOf(() => layer({ [name]: "nonsense" }))));
+    },
+  );
 
   /** A value as the page writes it: `"text"`, a number, true, null. */
-  const valueOf = (text: string): unknown => JSON.parse(text.replaceAll("`", ""));
+  const parsed = (text: string): unknown => JSON.parse(text.replaceAll("`", ""));
 
   it.each(PRESETS)("have their defaults, preset %s", (preset) => {
     const rows = [...options].filter(([name]) => !["preset", "decay", "affine"].includes(name));
     const written = rows.map(([name, [, standard = "", others = ""]]) => {
-      const other = others.split(";").find((part) => part.split(":")[0]?.split(",").some((p) => p.trim() === preset));
-      return [name, valueOf(other?.split(": ")[1] ?? standard)];
+      const other = others.split(";").find((part) =>
+        part
+          .split(":")[0]
+          ?.split(",")
+          .some((p) => p.trim() === preset),
+      );
+      return [name, parsed(other?.split(": ")[1] ?? standard)];
     });
     const { momentum, ...exact } = Object.fromEntries(written);
     const { momentum: actual, ...others } = layer({ preset }).options;
@@ -68,11 +74,11 @@ describe("options of a layer", () => {
   });
 
   it("without a preset are those of its default", () => {
-    const preset = valueOf(options.get("preset")?.[1] ?? "") as Preset;
+    const preset = parsed(options.get("preset")?.[1] ?? "") as Preset;
     expect(layer({}).options).toEqual(layer({ preset }).options);
     expect(options.get("decay")?.[1]).toBe("1 − momentum");
     expect(layer({ decay: 0.75 }).momentum).toBe(0.25);
-    expect(valueOf(options.get("affine")?.[1] ?? "")).toBe(true);
+    expect(parsed(options.get("affine")?.[1] ?? "")).toBe(true);
     expect(layer({ affine: false }).options).toMatchObject({ scale: false, shift: false });
   });
 
