@@ -38,16 +38,18 @@ const layer = (options: object) => new BatchNorm(3, options);
 const x = { data: Float32Array.of(1, 2, 3, 4, 5, 7), shape: [2, 3] };
 
 const options = tableBelow("BatchNorm");
-const PRESETS = quoted(options.get("preset")?.[0] ?? "") as Preset[];
+/** The cells of an option: its defaults, as in "1e-5; keras, tfjs: 1e-3", its values and its meaning. */
+const cellsOf = (name: string) => options.get(name) ?? [];
+const PRESETS = quoted(cellsOf("preset")[1] ?? "") as Preset[];
 
 describe("options of a layer", () => {
   it("are those of the code", () => {
     expect([...options.keys()]).toEqual(named(messageOf(() => layer({ nonsense: 1 }))));
   });
 
-  it.each([...options].filter(([, [values = ""]]) => values.startsWith('`"')))(
+  it.each([...options].filter(([, [, values = ""]]) => values.startsWith('`"')))(
     "%s has the values of the code",
-    (name, [values = ""]) => {
+    (name, [, values = ""]) => {
       expect(quoted(values)).toEqual(quoted(messageOf(() => layer({ [name]: "nonsense" }))));
     },
   );
@@ -57,13 +59,9 @@ describe("options of a layer", () => {
 
   it.each(PRESETS)("have their defaults, preset %s", (preset) => {
     const rows = [...options].filter(([name]) => !["preset", "decay", "affine"].includes(name));
-    const written = rows.map(([name, [, standard = "", others = ""]]) => {
-      const other = others.split(";").find((part) =>
-        part
-          .split(":")[0]
-          ?.split(",")
-          .some((p) => p.trim() === preset),
-      );
+    const written = rows.map(([name, [defaults = ""]]) => {
+      const [standard = "", ...others] = defaults.split("; ");
+      const other = others.find((part) => part.split(": ")[0]?.split(", ").includes(preset));
       return [name, parsed(other?.split(": ")[1] ?? standard)];
     });
     const { momentum, ...exact } = Object.fromEntries(written);
@@ -74,11 +72,11 @@ describe("options of a layer", () => {
   });
 
   it("without a preset are those of its default", () => {
-    const preset = parsed(options.get("preset")?.[1] ?? "") as Preset;
+    const preset = parsed(cellsOf("preset")[0] ?? "") as Preset;
     expect(layer({}).options).toEqual(layer({ preset }).options);
-    expect(options.get("decay")?.[1]).toBe("1 − momentum");
+    expect(cellsOf("decay")[0]).toBe("1 − momentum");
     expect(layer({ decay: 0.75 }).momentum).toBe(0.25);
-    expect(parsed(options.get("affine")?.[1] ?? "")).toBe(true);
+    expect(parsed(cellsOf("affine")[0] ?? "")).toBe(true);
     expect(layer({ affine: false }).options).toMatchObject({ scale: false, shift: false });
   });
 
