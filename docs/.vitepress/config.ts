@@ -4,6 +4,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { searchInChinese, wordsOf, zh } from "./zh.ts";
 
 /** The pages of the reference, which typedoc-vitepress-theme lists. */
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
@@ -60,10 +61,11 @@ export default defineConfig({
   title: "batchnorm-wasm",
   description: "Batch normalization that trains, for JavaScript and WebAssembly.",
   lang: "en",
+  locales: { root: { label: "English" }, zh },
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
   head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
-  vite: { plugins: [llms()], build: { chunkSizeWarningLimit: 4096 } },
+  vite: { plugins: [llms({ ignoreFiles: ["zh/**"] })], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
@@ -73,6 +75,10 @@ export default defineConfig({
     ],
     sidebar,
     outline: [2, 3],
-    search: { provider: "local" },
+    i18nRouting: false, // most pages have no Chinese version, so the menu of languages leads to the start page
+    search: {
+      provider: "local",
+      options: { locales: { zh: searchInChinese }, miniSearch: { options: { tokenize: wordsOf } } },
+    },
   },
 });
