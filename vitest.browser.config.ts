@@ -56,7 +56,8 @@ const SUITES = {
   include: ["test/**/*.test.ts"],
   exclude: [
     ...NODE_ONLY,
-    ...["test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**", "**/node_modules/**"],
+    ...["test/examples/**", "test/gpu/**", "test/lab/**", "test/mpi/**", "test/packed/**", "test/site/**"],
+    "**/node_modules/**",
   ],
 };
 

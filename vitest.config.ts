@@ -26,6 +26,7 @@ export default defineConfig({
       "test/lab/**",
       "test/mpi/**",
       "test/packed/**",
+      "test/site/**",
       "**/node_modules/**",
     ],
     setupFiles: ["test/support/relaxed-simd.ts", "test/support/matchers.ts"],

@@ -135,8 +135,10 @@ async function bench({ quick, only, python, out, write }) {
   if (write) {
     writeFileSync(new URL("docs/results/benchmarks.md", root), renderSummary(results));
     writeFileSync(new URL("docs/results/benchmark-results.md", root), renderReport(results));
-    const readme = new URL("README.md", root);
-    writeFileSync(readme, replaceMarked(readFileSync(readme, "utf8"), renderReadme(results)));
+    for (const name of ["README.md", "docs/index.md"]) {
+      const page = new URL(name, root);
+      writeFileSync(page, replaceMarked(readFileSync(page, "utf8"), renderReadme(results)));
+    }
   }
   console.log(`Took ${Math.round((performance.now() - start) / 1000)} s. The results are in ${files}.`);
   const wrong = complaints(results);

@@ -15,6 +15,7 @@ import {
   remarks,
   shapeTable,
   sizeText,
+  slowerText,
   summaryTable,
   targetTable,
   targetText,
@@ -139,12 +140,13 @@ ${renderResults(results)}
   1e-4 is marked wrong.
 `;
 
-/** The README's table, with where it was measured. */
+/** The table of the README and of the site's first page, with what to conclude, and where it was measured. */
 export function renderReadme({ environment, ...results }) {
   const table = readmeTable(results);
   if (!table) return "Not measured.";
   const { processor, engine, peers, commit } = environment;
-  return `${markdown(table)}\n\n${processor}, ${engine}; ${peers}; commit ${commit}; one thread, float32, medians.`;
+  const place = `${processor}, ${engine}; ${peers}; commit ${commit}; one thread, float32, medians.`;
+  return [markdown(table), slowerText(results), place].join("\n\n");
 }
 
 /** Returns the text with another part between the markers of `name`. Throws Error if it does not have them. */

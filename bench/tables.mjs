@@ -28,6 +28,7 @@ const format = new Intl.NumberFormat("en", {
 });
 export const digits = (value) => format.format(value);
 
+const inList = (items) => new Intl.ListFormat("en").format(items);
 const inWords = (layout) => layout.replace("-", " ");
 const errorText = ({ error, wrong }) => `${wrong ? "**wrong**: " : ""}${error === 0 ? "0" : error.toExponential(0)}`;
 const orEmpty = (value) => (Number.isFinite(value) ? digits(value) : "");
@@ -170,28 +171,42 @@ export function targetTable(results) {
 }
 
 /** The peers of the summary: a column each, of the fastest row in any layout. PyTorch's is the faster version. */
-const RIVALS = {
+export const RIVALS = {
   "plain JavaScript": /^plain JavaScript$/,
   "TF.js wasm": /^TF\.js wasm$/,
   "native PyTorch": /^PyTorch/,
 };
 
-/** How many times as fast as each rival our tensors are on the listed shapes; below 1, in bold, we are slower. */
-export function summaryTable({ shapes }) {
+/**
+ * How many times as fast as each rival our tensors are on the listed shapes; below 1, we are slower. A rival that was not
+ * measured is absent.
+ *
+ * @returns {{ entry: object, operation: string, ours: object, times: Record<string, number> }[]} times by rival
+ */
+export function speedsOf({ shapes }) {
   const fastest = (rows, name) => Math.min(...rows.filter(({ peer }) => name.test(peer)).map(({ ms }) => ms));
-  const rows = shapes.flatMap((entry) =>
+  return shapes.flatMap((entry) =>
     MEASURED.flatMap((operation) => {
       const right = entry.rows.filter((row) => row.operation === operation && row.ms && !row.wrong);
       const ours = right.find(({ peer }) => peer === OURS);
       if (!ours) return [];
-      const against = Object.values(RIVALS).map((name) => {
-        const times = fastest(right, name) / ours.ms;
-        if (!Number.isFinite(times)) return "–";
-        return times < 1 ? `**${inTimes(times)}**` : inTimes(times);
-      });
-      return [[titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against]];
+      const times = Object.entries(RIVALS)
+        .map(([rival, name]) => [rival, fastest(right, name) / ours.ms])
+        .filter(([, times]) => Number.isFinite(times));
+      return [{ entry, operation, ours, times: Object.fromEntries(times) }];
     }),
   );
+}
+
+/** Their table; where we are slower, the number is bold. */
+export function summaryTable(results) {
+  const rows = speedsOf(results).map(({ entry, operation, ours, times }) => {
+    const against = Object.keys(RIVALS).map((rival) => {
+      if (!times[rival]) return "–";
+      return times[rival] < 1 ? `**${inTimes(times[rival])}**` : inTimes(times[rival]);
+    });
+    return [titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against];
+  });
   const head = ["shape", "operation", "ms", "copies", ...Object.keys(RIVALS).map((name) => `× ${name}`)];
   return { head, rows, left: 2 };
 }
@@ -208,13 +223,11 @@ export function targetText(results) {
 const README = {
   shapes: [
     { shape: [32, 64, 56, 56], layout: "channels-first" },
-    { shape: [8, 32, 16, 16], layout: "channels-first" },
+    { shape: [32, 256, 14, 14], layout: "channels-first" },
+    { shape: [4, 4], layout: "channels-first" },
   ],
-  operations: ["inference", "forward", "backward", "step"],
-  peers: [
-    ...[OURS, "batchnorm-wasm, arrays", "batchnorm-wasm in TF.js wasm"],
-    ...["plain JavaScript", "TF.js wasm", "onnxruntime-web", "jax-js"],
-  ],
+  operations: ["inference", "step"],
+  peers: [OURS, "batchnorm-wasm, arrays", "plain JavaScript", "TF.js wasm"],
 };
 
 /** The newest PyTorch among the peers of an entry. */
@@ -241,5 +254,23 @@ export function readmeTable({ shapes }) {
       ...peers.map((peer) => best(entry, peer, operation)),
     ]),
   );
-  return { head: ["ms", "", ...peers.map((peer) => peer.replace(/batchnorm-wasm,? /, ""))], rows, left: 2 };
+  return { head: ["ms", "", ...peers], rows, left: 2 };
+}
+
+/** Returns a sentence that says where rivals are faster than our tensors. */
+export function slowerText(results) {
+  const speeds = speedsOf(results);
+  const places = Object.keys(RIVALS).flatMap((rival) => {
+    const lost = speeds.filter(({ times }) => times[rival] < 1);
+    const parts = [...new Set(lost.map(({ operation }) => operation))].map((operation) => {
+      const shapes = lost
+        .filter((row) => row.operation === operation)
+        .map(({ entry }) => `[${entry.shape.join(", ")}]`);
+      return `in ${OPERATIONS[operation]} on ${inList(shapes)}`;
+    });
+    return parts.length ? [`${rival} ${inList(parts)}`] : [];
+  });
+  const lost = speeds.filter(({ times }) => Object.values(times).some((value) => value < 1)).length;
+  const where = lost ? `: ${places.join("; ")}` : "";
+  return `On tensors, an alternative is faster in ${lost || "none"} of ${speeds.length} measurements${where}.`;
 }

@@ -20,8 +20,17 @@ const shelf = (text: string, folder: string, pages: Page[]): DefaultTheme.Sideba
 });
 
 const sidebar: DefaultTheme.SidebarItem[] = [
-  shelf("Start", "/start", [["Install", "install"]]),
+  shelf("Start", "/start", [
+    ["Install", "install"],
+    ["A training loop", "training"],
+    ["Inference", "inference"],
+    ["Save and load", "saving"],
+    ["The demo and the lab", "demo"],
+  ]),
   shelf("Guides", "/guides", [
+    ["Inputs and memory", "inputs-and-memory"],
+    ["Modes: train, eval, frozen", "modes"],
+    ["Threads and builds", "threads"],
     ["Inputs: types of numbers", "dtypes"],
     ["Small and ragged batches", "small-batches"],
     ["Fused activations and residuals", "activations"],
@@ -42,6 +51,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Glossary", "glossary"],
   ]),
   shelf("Reference", "/reference", [
+    ["Options", "options"],
     ["Presets", "presets"],
     ["Tools for whole models", "command-line"],
     ["The ABI of the modules", "abi"],
@@ -68,6 +78,7 @@ export default defineConfig({
   vite: { plugins: [llms({ ignoreFiles: ["zh/**"] })], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
+      { text: "Start", link: "/start/install", activeMatch: "^/start/" },
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
       { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },

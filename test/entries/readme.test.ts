@@ -13,6 +13,9 @@ const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? ""
 const exampleBelow = (heading: string, text: string) => exampleOf(text.slice(text.indexOf(`\n## ${heading}\n`)));
 const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
 
+/** What `npm run bench -- --write` writes into a page. */
+const MEASURED = /<!-- bench:begin -->([\s\S]*)<!-- bench:end -->/;
+
 /** What `report`, an expression, is after an example has run as a program of its own. */
 function run(name: string, example: string, report: string) {
   const file = new URL(`build/${name}-example.mjs`, root);
@@ -36,6 +39,39 @@ it("npm install stands before the first example", () => {
   const command = readme.indexOf("npm install batchnorm-wasm\n");
   expect(command).toBeGreaterThan(0);
   expect(command).toBeLessThan(readme.indexOf("```ts"));
+});
+
+it("the README has at most 600 words, apart from what the benchmark writes", () => {
+  // as `wc -w` counts: code and tables of others count, too
+  const words = readme.replace(MEASURED, "").split(/\s+/).filter(Boolean);
+  expect(words.length).toBeLessThanOrEqual(600);
+});
+
+it.each(["README.md", "docs/index.md"])("the numbers of %s are those of docs/results/benchmark-results.md", (name) => {
+  const [, measured = ""] = MEASURED.exec(readFileSync(new URL(name, root), "utf8")) ?? [];
+  const results = docs("results/benchmark-results");
+  const rows = measured.split("\n").filter((line) => line.startsWith("| ["));
+  expect(rows.length).toBeGreaterThan(3);
+  for (const row of rows) {
+    const [shape = "", operation, ...numbers] = row
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim());
+    const from = results.indexOf(`\n### ${shape}`);
+    const section = results.slice(from, results.indexOf("\n### ", from + 1));
+    const lines = section.split("\n").filter((line) => line.startsWith(`| ${operation}`));
+    for (const number of numbers)
+      expect(
+        lines.some((line) => line.includes(` ${number} |`)),
+        row,
+      ).toBe(true);
+  }
+  const [, commit] = /commit (\w+)/.exec(measured) ?? [];
+  expect(results).toContain(`- commit: ${commit}\n`);
+});
+
+it("the training loop of docs/start/training.md has at most 30 lines", () => {
+  expect(exampleOf(docs("start/training")).trim().split("\n").length).toBeLessThanOrEqual(30);
 });
 
 it("the example of docs/guides/folding.md runs, and folding changes nothing", () => {

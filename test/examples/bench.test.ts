@@ -540,6 +540,19 @@ describe("the report", () => {
     ]);
   });
 
+  it("says in the README where an alternative is faster, and counts what was measured", () => {
+    const [first, , third] = shapes as typeof shapes;
+    const measured = (faster: readonly Row[]) =>
+      renderReadme({ ...results, shapes: [first, { ...third, rows: [...rows, ...faster] }] as never });
+    // plain JavaScript's answer is wrong everywhere
+    expect(measured([])).toContain("On tensors, an alternative is faster in none of 6 measurements.");
+    const faster = [row("PyTorch 2.14.1", "backward", 1), row("PyTorch 1.13.0", "forward", 1)];
+    expect(measured([...faster, row("TF.js wasm", "backward", 1)] as never)).toContain(
+      "an alternative is faster in 2 of 6 measurements: TF.js wasm in backward on [32, 256, 14, 14]; " +
+        "native PyTorch in training forward on [32, 256, 14, 14] and in backward on [32, 256, 14, 14].",
+    );
+  });
+
   it("replaces what stands between the README's markers, and nothing else", () => {
     const text = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter";
     const table = renderReadme(results);
