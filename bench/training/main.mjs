@@ -1,5 +1,5 @@
 // npm run docs:tfjs: times training steps and predictions of networks with batch norm in TF.js, on its backends alone and with
-// batchnorm-wasm/tfjs, and writes the tables of docs/guides/tfjs.md.
+// batchnorm-wasm/tfjs, and writes the tables of docs/guides/tfjs-speed.md.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -21,14 +21,14 @@ import { FINISHED, NETWORKS } from "./networks.mjs";
 import { publishedModels } from "./published.mjs";
 import { prediction, taskOf, trainingStep } from "./tasks.mjs";
 
-const DOCUMENT = fileURLToPath(new URL("../../docs/guides/tfjs.md", import.meta.url));
+const DOCUMENT = fileURLToPath(new URL("../../docs/guides/tfjs-speed.md", import.meta.url));
 const HELP = `npm run docs:tfjs -- [options]
 
-Times training steps and predictions of networks with batch norm in TF.js, and writes the tables of docs/guides/tfjs.md. Those of
+Times training steps and predictions of networks with batch norm in TF.js, and writes the tables of docs/guides/tfjs-speed.md. Those of
 webgl and webgpu are written by npm run docs:tfjs-gpu.
 
   --quick      few samples: shows that everything works
-  --out FILE   the document (default: docs/guides/tfjs.md)
+  --out FILE   the document (default: docs/guides/tfjs-speed.md)
   --help       this text
 `;
 

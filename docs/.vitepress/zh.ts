@@ -18,6 +18,7 @@ const themeConfig: DefaultTheme.Config = {
         page("训练循环", "start/training"),
         page("预测", "start/inference"),
         page("保存与加载", "start/saving"),
+        page("演示和实验室", "start/demo"),
       ],
     },
     {

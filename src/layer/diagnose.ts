@@ -1,6 +1,6 @@
 // Comparison of a layer with a batch of its inputs: how far the running statistics are from the batch's, which channels
 // pass no gradient, which gammas are near zero, and by how much the layer scales gradients. The layer does not change.
-// docs/guides/population-statistics.md explains the definitions.
+// docs/guides/diagnosing.md explains the definitions.
 
 import { LOST, noStatistics, oneValueInDiagnosis, wrongKind, wrongValue } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
@@ -28,7 +28,7 @@ const MEAN_DRIFT = 0.5;
 const VARIANCE_RATIO = 2;
 /**
  * Standard errors beyond which a drift is not noise. With 4, and batches of 2 to 16 normal values, 2 of 10,000 healthy
- * channels are listed (docs/guides/population-statistics.md).
+ * channels are listed (docs/guides/diagnosing.md).
  */
 const SIGNIFICANT = 4;
 /** Standard deviation of x̂ below which a channel counts as constant: its variance is below epsilon/99. */

@@ -1,5 +1,5 @@
 // New running statistics after training: batches pass through layers with fixed parameters, and their statistics
-// replace the running ones (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/guides/population-statistics.md explains when this
+// replace the running ones (torch.optim.swa_utils.update_bn, fvcore's PreciseBN). docs/guides/recalibration.md explains when this
 // is needed.
 
 import { LOST, wrongKind, wrongValue } from "../common/errors.ts";

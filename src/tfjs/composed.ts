@@ -55,7 +55,7 @@ interface View {
   readonly axes: number[];
   /**
    * The shape of vectors of one value per channel beside x: [1, C] or [C, 1]. TF.js's kernels of webgpu for [C] beside x, as
-   * for transposing [rows, C], synchronise threads. Without a GPU that takes 40 times as long (docs/guides/tfjs.md, "Speed").
+   * for transposing [rows, C], synchronise threads. Without a GPU that takes 40 times as long (docs/guides/tfjs-speed.md).
    */
   readonly vector: number[];
   /** The shape of a value per position beside x. */
@@ -202,7 +202,7 @@ function map(u: Tensor, { mean, variance }: Moments, { view, epsilon, recorded }
 
 type Gradients = Readonly<Record<"dx" | "dGamma" | "dBeta", Tensor>>;
 
-/** Returns the gradients by a batch's own statistics (docs/guides/small-batches.md has those under a mask). */
+/** Returns the gradients by a batch's own statistics (docs/guides/masks-and-sequences.md has those under a mask). */
 function batchGradients(
   dy: Tensor,
   u: Tensor,

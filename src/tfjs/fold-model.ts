@@ -1,5 +1,5 @@
 // Models without batch norm: foldModel returns a copy of a model of tf.layers in which batch norms are folded into their
-// neighbours' weights (docs/guides/tfjs.md, "Models without batch norm"). interop/fold.ts has the arithmetic; this file finds out
+// neighbours' weights (docs/guides/tfjs-models.md). interop/fold.ts has the arithmetic; this file finds out
 // which layer can take which batch norm, and rebuilds the model without it.
 //
 // In mode "eval" a batch norm is an affine map of each channel. It moves backward through layers that commute with such
@@ -611,7 +611,7 @@ function rebuild(
  * Returns a copy of a model of tf.layers in which batch norms are folded into the weights of dense and convolutional
  * layers, with a report of every batch norm. Predictions are the same within float32's rounding, and take fewer kernels
  * on every backend. Batch norms of TF.js and of this library are folded as this library computes them, which for an
- * axis that is not the last is not what TF.js's own layer computes (docs/guides/tfjs.md, "The layer").
+ * axis that is not the last is not what TF.js's own layer computes (docs/guides/tfjs.md).
  *
  * The new model has the names of the original's layers, inputs and outputs, and is not compiled. It is for predictions:
  * constraints of the layers are left out. The original is not changed. Each of the two is disposed of by itself.

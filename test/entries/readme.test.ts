@@ -9,8 +9,6 @@ const root = new URL("../../", import.meta.url);
 const readme = readFileSync(new URL("README.md", root), "utf8");
 
 const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? "";
-/** The first example below a heading. */
-const exampleBelow = (heading: string, text: string) => exampleOf(text.slice(text.indexOf(`\n## ${heading}\n`)));
 const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
 
 /** What `npm run bench -- --write` writes into a page. */
@@ -79,38 +77,6 @@ it("the example of docs/guides/folding.md runs, and folding changes nothing", ()
   const [shape, length, warnings, worst] = run("folding", exampleOf(docs("guides/folding")), report);
   expect([shape, length, warnings]).toEqual([[8, 16], 8, []]);
   expect(worst).toBeLessThan(1e-5);
-});
-
-it("the example of docs/guides/small-batches.md runs", () => {
-  const report =
-    "[[y, dx, ghosts, styled, ...dxs].map((t) => t.data.every(Number.isFinite)), renorm.batchesTracked, bn.batchesTracked]";
-  expect(run("modes", exampleOf(docs("guides/small-batches")), report)).toEqual([Array(7).fill(true), 100, 3]);
-});
-
-it("the example of docs/guides/tfjs.md runs, on TF.js's own memory", () => {
-  const report = "[info().memory, model.layers[1].getWeights().length]";
-  expect(run("tfjs", exampleOf(docs("guides/tfjs")), report)).toEqual(["in place", 4]);
-});
-
-it("docs/guides/tfjs.md trains a network with convolutions on the wasm backend", () => {
-  const example = exampleBelow("Networks with convolutions", docs("guides/tfjs"));
-  const losses = run("tfjs-convolutions", example, "history.loss");
-  expect(losses).toHaveLength(2);
-  expect(losses.every(Number.isFinite)).toBe(true);
-  expect(() => run("tfjs-convolutions", example.replace("registerKernels();", ""), "history.loss")).toThrow(
-    "Kernel 'DepthwiseConv2dNativeBackpropInput' not registered",
-  );
-});
-
-it("docs/guides/tfjs.md normalises by Keras's layer", () => {
-  const example = exampleBelow("Keras's layer Normalization", docs("guides/tfjs"));
-  expect(run("tfjs-normalization", example, "[...normalized.dataSync()]")).toBeAllclose([-1, -1, -1], { atol: 1e-6 });
-});
-
-it("docs/guides/tfjs.md recalibrates a model", () => {
-  const example = exampleBelow("New moving statistics, and what is wrong with them", docs("guides/tfjs"));
-  const report = "[before.diagnosis.drifted, after.diagnosis.drifted, after.layer === bn.name]";
-  expect(run("tfjs-models", example, report)).toEqual([[0, 1, 2, 3], [], true]);
 });
 
 it("the example of docs/guides/many-machines.md runs, and two ranks are one batch", () => {

@@ -56,14 +56,14 @@ describe.each(["cpu", "wasm"])("on TF.js's backend %s", (backend) => {
   );
 
   if (backend === "wasm")
-    it("docs/guides/tfjs.md has the kernels of wasm that these models launch", async () => {
+    it("docs/guides/tfjs-models.md has the kernels of wasm that these models launch", async () => {
       const rows = ["| | batch norms | kernels before | after |", "|---|---:|---:|---:|"];
       for (const [name, make, batchNorms] of MODELS) {
         const m = make();
         const [before, after] = [await kernelsOf(m), await kernelsOf((await foldModel(m)).model)];
         rows.push(`| ${name} | ${batchNorms} | ${before.all} | ${after.all} |`);
       }
-      expectPart(new URL("../../docs/guides/tfjs.md", import.meta.url), "fold-model", rows.join("\n"));
+      expectPart(new URL("../../docs/guides/tfjs-models.md", import.meta.url), "fold-model", rows.join("\n"));
     });
 
   it("LeNet with batch norm behind activations folds forward, through pooling and flattening", async () => {
