@@ -4,10 +4,30 @@
 import { existsSync, readFileSync } from "node:fs";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { renderForSearch, searchOptions } from "./search.ts";
 
 /** The pages of the reference, which typedoc-vitepress-theme lists. */
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
 const api: DefaultTheme.SidebarItem[] = existsSync(apiList) ? JSON.parse(readFileSync(apiList, "utf8")) : [];
+
+/**
+ * The entries of the package, each with its classes and functions; the page of an entry lists its types, too. Every page
+ * contains its whole sidebar as HTML, and one with all 200 symbols made the site 30 MB larger.
+ */
+const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme.SidebarItem[] =>
+  modules.flatMap(({ text, link = "", items = [] }) => [
+    {
+      text: `${prefix}${text}`,
+      link,
+      items: items.flatMap(({ text, items = [] }) =>
+        /^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [],
+      ),
+    },
+    ...entries(
+      items.filter(({ link }) => link),
+      `${prefix}${text}/`,
+    ),
+  ]);
 
 type Page = [text: string, link: string];
 
@@ -31,6 +51,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["In TensorFlow.js", "tfjs"],
     ["Many threads or machines", "many-machines"],
     ["On the memory of another program", "other-memory"],
+    ["Troubleshooting", "troubleshooting"],
   ]),
   shelf("Concepts", "/concepts", [
     ["The derivation", "derivation"],
@@ -39,11 +60,13 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Glossary", "glossary"],
   ]),
   shelf("Reference", "/reference", [
+    ["What is where", ""],
     ["Presets", "presets"],
     ["Tools for whole models", "command-line"],
     ["The ABI of the modules", "abi"],
+    ["API, symbol by symbol", "api/"],
+    ["Changelog", "changelog"],
   ]),
-  { text: "API", collapsed: true, items: api },
   shelf("Results", "/results", [
     ["Benchmarks", "benchmarks"],
     ["All benchmark results", "benchmark-results"],
@@ -54,6 +77,19 @@ const sidebar: DefaultTheme.SidebarItem[] = [
   ]),
 ];
 
+/**
+ * llms.txt lists pages and llms-full.txt contains them, for language models. Of the API they have the lists of symbols
+ * only. Every page is also there as Markdown under its own address with .md.
+ */
+const forModels = llms({
+  sidebar: () => sidebar,
+  ignoreFiles: ["zh/**"], // the same in another language
+  ignoreFilesPerOutput: {
+    llmsTxt: ["reference/api/*/**/{classes,functions,interfaces,type-aliases,variables}/**"],
+    llmsFullTxt: ["reference/api/**", "results/benchmark-results.md"],
+  },
+});
+
 export default defineConfig({
   title: "batchnorm-wasm",
   description: "Batch normalization that trains, for JavaScript and WebAssembly.",
@@ -61,16 +97,19 @@ export default defineConfig({
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
   head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
-  vite: { plugins: [llms()], build: { chunkSizeWarningLimit: 4096 } },
+  vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
       { text: "Concepts", link: "/concepts/derivation", activeMatch: "^/concepts/" },
-      { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },
+      { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
     ],
-    sidebar,
+    sidebar: {
+      "/reference/api/": [{ text: "API", link: "/reference/api/" }, ...entries(api)],
+      "/": sidebar,
+    },
     outline: [2, 3],
-    search: { provider: "local" },
+    search: { provider: "local", options: { _render: renderForSearch, miniSearch: { searchOptions } } },
   },
 });
