@@ -4,11 +4,29 @@
 import { existsSync, readFileSync } from "node:fs";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { renderForSearch, searchOptions } from "./search.ts";
 import { searchInChinese, wordsOf, zh } from "./zh.ts";
 
 /** The pages of the reference, which typedoc-vitepress-theme lists. */
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
 const api: DefaultTheme.SidebarItem[] = existsSync(apiList) ? JSON.parse(readFileSync(apiList, "utf8")) : [];
+
+/**
+ * The entries of the package, each with its classes and functions; the page of an entry lists its types, too. Every page
+ * contains its whole sidebar as HTML, and one with all 200 symbols made the site 30 MB larger.
+ */
+const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme.SidebarItem[] =>
+  modules.flatMap(({ text, link = "", items = [] }) => [
+    {
+      text: `${prefix}${text}`,
+      link,
+      items: items.flatMap(({ text, items = [] }) => (/^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [])),
+    },
+    ...entries(
+      items.filter(({ link }) => link),
+      `${prefix}${text}/`,
+    ),
+  ]);
 
 type Page = [text: string, link: string];
 
@@ -60,6 +78,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Many threads or machines", "many-machines"],
     ["Embedding in other languages", "embedding"],
     ["On the memory of another program", "other-memory"],
+    ["Troubleshooting", "troubleshooting"],
   ]),
   shelf("Concepts", "/concepts", [
     ["Batch norm: what and why", "batch-norm"],
@@ -70,12 +89,14 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Glossary", "glossary"],
   ]),
   shelf("Reference", "/reference", [
+    ["What is where", ""],
     ["Options", "options"],
     ["Presets", "presets"],
     ["Tools for whole models", "command-line"],
     ["The ABI of the modules", "abi"],
+    ["API, symbol by symbol", "api/"],
+    ["Changelog", "changelog"],
   ]),
-  { text: "API", collapsed: true, items: api },
   shelf("Results", "/results", [
     ["Benchmarks", "benchmarks"],
     ["All benchmark results", "benchmark-results"],
@@ -86,6 +107,19 @@ const sidebar: DefaultTheme.SidebarItem[] = [
   ]),
 ];
 
+/**
+ * llms.txt lists pages and llms-full.txt contains them, for language models. Of the API they have the lists of symbols
+ * only. Every page is also there as Markdown under its own address with .md.
+ */
+const forModels = llms({
+  sidebar: () => sidebar,
+  ignoreFiles: ["zh/**"], // the same in another language
+  ignoreFilesPerOutput: {
+    llmsTxt: ["reference/api/*/**/{classes,functions,interfaces,type-aliases,variables}/**"],
+    llmsFullTxt: ["reference/api/**", "results/benchmark-results.md"],
+  },
+});
+
 export default defineConfig({
   title: "batchnorm-wasm",
   description: "Batch normalization that trains, for JavaScript and WebAssembly.",
@@ -94,21 +128,28 @@ export default defineConfig({
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
   head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
-  vite: { plugins: [llms({ ignoreFiles: ["zh/**"] })], build: { chunkSizeWarningLimit: 4096 } },
+  vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
       { text: "Start", link: "/start/install", activeMatch: "^/start/" },
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
       { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
-      { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },
+      { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
     ],
-    sidebar,
+    sidebar: {
+      "/reference/api/": [{ text: "API", link: "/reference/api/" }, ...entries(api)],
+      "/": sidebar,
+    },
     outline: [2, 3],
     i18nRouting: false, // most pages have no Chinese version, so the menu of languages leads to the start page
     search: {
       provider: "local",
-      options: { locales: { zh: searchInChinese }, miniSearch: { options: { tokenize: wordsOf } } },
+      options: {
+        _render: renderForSearch,
+        locales: { zh: searchInChinese },
+        miniSearch: { options: { tokenize: wordsOf }, searchOptions },
+      },
     },
   },
 });
