@@ -6,7 +6,8 @@ import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 
 const root = new URL("../../", import.meta.url);
-const readme = readFileSync(new URL("README.md", root), "utf8");
+const page = (name: string) => readFileSync(new URL(name, root), "utf8");
+const readme = page("README.md");
 
 const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? "";
 const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
@@ -33,12 +34,6 @@ it("the first example is a training step of at most 30 lines, which learns", () 
   expect(batches).toBe(100);
 });
 
-it("npm install stands before the first example", () => {
-  const command = readme.indexOf("npm install batchnorm-wasm\n");
-  expect(command).toBeGreaterThan(0);
-  expect(command).toBeLessThan(readme.indexOf("```ts"));
-});
-
 it("the README has at most 600 words, apart from what the benchmark writes", () => {
   // as `wc -w` counts: code and tables of others count, too
   const words = readme.replace(MEASURED, "").split(/\s+/).filter(Boolean);
@@ -46,30 +41,31 @@ it("the README has at most 600 words, apart from what the benchmark writes", () 
 });
 
 it.each(["README.md", "docs/index.md"])("the numbers of %s are those of docs/results/benchmark-results.md", (name) => {
-  const [, measured = ""] = MEASURED.exec(readFileSync(new URL(name, root), "utf8")) ?? [];
-  const results = docs("results/benchmark-results");
+  const [, measured = ""] = MEASURED.exec(page(name)) ?? [];
+  const results = page("docs/results/benchmark-results.md");
+  const cellsOf = (row: string) => row.split("|").map((cell) => cell.trim());
   const rows = measured.split("\n").filter((line) => line.startsWith("| ["));
   expect(rows.length).toBeGreaterThan(3);
-  for (const row of rows) {
-    const [shape = "", operation, ...numbers] = row
-      .split("|")
-      .slice(1, -1)
-      .map((cell) => cell.trim());
+  for (const [, shape, operation, ...numbers] of rows.map(cellsOf)) {
     const from = results.indexOf(`\n### ${shape}`);
-    const section = results.slice(from, results.indexOf("\n### ", from + 1));
-    const lines = section.split("\n").filter((line) => line.startsWith(`| ${operation}`));
-    for (const number of numbers)
-      expect(
-        lines.some((line) => line.includes(` ${number} |`)),
-        row,
-      ).toBe(true);
+    const lines = results.slice(from, results.indexOf("\n### ", from + 1)).split("\n");
+    const found = lines.filter((line) => line.startsWith(`| ${operation}`)).flatMap(cellsOf);
+    expect(found).toEqual(expect.arrayContaining(numbers));
   }
   const [, commit] = /commit (\w+)/.exec(measured) ?? [];
   expect(results).toContain(`- commit: ${commit}\n`);
 });
 
 it("the training loop of docs/start/training.md has at most 30 lines", () => {
-  expect(exampleOf(docs("start/training")).trim().split("\n").length).toBeLessThanOrEqual(30);
+  const example = exampleOf(page("docs/start/training.md"));
+  expect(example).toContain("bn.backward");
+  expect(example.trim().split("\n").length).toBeLessThanOrEqual(30);
+});
+
+it("npm install stands before the first example", () => {
+  const command = readme.indexOf("npm install batchnorm-wasm\n");
+  expect(command).toBeGreaterThan(0);
+  expect(command).toBeLessThan(readme.indexOf("```ts"));
 });
 
 it("the example of docs/guides/folding.md runs, and folding changes nothing", () => {
