@@ -1,5 +1,5 @@
 // npm run docs:tfjs-gpu: times the layer, training steps and predictions on TF.js's backends webgl and webgpu, in Chromium, and
-// writes the table of docs/guides/tfjs-speed.md. Needs test/browser/install.sh.
+// writes the table of docs/guides/tfjs-backends.md. Needs test/browser/install.sh.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -12,14 +12,14 @@ import { runWithOptions } from "../options.mjs";
 import { replaceMarked } from "../report.mjs";
 import { digits } from "../tables.mjs";
 
-const DOCUMENT = fileURLToPath(new URL("../../docs/guides/tfjs-speed.md", import.meta.url));
+const DOCUMENT = fileURLToPath(new URL("../../docs/guides/tfjs-backends.md", import.meta.url));
 const HELP = `npm run docs:tfjs-gpu -- [options]
 
 Times the layer, training steps and predictions on TF.js's backends webgl and webgpu in Chromium, and writes the table of
-docs/guides/tfjs-speed.md. Without a GPU, SwiftShader computes on the processor.
+docs/guides/tfjs-backends.md. Without a GPU, SwiftShader computes on the processor.
 
   --quick      few samples: shows that everything works
-  --out FILE   the document (default: docs/guides/tfjs-speed.md)
+  --out FILE   the document (default: docs/guides/tfjs-backends.md)
   --help       this text
 `;
 

@@ -1,6 +1,6 @@
 // Folding: batch norm in mode "eval" multiplies each channel by a scale and adds a shift. A linear or convolutional
 // layer next to it can do both with its weight and bias. Folding computes in float64 and rounds once.
-// docs/guides/folding.md has the derivation and the measured errors.
+// docs/guides/folding-accuracy.md has the derivation and the measured errors.
 //
 //   scale = gamma·invStd      shift = beta − mean·scale
 //   backward, into the layer before it:   weight′ = weight·scale of the output     bias′ = beta − (mean − bias)·scale
@@ -97,7 +97,7 @@ interface Unrounded {
 
 /**
  * Root mean square error of one rounding to nearest, relative to the rounded number and in units of roundoff. It is
- * 0.42, derived for mantissas that are spread logarithmically (docs/guides/folding.md, "When it loses digits").
+ * 0.42, derived for mantissas that are spread logarithmically (docs/guides/folding-accuracy.md).
  */
 const ROUNDING = /* @__PURE__ */ Math.sqrt(1 / (8 * Math.LN2));
 

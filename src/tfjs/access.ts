@@ -113,7 +113,7 @@ class InPlace extends Access {
 
   /**
    * Calls `save` while a clone shares its tensor's elements, as on other backends. TF.js's wasm backend would copy them,
-   * which takes a quarter of a training step (docs/guides/tfjs-speed.md).
+   * which takes a quarter of a training step (docs/guides/tfjs-backends.md).
    */
   override sharingClones(save: () => void): void {
     // a build of TF.js without gradients may lack the kernel, and then `save` needs none

@@ -55,7 +55,7 @@ interface View {
   readonly axes: number[];
   /**
    * The shape of vectors of one value per channel beside x: [1, C] or [C, 1]. TF.js's kernels of webgpu for [C] beside x, as
-   * for transposing [rows, C], synchronise threads. Without a GPU that takes 40 times as long (docs/guides/tfjs-speed.md).
+   * for transposing [rows, C], synchronise threads. Without a GPU that takes 40 times as long (docs/guides/tfjs-backends.md).
    */
   readonly vector: number[];
   /** The shape of a value per position beside x. */

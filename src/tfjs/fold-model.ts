@@ -19,7 +19,7 @@ export interface FoldedBatchNorm {
   readonly outcome: "backward" | "forward" | "kept";
   /** The names of the layers into which it is folded; none if it is kept. */
   readonly into: readonly string[];
-  /** The largest expected RMS error of an output of these layers, in units of its size (docs/guides/folding.md). 0 if kept. */
+  /** The largest expected RMS error of an output of these layers, in units of its size (docs/guides/folding-accuracy.md). 0 if kept. */
   readonly expectedError: number;
   /** Why the batch norm is kept, as a text for people, or "". */
   readonly reason: string;

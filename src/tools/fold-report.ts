@@ -10,7 +10,7 @@ export interface FoldedNode {
   /** The names of the layers that have taken it. */
   readonly into: readonly string[];
   readonly direction: "backward" | "forward";
-  /** The largest expected RMS error of an output of these layers, in units of its size (docs/guides/folding.md). */
+  /** The largest expected RMS error of an output of these layers, in units of its size (docs/guides/folding-accuracy.md). */
   readonly expectedError: number;
 }
 

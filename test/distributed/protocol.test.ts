@@ -1,11 +1,11 @@
 // Every schedule of a few ranks and layers, explored by test/support/schedules.ts, and the table of outcomes in
-// docs/guides/many-machines.md, which this test writes: npm run docs:sync.
+// docs/guides/sync-guarantees.md, which this test writes: npm run docs:sync.
 
 import { describe, expect, it } from "vitest";
 import { expectPart } from "../support/document.ts";
 import { type End, explore, type Scenario } from "../support/schedules.ts";
 
-const DOCUMENT = new URL("../../docs/guides/many-machines.md", import.meta.url);
+const DOCUMENT = new URL("../../docs/guides/sync-guarantees.md", import.meta.url);
 
 const BOTH = ["forward", "backward"] as const;
 
@@ -95,7 +95,7 @@ describe("in every schedule of", () => {
     },
   );
 
-  it("docs/guides/many-machines.md has how many there are (npm run docs:sync)", () => {
+  it("docs/guides/sync-guarantees.md has how many there are (npm run docs:sync)", () => {
     expect(counts).toHaveLength(Object.keys(MODELS).length);
     expectPart(DOCUMENT, "schedules", ["| explored | states | ends |", "|---|---:|---:|", ...counts].join("\n"));
   });
@@ -126,7 +126,7 @@ const WORDS = {
   "group error": "error `group`",
 } as const;
 
-it("docs/guides/many-machines.md has what each failure comes to on each rank (npm run docs:sync)", async () => {
+it("docs/guides/sync-guarantees.md has what each failure comes to on each rank (npm run docs:sync)", async () => {
   const rows: string[] = [];
   for (const [i, phase] of BOTH.entries())
     for (const [name, failure] of Object.entries(failures(phase, i + 1))) {

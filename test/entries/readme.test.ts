@@ -1,4 +1,4 @@
-// The examples of the README and of docs/ run unchanged with the built package.
+// The examples of the README run unchanged with the built package. test/site/code.test.ts runs those of docs/.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -10,7 +10,6 @@ const page = (name: string) => readFileSync(new URL(name, root), "utf8");
 const readme = page("README.md");
 
 const exampleOf = (text: string) => /```ts\n([\s\S]*?)```/.exec(text)?.[1] ?? "";
-const docs = (name: string) => readFileSync(new URL(`docs/${name}.md`, root), "utf8");
 
 /** What `npm run bench -- --write` writes into a page. */
 const MEASURED = /<!-- bench:begin -->([\s\S]*)<!-- bench:end -->/;
@@ -66,23 +65,4 @@ it("npm install stands before the first example", () => {
   const command = readme.indexOf("npm install batchnorm-wasm\n");
   expect(command).toBeGreaterThan(0);
   expect(command).toBeLessThan(readme.indexOf("```ts"));
-});
-
-it("the example of docs/guides/folding.md runs, and folding changes nothing", () => {
-  const report = "[fused.weight.shape, fused.bias.length, fused.warnings, worst]";
-  const [shape, length, warnings, worst] = run("folding", exampleOf(docs("guides/folding")), report);
-  expect([shape, length, warnings]).toEqual([[8, 16], 8, []]);
-  expect(worst).toBeLessThan(1e-5);
-});
-
-it("the example of docs/guides/many-machines.md runs, and two ranks are one batch", () => {
-  const report = "[ys.map((y) => [...y.data]), gradients.map(({ dx }) => dx.shape)]";
-  const [ys, shapes] = run("sync", exampleOf(docs("guides/many-machines")), report);
-  expect(shapes).toEqual([
-    [2, 2],
-    [1, 2],
-  ]);
-  const firsts = [ys[0][0], ys[0][2], ys[1][0]];
-  expect(firsts.reduce((a: number, b: number) => a + b)).toBeCloseTo(0, 5);
-  expect(firsts[1]).toBeCloseTo(0, 5);
 });

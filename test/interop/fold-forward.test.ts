@@ -249,7 +249,7 @@ describe("a warning", () => {
     },
   );
 
-  test("docs/guides/folding.md has what is measured", () => {
+  test("docs/guides/folding-accuracy.md has what is measured", () => {
     const digits = (v: number) => v.toExponential(1).replace("e-", "e−");
     const rows = CASES.map(([inputs, positive, ratio]) => {
       const result = resultOf(inputs, positive, ratio);
@@ -261,7 +261,11 @@ describe("a warning", () => {
       "| inputs, weights | \\|mean\\|/std | BatchNorm and layer | folded | expected |",
       "|---|---:|---:|---:|---:|",
     ];
-    expectPart(new URL("../../docs/guides/folding.md", import.meta.url), "forward", [...head, ...rows].join("\n"));
+    expectPart(
+      new URL("../../docs/guides/folding-accuracy.md", import.meta.url),
+      "forward",
+      [...head, ...rows].join("\n"),
+    );
   });
 
   test("comes for the outputs that a remote channel reaches, and names the channel", () => {

@@ -37,7 +37,7 @@ export interface FoldedOnnx {
 export interface FoldOnnxOptions {
   /**
    * The expected error from which on a batch norm is kept. By default it is 1e-5 where the layer is float32 or float64,
-   * 1e-3 where it is float16, and 1.6e-2 where it is bfloat16 (docs/guides/folding.md, "When it loses digits").
+   * 1e-3 where it is float16, and 1.6e-2 where it is bfloat16 (docs/guides/folding-accuracy.md).
    */
   readonly tolerance?: number;
 }
