@@ -85,7 +85,7 @@ describe("options of a layer", () => {
     const [assignable = ""] = below.split("Everything else");
     const names = [...assignable.matchAll(/`bn\.(\w+)`/g)].map(([, name]) => name as string);
     const message = messageOf(() => Object.assign(layer({}), { nonsense: 1 }));
-    expect(names.toSorted()).toEqual((/\((.*)\)/.exec(message)?.[1] ?? "").split(", ").toSorted());
+    expect(names.sort()).toEqual((/\((.*)\)/.exec(message)?.[1] ?? "").split(", ").sort());
   });
 
   it("that the small entry lacks are named", () => {
@@ -95,7 +95,7 @@ describe("options of a layer", () => {
     const names = [...its.matchAll(/^\s+(\w+)\?:/gm)].map(([, name]) => name);
     const missing = [...lacks.matchAll(/`(\w+)`/g)].map(([, name]) => name);
     expect(names.length).toBeGreaterThan(0);
-    expect([...options.keys()].filter((name) => !names.includes(name)).toSorted()).toEqual(missing.toSorted());
+    expect([...options.keys()].filter((name) => !names.includes(name)).sort()).toEqual(missing.sort());
   });
 });
 
