@@ -19,9 +19,7 @@ const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme
     {
       text: `${prefix}${text}`,
       link,
-      items: items.flatMap(({ text, items = [] }) =>
-        /^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [],
-      ),
+      items: items.flatMap(({ text, items = [] }) => (/^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [])),
     },
     ...entries(
       items.filter(({ link }) => link),
@@ -78,15 +76,17 @@ const sidebar: DefaultTheme.SidebarItem[] = [
 ];
 
 /**
- * llms.txt lists pages and llms-full.txt contains them, for language models. Of the API they have the lists of symbols
- * only. Every page is also there as Markdown under its own address with .md.
+ * llms.txt lists pages and llms-full.txt contains them, for language models. Every page is also there as Markdown under its
+ * own address with .md. The API is left out, because the declarations in the package have the same docstrings.
  */
 const forModels = llms({
   sidebar: () => sidebar,
-  ignoreFiles: ["zh/**"], // the same in another language
+  ignoreFiles: ["reference/api/**", "zh/**"],
   ignoreFilesPerOutput: {
-    llmsTxt: ["reference/api/*/**/{classes,functions,interfaces,type-aliases,variables}/**"],
-    llmsFullTxt: ["reference/api/**", "results/benchmark-results.md"],
+    // the Markdown of a folder's index.md has another address than the page, at which its links lead nowhere
+    llmsTxt: ["**/index.md"],
+    pages: ["**/index.md"],
+    llmsFullTxt: ["results/benchmark-results.md", "concepts/numerics-measurements.md"], // tables of thousands of numbers
   },
 });
 
