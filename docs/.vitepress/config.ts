@@ -33,7 +33,6 @@ type Page = [text: string, link: string];
 /** A shelf of the sidebar. */
 const shelf = (text: string, folder: string, pages: Page[]): DefaultTheme.SidebarItem => ({
   text,
-  collapsed: false,
   items: pages.map(([text, link]) => ({ text, link: `${folder}/${link}` })),
 });
 
@@ -111,17 +110,28 @@ const sidebar: DefaultTheme.SidebarItem[] = [
 ];
 
 /**
- * llms.txt lists pages and llms-full.txt contains them, for language models. Of the API they have the lists of symbols
- * only. Every page is also there as Markdown under its own address with .md.
+ * llms.txt lists pages and llms-full.txt contains them, for language models. Every page is also there as Markdown under its
+ * own address with .md. The API is left out, because the declarations in the package have the same docstrings.
  */
 const forModels = llms({
   sidebar: () => sidebar,
-  ignoreFiles: ["zh/**"], // the same in another language
+  ignoreFiles: ["reference/api/**", "zh/**"],
   ignoreFilesPerOutput: {
-    llmsTxt: ["reference/api/*/**/{classes,functions,interfaces,type-aliases,variables}/**"],
-    llmsFullTxt: ["reference/api/**", "results/benchmark-results.md"],
+    // the Markdown of a folder's index.md has another address than the page, at which its links lead nowhere
+    llmsTxt: ["**/index.md"],
+    pages: ["**/index.md"],
+    llmsFullTxt: ["results/benchmark-results.md", "concepts/numerics-measurements.md"], // tables of thousands of numbers
   },
 });
+
+/**
+ * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, and the name of the search's
+ * button lacks the keys that it shows.
+ */
+const STYLE = `
+  html:root { --vp-code-lang-color: var(--vp-c-text-2); }
+  .DocSearch-Button .DocSearch-Button-Keys { display: none; }
+`;
 
 export default defineConfig({
   title: "batchnorm-wasm",
@@ -130,7 +140,26 @@ export default defineConfig({
   locales: { root: { label: "English" }, zh },
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
-  head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
+  head: [
+    ["link", { rel: "icon", href: "data:," }], // without it, browsers ask the host for /favicon.ico
+    ["style", {}, STYLE],
+  ],
+  markdown: {
+    // the default themes have colours with a contrast below 4.5
+    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
+    config: (md) => {
+      // the corner of a table heads nothing, and an empty <th> is one that a screen reader cannot name
+      for (const rule of ["th_open", "th_close"])
+        md.renderer.rules[rule] = (tokens, i, options, _, self) => {
+          const content = tokens[rule === "th_open" ? i + 1 : i - 1]?.content;
+          if (content === "") (tokens[i] as { tag: string }).tag = "td";
+          return self.renderToken(tokens, i, options);
+        };
+    },
+  },
+  // a page without <main>, which is the home page or 404, has its content as the main landmark
+  transformHtml: (html) =>
+    html.includes("<main") ? html : html.replace('id="VPContent"', 'id="VPContent" role="main"'),
   vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [

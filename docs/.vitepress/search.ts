@@ -5,15 +5,17 @@ import type { DefaultTheme } from "vitepress";
 type Options = NonNullable<DefaultTheme.LocalSearchOptions["miniSearch"]>;
 
 /**
- * How sections are ranked. A page of a symbol has its name and the first paragraph in the index, and weighs less than a
- * page that somebody wrote: who types "save" wants the guide, and who types "stateDict" finds no better match than its page.
- * Tables of results name everything, but answer few questions.
+ * How sections are ranked. A page of a symbol weighs less than a page that somebody wrote, unless the query is its name: who
+ * types "save" wants the guide. Tables of results and the changelog name everything, but answer few questions.
  */
 export const searchOptions: Options["searchOptions"] = {
   fuzzy: 0.2,
   prefix: true,
-  boost: { title: 4, text: 2, titles: 1 },
-  boostDocument: (id: string) => (/^\/(reference\/(api|changelog)|results)\b/.test(id) ? 0.4 : 1),
+  boost: { title: 3, text: 2, titles: 1 },
+  boostDocument: (id: string, term: string) => {
+    if (id.startsWith("/reference/api/")) return id.toLowerCase().includes(`/${term.toLowerCase()}.html`) ? 4 : 0.2;
+    return /^\/(reference\/changelog|results)\b/.test(id) ? 0.4 : 1;
+  },
 };
 
 /** Renders a page for the index. Of TypeDoc's pages it keeps the title and the words before the first heading. */

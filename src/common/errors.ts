@@ -131,14 +131,18 @@ export type BatchNormErrorCode =
  */
 export class BatchNormError extends Error {
   // A field, because an assignment throws where a program has frozen Error.prototype.
+  /** The name of the class, "BatchNormError". */
   override readonly name = "BatchNormError";
+  /** What is wrong, for programs. */
   readonly code: BatchNormErrorCode;
 
+  /** Makes an error. The library throws it; programs only catch it. */
   constructor(code: BatchNormErrorCode, message: string) {
     super(message);
     this.code = code;
   }
 
+  /** Returns whether a value is such an error, of this or another copy of the package. */
   static override [Symbol.hasInstance](value: unknown): boolean {
     return (value as Partial<Error> | null)?.name === "BatchNormError";
   }

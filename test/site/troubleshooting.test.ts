@@ -4,9 +4,9 @@
 import { readFileSync } from "node:fs";
 import ts from "typescript";
 import { expect, test } from "vitest";
-import { faultyGroup, noMpi, noSimd, otherMemory, outOfMemory, threadNotStarted } from "../../src/common/errors.ts";
 import { BatchNorm, BatchNormError, type BatchNormErrorCode, readSafetensors, tensor } from "../../dist/index.js";
 import { bytesSource, inspect } from "../../dist/tools.js";
+import { faultyGroup, noMpi, noSimd, otherMemory, outOfMemory, threadNotStarted } from "../../src/common/errors.ts";
 import { expectPart } from "../support/document.ts";
 import { ROOT } from "./programs.ts";
 
