@@ -1,4 +1,9 @@
-// The complete entry, batchnorm-wasm: its public names. It installs all features.
+/**
+ * The complete entry: layers, functions on arrays, other norms, process groups, folding and files of states. It has
+ * every feature. batchnorm-wasm/core is a part of it, for small pages: plain batch normalization of float32.
+ *
+ * @module batchnorm-wasm
+ */
 
 import { complete } from "./complete.ts";
 

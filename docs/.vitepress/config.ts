@@ -4,17 +4,35 @@
 import { existsSync, readFileSync } from "node:fs";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { renderForSearch, searchOptions } from "./search.ts";
+import { searchInChinese, wordsOf, zh } from "./zh.ts";
 
 /** The pages of the reference, which typedoc-vitepress-theme lists. */
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
 const api: DefaultTheme.SidebarItem[] = existsSync(apiList) ? JSON.parse(readFileSync(apiList, "utf8")) : [];
+
+/**
+ * The entries of the package, each with its classes and functions; the page of an entry lists its types, too. Every page
+ * contains its whole sidebar as HTML, and one with all 200 symbols made the site 30 MB larger.
+ */
+const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme.SidebarItem[] =>
+  modules.flatMap(({ text, link = "", items = [] }) => [
+    {
+      text: `${prefix}${text}`,
+      link,
+      items: items.flatMap(({ text, items = [] }) => (/^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [])),
+    },
+    ...entries(
+      items.filter(({ link }) => link),
+      `${prefix}${text}/`,
+    ),
+  ]);
 
 type Page = [text: string, link: string];
 
 /** A shelf of the sidebar. */
 const shelf = (text: string, folder: string, pages: Page[]): DefaultTheme.SidebarItem => ({
   text,
-  collapsed: false,
   items: pages.map(([text, link]) => ({ text, link: `${folder}/${link}` })),
 });
 
@@ -62,20 +80,25 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["What SyncBatchNorm guarantees", "sync-guarantees"],
     ["Embedding in other languages", "embedding"],
     ["On the memory of another program", "other-memory"],
+    ["Troubleshooting", "troubleshooting"],
   ]),
   shelf("Concepts", "/concepts", [
+    ["Batch norm: what and why", "batch-norm"],
     ["The derivation", "derivation"],
     ["The family of norms", "family"],
     ["Numerics", "numerics"],
+    ["Numerics: measurements", "numerics-measurements"],
     ["Glossary", "glossary"],
   ]),
   shelf("Reference", "/reference", [
+    ["What is where", ""],
     ["Options", "options"],
     ["Presets", "presets"],
     ["Tools for whole models", "command-line"],
     ["The ABI of the modules", "abi"],
+    ["API, symbol by symbol", "api/"],
+    ["Changelog", "changelog"],
   ]),
-  { text: "API", collapsed: true, items: api },
   shelf("Results", "/results", [
     ["Benchmarks", "benchmarks"],
     ["All benchmark results", "benchmark-results"],
@@ -86,24 +109,79 @@ const sidebar: DefaultTheme.SidebarItem[] = [
   ]),
 ];
 
+/**
+ * llms.txt lists pages and llms-full.txt contains them, for language models. Every page is also there as Markdown under its
+ * own address with .md. The API is left out, because the declarations in the package have the same docstrings.
+ */
+const forModels = llms({
+  sidebar: () => sidebar,
+  ignoreFiles: ["reference/api/**", "zh/**"],
+  ignoreFilesPerOutput: {
+    // the Markdown of a folder's index.md has another address than the page, at which its links lead nowhere
+    llmsTxt: ["**/index.md"],
+    pages: ["**/index.md"],
+    llmsFullTxt: ["results/benchmark-results.md", "concepts/numerics-measurements.md"], // tables of thousands of numbers
+  },
+});
+
+/**
+ * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, and the name of the search's
+ * button lacks the keys that it shows.
+ */
+const STYLE = `
+  html:root { --vp-code-lang-color: var(--vp-c-text-2); }
+  .DocSearch-Button .DocSearch-Button-Keys { display: none; }
+`;
+
 export default defineConfig({
   title: "batchnorm-wasm",
   description: "Batch normalization that trains, for JavaScript and WebAssembly.",
   lang: "en",
+  locales: { root: { label: "English" }, zh },
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
-  head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
-  vite: { plugins: [llms()], build: { chunkSizeWarningLimit: 4096 } },
+  head: [
+    ["link", { rel: "icon", href: "data:," }], // without it, browsers ask the host for /favicon.ico
+    ["style", {}, STYLE],
+  ],
+  markdown: {
+    // the default themes have colours with a contrast below 4.5
+    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
+    config: (md) => {
+      // the corner of a table heads nothing, and an empty <th> is one that a screen reader cannot name
+      for (const rule of ["th_open", "th_close"])
+        md.renderer.rules[rule] = (tokens, i, options, _, self) => {
+          const content = tokens[rule === "th_open" ? i + 1 : i - 1]?.content;
+          if (content === "") (tokens[i] as { tag: string }).tag = "td";
+          return self.renderToken(tokens, i, options);
+        };
+    },
+  },
+  // a page without <main>, which is the home page or 404, has its content as the main landmark
+  transformHtml: (html) =>
+    html.includes("<main") ? html : html.replace('id="VPContent"', 'id="VPContent" role="main"'),
+  vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
       { text: "Start", link: "/start/install", activeMatch: "^/start/" },
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
-      { text: "Concepts", link: "/concepts/derivation", activeMatch: "^/concepts/" },
-      { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },
+      { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
+      { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
     ],
-    sidebar,
+    sidebar: {
+      "/reference/api/": [{ text: "API", link: "/reference/api/" }, ...entries(api)],
+      "/": sidebar,
+    },
     outline: [2, 3],
-    search: { provider: "local" },
+    i18nRouting: false, // most pages have no Chinese version, so the menu of languages leads to the start page
+    search: {
+      provider: "local",
+      options: {
+        _render: renderForSearch,
+        locales: { zh: searchInChinese },
+        miniSearch: { options: { tokenize: wordsOf }, searchOptions },
+      },
+    },
   },
 });

@@ -4,22 +4,125 @@
 // A wrong kind is a TypeError, a wrong value is a RangeError. Where no single argument is at fault, the error is a
 // BatchNormError.
 
-/** The codes of BatchNormError. A code stays the same when the wording of its message changes. */
+/**
+ * The codes of BatchNormError. A code stays the same when the wording of its message changes. docs/guides/troubleshooting.md
+ * is made from the comments of the codes (`npm run docs:troubleshooting`).
+ */
 export type BatchNormErrorCode =
+  /**
+   * A batch, a sub-batch or a group of channels has one value per channel. Its variance is 0 and says nothing. In
+   * training it is most often the last batch of an epoch, with one sample left over, or an input of shape [1, C].
+   *
+   * Remedy: Drop or merge the last batch, pass a larger one, or use mode "eval" or "frozen". Group and layer norm
+   * work for one sample.
+   */
   | "one-value-per-channel"
+  /**
+   * The mean or the variance of a batch is NaN or infinite, because x contains NaN or Infinity, or values near the
+   * largest of its type. The running statistics and counters are as they were before the call.
+   *
+   * Remedy: Find the first layer that throws: the fault is before it. Usual causes are a learning rate that is too
+   * high, a division by zero, a logarithm of zero, or missing values in the data. `onNonFinite: "skip"` passes over
+   * the update of such batches, and "allow" updates with them.
+   */
   | "non-finite-statistics"
+  /**
+   * `backward` has no forward to differentiate: there was none, its backward has run already, the forward was one in
+   * mode "eval" that kept nothing, or `out` has replaced what backward needs.
+   *
+   * Remedy: Call `forward` before each `backward`. Where a layer is called several times, keep `bn.saved` after each
+   * forward, and pass it as `backward(dy, { saved })`.
+   */
   | "no-forward"
+  /**
+   * Mode "eval" or "frozen", `recalibrate`, `diagnose` or folding needs running statistics, and the layer was made
+   * with `trackRunningStats: false`.
+   *
+   * Remedy: Make the layer with running statistics, or use mode "train" or "batch".
+   */
   | "no-running-statistics"
+  /**
+   * A destination shares memory with something that is still needed: `out` with the x that backward will read, two
+   * destinations with each other, or arrays that overlap in part. With `init({ checks: true })` it also means that x
+   * was changed between forward and backward.
+   *
+   * Remedy: Pass a destination of its own. Writing over x is possible in mode "eval", and over dy in backward.
+   */
   | "in-place"
+  /**
+   * A layer, a tensor in wasm memory, or a tensor, layer or model of TensorFlow.js was used after `dispose()`, or
+   * after the end of its `using` block or tf.tidy.
+   *
+   * Remedy: Dispose after the last use, or make a new one. `tf.keep` keeps a tensor beyond tf.tidy.
+   */
   | "disposed"
+  /**
+   * A tensor lives in another wasm memory than the layer or the other tensors of the call. `init` with another memory
+   * and `attachMemory` make several of them.
+   *
+   * Remedy: Copy the elements: `tensor(other.shape)`, then `.data.set(other.data)`.
+   */
   | "other-memory"
+  /**
+   * The wasm memory cannot grow any further, because its limit or that of the engine (at most 4 GiB) is reached.
+   * Layers and tensors that nobody disposed of are freed only when the garbage collector finds them, between two
+   * tasks of the event loop.
+   *
+   * Remedy: Call `dispose()` on tensors and layers, or declare them with `using`; await something in a long loop;
+   * split the batch.
+   */
   | "out-of-memory"
+  /**
+   * A state does not fit the layer: a name is missing or unknown, a vector has another length, or a value is NaN or a
+   * negative variance. The message lists all of it, and nothing was loaded.
+   *
+   * Remedy: Pass `prefix` if the state has several layers, `framework` if its names are not PyTorch's, and `strict:
+   * false` to load what fits.
+   */
   | "state-dict"
+  /**
+   * The bytes are no valid safetensors file, or not a whole one.
+   *
+   * Remedy: Compare the size of the file with its source, and load or save it again. A page of HTML instead of the
+   * file means that a download failed.
+   */
   | "safetensors"
+  /**
+   * A model, a checkpoint, an array or an image cannot be read by the tools: it is missing, damaged, of another
+   * format, or contains what the tools do not support. Nothing was written.
+   *
+   * Remedy: The message names the place in the file and the remedy. `npx batchnorm-wasm inspect FILE` shows what is
+   * found in a file that can be read.
+   */
   | "model-file"
+  /**
+   * The engine has no WebAssembly, or none with 128-bit SIMD.
+   *
+   * Remedy: Use Node 16.4, Chrome 91, Firefox 89, Safari 16.4 or newer. Some browsers switch WebAssembly off in a
+   * mode of higher security.
+   */
   | "no-simd"
+  /**
+   * A thread of the pool did not start, or ended during a call. In a page the content security policy most often
+   * forbids workers; Node may run with `--permission`; a host at the edge has no threads.
+   *
+   * Remedy: Allow `worker-src blob:` or `--allow-worker`, or call `init` without `threads`. After the end of a
+   * thread, call `init({ threads })` for a new pool, or `stopThreads()`; what the failed call wrote is incomplete.
+   */
   | "thread"
+  /**
+   * A rank of a process group failed, did not take part in time, or made another call than the others. All ranks
+   * throw it, so that none waits forever.
+   *
+   * Remedy: Look for the error of the rank that the message names. All ranks must make the same calls in the same
+   * order, on layers of the same options. Give slow ranks more time with `timeoutMs`.
+   */
   | "group"
+  /**
+   * The package koffi or the library of Open MPI is missing, or MPI has been finalised.
+   *
+   * Remedy: `npm install koffi`, and `apt install openmpi-bin libopenmpi3` or the option `library`.
+   */
   | "mpi";
 
 /**
@@ -28,14 +131,18 @@ export type BatchNormErrorCode =
  */
 export class BatchNormError extends Error {
   // A field, because an assignment throws where a program has frozen Error.prototype.
+  /** The name of the class, "BatchNormError". */
   override readonly name = "BatchNormError";
+  /** What is wrong, for programs. */
   readonly code: BatchNormErrorCode;
 
+  /** Makes an error. The library throws it; programs only catch it. */
   constructor(code: BatchNormErrorCode, message: string) {
     super(message);
     this.code = code;
   }
 
+  /** Returns whether a value is such an error, of this or another copy of the package. */
   static override [Symbol.hasInstance](value: unknown): boolean {
     return (value as Partial<Error> | null)?.name === "BatchNormError";
   }

@@ -15,8 +15,11 @@ import { addTo, checkAll, checkValues, type ProcessGroup, rankOf, timeoutOf } fr
  * the rank's thread, with `ports` in the list of transferred objects.
  */
 export interface GroupMessagePorts {
+  /** The number of this rank, from 0. */
   readonly rank: number;
+  /** The number of ranks. */
   readonly size: number;
+  /** The ports: of rank 0 one for each other rank, in their order, of any other rank the one to rank 0. */
   readonly ports: readonly Port[];
 }
 

@@ -30,14 +30,22 @@ import { sizeOf } from "../tensor/shape.ts";
 
 /** A linear or convolutional layer: weight and bias, [O], by default zeros. 16-bit elements need the weight's dtype. */
 export interface FoldableLayer<T extends Data = Data> {
+  /**
+   * The weight and its shape, in the order of the axes that the option `format` names. Bits of 16-bit floats need
+   * their dtype.
+   */
   readonly weight: { readonly data: T; readonly shape: readonly number[]; readonly dtype?: string };
+  /** The bias, [outputs]. An absent one counts as zeros. */
   readonly bias?: FoldVector | null | undefined;
 }
 
 /** One layer that gives the same results as a layer and the BatchNorm next to it, in arrays of the weight's type. */
 export interface FoldedLayer<T extends Data = Data> {
+  /** The new weight, in the shape of the given one. */
   weight: { data: T; shape: number[]; dtype: Dtype };
+  /** The new bias, [outputs]. */
   bias: T;
+  /** Warnings of channels that are less accurate when folded. An empty list is a good result. */
   warnings: FoldWarning[];
 }
 

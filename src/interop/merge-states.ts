@@ -15,6 +15,7 @@ import { countOf, FRAMEWORKS, leaves, NAMES, numbersOf, tensorOf } from "./state
 
 /** A state to merge, and the number of values per channel in its running statistics. */
 export interface StatePart {
+  /** The state of one layer, or of a model whose layers it names. */
   readonly state: StateSource;
   /** Number of values per channel in the running statistics, also the weight of the state's other values. */
   readonly count: number;

@@ -83,14 +83,19 @@ const DEFAULT_DTYPES = ["F32", "F64", "I64", "U64", "I32", "U32", "I16", "U16", 
 
 /** A tensor of a safetensors file. `data` is in row-major order and holds the bits of values that are F16 or BF16. */
 export interface SafeTensor {
+  /** The type of the elements, as the file names it. */
   readonly dtype: SafetensorsDtype;
+  /** The dimensions, the slowest first; [] for a single number. */
   readonly shape: readonly number[];
+  /** The elements in row-major order. float16 and bfloat16 are bits in a Uint16Array. */
   readonly data: TensorData;
 }
 
 /** The content of a safetensors file. The objects have no prototype, so that every name is safe to look up. */
 export interface SafetensorsFile {
+  /** The tensors by their names. */
   readonly tensors: Record<string, SafeTensor>;
+  /** The texts that the file has beside its tensors, by their names. */
   readonly metadata: Record<string, string>;
 }
 

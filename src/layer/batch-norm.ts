@@ -650,6 +650,7 @@ export class BatchNorm<
     this.#disposed = true;
   }
 
+  /** Calls `dispose()` at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -49,6 +49,7 @@ export interface DiagnoseOptions<T extends AnyTensor = AnyTensor> {
 
 /** The result of `diagnose`. Arrays are float64, [C], and lists have channels in ascending order. */
 export class Diagnosis {
+  /** The number of channels, C. */
   readonly channels: number;
   /** Values per channel in the batch. */
   readonly count: number;

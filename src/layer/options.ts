@@ -70,8 +70,11 @@ export interface Options<D extends Dtype = "float32"> extends CoreOptions {
 
 /** Options of a layer whose types tell whether it has gamma (Scale) and beta (Shift). */
 export type LayerOptions<D extends Dtype, Scale extends boolean, Shift extends boolean> = Options<D> & {
+  /** Whether the layer has gamma. Without it gamma counts as 1. Default true. */
   scale?: Scale;
+  /** Whether the layer has beta. Without it beta counts as 0. Default true. */
   shift?: Shift;
+  /** The value of `scale` and `shift` where they are not given, as in PyTorch. Default true. */
   affine?: Scale | Shift;
 };
 

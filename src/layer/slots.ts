@@ -38,11 +38,17 @@ export type FoldVector = Data | { readonly data: Data; readonly shape: readonly 
  * layout counts as "channels-first", an absent activation as "none".
  */
 export interface FoldSource<T extends FoldVector = FoldVector> {
+  /** The number of channels, C. Without it, the length of the running mean. */
   readonly channels?: number;
+  /** The scale, [C]. */
   readonly gamma?: FoldVector | null | undefined;
+  /** The shift, [C]. */
   readonly beta?: FoldVector | null | undefined;
+  /** The running mean, [C]. null is a BatchNormError "no-running-statistics". */
   readonly runningMean: T | null;
+  /** The running variance, [C]. */
   readonly runningVariance: T | null;
+  /** The options that folding needs; a BatchNorm has them. */
   readonly options: { readonly epsilon: number; readonly layout?: Layout; readonly activation?: ActivationName };
 }
 
@@ -73,16 +79,22 @@ export interface Affine<T extends Vector = Vector> {
   scale: T;
   /** beta − mean·scale, [C]. */
   shift: T;
+  /** Warnings of channels that are less accurate as a map. An empty list is a good result. */
   warnings: FoldWarning[];
 }
 
 // A type alias, because TypeScript does not assign an interface to the records that loadStateDict accepts.
 /** A layer's state under PyTorch's names. */
 export type StateDict<V extends Vector = Float32Array> = {
+  /** gamma, [C]. */
   weight?: V;
+  /** beta, [C]. */
   bias?: V;
+  /** The running mean, [C]. */
   running_mean?: V;
+  /** The running variance, [C]. */
   running_var?: V;
+  /** The number of batches in the running statistics. */
   num_batches_tracked?: number;
   /** Values per channel in the running statistics, with the estimator "population" only. PyTorch has no such name. */
   num_values_tracked?: number;
@@ -91,6 +103,7 @@ export type StateDict<V extends Vector = Float32Array> = {
 /** A layer's state under a framework's names: arrays [C], and numbers for counts. */
 export type NamedState<V extends Vector = Vector> = Record<string, V | number>;
 
+/** An array or an array-like of numbers or bigints. */
 export type Numbers = ArrayLike<number> | ArrayLike<bigint>;
 
 /**

@@ -58,10 +58,12 @@ export type SyncOptions<D extends Dtype = "float32", Scale extends boolean = tru
   group: ProcessGroup;
 };
 
+/** Options of SyncBatchNorm.forward: those of BatchNorm.forward that a joint batch can have. */
 export type SyncForwardOptions<T extends TensorLike<Dtype>> = Omit<
   LayerForwardOptions<T>,
   "statistics" | "perSample" | "prior"
 >;
+/** Options of SyncBatchNorm.backward: those of BatchNorm.backward but `sums`, which it exchanges by itself. */
 export type SyncBackwardOptions<T extends TensorLike<Dtype>, N extends Needs = Needs> = Omit<
   LayerBackwardOptions<T, N>,
   "sums"
@@ -85,6 +87,7 @@ export class SyncBatchNorm<
   Scale extends boolean = true,
   Shift extends boolean = true,
 > extends BatchNorm<D, Scale, Shift> {
+  /** The ranks that normalise together. */
   readonly group: ProcessGroup;
   readonly #layer: number;
   /** The number of exchanges that all ranks have agreed on. */

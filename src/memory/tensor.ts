@@ -169,6 +169,7 @@ export class Tensor<D extends Dtype = "float32"> {
     this.#reserve = undefined;
   }
 
+  /** Calls `dispose()` at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.dispose();
   }

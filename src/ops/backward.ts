@@ -23,13 +23,17 @@ import { backwardSubBatch, fusesSubBatch, type VectorGradients } from "./sub-bat
 
 /** Which gradients backward computes in batchnorm-wasm/core; all by default. */
 export interface CoreNeeds {
+  /** Whether to compute the gradient of x. */
   dx?: boolean;
+  /** Whether to compute the gradient of gamma. */
   dGamma?: boolean;
+  /** Whether to compute the gradient of beta. */
   dBeta?: boolean;
 }
 
 /** Which gradients backward computes; all by default. */
 export interface Needs extends CoreNeeds {
+  /** Whether to compute the gradient of the residual. */
   dResidual?: boolean;
 }
 

@@ -32,6 +32,7 @@ declare const OPAQUE: unique symbol;
 
 /** The record of a forward of batch norm, for backward. It refers to the forward's tensors, which must not change. */
 export interface Saved {
+  /** Makes the type unlike any other: programs pass a record on and do not read it. */
   readonly [OPAQUE]: "batch norm";
 }
 

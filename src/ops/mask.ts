@@ -16,7 +16,9 @@ export type List = ArrayLike<boolean | number | bigint> | ListTensor;
 
 /** A list with its shape, such as a tensor of a safetensors file. */
 export interface ListTensor {
+  /** The elements in row-major order. */
   readonly data: ArrayLike<boolean | number | bigint>;
+  /** The dimensions. */
   readonly shape: readonly number[];
   /** The type of the elements. Bits of 16-bit elements need it. */
   readonly dtype?: string;

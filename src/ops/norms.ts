@@ -337,6 +337,7 @@ declare const OPAQUE: unique symbol;
 
 /** The record of a forward of another norm, for normBackward. It refers to x, which must not change before that. */
 export interface SavedNorm {
+  /** Makes the type unlike any other: programs pass a record on and do not read it. */
   readonly [OPAQUE]: "norm";
 }
 

@@ -5,7 +5,9 @@ import type { Parameter } from "../memory/guards.ts";
 
 /** The limits of Batch Renormalization's corrections: r in [1/rMax, rMax] and d in [−dMax, dMax] (Ioffe 2017). */
 export interface Renorm {
+  /** The limit of r: r is clipped to [1/rMax, rMax]. At least 1, which switches the correction of the scale off. */
   rMax: number;
+  /** The limit of d: d is clipped to [−dMax, dMax]. At least 0, which switches the correction of the shift off. */
   dMax: number;
 }
 

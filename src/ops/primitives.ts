@@ -51,7 +51,9 @@ export interface Terms {
 
 /** dGamma = Σ dz·x̂ and dBeta = Σ dz of a batch, float64, [C] each. */
 export interface GradientSums {
+  /** The gradient of gamma, Σ dy·x̂ over the values of a channel, [C]. */
   readonly dGamma: Float64Array;
+  /** The gradient of beta, Σ dy over the values of a channel, [C]. */
   readonly dBeta: Float64Array;
 }
 

@@ -12,7 +12,9 @@ export type HalfArray = typeof globalThis extends Record<"Float16Array", new (le
 
 /** The kinds of arrays that hold the elements of each type. */
 export interface DataOf {
+  /** 32-bit floats. */
   float32: Float32Array;
+  /** 64-bit floats. */
   float64: Float64Array;
   /** A Float16Array if the engine has it, or the bits in a Uint16Array. */
   float16: Uint16Array | HalfArray;

@@ -5,6 +5,7 @@ import type { Data, Dtype, FileDtype } from "./dtype.ts";
 
 /** An array in JavaScript's memory, with its shape. */
 export interface PlainTensor<A extends Data = Float32Array> {
+  /** The elements in row-major order. */
   data: A;
   /** Dimensions in memory order, e.g. [N, C, H, W]. */
   shape: readonly number[];

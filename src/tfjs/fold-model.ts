@@ -29,6 +29,7 @@ export interface FoldedBatchNorm {
 export interface FoldedModel {
   /** A new model with weights of its own. Its `dispose()` is independent of the original's. */
   readonly model: LayersModel;
+  /** What has become of each batch norm of the original. */
   readonly report: FoldedBatchNorm[];
 }
 

@@ -1,4 +1,9 @@
-// The entry batchnorm-wasm/tfjs: its public names. It installs all features, as the complete entry does.
+/**
+ * The entry for TensorFlow.js: a layer, operations with gradients, kernels for its CPU and wasm backends, and functions
+ * for whole models. It has every feature, as the complete entry does.
+ *
+ * @module batchnorm-wasm/tfjs
+ */
 
 import { complete } from "../complete.ts";
 

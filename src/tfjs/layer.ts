@@ -44,6 +44,7 @@ export interface BatchNormalizationConfig extends NonNullable<Parameters<typeof 
   onNonFinite?: "throw" | "skip" | "allow";
 }
 
+/** The layer that `batchNormalization` makes, of the type of TF.js's own. */
 export type Layer = ReturnType<typeof layers.batchNormalization>;
 
 type LayerClass = (new (config: BatchNormalizationConfig) => Layer) & { className: string };

@@ -231,6 +231,7 @@ export async function recalibrate(model: LayersModel, batches: Batches): Promise
 export interface LayerDiagnosis {
   /** The name of the layer. */
   readonly layer: string;
+  /** What `diagnose` tells of it. */
   readonly diagnosis: Diagnosis;
 }
 

@@ -8,6 +8,7 @@ import { NPY_MAGIC, openNpy } from "./formats/npy.ts";
 import { openSafetensors } from "./formats/safetensors.ts";
 import { type ByteSource, readRange } from "./source.ts";
 
+/** Options of arrayBatches. */
 export interface ArrayOptions {
   /** Where the channels are; needed from three axes on. */
   readonly layout?: DataLayout;

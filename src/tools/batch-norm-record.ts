@@ -5,6 +5,7 @@ import type { ByteSource } from "./source.ts";
 
 /** The layer whose output a batch norm normalises. */
 export interface LayerBefore {
+  /** The name of the layer. */
   readonly name: string;
   /** The layer's class or operator, such as "Conv2D" in TF.js and "Conv" in ONNX. */
   readonly type: string;

@@ -57,11 +57,13 @@ export interface ConvertedTensor {
 
 /** A batch norm that has the names of the other framework in the new file. */
 export interface ConvertedLayer {
+  /** The name of the batch norm in the file. */
   readonly name: string;
   /** The framework whose names it has in the file. */
   readonly from: Framework;
   /** Its name in the new file. */
   readonly newName: string;
+  /** The number of channels, C. */
   readonly channels: number;
   /** The type of the running mean, as a safetensors file names it. */
   readonly dtype: string;
@@ -71,6 +73,7 @@ export interface ConvertedLayer {
   readonly momentum?: { readonly pytorch: number; readonly keras: number };
   /** The factor by which the running variance was multiplied: 1 if it is copied. */
   readonly varianceFactor: number;
+  /** Its tensors: those of the file, and those that the conversion has added. */
   readonly tensors: readonly ConvertedTensor[];
   /** What to know before the layer is used. */
   readonly notes: readonly string[];
@@ -78,16 +81,23 @@ export interface ConvertedLayer {
 
 /** A batch norm or a tensor that is not converted, and the reason. */
 export interface Unconverted {
+  /** The name of the batch norm in the file. */
   readonly name: string;
+  /** Why it keeps its names, as a text for people. */
   readonly reason: string;
 }
 
 /** The report of a conversion: plain values. */
 export interface ConversionReport {
+  /** The name of the file. */
   readonly file: string;
+  /** The format of the file. */
   readonly format: ModelFormat;
+  /** The framework whose names the batch norms have got. */
   readonly to: Framework;
+  /** The batch norms that were converted. */
   readonly layers: readonly ConvertedLayer[];
+  /** The batch norms that were not, with the reasons. */
   readonly unconverted: readonly Unconverted[];
   /** The number of tensors of other layers, which keep their names and bytes. */
   readonly others: number;
@@ -97,6 +107,7 @@ export interface ConversionReport {
 
 /** A converted checkpoint, whose bytes are read from the source when they are asked for. */
 export interface Conversion {
+  /** What was converted, and what was not. */
   readonly report: ConversionReport;
   /** The size of the new file in bytes. */
   readonly size: number;

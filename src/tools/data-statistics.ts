@@ -18,11 +18,13 @@ export interface DataBatch {
    * bits are rounded to float64.
    */
   readonly data: ArrayBufferView;
+  /** The dimensions, in the order of the option `layout`. */
   readonly shape: readonly number[];
   /** "float16" or "bfloat16" (in safetensors "F16" or "BF16") for a Uint16Array that holds bits. */
   readonly dtype?: string;
 }
 
+/** Options of dataStatistics. */
 export interface DataStatisticsOptions {
   /** Where the channels are. It is needed from three axes on; of two, the second one has the channels, and one has none. */
   readonly layout?: DataLayout;
@@ -32,6 +34,7 @@ export interface DataStatisticsOptions {
 
 /** Statistics of a data set: lists with one number per channel. All but counts are divided by the divisor. */
 export interface DataStatistics {
+  /** The number of channels, C. */
   readonly channels: number;
   /** The number of finite values. */
   readonly count: readonly number[];
@@ -41,10 +44,13 @@ export interface DataStatistics {
   readonly mean: readonly number[];
   /** The biased variance, Σ (x − mean)² / count, of which `std` is the root. */
   readonly variance: readonly number[];
+  /** The biased standard deviation, the root of `variance`. */
   readonly std: readonly number[];
   /** The root of Σ (x − mean)² / (count − 1); NaN for a count of 1. */
   readonly unbiasedStd: readonly number[];
+  /** The least finite value. */
   readonly min: readonly number[];
+  /** The largest finite value. */
   readonly max: readonly number[];
 }
 

@@ -15,12 +15,15 @@ import { type ByteSource, readWhole } from "./source.ts";
 
 /** A linear or convolutional layer and the batch norm behind it, by the prefixes of their tensors' names. */
 export interface FoldPair {
+  /** The name of the convolution or the linear layer, whose tensors are `<name>.weight` and `<name>.bias`. */
   readonly layer: string;
+  /** The name of the batch norm behind it. */
   readonly batchNorm: string;
 }
 
 /** Options of foldPairs. */
 export interface FoldPairsOptions {
+  /** The layers to fold, each with the batch norm behind it. */
   readonly pairs: readonly FoldPair[];
   /** The epsilon of all batch norms, which the format does not store. Default 1e-5, as in PyTorch. */
   readonly epsilon?: number;

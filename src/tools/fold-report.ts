@@ -9,6 +9,7 @@ export interface FoldedNode {
   readonly batchNorm: string;
   /** The names of the layers that have taken it. */
   readonly into: readonly string[];
+  /** "backward" into the layers before it, or "forward" into those behind it. */
   readonly direction: "backward" | "forward";
   /** The largest expected RMS error of an output of these layers, in units of its size (docs/guides/folding-accuracy.md). */
   readonly expectedError: number;
@@ -16,6 +17,7 @@ export interface FoldedNode {
 
 /** A batch norm that is still in the model. */
 export interface KeptNode {
+  /** The name of the batch norm. */
   readonly batchNorm: string;
   /** Why it is kept, as a text for people. */
   readonly reason: string;
@@ -23,7 +25,9 @@ export interface KeptNode {
 
 /** What has become of each batch norm of a model. */
 export interface FoldReport {
+  /** The batch norms that are no longer in the model. */
   readonly folded: readonly FoldedNode[];
+  /** The batch norms that still are, with the reasons. */
   readonly kept: readonly KeptNode[];
 }
 

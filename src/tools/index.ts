@@ -1,4 +1,9 @@
-// The entry batchnorm-wasm/tools: functions for whole model files, in Node and in browsers.
+/**
+ * The entry for whole model files, in Node and in browsers: inspecting, converting and folding them, and the mean and
+ * standard deviation of a data set.
+ *
+ * @module batchnorm-wasm/tools
+ */
 
 export { BatchNormError, type BatchNormErrorCode } from "../common/errors.ts";
 export type { Framework } from "../layer/options.ts";

@@ -47,22 +47,29 @@ export type FindingCode =
 
 /** Something to know about one batch norm. */
 export interface Finding {
+  /** How bad it is. */
   readonly severity: Severity;
+  /** What it is, for programs. */
   readonly code: FindingCode;
   /** The batch norm's name in the file. */
   readonly layer: string;
+  /** What it is, as a text for people. */
   readonly message: string;
+  /** What to do about it. */
   readonly remedy: string;
 }
 
 /** What an inspection tells of one batch norm. Lists have channels in ascending order. */
 export interface InspectedLayer {
+  /** The name of the batch norm in the file. */
   readonly name: string;
   /** The framework whose names and whose momentum the file uses. */
   readonly convention: Framework;
+  /** The number of channels, C. */
   readonly channels: number;
   /** The type of the values in the file, under the format's own name. */
   readonly dtype: string;
+  /** The number that is added to the variance. */
   readonly epsilon: number;
   /** Whether the file has no epsilon, so that it is the framework's default. */
   readonly isEpsilonAssumed: boolean;
@@ -86,8 +93,11 @@ export interface InspectedLayer {
 
 /** The result of `inspect`: plain values, so that JSON keeps all but NaN and Infinity. */
 export interface InspectionReport {
+  /** The name of the file. */
   readonly file: string;
+  /** The format of the file. */
   readonly format: ModelFormat;
+  /** The batch norms, in the order of the file. */
   readonly layers: readonly InspectedLayer[];
   /** The comparison with the file `against`, if there is one. */
   readonly drift?: DriftReport;

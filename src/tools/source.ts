@@ -20,8 +20,11 @@ export interface ByteSource {
 
 /** The methods of a Blob or File that are used here, since a program's TypeScript library may lack these types. */
 export interface BlobLike {
+  /** The size in bytes. */
   readonly size: number;
+  /** The name of the file, if it is one. */
   readonly name?: string;
+  /** Returns the part from byte `begin` up to, not including, `end`. */
   slice(begin: number, end: number): { arrayBuffer(): Promise<ArrayBuffer> };
 }
 

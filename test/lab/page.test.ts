@@ -4,12 +4,12 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, s
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import puppeteer, { type Browser, type Page } from "puppeteer-core";
+import type { Browser, Page } from "puppeteer-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { EXPERIMENTS } from "../../examples/lab/experiments/index.mjs";
 import { buildPage, FOLDER } from "../../examples/lab/page/build.mjs";
 import { serve } from "../../examples/lab/page/serve.mjs";
-import { installed, launchChromium } from "../browser/installed.mjs";
+import { BROWSER_NAMES, launch, type Scheme } from "../browser/drive.ts";
 
 const SCREENSHOTS = fileURLToPath(new URL("../../build/lab-screenshots/", import.meta.url));
 const DESKTOP = { width: 1200, height: 900 };
@@ -40,26 +40,6 @@ interface State {
   total: number;
 }
 
-type Scheme = "light" | "dark";
-
-/** Browsers that prefer a scheme, which over BiDi only Firefox's profile can tell it, and may keep what they save. */
-const BROWSERS = {
-  chromium: async (_scheme: Scheme = "light", folder?: string) => {
-    const browser = await puppeteer.launch({ ...launchChromium(), headless: true });
-    const client = await browser.target().createCDPSession();
-    if (folder) await client.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: folder });
-    return browser;
-  },
-  firefox: (scheme: Scheme = "light", folder = "") =>
-    puppeteer.launch({
-      ...{ browser: "firefox", executablePath: installed("firefox-esr"), headless: true },
-      extraPrefsFirefox: {
-        "layout.css.prefers-color-scheme.content-override": scheme === "dark" ? 0 : 1,
-        ...(folder && { "browser.download.folderList": 2, "browser.download.dir": folder }),
-      },
-    }),
-};
-
 let url: string;
 let close: () => Promise<void>;
 
@@ -69,13 +49,13 @@ beforeAll(async () => {
 });
 afterAll(() => close());
 
-describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
+describe.each(BROWSER_NAMES)("in %s", (name) => {
   let browser: Browser;
   let page: Page;
   let complaints: string[];
 
   beforeAll(async () => {
-    browser = await BROWSERS[name]();
+    browser = await launch(name);
     mkdirSync(join(SCREENSHOTS, name), { recursive: true });
   });
   afterAll(() => browser.close());
@@ -285,11 +265,11 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
   });
 });
 
-describe.each(["chromium", "firefox"] as const)("what is saved, by %s", (name) => {
+describe.each(BROWSER_NAMES)("what is saved, by %s", (name) => {
   const saves = async (scheme: Scheme) => {
     const folder = mkdtempSync(join(tmpdir(), "lab-page-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
-    const browser = await BROWSERS[name](scheme, folder);
+    const browser = await launch(name, scheme, folder);
     onTestFinished(() => browser.close());
     const page = await browser.newPage();
     await page.setViewport(DESKTOP);

@@ -15,7 +15,9 @@ import { externalRange, newTensor, newValueInfo, type TensorMessage, withElement
 
 /** Bytes to write into a copy of a file with elements of tensors. */
 export interface Patch {
+  /** The place in the file, in bytes. */
   readonly begin: number;
+  /** The new bytes from there on. */
   readonly bytes: Uint8Array;
 }
 
@@ -30,6 +32,7 @@ export interface FoldedOnnx {
   readonly external: ReadonlyMap<string, readonly Patch[]>;
   /** The paths of the files with elements of tensors that the original needs. */
   readonly originalFiles: readonly string[];
+  /** What has become of each batch norm. */
   readonly report: FoldReport;
 }
 
