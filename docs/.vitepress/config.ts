@@ -82,9 +82,9 @@ const forModels = llms({
   sidebar: () => sidebar,
   ignoreFiles: ["reference/api/**", "zh/**"],
   ignoreFilesPerOutput: {
-    // the Markdown of a folder's index.md has another address than the page, at which its links lead nowhere
-    llmsTxt: ["**/index.md"],
-    pages: ["**/index.md"],
+    // reference/index.md, whose Markdown has another folder than the page, so that its links lead nowhere
+    llmsTxt: ["reference.md"],
+    pages: ["reference.md"],
     llmsFullTxt: ["results/benchmark-results.md", "concepts/numerics-measurements.md"], // tables of thousands of numbers
   },
 });
