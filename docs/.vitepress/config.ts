@@ -121,7 +121,7 @@ export default defineConfig({
         };
     },
   },
-  // a page without <main>, which is the home page or 404, has its content as the main landmark
+  // the home page has no <main>: its content is the main landmark
   transformHtml: (html) =>
     html.includes("<main") ? html : html.replace('id="VPContent"', 'id="VPContent" role="main"'),
   vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
@@ -137,6 +137,7 @@ export default defineConfig({
       "/": sidebar,
     },
     outline: [2, 3],
+    notFound: { linkLabel: "Take me home" }, // the name of the link is what it shows
     search: { provider: "local", options: { _render: renderForSearch, miniSearch: { searchOptions } } },
   },
 });
