@@ -117,9 +117,9 @@ const forModels = llms({
   sidebar: () => sidebar,
   ignoreFiles: ["reference/api/**", "zh/**"],
   ignoreFilesPerOutput: {
-    // the Markdown of a folder's index.md has another address than the page, at which its links lead nowhere
-    llmsTxt: ["**/index.md"],
-    pages: ["**/index.md"],
+    // reference/index.md, whose Markdown has another folder than the page, so that its links lead nowhere
+    llmsTxt: ["reference.md"],
+    pages: ["reference.md"],
     llmsFullTxt: ["results/benchmark-results.md", "concepts/numerics-measurements.md"], // tables of thousands of numbers
   },
 });
@@ -157,7 +157,7 @@ export default defineConfig({
         };
     },
   },
-  // a page without <main>, which is the home page or 404, has its content as the main landmark
+  // the home page has no <main>: its content is the main landmark
   transformHtml: (html) =>
     html.includes("<main") ? html : html.replace('id="VPContent"', 'id="VPContent" role="main"'),
   vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
@@ -183,5 +183,6 @@ export default defineConfig({
         miniSearch: { options: { tokenize: wordsOf }, searchOptions },
       },
     },
+    notFound: { linkLabel: "Take me home" }, // the name of the link is what it shows
   },
 });
