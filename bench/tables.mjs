@@ -8,6 +8,7 @@
 // threads are { shape, layout, operation, threads, ms }[] and builds { shape, layout, operation, build, ms }[], or a
 // { reason } why there are none. fusion, dtypes and modes are what variants.mjs makes of features.
 
+import { median } from "simple-statistics";
 import { OPERATIONS as MEASURED } from "./features.mjs";
 import { OURS } from "./run.mjs";
 import { sameShape, sizeOf, titleOf } from "./shapes.mjs";
@@ -170,30 +171,67 @@ export function targetTable(results) {
 }
 
 /** The peers of the summary: a column each, of the fastest row in any layout. PyTorch's is the faster version. */
-const RIVALS = {
+export const RIVALS = {
   "plain JavaScript": /^plain JavaScript$/,
   "TF.js wasm": /^TF\.js wasm$/,
   "native PyTorch": /^PyTorch/,
 };
 
-/** How many times as fast as each rival our tensors are on the listed shapes; below 1, in bold, we are slower. */
-export function summaryTable({ shapes }) {
+/**
+ * How many times as fast as each rival our tensors are on the listed shapes; below 1, we are slower. A rival that was not
+ * measured is absent.
+ *
+ * @returns {{ entry: object, operation: string, ours: object, times: Record<string, number> }[]} times by rival
+ */
+export function speedsOf({ shapes }) {
   const fastest = (rows, name) => Math.min(...rows.filter(({ peer }) => name.test(peer)).map(({ ms }) => ms));
-  const rows = shapes.flatMap((entry) =>
+  return shapes.flatMap((entry) =>
     MEASURED.flatMap((operation) => {
       const right = entry.rows.filter((row) => row.operation === operation && row.ms && !row.wrong);
       const ours = right.find(({ peer }) => peer === OURS);
       if (!ours) return [];
-      const against = Object.values(RIVALS).map((name) => {
-        const times = fastest(right, name) / ours.ms;
-        if (!Number.isFinite(times)) return "–";
-        return times < 1 ? `**${inTimes(times)}**` : inTimes(times);
-      });
-      return [[titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against]];
+      const times = Object.entries(RIVALS)
+        .map(([rival, name]) => [rival, fastest(right, name) / ours.ms])
+        .filter(([, times]) => Number.isFinite(times));
+      return [{ entry, operation, ours, times: Object.fromEntries(times) }];
     }),
   );
+}
+
+/** Their table; where we are slower, the number is bold. */
+export function summaryTable(results) {
+  const rows = speedsOf(results).map(({ entry, operation, ours, times }) => {
+    const against = Object.keys(RIVALS).map((rival) => {
+      if (!times[rival]) return "–";
+      return times[rival] < 1 ? `**${inTimes(times[rival])}**` : inTimes(times[rival]);
+    });
+    return [titleOf(entry), OPERATIONS[operation], digits(ours.ms), orEmpty(ours.copies), ...against];
+  });
   const head = ["shape", "operation", "ms", "copies", ...Object.keys(RIVALS).map((name) => `× ${name}`)];
   return { head, rows, left: 2 };
+}
+
+/** What to conclude of the speeds, in sentences: the median and the extremes against each rival, and where we are slower. */
+export function conclusionsOf(results) {
+  const speeds = speedsOf(results);
+  const lines = Object.keys(RIVALS).flatMap((rival) => {
+    const all = speeds
+      .filter(({ times }) => times[rival])
+      .map(({ entry, operation, times }) => ({
+        times: times[rival],
+        on: `${OPERATIONS[operation]} on ${titleOf(entry)}`,
+      }))
+      .sort((a, b) => a.times - b.times);
+    if (all.length === 0) return [];
+    const slower = all.filter(({ times }) => times < 1);
+    const middle = median(all.map(({ times }) => times));
+    const range = `from ${inTimes(all[0].times)} to ${inTimes(all.at(-1).times)}`;
+    const where = slower.length
+      ? `Slower in ${slower.length} of ${all.length}: ${slower.map(({ on, times }) => `${on} (${inTimes(times)})`).join("; ")}.`
+      : `In none of ${all.length} is it slower.`;
+    return [`Against **${rival}**: ${inTimes(middle)} in the median, ${range}. ${where}`];
+  });
+  return lines;
 }
 
 /** How many of the targets were reached, of those that were measured. */

@@ -2,8 +2,10 @@
 // docs/reference/api are made by TypeDoc from the docstrings.
 
 import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { buildPage } from "../../examples/lab/page/build.mjs";
 
 /** The pages of the reference, which typedoc-vitepress-theme lists. */
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
@@ -61,6 +63,8 @@ export default defineConfig({
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
   head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
+  ignoreDeadLinks: [/^\/lab\//],
+  buildEnd: ({ outDir }) => buildPage(join(outDir, "lab"), { inSite: true }),
   vite: { plugins: [llms()], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
@@ -68,6 +72,8 @@ export default defineConfig({
       { text: "Concepts", link: "/concepts/derivation", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
+      { text: "Lab", link: "/lab/", target: "_self" }, // a page of its own, which buildEnd makes
+      { text: "Playground", link: "/playground" },
     ],
     sidebar,
     outline: [2, 3],

@@ -26,6 +26,7 @@ export default {
     "and the decision boundaries. The paper says that gamma and beta let a layer represent the identity, so that normalisation takes nothing " +
     "away from what the network can represent.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.count("steps", "Steps", 2000, 10, 50000),
     lab.number("rate", "Learning rate", 1, 0.001, 100),

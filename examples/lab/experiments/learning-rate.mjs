@@ -17,6 +17,7 @@ export default {
     { ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.3" },
     { text: "Bjorck et al. 2018", url: "https://arxiv.org/abs/1806.02375" },
   ],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.number("from", "Lowest rate", 0.01, 1e-5, 1e3),
     lab.number("to", "Highest rate", 10, 1e-5, 1e4),

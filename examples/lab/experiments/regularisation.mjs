@@ -14,6 +14,7 @@ export default {
     "the accuracy on those and on images that they have never seen. The paper says that batch norm regularises, since a " +
     "sample is seen in the light of the others of its batch, which change.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.4" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.count("images", "Training images", 500, 20, 8000),
     lab.count("steps", "Steps", 800, 10, 20000),

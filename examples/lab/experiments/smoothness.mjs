@@ -21,6 +21,7 @@ export default {
     "Santurkar et al. say that batch norm makes the landscape smoother, and that this, not stable distributions, is why it helps: with " +
     "noise behind it that shifts mean and variance at every step, it trains about as well.",
   sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.2 and 3, figures 2 and 4" }],
+  guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 400, 10, 20000),
     lab.count("every", "Measure every … steps", 5, 1, 1000),

@@ -58,6 +58,7 @@ export default {
     { text: `${WU_HE}, figure 1`, url: "https://arxiv.org/abs/1803.08494" },
     { text: `${SALIMANS_KINGMA}, sections 2 and 3`, url: "https://arxiv.org/abs/1602.07868" },
   ],
+  guides: [lab.FAMILY],
   controls: [
     lab.count("samples", "Samples to learn in each training", 4096, SIZES.at(-1), 200_000),
     lab.number("from", "Lowest rate", 0.005, 1e-5, 1e3),
