@@ -17,13 +17,13 @@ import { Lanes } from "./kernels/lanes";
 
 /**
  * The shortest plane that is walked as a plane. Shorter planes are too short for SIMD, and are read as columns instead.
- * docs/concepts/numerics.md has the measurements.
+ * docs/concepts/numerics-measurements.md has the measurements.
  */
 const PLANAR_FROM: usize = 32;
 
 /**
  * The shortest plane of a single sample that is walked as a plane. As a column, it would have one value only, with its
- * own coefficients. docs/concepts/numerics.md has the measurements.
+ * own coefficients. docs/concepts/numerics-measurements.md has the measurements.
  */
 const PLANAR_FROM_ALONE: usize = 4;
 
@@ -56,13 +56,14 @@ const COLUMN_BLOCK: usize = 16;
 
 /**
  * The values per channel from which sums are Blocked64: 64 values are summed in float32 before they go to float64. The
- * rounding errors of the blocks average out over many blocks. docs/concepts/numerics.md has the errors.
+ * rounding errors of the blocks average out over many blocks. docs/concepts/numerics-measurements.md has the errors.
  */
 const BLOCKED_64_FROM: usize = 1024;
 
 /**
  * The values per channel from which planar sums are Blocked4: four vectors are summed in float32. Sums of fewer values
- * are f64 sums, because rounding errors of a few blocks do not average out. docs/concepts/numerics.md has the errors.
+ * are f64 sums, because rounding errors of a few blocks do not average out. docs/concepts/numerics-measurements.md has
+ * the errors.
  */
 const BLOCKED_4_FROM_PLANAR: usize = 512;
 
@@ -83,13 +84,14 @@ const TILE: usize = 131072;
 
 /**
  * The bytes of sources and result up to which a planar map or planar gradient sums take one image at a time. In cache,
- * one stream is as fast as several, or faster. docs/concepts/numerics.md has the measurements.
+ * one stream is as fast as several, or faster. docs/concepts/numerics-measurements.md has the measurements.
  */
 const IN_CACHE: usize = 1 << 23;
 
 /**
  * The bytes of a planar tensor from which channels are summed and mapped in blocks, so that the map reads from cache
- * what the sums have read from memory. docs/concepts/numerics.md has the measurements of this number and of the next two.
+ * what the sums have read from memory. docs/concepts/numerics-measurements.md has the measurements of this number and
+ * of the next two.
  */
 const BLOCKS_FROM: usize = 1 << 23;
 
@@ -221,7 +223,8 @@ export class Plan {
 
   /**
    * Returns the number of far images that a planar map with this number of sources takes together. From memory, four
-   * streams of one source are the fastest, and two of more sources. docs/concepts/numerics.md has the measurements.
+   * streams of one source are the fastest, and two of more sources. docs/concepts/numerics-measurements.md has the
+   * measurements.
    */
   mapStreams(sources: usize): usize {
     if (this.tiled || this.length < IN_CACHE / this.elementBytes / (sources + 1)) return 1;

@@ -9,7 +9,8 @@
 // in the planar walk, and one per column in the interleaved walk. Old values of the entries in the range are
 // overwritten.
 //
-// The sums are blocked (Higham 2002, section 4.3), in three precisions. docs/concepts/numerics.md has their errors.
+// The sums are blocked (Higham 2002, section 4.3), in three precisions. docs/concepts/numerics-measurements.md has
+// their errors.
 //
 //   Blocked64   up to 64 values are summed in T, the blocks in f64
 //   Blocked4    four vectors of a plane, or four values of a column, are summed in T, those sums in f64
@@ -767,15 +768,15 @@ function flush<T extends number>(running: usize, sums: usize, columns: usize): v
 
 /**
  * Rows that are summed in T before they go to f64. With 32 rows, the variance of 2,048 values at |mean|/std = 1e4 was
- * off by 1.5 u (docs/concepts/numerics.md).
+ * off by 1.5 u (docs/concepts/numerics-measurements.md).
  */
 const BLOCK_ROWS: usize = 16;
 
 /**
  * Sums the rows of one stripe, with one entry for each column. Four rows are summed together, one from each quarter of
  * the stripe: far streams are read faster than one, and the four share their loads and stores of running sums
- * (docs/concepts/numerics.md has the measurements). Running sums are in the scratch of the stripe, 2·columns of T, and the
- * rounding errors of f64 follow them.
+ * (docs/concepts/numerics-measurements.md has the measurements). Running sums are in the scratch of the stripe,
+ * 2·columns of T, and the rounding errors of f64 follow them.
  */
 export function sumRows<T extends number, S extends Moments, E extends Identity>(
   plan: Plan,

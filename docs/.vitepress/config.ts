@@ -35,9 +35,11 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["On the memory of another program", "other-memory"],
   ]),
   shelf("Concepts", "/concepts", [
+    ["Batch norm: what and why", "batch-norm"],
     ["The derivation", "derivation"],
     ["The family of norms", "family"],
     ["Numerics", "numerics"],
+    ["Numerics: measurements", "numerics-measurements"],
     ["Glossary", "glossary"],
   ]),
   shelf("Reference", "/reference", [
@@ -69,7 +71,7 @@ export default defineConfig({
   themeConfig: {
     nav: [
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
-      { text: "Concepts", link: "/concepts/derivation", activeMatch: "^/concepts/" },
+      { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/command-line", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
       { text: "Lab", link: "/lab/", target: "_self" }, // a page of its own, which buildEnd makes

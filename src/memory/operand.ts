@@ -32,7 +32,7 @@ export interface Tile extends Range {
 
 /**
  * The largest number of elements of a tile of images, if a plane has no more: 256 KiB of float32. Tiles of two operands
- * fit into a second-level cache of 512 KiB. docs/concepts/numerics.md has the measurements.
+ * fit into a second-level cache of 512 KiB. docs/concepts/numerics-measurements.md has the measurements.
  */
 const IMAGE_TILE = 65536;
 

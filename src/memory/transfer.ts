@@ -24,9 +24,10 @@ const ALIAS = 4096;
 
 /**
  * The bytes, modulo ALIAS, from a large array's elements to the room for them. Copies take up to 17 times as long where
- * this distance is between −32 and 96 (docs/concepts/numerics.md). Engines put large arrays at the start of a page or 16 bytes
- * behind it, so the index of an element tells where in a page it is. From run to run of a tile the distance changes by a
- * multiple of a plane's bytes. Often that is a multiple of 256, so the distance stays at least 128 away from 0.
+ * this distance is between −32 and 96 (docs/concepts/numerics-measurements.md). Engines put large arrays at the start
+ * of a page or 16 bytes behind it, so the index of an element tells where in a page it is. From run to run of a tile
+ * the distance changes by a multiple of a plane's bytes. Often that is a multiple of 256, so the distance stays at
+ * least 128 away from 0.
  */
 const DISTANCE = 2176;
 

@@ -1,6 +1,6 @@
 // Every golden case through the public API, in every build, kind of input and layout. y and dx are within 4 u, all
 // other results within 1 u. The same cases in float64 have limits of their own. `npm run docs:numerics` writes the
-// maxima into docs/concepts/numerics.md.
+// maxima into docs/concepts/numerics-measurements.md.
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expectPart } from "../support/document.ts";
@@ -129,8 +129,8 @@ describe.each(POISONED.map((c) => ({ id: c.id, c })))("$id", ({ c }) => {
   );
 });
 
-describe("docs/concepts/numerics.md", () => {
-  const file = new URL("../../docs/concepts/numerics.md", import.meta.url);
+describe("docs/concepts/numerics-measurements.md", () => {
+  const file = new URL("../../docs/concepts/numerics-measurements.md", import.meta.url);
   const show = (values: (number | undefined)[]) => {
     const known = values.filter((v) => v !== undefined && !Number.isNaN(v)) as number[];
     return known.length ? Number(Math.max(...known).toPrecision(2)).toString() : "–";

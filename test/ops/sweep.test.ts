@@ -1,5 +1,6 @@
 // Channels that are hard for batch normalization, in every walk, precision of sums, build, type of elements and
-// activation, against the exact oracle. `npm run docs:numerics` writes the maxima into docs/concepts/numerics.md.
+// activation, against the exact oracle. `npm run docs:numerics` writes the maxima into
+// docs/concepts/numerics-measurements.md.
 
 import { beforeAll, describe, expect, it } from "vitest";
 import { type ActivationName, batchNormBackward, batchNormForward, type Dtype, type Layout } from "../../src/index.ts";
@@ -242,8 +243,8 @@ describe("the exact oracle", () => {
   });
 });
 
-describe("docs/concepts/numerics.md", () => {
-  const file = new URL("../../docs/concepts/numerics.md", import.meta.url);
+describe("docs/concepts/numerics-measurements.md", () => {
+  const file = new URL("../../docs/concepts/numerics-measurements.md", import.meta.url);
   const show = (values: readonly (number | undefined)[]) => {
     const known = values.filter((v) => v !== undefined);
     if (known.length === 0) return "–";

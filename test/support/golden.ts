@@ -1,6 +1,6 @@
 // Runs golden cases through the public API and measures the distance of the results from the 80-bit reference. The unit
 // and the condition scales are those of test/golden/README.md. golden.test.ts limits the distances, and
-// docs/concepts/numerics.md shows them.
+// docs/concepts/numerics-measurements.md shows them.
 
 import { fileURLToPath } from "node:url";
 import {

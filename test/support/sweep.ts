@@ -1,5 +1,5 @@
 // Channels that are hard for batch normalization, in all walks and precisions of sums, and the distance of the results
-// from the exact ones. sweep.test.ts limits the distances, and docs/concepts/numerics.md shows them.
+// from the exact ones. sweep.test.ts limits the distances, and docs/concepts/numerics-measurements.md shows them.
 
 import {
   type ActivationName,
@@ -20,7 +20,7 @@ type Next = () => number;
 
 /**
  * Returns the first 30 bits of a number. Engines differ in the last bit of logarithms, cosines and the like, and the
- * tables of docs/concepts/numerics.md have to be the same in all of them.
+ * tables of docs/concepts/numerics-measurements.md have to be the same in all of them.
  */
 function coarse(v: number): number {
   const t = v * (2 ** 23 + 1);

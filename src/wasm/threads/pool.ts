@@ -39,8 +39,8 @@ const NAP_MS = 100;
 
 /**
  * A worker that is inside for this many milliseconds after the owner has finished its pieces counts as dead. A forward
- * of 6.4 million elements takes 2.4 ms (docs/concepts/numerics.md), so one of 4 GiB would take about 0.4 s. Only a worker that
- * has ended or is suspended takes as long.
+ * of 6.4 million elements takes 2.4 ms (docs/concepts/numerics-measurements.md), so one of 4 GiB would take about
+ * 0.4 s. Only a worker that has ended or is suspended takes as long.
  */
 const STALLED_MS = 10_000;
 
@@ -113,7 +113,7 @@ const NAMES = ["core", "extended"] as const;
 
 /**
  * Elements from which a call runs on the pool. In smaller tensors, waking the other threads takes as long as they save
- * (docs/concepts/numerics.md has the measurements).
+ * (docs/concepts/numerics-measurements.md has the measurements).
  */
 const PARALLEL_FROM = 131_072;
 
