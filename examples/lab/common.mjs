@@ -93,7 +93,7 @@ export const isLook = (step, steps, times) => step === steps || step === 1 || st
 export function judge(runs, { claim, source, measure, holds }) {
   const measured = runs.map(measure);
   const held = measured.filter(holds).length;
-  const evidence = Object.keys(measured[0]).map((name) => `${name} ${spread(measured.map((m) => m[name]))}`);
+  const evidence = Object.keys(measured[0]).map((name) => `${name}: ${spread(measured.map((m) => m[name]))}`);
   const verdict = held === runs.length ? "holds" : held === 0 ? "fails" : "mixed";
   const share = verdict === "mixed" ? [`holds for ${held} of ${runs.length} seeds`] : [];
   return { claim, source, verdict, evidence: [...evidence, ...share].join("; ") };

@@ -135,9 +135,9 @@ describe("claims", () => {
   const judged = (...all: number[]) => judge(all.map((n) => ({ values: { n } })) as never, rule as never);
 
   it("hold where they do for every seed, fail where for none, and are mixed otherwise", () => {
-    expect(judged(2, 3)).toMatchObject({ verdict: "holds", evidence: "n 2.5 ± 0.5" });
-    expect(judged(0, 1)).toMatchObject({ verdict: "fails", evidence: "n 0.5 ± 0.5" });
-    expect(judged(0, 2)).toMatchObject({ verdict: "mixed", evidence: "n 1 ± 1; holds for 1 of 2 seeds" });
+    expect(judged(2, 3)).toMatchObject({ verdict: "holds", evidence: "n: 2.5 ± 0.5" });
+    expect(judged(0, 1)).toMatchObject({ verdict: "fails", evidence: "n: 0.5 ± 0.5" });
+    expect(judged(0, 2)).toMatchObject({ verdict: "mixed", evidence: "n: 1 ± 1; holds for 1 of 2 seeds" });
   });
 
   it("say how many seeds have no number", () => {

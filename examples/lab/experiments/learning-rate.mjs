@@ -35,7 +35,7 @@ export default {
         [`highest rate that reaches ${LEVEL} %, with`]: largest(charts.accuracy.with, LEVEL),
         without: largest(charts.accuracy.without, LEVEL),
         "learns nothing from, with": Number(facts[limitOf(lab.WITH.label)]),
-        "from, without": Number(facts[limitOf(lab.WITHOUT.label)]),
+        "learns nothing from, without": Number(facts[limitOf(lab.WITHOUT.label)]),
       }),
       holds: (m) => m[`highest rate that reaches ${LEVEL} %, with`] > m.without,
     }),
