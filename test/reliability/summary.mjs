@@ -29,7 +29,9 @@ function figuresOf(text) {
   const [valid, invalid, states, models] = ["valid", "invalid", "state-files", "model-files"].map((name) =>
     countsOf(text, name),
   );
-  const [, faults, caught] = /Of (\d+) faults \d+ were run, and (\d+) of these were caught/.exec(block(text, "kernel-faults"));
+  const [, faults, caught] = /Of (\d+) faults \d+ were run, and (\d+) of these were caught/.exec(
+    block(text, "kernel-faults"),
+  );
   const soak = (part) => new RegExp(`^\\| ${part} +\\| ([\\d,]+)`, "m").exec(block(text, "soak"))[1];
   return { valid, invalid, states, models, faults, caught, soak };
 }
@@ -86,7 +88,11 @@ export function pictureOf(text) {
         shown.filter(({ count }) => count > 60_000),
         {
           ...{ x: ({ from, to }) => (from + to) / 2, y: "suite", text: ({ count }) => number(count) },
-          ...{ fill: "ink", fontWeight: 600, stroke: ({ fill }) => (fill.startsWith("url") ? "var(--background)" : "none") },
+          ...{
+            fill: "ink",
+            fontWeight: 600,
+            stroke: ({ fill }) => (fill.startsWith("url") ? "var(--background)" : "none"),
+          },
           strokeWidth: 4,
         },
       ),
