@@ -332,6 +332,15 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     }
   });
 
+  it("results lead to their experiment in the lab", async () => {
+    await page.goto(url.replace("playground", "results/experiments"));
+    const link = 'a[href="/lab/#experiment=saturation"]';
+    await page.waitForSelector(link);
+    await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(resolve))); // Vue takes over what was sent
+    await page.evaluate((link) => document.querySelector<HTMLElement>(link)?.click(), link);
+    await page.waitForFunction(() => document.getElementById("title")?.textContent?.startsWith("Saturation"));
+  });
+
   it("the lab is beside it, and its links lead to pages that there are", async () => {
     await open();
     await page.evaluate(() => document.querySelector<HTMLElement>('a[href="/lab/"]')?.click());
