@@ -469,8 +469,11 @@ describe("the report", () => {
     const texts = [...document.querySelectorAll("text")].map((text) => text.textContent);
     for (const text of ["[32, 64, 56, 56], channels first", "inference", "against native PyTorch"])
       expect(texts).toContain(text);
-    const symbols = [...document.querySelectorAll('[aria-label="dot"]')].map((g) => g.getAttribute("fill"));
-    expect(new Set(symbols)).toEqual(new Set(["var(--color0)", "var(--color1)", "var(--color2)"]));
+    const groups = [...document.querySelectorAll('[aria-label="dot"][fill]')];
+    const shapeBy = new Map(groups.map((g) => [g.getAttribute("fill"), g.querySelector("path, circle")]));
+    expect([...shapeBy.keys()].sort()).toEqual(["var(--color0)", "var(--color1)", "var(--color2)"]);
+    const outlines = [...shapeBy.values()].map((shape) => shape?.getAttribute("d") ?? shape?.tagName);
+    expect(new Set(outlines).size).toBe(3);
     expect(svg).toContain("prefers-color-scheme:dark");
   });
 
