@@ -255,7 +255,8 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     expect(await textOf(".playground .status")).toBe("Stopped.");
     await withCode("for (;;) console.log(1);");
     await click("Run");
-    await page.waitForFunction(() => document.querySelector(".output")?.textContent?.includes("Nothing after 1000"));
+    const full = () => document.querySelector(".output")?.textContent?.includes("Nothing after 1000");
+    await page.waitForFunction(full, { timeout: 100_000 });
     await click("Stop");
     expect(await page.$$eval(".output pre", (lines) => lines.length)).toBe(1001);
     expect(await run("console.log(1 + 1)", /Finished/)).toBe("2");

@@ -1,7 +1,6 @@
 // What a running program tells the page. The program's worker posts it, in an object that tells it from messages of the
 // program itself. Workers that the program starts reach the page through a BroadcastChannel with the name of the program's blob,
-// so that their `postMessage` stays theirs. Firefox delivers a broadcast only when the worker's code has come to an end, which an
-// endless loop does not: so it is not for all.
+// so that their `postMessage` stays theirs.
 
 /** Lines of a plot by name; what is not finite is a gap. */
 export type Lines = Record<string, number[]>;
