@@ -28,7 +28,7 @@ const legend = () =>
     ]),
   });
 
-/** @param {Parameters<typeof speedsOf>[0]} results */
+/** The picture of some results, of which only the shapes count. */
 export function speedPicture(results) {
   const speeds = speedsOf(results);
   const points = speeds.flatMap(({ entry, operation, times }) =>

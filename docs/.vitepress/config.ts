@@ -65,6 +65,7 @@ export default defineConfig({
   outDir: "../build/site",
   srcExclude: ["**/typedoc-sidebar.json"],
   head: [["link", { rel: "icon", href: "data:," }]], // without it, browsers ask the host for /favicon.ico
+  router: { prefetchLinks: false }, // it would ask for the lab as if it were one of VitePress's pages
   ignoreDeadLinks: [/^\/lab\//],
   buildEnd: ({ outDir }) => buildPage(join(outDir, "lab"), { inSite: true }),
   vite: { plugins: [llms()], build: { chunkSizeWarningLimit: 4096 } },
