@@ -17,6 +17,7 @@ import { PEERS } from "./peers/index.mjs";
 import { nativePeers } from "./peers/native.mjs";
 import { HOW_TO_INSTALL, pytorchPeers } from "./peers/pytorch.mjs";
 import { isolatedBy } from "./peers/remote.mjs";
+import { speedPicture } from "./picture.mjs";
 import {
   renderComparison,
   renderCosts,
@@ -46,7 +47,7 @@ PyTorch. The peers from npm need \`npm ci --prefix bench\`; every Python on the 
   --python FILE  a Python to measure PyTorch with, instead of those on the PATH; may be given several times
   --compare REF  compare this build with that of another commit, which is built in a temporary worktree, and nothing else
   --out FILE     where the results go as JSON, and beside it report.html (default: bench/results/DATE.json)
-  --write        write docs/results/benchmarks.md and docs/results/benchmark-results.md, and the README's table where it has the markers
+  --write        write docs/results/benchmarks.md with its picture, docs/results/benchmark-results.md, and the README's table where it has the markers
   --help         this text
 `;
 
@@ -134,6 +135,7 @@ async function bench({ quick, only, python, out, write }) {
   const files = save(results, out);
   if (write) {
     writeFileSync(new URL("docs/results/benchmarks.md", root), renderSummary(results));
+    writeFileSync(new URL("docs/results/benchmarks.svg", root), speedPicture(results));
     writeFileSync(new URL("docs/results/benchmark-results.md", root), renderReport(results));
     for (const name of ["README.md", "docs/index.md"]) {
       const page = new URL(name, root);

@@ -5,6 +5,7 @@ import { markdownTable } from "markdown-table";
 import { titleOf } from "./shapes.mjs";
 import {
   comparisonTable,
+  conclusionsOf,
   costTable,
   fusionTable,
   fusionText,
@@ -82,18 +83,32 @@ export function renderResults(results) {
 /** docs/results/benchmarks.md: what to conclude, on one screen. */
 export const renderSummary = (results) => `# Benchmarks
 
-Written by \`npm run bench -- --write\`; change the script, not this file. All tables, and how they were measured, are in
-[All benchmark results](benchmark-results.md).
+How many times as fast as its alternatives batchnorm-wasm is on this machine, on one thread, by shape:
 
-How many times as fast as each alternative batchnorm-wasm is, on tensors in wasm memory, one thread, float32; where it is
-slower, the number is bold. Each peer ran in the layout that suits it best. **copies** is the time in copies of the tensor,
-the least that reads x and writes y in memory order; kernels that work at several far places of a tensor can be faster.
+${list(conclusionsOf(results))}
+
+![How many times as fast as each alternative batchnorm-wasm is, by shape and operation](benchmarks.svg)
+
+- **A network that only predicts** needs no batch norm: [fold](../guides/folding.md) it, and pay nothing.
+- **Large tensors** are limited by the memory of the machine; the column "copies" below says how near the time is to that of a copy. **Small
+  tensors** are limited by the cost of a call.
+- **Ratios hold on this machine.** Measure on yours with \`npm ci --prefix bench && npm run bench\`, or in a browser with \`npm run bench:browser\`.
+
+## The numbers
+
+Tensors in wasm memory, float32, medians. Each alternative ran in the layout that suits it best, and of several versions of PyTorch the fastest
+counts. A bold number says that batchnorm-wasm is slower. **copies** is the time divided by that of copying the tensor x to y in memory order; kernels
+that work at several far places of a tensor can take less than one copy.
 
 ${markdown(summaryTable(results))}
 
-${targetText(results)}
+${targetText(results)} [All benchmark results](benchmark-results.md) has every number, the targets, and how it was measured.
+
+## Where it was measured
 
 ${renderEnvironment(results.environment)}
+
+Written by \`npm run bench -- --write\`; change the script, not this file.
 `;
 
 /** docs/results/benchmark-results.md: everything that was measured. */

@@ -8,6 +8,7 @@
 // threads are { shape, layout, operation, threads, ms }[] and builds { shape, layout, operation, build, ms }[], or a
 // { reason } why there are none. fusion, dtypes and modes are what variants.mjs makes of features.
 
+import { median } from "simple-statistics";
 import { OPERATIONS as MEASURED } from "./features.mjs";
 import { OURS } from "./run.mjs";
 import { sameShape, sizeOf, titleOf } from "./shapes.mjs";
@@ -209,6 +210,29 @@ export function summaryTable(results) {
   });
   const head = ["shape", "operation", "ms", "copies", ...Object.keys(RIVALS).map((name) => `× ${name}`)];
   return { head, rows, left: 2 };
+}
+
+/** What to conclude of the speeds, in sentences: the median and the extremes against each rival, and where we are slower. */
+export function conclusionsOf(results) {
+  const speeds = speedsOf(results);
+  const lines = Object.keys(RIVALS).flatMap((rival) => {
+    const all = speeds
+      .filter(({ times }) => times[rival])
+      .map(({ entry, operation, times }) => ({
+        times: times[rival],
+        on: `${OPERATIONS[operation]} on ${titleOf(entry)}`,
+      }))
+      .sort((a, b) => a.times - b.times);
+    if (all.length === 0) return [];
+    const slower = all.filter(({ times }) => times < 1);
+    const middle = median(all.map(({ times }) => times));
+    const range = `from ${inTimes(all[0].times)} to ${inTimes(all.at(-1).times)}`;
+    const where = slower.length
+      ? `Slower in ${slower.length} of ${all.length}: ${slower.map(({ on, times }) => `${on} (${inTimes(times)})`).join("; ")}.`
+      : `In none of ${all.length} is it slower.`;
+    return [`Against **${rival}**: ${inTimes(middle)} in the median, ${range}. ${where}`];
+  });
+  return lines;
 }
 
 /** How many of the targets were reached, of those that were measured. */

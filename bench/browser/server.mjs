@@ -27,6 +27,8 @@ const PAGE = `<!doctype html>
 <title>batchnorm-wasm: benchmark</title>
 <style>${STYLE}
 </style>
+<p>Which operations these are, who the others are, and how it is measured: <code>docs/results/benchmark-results.md</code>, "How it
+was measured". What to conclude of a run in Node: <code>docs/results/benchmarks.md</code>.</p>
 <p id="status">Loading</p>
 <progress id="bar" max="1" style="width: 100%"></progress>
 <div id="report"></div>

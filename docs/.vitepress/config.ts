@@ -2,8 +2,10 @@
 // docs/reference/api are made by TypeDoc from the docstrings.
 
 import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { type DefaultTheme, defineConfig } from "vitepress";
 import llms from "vitepress-plugin-llms";
+import { buildPage } from "../../examples/lab/page/build.mjs";
 import { renderForSearch, searchOptions } from "./search.ts";
 import { searchInChinese, wordsOf, zh } from "./zh.ts";
 
@@ -160,6 +162,9 @@ export default defineConfig({
   // the home page has no <main>: its content is the main landmark
   transformHtml: (html) =>
     html.includes("<main") ? html : html.replace('id="VPContent"', 'id="VPContent" role="main"'),
+  router: { prefetchLinks: false }, // it would ask for the lab as if it were one of VitePress's pages
+  ignoreDeadLinks: [/^\/lab\//],
+  buildEnd: ({ outDir }) => buildPage(join(outDir, "lab"), { inSite: true }),
   vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
@@ -168,6 +173,8 @@ export default defineConfig({
       { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },
+      { text: "Lab", link: "/lab/", target: "_self" }, // a page of its own, which buildEnd makes
+      { text: "Playground", link: "/playground" },
     ],
     sidebar: {
       "/reference/api/": [{ text: "API", link: "/reference/api/" }, ...entries(api)],

@@ -93,7 +93,7 @@ export const isLook = (step, steps, times) => step === steps || step === 1 || st
 export function judge(runs, { claim, source, measure, holds }) {
   const measured = runs.map(measure);
   const held = measured.filter(holds).length;
-  const evidence = Object.keys(measured[0]).map((name) => `${name} ${spread(measured.map((m) => m[name]))}`);
+  const evidence = Object.keys(measured[0]).map((name) => `${name}: ${spread(measured.map((m) => m[name]))}`);
   const verdict = held === runs.length ? "holds" : held === 0 ? "fails" : "mixed";
   const share = verdict === "mixed" ? [`holds for ${held} of ${runs.length} seeds`] : [];
   return { claim, source, verdict, evidence: [...evidence, ...share].join("; ") };
@@ -121,3 +121,11 @@ export const D2L = {
   text: "Dive into Deep Learning, section 8.5",
   url: "https://d2l.ai/chapter_convolutional-modern/batch-norm.html",
 };
+
+// ---- pages of the documentation that explain an experiment ------------------------------------------------------------
+
+export const BATCH_NORM = { text: "Batch normalization: what it does and why", path: "concepts/batch-norm" };
+export const DERIVATION = { text: "The derivation", path: "concepts/derivation" };
+export const FAMILY = { text: "Batch, layer, instance, group and weight norm", path: "concepts/family" };
+export const SMALL_BATCHES = { text: "Small and ragged batches", path: "guides/small-batches" };
+export const TFJS = { text: "In TensorFlow.js", path: "guides/tfjs" };

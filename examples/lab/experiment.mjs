@@ -10,6 +10,7 @@
  * @property {string} text three sentences: what is varied, what to look at, what the source says
  * @property {string} [method] how it is measured, where the text does not say it
  * @property {{ text: string, url: string }[]} sources
+ * @property {{ text: string, path: string }[]} guides pages that explain it, by their titles and paths in docs/, without .md
  * @property {Control[]} controls
  * @property {(values: Values) => Chart[]} charts
  * @property {(values: Values, data: Data) => Iterable<Update> | AsyncIterable<Update>} run

@@ -2,12 +2,21 @@
 
 import { markdownTable } from "markdown-table";
 
-const INTRODUCTION = `# Experiments
+const introduction = (overview) => `# Experiments
 
-What the papers claim of batch normalization, tried on 10,000 real digits and two spirals by the lab (examples/lab),
-headless, with several seeds. Written by \`npm run lab:run -- all --seeds 5\`; change the experiments, not this file. A claim
-**holds** where it does for every seed, **fails** where it does for none, and is **mixed** otherwise; numbers are means ± standard deviations over seeds, and
-in pictures bands are one standard deviation. Networks and data are small: a claim that fails here may hold elsewhere, and the reverse.
+Which claims about batch normalization hold when you try them: ${overview.counts}
+
+${overview.table}
+
+${overview.rest}
+
+How to read this page: each experiment repeats what a paper or a book claims, with several seeds. A claim **holds** where it does for
+every seed, **fails** where it does for none, and is **mixed** otherwise. Numbers are means ± standard deviations over seeds; in pictures
+bands are one standard deviation. The networks have a few layers, and the data are 10,000 digits of MNIST and two spirals: what fails
+here may hold for large networks, and the reverse. [Batch normalization: what it does and why](../concepts/batch-norm.md) draws the
+conclusions. Every experiment also runs in your browser, [in the lab](/lab/), where you can change its settings.
+
+Written by \`npm run lab:run -- all --seeds 5\`; change the experiments in \`examples/lab\`, not this file.
 `;
 
 const begin = (id) => `<!-- lab:${id} -->`;
@@ -21,7 +30,7 @@ const end = (id) => `<!-- /lab:${id} -->`;
  *   runs: import("./experiment.mjs").Run[], claims: import("./experiment.mjs").Claim[], environment: string
  * }} results
  */
-export function section({ id, title, text, method, sources, controls }, { runs, claims, environment }) {
+export function section({ id, title, text, method, sources, guides, controls }, { runs, claims, environment }) {
   const { seed, ...values } = runs[0].values;
   const settings = Object.entries(values).map(([name, value]) => {
     const { label } = controls.find((c) => c.id === name);
@@ -36,22 +45,42 @@ export function section({ id, title, text, method, sources, controls }, { runs, 
     ...(method ? [method] : []),
     markdownTable([["claim", "source", "", "measured"], ...rows]),
     `![${title}](experiments/${id}.svg)`,
+    `[Run it in the lab](/lab/#experiment=${id}), or without a page by \`npm run lab:run -- ${id} --seeds ${runs.length}\`. ` +
+      `Explained in ${guides.map(({ text, path }) => `[${text}](../${path}.md)`).join(" and ")}.`,
     `Settings: ${settings.join(", ")}; seeds ${seed} to ${seed + runs.length - 1}. ${environment}.` +
       (facts.length ? ` Of the first seed: ${facts.join("; ")}.` : ""),
-    `\`npm run lab:run -- ${id} --seeds ${runs.length}\``,
     end(id),
   ].join("\n\n");
 }
 
-/** How many claims hold, and which do not, from the sections' tables. */
+const COLUMNS = ["holds", "mixed", "fails"];
+
+/** How many claims hold, for each experiment and in all, and which do not, from the sections' tables. */
 function overview(parts) {
-  const rows = parts.flatMap((part) => [...part.matchAll(/^\| (.+?) +\| [^|]+ \| \*\*(holds|mixed|fails)\*\* +\|/gm)]);
-  const of = (verdict) => rows.filter((row) => row[2] === verdict).map((row) => row[1]);
-  const list = (verdict) => of(verdict).map((claim) => `- **${verdict}**: ${claim}`);
-  const many = (verdict, one, more) => `${of(verdict).length} ${of(verdict).length === 1 ? one : more}`;
-  const verdicts = `${many("holds", "holds", "hold")}, ${many("mixed", "is", "are")} mixed, and ${many("fails", "fails", "fail")}`;
-  const counts = `Of ${rows.length} claims ${verdicts}`;
-  return [`${counts}${of("holds").length < rows.length ? ":\n" : "."}`, ...list("mixed"), ...list("fails")].join("\n");
+  const sections = parts.map((part) => ({
+    title: /^## (.+)$/m.exec(part)?.[1],
+    id: /^<!-- lab:(\S+) -->/.exec(part)?.[1],
+    claims: [...part.matchAll(/^\| (.+?) +\| [^|]+ \| \*\*(holds|mixed|fails)\*\* +\|/gm)].map(
+      ([, claim, verdict]) => ({
+        claim,
+        verdict,
+      }),
+    ),
+  }));
+  const all = sections.flatMap(({ claims }) => claims);
+  const of = (claims, wanted) => claims.filter(({ verdict }) => verdict === wanted);
+  const many = (verdict, one, more) => `${of(all, verdict).length} ${of(all, verdict).length === 1 ? one : more}`;
+  const counts = `of ${all.length} claims ${many("holds", "holds", "hold")}, ${many("mixed", "is", "are")} mixed, and ${many("fails", "fails", "fail")}.`;
+  const rows = sections.map(({ title, id, claims }) => [
+    title,
+    ...COLUMNS.map((verdict) => `${of(claims, verdict).length || ""}`),
+    `[run it](/lab/#experiment=${id})`,
+  ]);
+  const table = markdownTable([["experiment", "claims that hold", "mixed", "fail", "lab"], ...rows], {
+    align: ["l", "r", "r", "r", "l"],
+  });
+  const list = [...of(all, "fails"), ...of(all, "mixed")].map(({ claim, verdict }) => `- **${verdict}**: ${claim}`);
+  return { counts, table, rest: list.length ? ["What does not hold for every seed:", "", ...list].join("\n") : "" };
 }
 
 /** The document with some sections replaced or added, in the order of `ids`. */
@@ -61,5 +90,5 @@ export function withSections(document, sections, ids) {
     return from < 0 || to < 0 ? undefined : document.slice(from, to + end(id).length);
   };
   const parts = ids.map((id) => sections[id] ?? there(id)).filter((part) => part !== undefined);
-  return `${[INTRODUCTION.trim(), overview(parts), ...parts].join("\n\n")}\n`;
+  return `${[introduction(overview(parts)).trim(), ...parts].join("\n\n")}\n`;
 }

@@ -20,6 +20,7 @@ import { javascript } from "../../bench/peers/javascript.mjs";
 import { nativePeers } from "../../bench/peers/native.mjs";
 import { pytorchPeers } from "../../bench/peers/pytorch.mjs";
 import { remote } from "../../bench/peers/remote.mjs";
+import { speedPicture } from "../../bench/picture.mjs";
 import {
   renderComparison,
   renderFusion,
@@ -456,7 +457,24 @@ describe("the report", () => {
     const faster = { ...row("PyTorch 2.14.1", "inference", 0.615), layout: "channels-first" };
     const slow = renderSummary({ ...results, shapes: [{ ...first, rows: [...first.rows, faster] }] });
     expect(slow).toContain("**0.500×**");
+    expect(slow).toMatch(
+      /Against \*\*native PyTorch\*\*: .*Slower in 1 of \d+: inference on \[32, 64, 56, 56\].* \(0\.500×\)\./,
+    );
     expect(slow).toMatch(/Of \d+ targets that were measured, \d+ are reached\./);
+  });
+
+  it("draws how many times as fast it is, each alternative with a symbol of its own", () => {
+    const svg = speedPicture({ ...results, shapes });
+    const { document } = parseHTML(svg);
+    const texts = [...document.querySelectorAll("text")].map((text) => text.textContent);
+    for (const text of ["[32, 64, 56, 56], channels first", "inference", "against native PyTorch"])
+      expect(texts).toContain(text);
+    const groups = [...document.querySelectorAll('[aria-label="dot"][fill]')];
+    const shapeBy = new Map(groups.map((g) => [g.getAttribute("fill"), g.querySelector("path, circle")]));
+    expect([...shapeBy.keys()].sort()).toEqual(["var(--color0)", "var(--color1)", "var(--color2)"]);
+    const outlines = [...shapeBy.values()].map((shape) => shape?.getAttribute("d") ?? shape?.tagName);
+    expect(new Set(outlines).size).toBe(3);
+    expect(svg).toContain("prefers-color-scheme:dark");
   });
 
   it("has targets for networks, against PyTorch in each layout", () => {

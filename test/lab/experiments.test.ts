@@ -16,6 +16,7 @@ import { EXPERIMENTS } from "../../examples/lab/experiments/index.mjs";
 import { mnistDigits } from "../../examples/lab/mnist.mjs";
 import { labelled, logLabel, logRange, ruled } from "../../examples/lab/page/log-axis.mjs";
 import { toJson, wrap } from "../../examples/lab/page/save.mjs";
+import { legendOf, shadeOf } from "../../examples/lab/palette.mjs";
 import { picture } from "../../examples/lab/picture.mjs";
 import { section, withSections } from "../../examples/lab/report.mjs";
 import { climb } from "../../examples/lab/sweep.mjs";
@@ -134,9 +135,9 @@ describe("claims", () => {
   const judged = (...all: number[]) => judge(all.map((n) => ({ values: { n } })) as never, rule as never);
 
   it("hold where they do for every seed, fail where for none, and are mixed otherwise", () => {
-    expect(judged(2, 3)).toMatchObject({ verdict: "holds", evidence: "n 2.5 ± 0.5" });
-    expect(judged(0, 1)).toMatchObject({ verdict: "fails", evidence: "n 0.5 ± 0.5" });
-    expect(judged(0, 2)).toMatchObject({ verdict: "mixed", evidence: "n 1 ± 1; holds for 1 of 2 seeds" });
+    expect(judged(2, 3)).toMatchObject({ verdict: "holds", evidence: "n: 2.5 ± 0.5" });
+    expect(judged(0, 1)).toMatchObject({ verdict: "fails", evidence: "n: 0.5 ± 0.5" });
+    expect(judged(0, 2)).toMatchObject({ verdict: "mixed", evidence: "n: 1 ± 1; holds for 1 of 2 seeds" });
   });
 
   it("say how many seeds have no number", () => {
@@ -180,7 +181,7 @@ describe("claims", () => {
   ];
   const inner = (well: boolean) => ({ edges: [-10, -1, 1, 10], shares: well ? [0.1, 0.8, 0.1] : [0.4, 0.2, 0.4] });
   const each = <T>(names: string[], value: T) => Object.fromEntries(names.map((name) => [name, value]));
-  const CHANNELS = [0, 1, 2, 3, 4, 5];
+  const CHANNELS = ["0", "1", "2", "3", "4", "5"];
 
   const AS_CLAIMED: Record<string, (so: boolean) => { charts: object; facts?: object; values?: object }> = {
     figure1: (so) => ({
@@ -248,16 +249,8 @@ describe("claims", () => {
     lenet: (so) => ({
       charts: {
         accuracy: { with: rises(so), without: rises(!so) },
-        parameters: {
-          ...each(
-            CHANNELS.map((c) => `gamma${c}`),
-            [[1, so ? 1.5 : 1]],
-          ),
-          ...each(
-            CHANNELS.map((c) => `beta${c}`),
-            [[1, so ? 0.5 : 0]],
-          ),
-        },
+        gamma: each(CHANNELS, [[1, so ? 1.5 : 1]]),
+        beta: each(CHANNELS, [[1, so ? 0.5 : 0]]),
       },
     }),
   };
@@ -487,6 +480,28 @@ describe("a logarithmic axis", () => {
   });
 });
 
+describe("legends", () => {
+  const chart = (kind: string, count: number) => ({
+    kind,
+    series: Array.from({ length: count }, (_, color) => ({ id: `${color}`, label: `line ${color}`, color })),
+  });
+  it("tell six lines apart without their colours", () => {
+    const entries = legendOf(chart("lines", 6) as never, "light");
+    expect(new Set(entries.map(({ dash }) => `${dash}`)).size).toBe(6);
+    expect(legendOf(chart("lines", 1) as never, "light")).toEqual([]);
+  });
+  it("of a map have the symbols of both classes and the shades of every probability", () => {
+    const entries = legendOf(chart("map", 1) as never, "dark");
+    expect(entries.map(({ label }) => label)).toEqual([
+      ...["sample of class 0", "sample of class 1", "class 1 has probability 0–0.2"],
+      ...["0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8–1"],
+    ]);
+    expect(new Set(entries.map(({ path, fill, alpha }) => `${path} ${fill} ${alpha}`)).size).toBe(7);
+    expect([0, 0.2, 0.21, 0.5, 1].map((p) => shadeOf(p)?.from)).toEqual([0, 0, 0.2, 0.4, 0.8]);
+    expect(shadeOf(Number.NaN)).toBeUndefined();
+  });
+});
+
 describe("the legend of a saved picture", () => {
   it("goes on in another line before it leaves its chart, and keeps its order", () => {
     const lines = wrap([40, 50, 30, 200, 10], (width: number) => width, 10, 100);
@@ -565,22 +580,29 @@ describe("the headless runner", () => {
     const after = withSections(before, { a: part("a", "new a"), c: part("c", "new c") }, ["a", "b", "c"]);
     expect(after.match(/^(old|new) \w/gm)).toEqual(["new a", "old b", "new c"]);
     expect(after.match(/^# /gm)).toHaveLength(1);
-    expect(after).toContain("Of 0 claims 0 hold");
+    expect(after).toContain("of 0 claims 0 hold");
     const table = "| claim |\n| A. | b, 1 | **fails** | 1 |\n| B. | b, 2 | **holds** | 1 |";
-    expect(withSections("", { a: part("a", table) }, ["a"])).toMatch(
-      /Of 2 claims 1 holds, 0 are mixed, and 1 fails:\n\n- \*\*fails\*\*: A\./,
-    );
+    const counted = withSections("", { a: part("a", `## A title\n\n${table}`) }, ["a"]);
+    expect(counted).toContain("of 2 claims 1 holds, 0 are mixed, and 1 fails.");
+    expect(counted).toMatch(/\| A title +\| +1 \| +\| +1 \| \[run it\]\(\/lab\/#experiment=a\) \|/);
+    expect(counted).toContain("- **fails**: A.");
   });
 });
 
 it("docs/results/experiments.md has every experiment, its claims and its picture", () => {
   const root = new URL("../../", import.meta.url);
   const text = readFileSync(new URL("docs/results/experiments.md", root), "utf8");
-  for (const { id, title, method } of EXPERIMENTS) {
+  for (const { id, title, method, guides } of EXPERIMENTS) {
     const section = text.slice(text.indexOf(`<!-- lab:${id} -->`), text.indexOf(`<!-- /lab:${id} -->`));
     expect(section).toContain(`## ${title}`);
     if (method) expect(section).toContain(method);
     expect(section).toMatch(/\*\*(holds|fails|mixed)\*\*/);
     expect(readFileSync(new URL(`docs/results/experiments/${id}.svg`, root), "utf8")).toMatch(/^<svg/);
+    expect(section).toContain(`(/lab/#experiment=${id})`);
+    expect(guides.length).toBeGreaterThan(0);
+    for (const { text, path } of guides) {
+      expect(section).toContain(`[${text}](../${path}.md)`);
+      expect(readFileSync(new URL(`docs/${path}.md`, root), "utf8")).toContain(`# ${text}\n`);
+    }
   }
 });

@@ -204,12 +204,14 @@ describe.each(BROWSER_NAMES)("in %s", (name) => {
 
   it("goes from one experiment to another by its list", async () => {
     await open("");
-    for (const { id, title, method, sources } of EXPERIMENTS) {
+    for (const { id, title, method, sources, guides } of EXPERIMENTS) {
       await page.evaluate((id) => document.querySelector<HTMLElement>(`#list a[data-id="${id}"]`)?.click(), id);
       await page.waitForFunction((title) => document.getElementById("title")?.textContent === title, {}, title);
       expect((await state()).id).toBe(id);
       expect(await textOf("sources")).toContain(sources[0]?.text);
       expect(await textOf("method")).toBe(method ?? "");
+      // alone, without the documentation's site beside it
+      expect(await textOf("guides")).toBe(guides.map(({ text, path }) => `${text} (docs/${path}.md)`).join(", "));
       expect(await page.evaluate(() => document.querySelector("[aria-current]")?.getAttribute("data-id"))).toBe(id);
     }
   });

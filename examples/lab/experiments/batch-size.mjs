@@ -40,6 +40,7 @@ export default {
     { text: "Wu & Johnson 2021, section 3", url: "https://arxiv.org/abs/2105.07576" },
     { text: "Hoffer et al. 2017", url: "https://arxiv.org/abs/1705.08741" },
   ],
+  guides: [lab.SMALL_BATCHES],
   controls: [
     lab.count("samples", "Samples to learn in each training", 8192, 512, 200_000),
     lab.number("rate", "Learning rate", 0.1, 0.001, 100),

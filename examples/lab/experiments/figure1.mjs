@@ -18,6 +18,7 @@ export default {
     "norm before every sigmoid. Watch how soon each becomes accurate, and how the input of one unit of the last hidden layer is " +
     "distributed over the test images. The paper says that batch norm trains faster, ends more accurate, and keeps that distribution stable.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 4.1 and figure 1" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.count("steps", "Steps", 1500, 10, 20000),
     lab.number("rate", "Learning rate", 0.5, 0.001, 100),

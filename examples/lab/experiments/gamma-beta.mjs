@@ -21,11 +21,13 @@ export default {
   id: "gamma-beta",
   title: "What gamma and beta are for",
   text:
-    "Three sigmoid networks learn two spirals in the plane: with batch norm, with batch norm whose gamma and beta are left out, and with neither. Watch " +
-    "the inputs of the first layer's units, most of which lie within ±1, where a sigmoid is close to a line, as long as nothing can move them, " +
-    "and the decision boundaries. The paper says that gamma and beta let a layer represent the identity, so that normalisation takes nothing " +
-    "away from what the network can represent.",
+    "Three sigmoid networks learn to separate two spirals in the plane: with batch norm, with batch norm that " +
+    "has no gamma and beta, and without batch norm. Watch the inputs of the first layer's units: without " +
+    "gamma and beta most of them stay within ±1, where a sigmoid is nearly a straight line. Watch the " +
+    "decision boundaries, too. The paper says that a layer with gamma and beta can represent the identity, so " +
+    "that normalisation does not restrict what the network can represent.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.count("steps", "Steps", 2000, 10, 50000),
     lab.number("rate", "Learning rate", 1, 0.001, 100),

@@ -14,6 +14,7 @@ export default {
     "wide the range is in which each kind of network learns. The paper says that batch norm makes training less dependent on the " +
     "initialisation, for a layer's output does not change when its weights are scaled.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 3.3" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.number("from", "Smallest scale", 0.03, 1e-4, 1e3, { hint: "1 keeps the variance from layer to layer" }),
     lab.number("to", "Largest scale", 30, 1e-4, 1e4),

@@ -17,6 +17,7 @@ export default {
     { ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.3" },
     { text: "Bjorck et al. 2018", url: "https://arxiv.org/abs/1806.02375" },
   ],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.number("from", "Lowest rate", 0.01, 1e-5, 1e3),
     lab.number("to", "Highest rate", 10, 1e-5, 1e4),
@@ -34,7 +35,7 @@ export default {
         [`highest rate that reaches ${LEVEL} %, with`]: largest(charts.accuracy.with, LEVEL),
         without: largest(charts.accuracy.without, LEVEL),
         "learns nothing from, with": Number(facts[limitOf(lab.WITH.label)]),
-        "from, without": Number(facts[limitOf(lab.WITHOUT.label)]),
+        "learns nothing from, without": Number(facts[limitOf(lab.WITHOUT.label)]),
       }),
       holds: (m) => m[`highest rate that reaches ${LEVEL} %, with`] > m.without,
     }),

@@ -13,6 +13,7 @@ export default {
     "one per unit over vectors. Watch loss and accuracy, and the gamma and beta that it learns. The chapter says that batch norm " +
     "speeds up its convergence and bears a larger learning rate.",
   sources: [lab.D2L],
+  guides: [lab.TFJS, lab.BATCH_NORM],
   controls: [
     lab.count("steps", "Steps", 150, 5, 10000),
     lab.number("rate", "Learning rate", 0.3, 0.001, 10, { hint: "the chapter: 0.1, for ten epochs of 60,000 images" }),
@@ -34,20 +35,12 @@ export default {
       },
       ...{ series: [lab.WITH, lab.WITHOUT], hint: "Of one batch after the other." },
     },
-    {
-      ...{
-        id: "parameters",
-        title: "Gamma and beta of the first batch norm",
-        kind: "lines",
-        x: lab.STEPS,
-        y: { label: "value" },
-      },
-      series: [
-        ...CHANNELS.map((c) => ({ id: `gamma${c}`, label: `gamma, channel ${c}`, color: c, dash: [] })),
-        ...CHANNELS.map((c) => ({ id: `beta${c}`, label: `beta, channel ${c}`, color: c, dash: [4, 3] })),
-      ],
-      hint: "From gamma 1 and beta 0 the network finds its own.",
-    },
+    ...["gamma", "beta"].map((name) => ({
+      ...{ id: name, title: `${name === "gamma" ? "Gamma" : "Beta"} of the first batch norm`, kind: "lines" },
+      ...{ x: lab.STEPS, y: { label: name } },
+      series: CHANNELS.map((c) => ({ id: `${c}`, label: `channel ${c}`, color: c })),
+      hint: `From ${name} ${STARTS[name]} the network finds its own for each channel.`,
+    })),
   ],
 
   async *run({ steps, rate, batch, seed }, data) {
@@ -77,10 +70,8 @@ export default {
       }
       tf.dispose([input, output]);
       const [gamma, beta] = nets[0].net.layers.find((l) => l.getClassName() === "BatchNormalization").getWeights();
-      update.append.parameters = Object.fromEntries([
-        ...CHANNELS.map((c) => [`gamma${c}`, [[step, gamma.dataSync()[c]]]]),
-        ...CHANNELS.map((c) => [`beta${c}`, [[step, beta.dataSync()[c]]]]),
-      ]);
+      for (const [name, values] of Object.entries({ gamma: gamma.dataSync(), beta: beta.dataSync() }))
+        update.append[name] = Object.fromEntries(CHANNELS.map((c) => [`${c}`, [[step, values[c]]]]));
       yield update;
     }
     test.dispose();
@@ -110,9 +101,8 @@ export default {
       claim: "Gamma and beta are learned: they leave 1 and 0.",
       source: "d2l, 8.5.4",
       measure: ({ charts }) => {
-        const farthest = (name, start) =>
-          Math.max(...CHANNELS.map((c) => Math.abs(lab.last(charts.parameters[`${name}${c}`]) - start)));
-        return { "farthest gamma from 1": farthest("gamma", 1), "farthest beta from 0": farthest("beta", 0) };
+        const farthest = (name) => Math.max(...CHANNELS.map((c) => Math.abs(lab.last(charts[name][c]) - STARTS[name])));
+        return { "farthest gamma from 1": farthest("gamma"), "farthest beta from 0": farthest("beta") };
       },
       holds: (m) => m["farthest gamma from 1"] > 0.01 && m["farthest beta from 0"] > 0.01,
     }),
@@ -120,3 +110,4 @@ export default {
 };
 
 const CHANNELS = [0, 1, 2, 3, 4, 5];
+const STARTS = { gamma: 1, beta: 0 };

@@ -10,10 +10,12 @@ export default {
   id: "regularisation",
   title: "Regularisation: the gap to unseen images",
   text:
-    "Two networks learn a few hundred digits until they know them by heart, with and without batch norm. Watch the gap between " +
-    "the accuracy on those and on images that they have never seen. The paper says that batch norm regularises, since a " +
-    "sample is seen in the light of the others of its batch, which change.",
+    "Two networks, with and without batch norm, learn a few hundred digits until they know them by heart. " +
+    "Watch the gap between the accuracy on these digits and on images that they have never seen. The paper " +
+    "says that batch norm regularises: a sample's output depends on the other samples of its batch, which are " +
+    "others at every step.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.4" }],
+  guides: [lab.BATCH_NORM],
   controls: [
     lab.count("images", "Training images", 500, 20, 8000),
     lab.count("steps", "Steps", 800, 10, 20000),

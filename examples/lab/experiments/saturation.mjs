@@ -21,6 +21,7 @@ export default {
     "units, and how large the gradient is at every layer's weights. The paper says that batch norm keeps units out of the saturated " +
     "regime, where gradients vanish, and so makes saturating activations trainable.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 2" }],
+  guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 600, 10, 20000),
     lab.number("rate", "Learning rate", 0.5, 0.001, 100),

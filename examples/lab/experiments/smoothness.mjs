@@ -16,11 +16,14 @@ export default {
   id: "smoothness",
   title: "Smoothness: why it helps",
   text:
-    "At training steps the loss is measured along the gradient, from half a step to four steps away. Watch its range, how far the " +
-    "gradient there is from the one here, and the largest change of the gradient for the distance moved. " +
-    "Santurkar et al. say that batch norm makes the landscape smoother, and that this, not stable distributions, is why it helps: with " +
-    "noise behind it that shifts mean and variance at every step, it trains about as well.",
+    "Every few training steps, the loss and its gradient are measured at points along the gradient, from half " +
+    "a step to four steps away. Watch three quantities: the range of the loss there, how far the gradient " +
+    "there is from the gradient at the start, and the largest change of the gradient divided by the distance. " +
+    "Santurkar et al. say that batch norm makes the loss smoother, and that this is why it helps, not stable " +
+    "distributions: with noise behind batch norm that shifts mean and variance at every step, a network " +
+    "trains about as well.",
   sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.2 and 3, figures 2 and 4" }],
+  guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 400, 10, 20000),
     lab.count("every", "Measure every … steps", 5, 1, 1000),

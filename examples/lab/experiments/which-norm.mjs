@@ -41,23 +41,24 @@ export default {
   id: "which-norm",
   title: "Batch, layer, group, weight norm or none: over batch sizes",
   text:
-    "The same number of samples is learned in batches of 2 to 128 with batch, layer, group or weight norm or none, each at the " +
-    "learning rate that serves it best. Watch where the lines of the test error part, and which rates were chosen. " +
-    "Wu & He say that the error of batch norm rises as batches shrink and that of group norm does not, Salimans & Kingma that weight " +
-    "norm speeds up learning.",
+    "The same number of samples is learned in batches of 2 to 128, with batch, layer, group or weight norm, or with none, each at " +
+    "the learning rate that suits it best. Watch where the lines of the test error separate, and which rates were chosen. " +
+    "Wu & He say that the error of batch norm rises as batches shrink and that of group norm does not; Salimans & Kingma say that " +
+    "weight norm speeds up learning.",
   method:
-    `Networks have two hidden layers of ${UNITS[0]} units, and start from the same weights. Rates are searched alike for every ` +
-    `norm and seed: in batches of ${REGULAR} each rate of the search is tried, and the one with the highest accuracy on validation ` +
-    "images is chosen. In every other size the search starts from the rate of a neighbouring size, and goes on by the same factor " +
-    "until no neighbour of the best rate is better. Error and loss are of test images, by which nothing was chosen. " +
-    `Errors that differ by at most ${TOLERANCE} point count as equal where a claim says that one rises, stays or is as good. ` +
-    "Small batches make more steps of the same samples. Batch norm is evaluated by its moving average, of momentum 0.1. " +
-    "Weight norm starts from data as in section 3 of its paper, " +
-    `from the same ${INITIAL} training images in every size. The layers are dense, while Wu & He's are convolutional.`,
+    `Networks have two hidden layers of ${UNITS[0]} units and start from the same weights. Their layers are dense, while Wu & He's ` +
+    "are convolutional. Learning rates are chosen in the same way for every norm and seed, by the accuracy on validation images. " +
+    `In batches of ${REGULAR}, every rate of the search is tried. For the other sizes the search starts from the rate of a ` +
+    "neighbouring size, and moves on by the same factor until no neighbour of the best rate is better. Error and loss are those of " +
+    "test images, which choose nothing. Where a claim says that one error rises, stays or is as good as another, errors that " +
+    `differ by at most ${TOLERANCE} point count as equal. Small batches make more steps with the same samples. Batch norm is ` +
+    "evaluated by its moving average, with momentum 0.1. Weight norm is initialised from data, as in section 3 of its paper, with " +
+    `the same ${INITIAL} training images in every size.`,
   sources: [
     { text: `${WU_HE}, figure 1`, url: "https://arxiv.org/abs/1803.08494" },
     { text: `${SALIMANS_KINGMA}, sections 2 and 3`, url: "https://arxiv.org/abs/1602.07868" },
   ],
+  guides: [lab.FAMILY],
   controls: [
     lab.count("samples", "Samples to learn in each training", 4096, SIZES.at(-1), 200_000),
     lab.number("from", "Lowest rate", 0.005, 1e-5, 1e3),

@@ -1,7 +1,7 @@
 // One chart of the page: its figure with title, legend and hint, and what draws its data.
 
 import uPlot from "uplot";
-import { styleOf } from "../palette.mjs";
+import { legendOf, NAMED_LINES, PALETTE, SWATCH, shadeOf, styleOf } from "../palette.mjs";
 import { labelled, logLabel, logRange, ruled } from "./log-axis.mjs";
 
 const HEIGHT = 260;
@@ -16,28 +16,51 @@ export const onScheme = (listener) => dark.addEventListener("change", listener);
 
 export const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+/** How the lab's page looks; a page that has a switch of its own gives its charts another one. */
+const SYSTEM = { scheme, color: cssColor };
+
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 };
 
-/** A line as it looks in the chart. */
-function swatch(series) {
-  const { stroke, dash } = styleOf(series, scheme());
+/** What stands before a label of a legend: a line, a symbol, a shade. */
+function swatch({ path: d, stroke = "none", dash = [], fill = "none", alpha = 1 }) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  for (const [name, value] of Object.entries({ width: 26, height: 8, "aria-hidden": "true" }))
-    svg.setAttribute(name, value);
-  for (const [name, value] of Object.entries({
-    d: "M0 4h26",
-    stroke,
-    "stroke-width": 2.5,
-    "stroke-dasharray": dash.join(" "),
-  }))
+  for (const [name, value] of Object.entries({ ...SWATCH, "aria-hidden": "true" })) svg.setAttribute(name, value);
+  const line = { stroke, "stroke-width": 2.5, "stroke-dasharray": dash.join(" ") };
+  for (const [name, value] of Object.entries({ d, fill, "fill-opacity": alpha, ...line }))
     path.setAttribute(name, value);
   svg.append(path);
   return svg;
+}
+
+const NAME = { font: "11px system-ui", gap: 5, line: 12 };
+
+/** What draws the names of lines at their ends, and the room that they take on the right. */
+function namesAtEnds({ series }, style) {
+  const room = NAME.gap + 6.2 * Math.max(...series.map(({ label }) => label.length));
+  const draw = ({ ctx, data, valToPos }) => {
+    const ratio = devicePixelRatio;
+    const at = series
+      .flatMap((s, i) => {
+        const end = data[i + 1].findLastIndex((y) => y !== null && y !== undefined);
+        return end < 0 ? [] : [{ s, x: valToPos(data[0][end], "x", true), y: valToPos(data[i + 1][end], "y", true) }];
+      })
+      .sort((a, b) => a.y - b.y);
+    ctx.save();
+    ctx.font = NAME.font.replace("11px", `${11 * ratio}px`);
+    ctx.textBaseline = "middle";
+    for (const [k, label] of at.entries()) {
+      if (k > 0) label.y = Math.max(label.y, at[k - 1].y + NAME.line * ratio);
+      ctx.fillStyle = style(label.s).stroke;
+      ctx.fillText(label.s.label, label.x + NAME.gap * ratio, label.y);
+    }
+    ctx.restore();
+  };
+  return { room, draw };
 }
 
 /** What uPlot can draw: gaps for what is no number, or has no place on a logarithmic axis. */
@@ -90,18 +113,23 @@ export class Chart {
   canvas;
   #plot;
   #place;
+  #theme;
 
-  /** @param {import("../experiment.mjs").Chart} chart */
-  constructor(chart) {
+  /**
+   * @param {import("../experiment.mjs").Chart} chart
+   * @param {{ scheme: () => "light" | "dark", color: (name: "--grid" | "--muted" | "--surface") => string }} theme
+   */
+  constructor(chart, theme = SYSTEM) {
     this.chart = chart;
+    this.#theme = theme;
     this.#place = element("div", { className: chart.kind === "map" ? "plot map" : "plot" });
     this.#place.append(element("p", { className: "empty", textContent: "Nothing yet" }));
-    const legend = chart.series.map((s) => element("li", {}, swatch(s), s.label));
+    const legend = legendOf(chart, theme.scheme()).map((entry) => element("li", {}, swatch(entry), entry.label));
     this.figure = element(
       "figure",
       {},
       element("figcaption", { textContent: chart.title }),
-      ...(chart.series.length > 1 ? [element("ul", { className: "legend" }, ...legend)] : []),
+      ...(legend.length ? [element("ul", { className: "legend" }, ...legend)] : []),
       this.#place,
       element("p", { className: "hint", textContent: chart.hint }),
     );
@@ -130,13 +158,19 @@ export class Chart {
       return;
     }
     const { x, y } = this.chart;
-    const style = (series) => styleOf(series, scheme());
-    const line = { stroke: cssColor("--grid"), width: 1 };
+    const style = (series) => styleOf(series, this.#theme.scheme());
+    const line = { stroke: this.#theme.color("--grid"), width: 1 };
     const axis = ({ label, log }) => {
       const lines = { ...line, ...(log && { filter: (_, marks) => ruled(marks) }) };
       return {
         ...(log && { filter: (_, marks) => labelled(marks), values: (_, marks) => marks.map(logLabel) }),
-        ...{ stroke: cssColor("--muted"), label, labelSize: 22, labelFont: "11px system-ui", font: "11px system-ui" },
+        ...{
+          stroke: this.#theme.color("--muted"),
+          label,
+          labelSize: 22,
+          labelFont: "11px system-ui",
+          font: "11px system-ui",
+        },
         ...{ grid: lines, ticks: lines },
       };
     };
@@ -145,9 +179,14 @@ export class Chart {
       ...(log && { distr: 3, range: (_, min, max) => logRange(min, max) }),
       ...(range && { range }),
     });
+    const named =
+      this.chart.kind === "lines" && this.chart.series.length >= NAMED_LINES
+        ? namesAtEnds(this.chart, style)
+        : undefined;
     this.#place.replaceChildren();
     this.#plot = new uPlot(
       {
+        ...(named && { padding: [null, named.room, null, null], hooks: { draw: [named.draw] } }),
         ...{ width: this.#place.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { show: false } },
         ...{
           scales: { x: scale(x), y: scale(y) },
@@ -176,12 +215,15 @@ export class Chart {
       this.#place.replaceChildren(this.canvas);
     }
     const context = this.canvas.getContext("2d");
-    const [first, second] = [0, 1].map((color) => styleOf({ color }, scheme()).stroke);
-    context.fillStyle = cssColor("--surface");
+    const colors = PALETTE[this.#theme.scheme()];
+    const [first, second] = colors;
+    context.fillStyle = this.#theme.color("--surface");
     context.fillRect(0, 0, side, side);
     for (const [i, value] of values.entries()) {
-      context.globalAlpha = Number.isFinite(value) ? 0.1 + 0.5 * Math.abs(value - 0.5) : 0;
-      context.fillStyle = value < 0.5 ? first : second;
+      const shade = shadeOf(value);
+      if (!shade) continue;
+      context.globalAlpha = shade.alpha;
+      context.fillStyle = colors[shade.color];
       context.fillRect((i % size) * cell, side - (Math.floor(i / size) + 1) * cell, cell, cell);
     }
     context.globalAlpha = 1;

@@ -2,7 +2,8 @@
 //
 //   idle → running ⇄ paused → finished      any other experiment or a restart: idle
 //
-// `window.lab` tells the state to tests.
+// `window.lab` tells the state to tests. IN_SITE is true in the page that the documentation's site has beside its own; there
+// links lead to its pages.
 
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
@@ -34,17 +35,23 @@ const say = (text, problem = false) => {
   $("status").classList.toggle("problem", problem);
 };
 
+const linkTo = (href, textContent) => Object.assign(document.createElement("a"), { href, textContent });
+
+const listed = (items) => items.flatMap((item, i) => (i ? [", ", item] : [item]));
+
 function show({ experiment, values }) {
   Object.assign(state, { experiment, values });
   document.title = `${experiment.title} · Batch norm lab`;
   $("title").textContent = experiment.title;
   $("text").textContent = experiment.text;
   $("method").textContent = experiment.method ?? "";
-  $("sources").replaceChildren(
-    ...experiment.sources.flatMap(({ text, url }, i) => [
-      ...(i ? [", "] : []),
-      Object.assign(document.createElement("a"), { href: url, textContent: text }),
-    ]),
+  $("sources").replaceChildren(...listed(experiment.sources.map(({ text, url }) => linkTo(url, text))));
+  $("guides").replaceChildren(
+    ...listed(
+      experiment.guides.map(({ text, path }) =>
+        IN_SITE ? linkTo(`../${path}.html`, text) : `${text} (docs/${path}.md)`,
+      ),
+    ),
   );
   for (const link of $("list").querySelectorAll("a")) {
     if (link.dataset.id === experiment.id) link.setAttribute("aria-current", "page");
@@ -199,6 +206,7 @@ function open() {
   if (asked.problems.length) say(`Corrected what the link said: ${asked.problems.join("; ")}.`, true);
 }
 
+$("home").hidden = !IN_SITE;
 $("list").append(
   ...EXPERIMENTS.map(({ id, title }) => {
     const link = Object.assign(document.createElement("a"), {

@@ -1,6 +1,6 @@
 // What a user takes away of an experiment: its data as JSON, its charts as one picture.
 
-import { styleOf } from "../palette.mjs";
+import { legendOf, SWATCH } from "../palette.mjs";
 
 /** The document as text; null for what is no number. */
 export const toJson = ({ experiment, values, collected: { charts, facts, done, total }, version, url }) =>
@@ -28,7 +28,7 @@ const CHART = (WIDTH - (COLUMNS + 1) * MARGIN) / COLUMNS;
 const TITLE = { font: "600 26px system-ui", line: 48 };
 const SETTINGS = { font: "15px system-ui", line: 22, gap: 16 };
 const CAPTION = { font: "600 17px system-ui", line: 26 };
-const LEGEND = { font: "13px system-ui", line: 20, gap: 16, swatch: 24, space: 6 };
+const LEGEND = { font: "13px system-ui", line: 20, gap: 16, space: 6 };
 
 /**
  * Lines of things side by side, `gap` apart, of which none is wider than `room` unless one thing alone is.
@@ -75,8 +75,8 @@ export function toPng({ experiment, values, charts, scheme, colors }) {
     .map(({ chart, canvas }) => ({
       ...{ title: chart.title, image: canvas, height: (CHART * canvas.height) / canvas.width },
       legend: wrap(
-        chart.series.length > 1 ? chart.series : [],
-        ({ label }) => LEGEND.swatch + LEGEND.space + widthOf(label, LEGEND),
+        legendOf(chart, scheme),
+        ({ label }) => SWATCH.width + LEGEND.space + widthOf(label, LEGEND),
         LEGEND.gap,
         CHART,
       ),
@@ -111,18 +111,17 @@ export function toPng({ experiment, values, charts, scheme, colors }) {
     y += height;
   }
 
-  /** One series of a legend. */
-  function entry(series, x, y) {
-    const { stroke, dash } = styleOf(series, scheme);
+  /** One entry of a legend. */
+  function entry({ label, path, stroke, dash = [], fill, alpha = 1 }, x, y) {
     context.save();
-    Object.assign(context, { strokeStyle: stroke, lineWidth: 2.5 });
-    context.setLineDash(dash);
-    context.beginPath();
-    context.moveTo(x, y - 4);
-    context.lineTo(x + LEGEND.swatch, y - 4);
-    context.stroke();
+    context.translate(x, y - SWATCH.height + 1);
+    if (fill) Object.assign(context, { fillStyle: fill, globalAlpha: alpha }).fill(new Path2D(path));
+    if (stroke) {
+      Object.assign(context, { strokeStyle: stroke, lineWidth: 2.5 }).setLineDash(dash);
+      context.stroke(new Path2D(path));
+    }
     context.restore();
-    text(series.label, x + LEGEND.swatch + LEGEND.space, y, LEGEND, colors.text);
+    text(label, x + SWATCH.width + LEGEND.space, y, LEGEND, colors.text);
   }
 
   return new Promise((resolve, reject) =>
