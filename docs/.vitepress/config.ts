@@ -69,6 +69,9 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Recalibrate", "recalibration"],
     ["Diagnose a bad network", "diagnosing"],
     ["Checkpoints: save and load", "checkpoints"],
+    ["Check a checkpoint", "check-a-checkpoint"],
+    ["Move a model between frameworks", "move-between-frameworks"],
+    ["Mean and deviation of a data set", "mean-and-deviation"],
     ["Fold in a program", "folding"],
     ["Accuracy of folding", "folding-accuracy"],
     ["Fold a model file", "folding-files"],
@@ -96,7 +99,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["What is where", ""],
     ["Options", "options"],
     ["Presets", "presets"],
-    ["Tools for whole models", "command-line"],
+    ["The command line", "command-line"],
     ["The ABI of the modules", "abi"],
     ["API, symbol by symbol", "api/"],
     ["Changelog", "changelog"],
@@ -127,11 +130,12 @@ const forModels = llms({
 });
 
 /**
- * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, and the name of the search's
+ * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, the button in the brand colour one of 4.4, and the name of the search's
  * button lacks the keys that it shows.
  */
 const STYLE = `
   html:root { --vp-code-lang-color: var(--vp-c-text-2); }
+  html:root:not(.dark) { --vp-button-brand-bg: var(--vp-c-brand-2); }
   .DocSearch-Button .DocSearch-Button-Keys { display: none; }
 `;
 

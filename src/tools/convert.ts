@@ -1,5 +1,5 @@
 // Conversion of a whole checkpoint: the batch norms' tensors get the names of another framework, and everything else is copied.
-// Values are copied by ranges, so that memory holds one chunk of the file at a time. docs/reference/command-line.md has the rules.
+// Values are copied by ranges, so that memory holds one chunk of the file at a time. docs/guides/move-between-frameworks.md has the rules.
 
 import { inFile, wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, isObject, oneOf } from "../common/validate.ts";

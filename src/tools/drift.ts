@@ -8,7 +8,9 @@ import { type Range, rangeOf } from "./range.ts";
 
 /** How far one batch norm has drifted. Lists have channels in ascending order. */
 export interface LayerDrift {
+  /** The name of the batch norm in both files. */
   readonly name: string;
+  /** The number of channels. */
   readonly channels: number;
   /** The largest |mean − other mean|/√(other variance + epsilon) of a channel. */
   readonly meanDrift: number;
@@ -20,17 +22,26 @@ export interface LayerDrift {
   readonly drifted: readonly number[];
 }
 
+/** A batch norm of both files that cannot be compared. */
+export interface IncomparableLayer {
+  /** The name of the batch norm in both files. */
+  readonly name: string;
+  /** Why it cannot be compared. */
+  readonly reason: string;
+}
+
 /** The comparison of a file with another one, by the names of batch norms. */
 export interface DriftReport {
   /** The name of the other file. */
   readonly against: string;
+  /** The batch norms of both files, in the order of the inspected one. */
   readonly layers: readonly LayerDrift[];
   /** Names of batch norms that only the inspected file has. */
   readonly added: readonly string[];
   /** Names of batch norms that only the other file has. */
   readonly missing: readonly string[];
   /** Batch norms of both files that cannot be compared, and the reason. */
-  readonly incomparable: readonly { readonly name: string; readonly reason: string }[];
+  readonly incomparable: readonly IncomparableLayer[];
 }
 
 type Complete = BatchNormRecord & Required<Pick<BatchNormRecord, "mean" | "variance" | "epsilon">>;

@@ -25,7 +25,7 @@ export {
   type DataStatisticsOptions,
   dataStatistics,
 } from "./data-statistics.ts";
-export type { DriftReport, LayerDrift } from "./drift.ts";
+export type { DriftReport, IncomparableLayer, LayerDrift } from "./drift.ts";
 export { type FoldPair, type FoldPairsOptions, findPairs, foldPairs } from "./fold-pairs.ts";
 export type { FoldedNode, FoldReport, KeptNode } from "./fold-report.ts";
 export {

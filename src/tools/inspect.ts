@@ -1,5 +1,5 @@
 // Inspection of a checkpoint: what each batch norm's stored values say about its training and its use. Nothing is run; what
-// needs a batch of inputs is `diagnose`. docs/reference/command-line.md explains the findings.
+// needs a batch of inputs is `diagnose`. docs/guides/check-a-checkpoint.md explains the findings.
 
 import { checkKeys } from "../common/validate.ts";
 import { toAffine } from "../interop/fold.ts";

@@ -4,8 +4,11 @@ import { median } from "../layer/diagnose.ts";
 
 /** The least, the median and the largest of the finite values of a vector. */
 export interface Range {
+  /** The least value. */
   readonly least: number;
+  /** The median. */
   readonly median: number;
+  /** The largest value. */
   readonly largest: number;
 }
 

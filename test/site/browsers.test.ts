@@ -134,11 +134,16 @@ describe.each(BROWSER_NAMES)("%s", (name) => {
         await page.waitForFunction((first) => location.href === first, {}, first);
       });
 
-      it("a page without JavaScript shows its text", async () => {
-        await page.setJavaScriptEnabled(false);
-        await page.goto(`${url}guides/folding.html`);
-        expect(await page.$eval("main", (main) => main.textContent)).toContain("foldIntoConv");
-      });
+      const noScripts = "a page without JavaScript shows its text";
+      const chromium = name === "chromium";
+      it.runIf(chromium)(
+        chromium ? noScripts : `${noScripts}: not in Firefox, where WebDriver BiDi cannot switch it off`,
+        async () => {
+          await page.setJavaScriptEnabled(false);
+          await page.goto(`${url}guides/folding.html`);
+          expect(await page.$eval("main", (main) => main.textContent)).toContain("foldIntoConv");
+        },
+      );
     }
   });
 });

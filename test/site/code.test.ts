@@ -55,6 +55,12 @@ it("a page's blocks are one program, in order, with what comments add", () => {
   expect(second).toMatchObject({ typed: false, notRun: "it never ends" });
 });
 
+it("a comment that belongs to no block of TypeScript or JavaScript is an error", () => {
+  const note = "<!-- after: assert(false) -->";
+  expect(() => programsOf("p.md", `\`\`\`ts\n\`\`\`\n${note}\n`)).toThrow(/^p.md: expected a block of code/);
+  expect(() => programsOf("p.md", `${note}\n\`\`\`sh\n\`\`\`\n`)).toThrow(/^p.md:2: expected TypeScript .*, got sh$/);
+});
+
 describe("strict TypeScript", () => {
   const options: ts.CompilerOptions = {
     target: ts.ScriptTarget.ES2022,

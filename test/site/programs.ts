@@ -40,18 +40,25 @@ interface Block {
   notes: [word: (typeof WORDS)[number], text: string][];
 }
 
+/** The comments of a text that belong to the block of code behind it. */
+const notesIn = (text: string): Block["notes"] =>
+  [...text.matchAll(/<!-- (\w[\w ]*?)(?::\s([\s\S]*?))?\s-->/g)]
+    .map(([, word, note = ""]): Block["notes"][number] => [word as (typeof WORDS)[number], note])
+    .filter(([word]) => WORDS.includes(word));
+
 /** The blocks of code of a page, each with the comments between it and the block before. */
-function blocksOf(text: string): Block[] {
+function blocksOf(page: string, text: string): Block[] {
   let from = 0;
-  return [...text.matchAll(/^```(\w+)[^\n]*\n([\s\S]*?)^```$/gm)].map(
+  const blocks = [...text.matchAll(/^```(\w+)[^\n]*\n([\s\S]*?)^```$/gm)].map(
     ({ index, 1: language = "", 2: code = "", 0: all }) => {
-      const notes = [...text.slice(from, index).matchAll(/<!-- (\w[\w ]*?)(?::\s([\s\S]*?))?\s-->/g)]
-        .map(([, word, note = ""]): Block["notes"][number] => [word as (typeof WORDS)[number], note])
-        .filter(([word]) => WORDS.includes(word));
+      const notes = notesIn(text.slice(from, index));
       from = index + all.length;
       return { line: text.slice(0, index).split("\n").length, language, code, notes };
     },
   );
+  const [unused] = notesIn(text.slice(from));
+  if (unused) throw new Error(`${page}: expected a block of code behind the comment "${unused[0]}", got the end`);
+  return blocks;
 }
 
 /** Moves imports to the top, and imports each name once. */
@@ -77,8 +84,12 @@ function withMergedImports(source: string): string {
 /** The programs of a page. */
 export function programsOf(page: string, text = readFileSync(new URL(page, ROOT), "utf8")): Program[] {
   const programs: { name: string; parts: string[]; typed: boolean; notRun: string | undefined }[] = [];
-  for (const { line, language, code, notes } of blocksOf(text)) {
-    if (!/^(ts|js|typescript|javascript)$/.test(language)) continue;
+  for (const { line, language, code, notes } of blocksOf(page, text)) {
+    if (!/^(ts|js|typescript|javascript)$/.test(language)) {
+      if (notes.length)
+        throw new Error(`${page}:${line}: expected TypeScript behind the comment "${notes[0]?.[0]}", got ${language}`);
+      continue;
+    }
     const noted = (wanted: string) => notes.filter(([word]) => word === wanted).map(([, note]) => note);
     if (noted("not checked").length) continue;
     if (programs.length === 0 || noted("program").length)

