@@ -165,7 +165,7 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
   let complaints: string[];
 
   beforeAll(async () => {
-    expect(POLICY).toMatch(/script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval';/);
+    expect(POLICY).toMatch(/script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval';/);
     server = await serve();
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/playground.html`;
     browser = await BROWSERS[name]();
