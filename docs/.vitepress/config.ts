@@ -172,7 +172,7 @@ export default defineConfig({
   vite: { plugins: [forModels], build: { chunkSizeWarningLimit: 4096 } },
   themeConfig: {
     nav: [
-      { text: "Start", link: "/start/install", activeMatch: "^/start/" },
+      { text: "Get started", link: "/start/install", activeMatch: "^/start/" },
       { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
       { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },

@@ -63,6 +63,7 @@ describe.each(BROWSER_NAMES)("%s", (name) => {
         const app = document.getElementById("app");
         return document.readyState === "complete" && (!app || "__vue_app__" in app);
       });
+      if (path.startsWith("playground")) await page.waitForSelector(".cm-content"); // it is loaded after the page
     };
 
     it.each(Object.entries(KINDS))(
