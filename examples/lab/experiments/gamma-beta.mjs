@@ -22,9 +22,9 @@ export default {
   title: "What gamma and beta are for",
   text:
     "Three sigmoid networks learn to separate two spirals in the plane: with batch norm, with batch norm that " +
-    "has no gamma and beta, and without batch norm. Watch the inputs of the first layer's units: without " +
-    "gamma and beta most of them stay within ±1, where a sigmoid is nearly a straight line. Watch the " +
-    "decision boundaries, too. The paper says that a layer with gamma and beta can represent the identity, so " +
+    "has no gamma and beta, and without batch norm. Watch the decision boundaries, and the inputs of the first " +
+    "layer's units: without gamma and beta most of these stay within ±1, where a sigmoid is nearly a straight " +
+    "line. The paper says that a layer with gamma and beta can represent the identity, so " +
     "that normalisation does not restrict what the network can represent.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3" }],
   guides: [lab.BATCH_NORM],
