@@ -698,9 +698,9 @@ export const codes: Promise<string[]> = inspect(bytesSource("a", new Uint8Array(
     },
   );
 
-  it("index.d.ts has no internals: fewer than 1,100 lines, and nothing of wasm memory", () => {
+  it("index.d.ts has no internals: fewer than 1,400 lines, and nothing of wasm memory", () => {
     const { lines, declared } = namesOf("index");
-    expect(lines).toBeLessThan(1100);
+    expect(lines).toBeLessThan(1400);
     for (const name of ["Heap", "Kernels", "Pool", "Plan", "Exports", "Build"])
       expect([...declared.keys()]).not.toContain(name);
   });

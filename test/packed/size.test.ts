@@ -34,7 +34,7 @@ const BUDGETS: Record<string, readonly [number, string]> = {
   ],
   "BatchNorm of batchnorm-wasm": [52_000, training("batchnorm-wasm")],
   "all of batchnorm-wasm": [
-    77_500, // of which folding forward, with its expected error, is 1,150
+    77_600, // of which folding forward, with its expected error, is 1,150
     'export * from "batchnorm-wasm";',
   ],
   "the layer for TF.js": [
