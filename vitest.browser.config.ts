@@ -37,6 +37,7 @@ const NODE_ONLY = [
   "properties/model-files",
   "properties/state-files",
   "properties/valid",
+  "reliability/summary",
   "tensor/operands",
   "tools/cli",
   "tools/cli-files",

@@ -9,7 +9,7 @@ import { readBatchNorms } from "../../src/tools/formats/index.ts";
 import { type ByteSource, bytesSource, convert, inspect } from "../../src/tools/index.ts";
 import { random } from "../support/worlds.ts";
 
-const file = (name: string): Uint8Array => new Uint8Array(readFileSync(new URL(`keras/${name}`, import.meta.url)));
+const file = (name: string): Uint8Array => new Uint8Array(readFileSync(new URL(`./keras/${name}`, import.meta.url)));
 
 interface Held {
   readonly name: string;
