@@ -7,12 +7,12 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import puppeteer, { type Browser, type Page } from "puppeteer-core";
+import type { Browser, Page } from "puppeteer-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { EXAMPLES, type ExampleId } from "../../docs/.vitepress/theme/playground/examples/index.ts";
 import { fromHash, toHash } from "../../docs/.vitepress/theme/playground/share.ts";
 import { textOf } from "../../docs/.vitepress/theme/playground/values.ts";
-import { installed, launchChromium } from "../browser/installed.mjs";
+import { BROWSER_NAMES, launch } from "../browser/drive.ts";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const FILES = here("../../docs/.vitepress/theme/playground/examples/");
@@ -152,12 +152,7 @@ const serve = (): Promise<Server> =>
     server.listen(0, "127.0.0.1", () => resolve(server));
   });
 
-const BROWSERS = {
-  chromium: () => puppeteer.launch({ ...launchChromium(), headless: true }),
-  firefox: () => puppeteer.launch({ browser: "firefox", executablePath: installed("firefox-esr"), headless: true }),
-};
-
-describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
+describe.each(BROWSER_NAMES)("in %s", (name) => {
   let server: Server;
   let url: string;
   let browser: Browser;
@@ -168,7 +163,7 @@ describe.each(["chromium", "firefox"] as const)("in %s", (name) => {
     expect(POLICY).toMatch(/script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval';/);
     server = await serve();
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/playground.html`;
-    browser = await BROWSERS[name]();
+    browser = await launch(name);
     mkdirSync(join(SCREENSHOTS, name), { recursive: true });
   });
   afterAll(async () => {

@@ -7,10 +7,11 @@ const shards = [
 ].map((data) => ({ data: Float32Array.from(data), shape: [data.length / 2, 2] }));
 
 let ports;
+let worker; // stands here because Firefox may stop a worker that no variable holds
 if (self.name === "rank 1") ports = await new Promise((resolve) => (self.onmessage = ({ data }) => resolve(data)));
 else {
   const [own, other] = createMessagePorts(2);
-  const worker = new Worker(import.meta.url, { type: "module", name: "rank 1" });
+  worker = new Worker(import.meta.url, { type: "module", name: "rank 1" });
   worker.postMessage(other, other.ports);
   ports = own;
 }
