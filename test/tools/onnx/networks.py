@@ -1,4 +1,4 @@
-"""Folds four networks of onnx's own test data, with random weights in the place of their constants, and runs them before and
+"""Folds four networks of onnx's own test data, with random weights instead of their constants, and runs them before and
 after in onnxruntime-web. It needs a build, and the packages that generate.py needs; docs/guides/folding-files.md has the result:
 
     npm run build && venv/bin/python test/tools/onnx/networks.py
