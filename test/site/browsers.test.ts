@@ -4,7 +4,7 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
-import type { AxeResults, RuleObject, RunOptions } from "axe-core";
+import type { AxeResults } from "axe-core";
 import type { Browser, Page } from "puppeteer-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { BROWSER_NAMES, launch } from "../browser/drive.ts";
@@ -14,9 +14,6 @@ import { KINDS, serveSite } from "./site.ts";
 const SCREENSHOTS = fileURLToPath(new URL("build/site-screenshots/", ROOT));
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const SIZES = { desktop: { width: 1280, height: 900 }, phone: { width: 390, height: 844 } };
-
-/** VitePress renders 404 in the browser only, and without <main>. */
-const NO_MAIN: RuleObject = { "landmark-one-main": { enabled: false }, region: { enabled: false } };
 
 let url: string;
 let close: () => Promise<void>;
@@ -80,17 +77,14 @@ describe.each(BROWSER_NAMES)("%s", (name) => {
             () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
           );
           await page.evaluate(AXE);
-          const violations = await page.evaluate(
-            async (rules) => {
-              const { axe } = window as unknown as { axe: { run: (options: RunOptions) => Promise<AxeResults> } };
-              const { violations } = await axe.run({ rules });
-              return violations.map(({ id, help, nodes }) => ({
-                rule: `${id}: ${help}`,
-                places: nodes.slice(0, 5).map(({ target, failureSummary }) => `${target.join(" ")}: ${failureSummary}`),
-              }));
-            },
-            kind === "404" ? NO_MAIN : {},
-          );
+          const violations = await page.evaluate(async () => {
+            const { axe } = window as unknown as { axe: { run: () => Promise<AxeResults> } };
+            const { violations } = await axe.run();
+            return violations.map(({ id, help, nodes }) => ({
+              rule: `${id}: ${help}`,
+              places: nodes.slice(0, 5).map(({ target, failureSummary }) => `${target.join(" ")}: ${failureSummary}`),
+            }));
+          });
           found[size] = { wider, violations };
         }
         expect(found).toEqual(

@@ -1,11 +1,14 @@
 // The site's theme: the default one, with the playground, which only its own page loads.
 
 import type { Theme } from "vitepress";
+import NotFound from "vitepress/dist/client/theme-default/NotFound.vue";
 import DefaultTheme from "vitepress/theme";
-import { defineAsyncComponent } from "vue";
+import { defineAsyncComponent, h } from "vue";
 
 export default {
   extends: DefaultTheme,
+  // the default theme's page has no main landmark
+  Layout: () => h(DefaultTheme.Layout, null, { "not-found": () => h("main", h(NotFound)) }),
   enhanceApp({ app, router, siteData }) {
     app.component(
       "Playground",
