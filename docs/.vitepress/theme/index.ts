@@ -2,7 +2,7 @@
 
 import type { Theme } from "vitepress";
 import NotFound from "vitepress/dist/client/theme-default/NotFound.vue";
-import DefaultTheme from "vitepress/theme";
+import DefaultTheme from "vitepress/theme-without-fonts"; // the fonts of the system: a web font is half of what a page loads
 import { defineAsyncComponent, h } from "vue";
 
 export default {
