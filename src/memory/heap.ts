@@ -221,7 +221,7 @@ export class Workspace {
    * allocated only if the plan needs more than all earlier ones.
    */
   plan(geometry: Geometry, kernels: Kernels, tiled: boolean): Plan {
-    const options = (tiled ? TILED : 0) + (geometry.planes ? PLANES : 0);
+    const options = (tiled ? TILED : 0) | (geometry.planes ? PLANES : 0);
     const last = this.#plan;
     if (last?.outer === geometry.outer && last.channels === geometry.channels && last.inner === geometry.inner)
       if (last.elementBytes === kernels.bytes && options === this.#options) return last;

@@ -96,7 +96,7 @@ export class KernelOperand {
     this.#offset = offset;
     this.#callDtype = callDtype;
     this.#tiled = !(value instanceof Tensor) || is16Bit(callDtype);
-    this.#pointer = value instanceof Tensor && !this.#tiled ? value.pointer + offset * BYTES[callDtype] : 0;
+    this.#pointer = this.#tiled ? 0 : (value as Tensor).pointer + offset * BYTES[callDtype];
   }
 
   /** The plan of this operand's geometry. It is valid until the workspace plans another geometry. */
@@ -171,9 +171,9 @@ export class KernelOperand {
 
   /** Copies a tile that a kernel has written to this operand's room to its place in `y`. In place, it does nothing. */
   unload(y: KernelOperand, tile: Tile): void {
-    if (!this.#tiled) return;
+    if (!this.#room) return;
     const plan = this.planOf(tile);
-    this.#room?.store(bitsOf(y.#value.data), y.#dtype, lengthOf(plan, tile), y.#runs(plan, tile));
+    this.#room.store(bitsOf(y.#value.data), y.#dtype, lengthOf(plan, tile), y.#runs(plan, tile));
     this.#loaded = undefined;
   }
 

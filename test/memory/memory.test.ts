@@ -2,9 +2,9 @@
 // that fails changes nothing.
 
 import { readFileSync } from "node:fs";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test, vi } from "vitest";
 import { BatchNorm, type TensorLike, tensor } from "../../src/index.ts";
-import { defaultHeap, WasmHeap } from "../../src/memory/heap.ts";
+import { currentHeap, defaultHeap, kernelInfo, useHeap, WasmHeap } from "../../src/memory/heap.ts";
 import { Tensor } from "../../src/memory/tensor.ts";
 import { kernelBuild } from "../../src/wasm/module.ts";
 import { BUILDS, normal, useBuild, wasmFile } from "../support/worlds.ts";
@@ -41,15 +41,47 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
     expect(() => heap.allocate(bytes)).toThrow(
       expect.objectContaining({ name: "BatchNormError", code: "out-of-memory" }) as Error,
     );
-    const place = new RegExp(
-      `^memory: expected room for \\d+ bytes, got ${before.used} of 262144 bytes in use; dispose `,
+    const missing = held + before.used + bytes - before.capacity;
+    expect(() => heap.allocate(bytes)).toThrow(
+      `memory: expected room for ${missing} bytes, got ${before.used} of 262144 bytes in use; dispose `,
     );
-    expect(() => heap.allocate(bytes)).toThrow(place);
     expect(heap.usage).toEqual(before);
     const last = heap.allocate(2 * PAGE);
     expect(last).toBe(held + before.used);
     heap.free(last);
     heap.free(held);
+    expect(heap.usage.used).toBe(0);
+  });
+
+  test("a memory that the engine does not let grow is an error that names what it has, and changes nothing", () => {
+    const heap = new WasmHeap(given(module));
+    const held = heap.allocate(1000);
+    const before = heap.usage;
+    vi.spyOn(heap.memory, "grow").mockImplementation(() => {
+      throw new RangeError("WebAssembly.Memory.grow(): Unable to grow instance memory");
+    });
+    const missing = held + before.used + PAGE - before.capacity;
+    expect(() => heap.allocate(PAGE)).toThrow(
+      `memory: expected room for ${missing} bytes, got ${before.used} of ${PAGE} bytes in use; dispose `,
+    );
+    expect(heap.usage).toEqual(before);
+  });
+
+  test("that nobody asked for threads is why calls run on one", () => {
+    useHeap(new WasmHeap(given(module)));
+    expect(currentHeap()).toBe(defaultHeap());
+    const threadsReason = "init was not asked for more";
+    expect(kernelInfo()).toEqual({ build: "given", buildReason: "a test", threads: 1, threadsReason });
+  });
+
+  test("without FinalizationRegistry, tensors are freed by dispose alone", () => {
+    vi.stubGlobal("FinalizationRegistry", undefined);
+    const heap = new WasmHeap(given(module));
+    vi.unstubAllGlobals();
+    expect(heap.collected).toBeUndefined();
+    const t = new Tensor(heap, [4], 4, "float32").own();
+    expect(heap.usage.used).toBeGreaterThan(0);
+    t.dispose();
     expect(heap.usage.used).toBe(0);
   });
 
