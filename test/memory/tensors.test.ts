@@ -1,6 +1,6 @@
 // What tensor() takes and refuses, and the names in its errors, on one build. memory.test.ts has the elements themselves.
 
-import { beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test, vi } from "vitest";
 import { tensor } from "../../src/index.ts";
 import { defaultHeap } from "../../src/memory/heap.ts";
 import { Tensor } from "../../src/memory/tensor.ts";
@@ -61,4 +61,16 @@ test("a disposed tensor is named, and may be disposed of where nothing collects 
   t.dispose();
   expect(() => t.pointer).toThrow(/^tensor: expected/);
   expect(t.length).toBe(2);
+});
+
+test("a tensor for which no addresses can be reserved is registered and freed like any other", () => {
+  const collected = defaultHeap().collected as FinalizationRegistry<number>;
+  const unregister = vi.spyOn(collected, "unregister");
+  vi.stubGlobal("ArrayBuffer", function refuse() {
+    throw new RangeError("Array buffer allocation failed");
+  });
+  const t = tensor([1 << 18]);
+  vi.unstubAllGlobals();
+  t.dispose();
+  expect(unregister).toHaveBeenCalledExactlyOnceWith(t);
 });

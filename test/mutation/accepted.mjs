@@ -158,6 +158,33 @@ export const accepted = [
       ],
     ],
   },
+  {
+    file: "src/memory/tensor.ts",
+    reason: "An engine may clear the bytes of a buffer that cannot be resized, which costs time alone.",
+    mutants: [
+      [
+        "return new (ArrayBuffer as new (bytes: number, options: object) => ArrayBuffer)(bytes, { maxByteLength: bytes });",
+        "{ maxByteLength: bytes } → {}",
+      ],
+    ],
+  },
+  {
+    file: "src/memory/tensor.ts",
+    reason:
+      "Only a tensor of a heap that is told of collected tensors has a reserve; to unregister another one does nothing.",
+    mutants: [
+      ["if (this.#reserve) this.#heap.collected?.unregister(this);", "this.#reserve → true"],
+      [
+        "if (this.#reserve) this.#heap.collected?.unregister(this);",
+        "this.#heap.collected?.unregister → this.#heap.collected.unregister",
+      ],
+    ],
+  },
+  {
+    file: "src/memory/tensor.ts",
+    reason: "A view keeps its tensor alive. Tensors without a reserve are the call's own, which disposes of them.",
+    mutants: [["if (this.#reserve) owners.set(this.#data, this);", "this.#reserve → true"]],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */
