@@ -75,9 +75,9 @@ const CONTIGUOUS: Readonly<Record<string, readonly unknown[]>> = {
 export function checkContiguous(name: string, value: PlainTensor<Data> & Record<string, unknown>): void {
   const { offset, fortranOrder, order, layout, stride, strides } = value;
   if ((offset ?? fortranOrder ?? order ?? layout ?? stride ?? strides ?? null) === null) return;
-  for (const field in CONTIGUOUS) {
+  for (const [field, allowed] of Object.entries(CONTIGUOUS)) {
     const found = value[field] ?? undefined;
-    if (found !== undefined && !CONTIGUOUS[field]?.includes(found)) throw notContiguous(name, field, found);
+    if (found !== undefined && !allowed.includes(found)) throw notContiguous(name, field, found);
   }
   for (const field of ["stride", "strides"]) {
     const found = (value[field] ?? undefined) as ArrayLike<number> | undefined;
@@ -105,7 +105,7 @@ export function checkOperand(name: string, value: AnyTensor, dtype?: Dtype): Dty
   const found = operandDtype(value, dtype);
   if (found) storeOf(found, `${name}.data of ${found}`);
   if (!found || (dtype && found !== dtype)) {
-    if (found && dtype && is16Bit(found) && is16Bit(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
+    if (is16Bit(found) && is16Bit(dtype)) throw wrongValue(`${name}.dtype`, `"${dtype}"`, found);
     throw wrongKind(`${name}.data`, dtype ? KINDS[dtype] : ARRAYS, value.data);
   }
   if (isTensor) return found;
@@ -222,9 +222,9 @@ export function copyParameter<D extends "float32" | "float64">(
   if (isOperand) {
     checkItself(name, value);
     const found = operandDtype(value);
-    checkOperand(name, value, found && is16Bit(found) ? found : dtype);
+    checkOperand(name, value, is16Bit(found) ? found : dtype);
     data = value.data;
-    if (found && is16Bit(found)) data = otherStores.get(found).widen(found, data);
+    if (is16Bit(found)) data = otherStores.get(found).widen(found, data);
   } else if (arrayKind(value) !== kind) throw wrongKind(name, `a ${kind}, or { data, shape, dtype }`, value);
   const size = shape.reduce((a, b) => a * b, 1);
   if (data.length !== size) throw wrongLength(name, shape, data.length, xShape);

@@ -76,7 +76,7 @@ function listOf(name: string, value: unknown, expected: string, shape: readonly 
     sizeOf(name, tensor.shape);
     if (!sameShape(axes(tensor.shape), axes(shape))) throw wrongShape(name, shape, tensor.shape);
     checkContiguous(name, tensor as never);
-    if (dtype && is16Bit(dtype)) list = widen(dtype, list as ArrayLike<number>);
+    if (is16Bit(dtype)) list = widen(dtype, list as ArrayLike<number>);
   }
   const { length } = list as ArrayLike<unknown>;
   if (length !== shape.reduce((a, b) => a * b, 1)) throw wrongLength(name, shape, length);

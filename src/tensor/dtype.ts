@@ -50,7 +50,8 @@ export const namedDtype = (name: unknown): Dtype | undefined => (FILE_DTYPES.get
 export const BYTES: Readonly<Record<Dtype, number>> = { float32: 4, float64: 8, float16: 2, bfloat16: 2 };
 
 /** Returns whether a type is storage only, so that calls compute in float32. */
-export const is16Bit = (dtype: Dtype): dtype is "float16" | "bfloat16" => dtype === "float16" || dtype === "bfloat16";
+export const is16Bit = (dtype: Dtype | undefined): dtype is "float16" | "bfloat16" =>
+  dtype === "float16" || dtype === "bfloat16";
 
 /** Returns the type in which calls on these elements compute and keep their parameters and statistics. */
 export const computeDtype = (dtype: Dtype): "float32" | "float64" => (dtype === "float64" ? dtype : "float32");
@@ -131,7 +132,7 @@ export function dtypeOf(data: unknown, declaredDtype: Dtype | undefined): Dtype 
   if (kind === "Float32Array") return "float32";
   if (kind === "Float64Array") return "float64";
   if (kind === "Float16Array") return "float16";
-  return kind === "Uint16Array" && declaredDtype && is16Bit(declaredDtype) ? declaredDtype : undefined;
+  return kind === "Uint16Array" && is16Bit(declaredDtype) ? declaredDtype : undefined;
 }
 
 /**

@@ -12,7 +12,7 @@ import { type Data, type Dtype, is16Bit, namedDtype, newData, widen } from "./dt
 export function floatsOf(data: unknown, dtype?: unknown): ArrayLike<number> | undefined {
   const kind = arrayKind(data);
   const type = namedDtype(dtype);
-  const isBits = kind === "Uint16Array" && type && is16Bit(type);
+  const isBits = kind === "Uint16Array" && is16Bit(type);
   if (!isBits && !kind?.startsWith("Float")) return undefined;
   const list = data as ArrayLike<number>;
   // a detached array has no elements, and its iterator throws

@@ -162,6 +162,13 @@ describe("a call that is repeated", () => {
     expect(() => tensors.bn.backward(tensors.dy, { dxOut: tensors.dxOut })).toThrow(`${name}: expected`);
   });
 
+  test("forward and backward refuse tensors all of which have been disposed of", () => {
+    const { bn, x, dy, out, dxOut } = setUp();
+    for (const t of [dy, dxOut, x, out]) drop(t);
+    expect(() => bn.backward(dy, { dxOut })).toThrow("dy: expected");
+    expect(() => bn.forward(x, { out })).toThrow("x: expected");
+  });
+
   test.each(["mask", "statistics", "perSample"] as const)("forward refuses a wrong %s", (name) => {
     const { bn, x, out } = setUp();
     expect(() => bn.forward(x, { out, [name]: null })).toThrow(name);
