@@ -30,12 +30,17 @@ const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme
     ),
   ]);
 
-type Page = [text: string, link: string];
+/** A page with its address in the folder of its shelf, or a group of pages. */
+type Entry = [text: string, content: string | Entry[]];
 
-/** A shelf of the sidebar. */
-const shelf = (text: string, folder: string, pages: Page[]): DefaultTheme.SidebarItem => ({
+/** A shelf of the sidebar. Its groups are closed, and VitePress opens that of the page that is shown. */
+const shelf = (text: string, folder: string, entries: Entry[]): DefaultTheme.SidebarItem => ({
   text,
-  items: pages.map(([text, link]) => ({ text, link: `${folder}/${link}` })),
+  items: entries.map(([text, content]) =>
+    typeof content === "string"
+      ? { text, link: `${folder}/${content}` }
+      : { ...shelf(text, folder, content), collapsed: true },
+  ),
 });
 
 const sidebar: DefaultTheme.SidebarItem[] = [
@@ -47,44 +52,74 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["The demo and the lab", "demo"],
   ]),
   shelf("Guides", "/guides", [
-    ["Inputs and memory", "inputs-and-memory"],
-    ["Modes: train, eval, frozen", "modes"],
-    ["Threads and builds", "threads"],
-    ["Inputs: types of numbers", "dtypes"],
-    ["Fused activations and residuals", "activations"],
-    ["Fine-tune with frozen batch norm", "fine-tuning"],
-    ["Momentum schedules", "momentum-schedules"],
-    ["Small batches", "small-batches"],
-    ["Ragged sequences and masks", "masks-and-sequences"],
-    ["Micro-batches", "micro-batches"],
-    ["Ghost batches", "ghost-batches"],
-    ["Batch Renormalization", "batch-renormalization"],
-    ["One layer, used twice", "shared-layers"],
-    ["Conditional batch norm", "conditional"],
-    ["GANs and contrastive learning", "gan-and-contrastive"],
-    ["Gradient penalties", "gradient-penalties"],
-    ["Test-time adaptation", "test-time-adaptation"],
-    ["Reinforcement learning", "reinforcement-learning"],
-    ["Federated averaging", "federated-averaging"],
-    ["Recalibrate", "recalibration"],
+    [
+      "Inputs and modes",
+      [
+        ["Inputs and memory", "inputs-and-memory"],
+        ["Types of numbers", "dtypes"],
+        ["Modes: train, eval, frozen", "modes"],
+        ["Fused activations and residuals", "activations"],
+        ["Mean and deviation of a data set", "mean-and-deviation"],
+      ],
+    ],
+    [
+      "Small and ragged batches",
+      [
+        ["Small batches: what to do", "small-batches"],
+        ["Ragged sequences and masks", "masks-and-sequences"],
+        ["Micro-batches", "micro-batches"],
+        ["Ghost batches", "ghost-batches"],
+        ["Batch Renormalization", "batch-renormalization"],
+      ],
+    ],
+    [
+      "Training and adaptation",
+      [
+        ["Fine-tune with frozen batch norm", "fine-tuning"],
+        ["Momentum schedules", "momentum-schedules"],
+        ["Recalibrate running statistics", "recalibration"],
+        ["Test-time adaptation", "test-time-adaptation"],
+        ["One layer, used twice", "shared-layers"],
+        ["Conditional batch norm", "conditional"],
+        ["GANs and contrastive learning", "gan-and-contrastive"],
+        ["Gradient penalties", "gradient-penalties"],
+        ["Reinforcement learning", "reinforcement-learning"],
+        ["Federated averaging", "federated-averaging"],
+      ],
+    ],
+    [
+      "Checkpoints and folding",
+      [
+        ["Checkpoints: save and load", "checkpoints"],
+        ["Check a checkpoint", "check-a-checkpoint"],
+        ["Move a model between frameworks", "move-between-frameworks"],
+        ["Fold in a program", "folding"],
+        ["Fold a model file", "folding-files"],
+        ["Accuracy of folding", "folding-accuracy"],
+      ],
+    ],
+    [
+      "TensorFlow.js",
+      [
+        ["In TensorFlow.js", "tfjs"],
+        ["TF.js: train convolutions", "tfjs-convolutions"],
+        ["TF.js: whole models", "tfjs-models"],
+        ["TF.js: Keras models", "tfjs-keras"],
+        ["TF.js: speed", "tfjs-speed"],
+        ["TF.js: backends", "tfjs-backends"],
+      ],
+    ],
+    [
+      "Threads, machines, languages",
+      [
+        ["Threads and builds", "threads"],
+        ["Many threads or machines", "many-machines"],
+        ["What SyncBatchNorm guarantees", "sync-guarantees"],
+        ["Embedding in other languages", "embedding"],
+        ["On the memory of another program", "other-memory"],
+      ],
+    ],
     ["Diagnose a bad network", "diagnosing"],
-    ["Checkpoints: save and load", "checkpoints"],
-    ["Check a checkpoint", "check-a-checkpoint"],
-    ["Move a model between frameworks", "move-between-frameworks"],
-    ["Mean and deviation of a data set", "mean-and-deviation"],
-    ["Fold in a program", "folding"],
-    ["Accuracy of folding", "folding-accuracy"],
-    ["Fold a model file", "folding-files"],
-    ["In TensorFlow.js", "tfjs"],
-    ["TF.js: train convolutions", "tfjs-convolutions"],
-    ["TF.js: whole models", "tfjs-models"],
-    ["TF.js: Keras models", "tfjs-keras"],
-    ["TF.js: speed", "tfjs-speed"],
-    ["TF.js: backends", "tfjs-backends"],
-    ["Many threads or machines", "many-machines"],
-    ["What SyncBatchNorm guarantees", "sync-guarantees"],
-    ["Embedding in other languages", "embedding"],
-    ["On the memory of another program", "other-memory"],
     ["Troubleshooting", "troubleshooting"],
   ]),
   shelf("Concepts", "/concepts", [
@@ -130,13 +165,20 @@ const forModels = llms({
 });
 
 /**
- * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, the button in the brand colour one of 4.4, and the name of the search's
- * button lacks the keys that it shows.
+ * What axe-core finds in the default theme: the name of a block's language has a contrast of 2.9, the button in the brand
+ * colour one of 4.4, and the name of the search's button lacks the keys that it shows. The heading of a group in the sidebar
+ * is a button that contains another one, which does nothing: that one is hidden but for its picture. Screen readers hear
+ * whether the group is open, and without scripts all groups are.
  */
 const STYLE = `
   html:root { --vp-code-lang-color: var(--vp-c-text-2); }
   html:root:not(.dark) { --vp-button-brand-bg: var(--vp-c-brand-2); }
   .DocSearch-Button .DocSearch-Button-Keys { display: none; }
+  .VPSidebarItem.level-1 > .item > .caret { visibility: hidden; }
+  .VPSidebarItem.level-1 > .item > .caret > .caret-icon { visibility: visible; }
+  .VPSidebarItem.level-1.collapsible > .item > .text::after { content: "" / "expanded"; }
+  .VPSidebarItem.level-1.collapsed > .item > .text::after { content: "" / "collapsed"; }
+  @media (scripting: none) { html:root .VPSidebarItem.level-1.collapsed > .items { display: block; } }
 `;
 
 export default defineConfig({
@@ -173,7 +215,7 @@ export default defineConfig({
   themeConfig: {
     nav: [
       { text: "Get started", link: "/start/install", activeMatch: "^/start/" },
-      { text: "Guides", link: "/guides/small-batches", activeMatch: "^/guides/" },
+      { text: "Guides", link: "/guides/inputs-and-memory", activeMatch: "^/guides/" },
       { text: "Concepts", link: "/concepts/batch-norm", activeMatch: "^/concepts/" },
       { text: "Reference", link: "/reference/", activeMatch: "^/reference/" },
       { text: "Results", link: "/results/benchmarks", activeMatch: "^/results/" },

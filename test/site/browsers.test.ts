@@ -129,6 +129,22 @@ describe.each(BROWSER_NAMES)("%s", (name) => {
         await page.waitForFunction((first) => location.href === first, {}, first);
       });
 
+      it("the sidebar opens the group of the page that is shown, and Enter opens another", async () => {
+        await page.setViewport(SIZES.desktop);
+        await open("guides/threads.html");
+        const openGroups = () =>
+          page.$$eval(".VPSidebarItem.collapsible:not(.collapsed) > .item", (items) =>
+            items.map(({ textContent }) => textContent?.trim()),
+          );
+        await page.waitForSelector(".VPSidebarItem.collapsible.has-active:not(.collapsed)");
+        expect(await openGroups()).toEqual(["Threads, machines, languages"]);
+        await page.focus(".VPSidebarItem.collapsed > .item");
+        await page.keyboard.press("Enter");
+        expect(await openGroups()).toEqual(["Inputs and modes", "Threads, machines, languages"]);
+        await page.keyboard.press("Tab");
+        expect(await focused()).toContain("/guides/inputs-and-memory");
+      });
+
       const noScripts = "a page without JavaScript shows its text";
       const chromium = name === "chromium";
       it.runIf(chromium)(
