@@ -4,7 +4,7 @@
 // stripes at a time are compared in the same way.
 
 import { afterEach, describe, expect, test } from "vitest";
-import { BatchNorm, type Tensor, tensor } from "../../src/index.ts";
+import { BatchNorm, type Dtype, type Tensor, type TensorLike, tensor } from "../../src/index.ts";
 import { backward, dimsOf, forward, invStdOf, statistics } from "../support/reference.ts";
 import { normalInput } from "../support/worlds.ts";
 
@@ -14,7 +14,7 @@ const SHAPES = [
   [64, 390, 86],
 ] as const;
 
-const made: Tensor[] = [];
+const made: Tensor<Dtype>[] = [];
 const mine = (values: Float32Array, shape: readonly number[]) => {
   const t = tensor([...shape], values);
   made.push(t);
@@ -134,4 +134,25 @@ describe.each([
     for (const name of ["y", "dx", "dResidual", "dGamma", "dBeta"] as const)
       expect(inPieces[name], name).toEqual(inTiles[name]);
   });
+});
+
+// kernels convert the runs of a tensor where they are, one for each image; those of an array are copied first
+test("a bfloat16 tensor in tiles of three channels and of two has the bits of an array", () => {
+  const shape = [4, 5, 10_000];
+  const dtype = "bfloat16";
+  const bits = ({ data }: { data: Float32Array }) => Uint16Array.from(new Uint32Array(data.buffer), (b) => b >>> 16);
+  const [x, dy] = [bits(normalInput(1, shape, 2, 3)), bits(normalInput(2, shape))];
+  const run = (put: (data: Uint16Array) => TensorLike<typeof dtype>) => {
+    const bn = new BatchNorm(5, { dtype });
+    const y = bn.forward(put(x));
+    const { dx, dGamma, dBeta } = bn.backward(put(dy));
+    for (const value of [y, dx]) if (value && "dispose" in value) made.push(value);
+    return { y: y.data.slice(), dx: dx?.data.slice(), dGamma, dBeta, state: bn.stateDict() };
+  };
+  const inMemory = run((data) => {
+    const t = tensor(shape, data, { dtype });
+    made.push(t);
+    return t;
+  });
+  expect(inMemory).toEqual(run((data) => ({ data, shape, dtype })));
 });
