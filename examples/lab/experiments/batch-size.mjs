@@ -139,7 +139,7 @@ export default {
       }),
       lab.judge(runs, {
         claim: "Evaluating small batches by their own statistics costs accuracy.",
-        source: "Wu & Johnson 2021, 3",
+        source: "Wu & Johnson 2021",
         measure: ({ charts }) => ({
           "error at batch size 4, %, own statistics": at(charts.error.batch, 4),
           "moving average": at(charts.error.ema, 4),
@@ -148,7 +148,7 @@ export default {
       }),
       lab.judge(runs, {
         claim: "In large batches, ghost batches lower the error.",
-        source: "Hoffer et al. 2017, 4",
+        source: "Hoffer et al. 2017",
         measure: ({ charts }) => ({
           "error in batches of 256, %, ghosts of 32": at(charts.ghost.ghost, 32),
           "no ghosts": at(charts.ghost.ghost, 256),

@@ -50,7 +50,7 @@ export default {
     }),
     lab.judge(runs, {
       claim: "Each at its best learning rate, batch norm is more accurate after the same steps.",
-      source: "Bjorck et al. 2018, 3.1",
+      source: "Bjorck et al. 2018",
       measure: ({ charts }) => ({
         "accuracy at the best rate, with": best(charts.accuracy.with),
         without: best(charts.accuracy.without),

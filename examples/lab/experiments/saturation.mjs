@@ -20,7 +20,7 @@ export default {
     "Networks of five hidden layers start from weights so large that many units saturate. Watch the histogram of every layer's inputs to its " +
     "units, and how large the gradient is at every layer's weights. The paper says that batch norm keeps units out of the saturated " +
     "regime, where gradients vanish, and so makes saturating activations trainable.",
-  sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 2" }],
+  sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 3.3" }],
   guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 600, 10, 20000),
@@ -90,7 +90,7 @@ export default {
     }),
     lab.judge(runs, {
       claim: "Gradients keep their size on the way down.",
-      source: "Ioffe & Szegedy 2015, 1",
+      source: "Ioffe & Szegedy 2015, 3.3",
       measure: ({ charts }) => {
         const ratio = (id) => {
           const at = (layer) => charts[`gradient-${id}`][layer][0][1];

@@ -22,7 +22,7 @@ export default {
     "Santurkar et al. say that batch norm makes the loss smoother, and that this is why it helps, not stable " +
     "distributions: with noise behind batch norm that shifts mean and variance at every step, a network " +
     "trains about as well.",
-  sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.2 and 3, figures 2 and 4" }],
+  sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.1 and 3" }],
   guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 400, 10, 20000),
@@ -101,26 +101,26 @@ export default {
     return [
       lab.judge(runs, {
         claim: "The loss varies less along the gradient.",
-        source: "Santurkar et al. 2018, figure 4a",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("range of the loss", ([, low, , high]) => high - low)((id) => `loss-${id}`),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim: "Gradients are more predictive.",
-        source: "Santurkar et al. 2018, figure 4b",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("distance between gradients", ([, y]) => y)(() => "predictiveness"),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim: "The landscape is smoother.",
-        source: "Santurkar et al. 2018, figure 4c",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("effective β", ([, y]) => y)(() => "beta"),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim:
           "Noise behind batch norm, of shifting mean and variance, leaves its benefit: it still beats the plain network.",
-        source: "Santurkar et al. 2018, 2.2 and figure 2",
+        source: "Santurkar et al. 2018, 2.1",
         measure: ({ charts }) => ({
           "mean accuracy over training, noisy": average(charts.accuracy.noisy),
           with: average(charts.accuracy.with),
