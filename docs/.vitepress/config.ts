@@ -91,6 +91,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Batch norm: what and why", "batch-norm"],
     ["The derivation", "derivation"],
     ["The family of norms", "family"],
+    ["Other norms: accuracy and cost", "family-measurements"],
     ["Numerics", "numerics"],
     ["Numerics: measurements", "numerics-measurements"],
     ["Glossary", "glossary"],

@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { parseHTML } from "linkedom";
 import { createMarkdownRenderer } from "vitepress";
 import { beforeAll, describe, expect, it } from "vitest";
+import { EXAMPLES } from "../../docs/.vitepress/theme/playground/examples/index.ts";
 import { pages, ROOT } from "./programs.ts";
 import { SITE, sitePages } from "./site.ts";
 
@@ -13,6 +14,9 @@ const HOST = "http://site.invalid/";
 /** Elements that load what their attribute names, as opposed to links that a reader may follow. */
 const LOADED =
   "script[src], link[href], img[src], source[src], video[src], audio[src], iframe[src], object[data], use[href]";
+
+/** What stands behind the # in the addresses of the playground's starting points. */
+const STARTING_POINTS = EXAMPLES.map(({ id }) => `example=${id}`);
 
 interface Parsed {
   links: string[];
@@ -37,6 +41,7 @@ describe("the built site", () => {
   const parsed = new Map<string, Parsed>();
   beforeAll(() => {
     for (const page of sitePages()) parsed.set(page, parse(readFileSync(new URL(page, SITE), "utf8")));
+    for (const id of STARTING_POINTS) parsed.get("playground.html")?.anchors.add(id);
   });
 
   /** The file of an address in the site, as a static host finds it, or undefined. */
@@ -105,6 +110,7 @@ describe("Markdown on disk", () => {
       return { ...parse(`<main>${render(text)}</main>`), links: [...links, ...html] };
     };
     for (const file of files) parsed.set(file, read(file));
+    for (const id of STARTING_POINTS) parsed.get("docs/playground.md")?.anchors.add(id);
   });
 
   const withoutCode = (text: string) => text.replace(/^```[\s\S]*?^```$/gm, "").replace(/`[^`\n]+`/g, "");
