@@ -34,16 +34,19 @@ export default {
     ...layers.map((layer) => ({
       ...{ id: `layer${layer}`, title: `Inputs of layer ${layer}'s units`, kind: "histogram", x: { label: "input" } },
       ...{ y: { label: "share" }, series: [lab.WITH, lab.WITHOUT] },
-      hint: "Beyond ±3 a sigmoid is flat; the outermost bins hold all that is farther out.",
+      hint: "Beyond ±3 a sigmoid is nearly flat. The outermost bins contain all values farther out, too.",
     })),
     ...[lab.WITH, lab.WITHOUT].map(({ id, label }) => ({
       ...{ id: `gradient-${id}`, title: `Gradient at every layer's weights, ${label}`, kind: "lines", x: lab.STEPS },
-      ...{ y: { label: "Euclidean norm", log: true }, hint: "Lines that lie close together let all layers learn." },
+      ...{
+        y: { label: "Euclidean norm", log: true },
+        hint: "If the lines are close together, all layers learn at the same pace.",
+      },
       series: [...layers, LAYERS + 1].map((layer) => ({ id: `${layer}`, label: `layer ${layer}`, color: layer - 1 })),
     })),
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY },
-      ...{ series: [lab.WITH, lab.WITHOUT], hint: "What it comes to." },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Where units saturate, the network learns slowly or not at all." },
     },
   ],
 
