@@ -138,7 +138,7 @@ const STYLE = `
   html:root { --vp-code-lang-color: var(--vp-c-text-2); }
   html:root:not(.dark) { --vp-button-brand-bg: var(--vp-c-brand-2); }
   .DocSearch-Button .DocSearch-Button-Keys { display: none; }
-  .vp-doc p:has(> img + img) { display: flex; flex-wrap: wrap; gap: 8px 24px; }
+  .vp-doc p:has(> img + img) { display: flex; flex-wrap: wrap; gap: 8px 10px; align-items: start; }
 `;
 
 export default defineConfig({
