@@ -21,7 +21,7 @@ const x = {
   label: "ranks",
   labelAnchor: "center",
   labelArrow: "none",
-  ticks: [2, 10, 100, 1000],
+  ticks: [10, 100, 1000], // 2 ranks stand at the edge, where the 1000 of the panel before is
   tickFormat: String,
 };
 
@@ -66,7 +66,7 @@ function slowdownPlot(runs) {
   return Plot.plot({
     ...{ document, width: WIDTH, height: 320, marginLeft: 55, marginRight: 45, marginBottom: 40, style: STYLE },
     x,
-    y: { label: "times a step without", labelArrow: "none", grid: true, zero: false },
+    y: { label: "slowdown", labelArrow: "none", grid: true, zero: false },
     fx: { label: null, padding: 0.08 },
     marks: [
       Plot.frame({ stroke: "var(--frame)" }),
