@@ -83,22 +83,23 @@ export function renderResults(results) {
 /** docs/results/benchmarks.md: what to conclude, on one screen. */
 export const renderSummary = (results) => `# Benchmarks
 
-How many times as fast as its alternatives batchnorm-wasm is on this machine, on one thread, by shape:
+This page shows how many times as fast as its alternatives batchnorm-wasm is, by shape, on one machine and one thread:
 
 ${list(conclusionsOf(results))}
 
 ![How many times as fast as each alternative batchnorm-wasm is, by shape and operation](benchmarks.svg)
 
-- **A network that only predicts** needs no batch norm: [fold](../guides/folding.md) it, and pay nothing.
-- **Large tensors** are limited by the memory of the machine; the column "copies" below says how near the time is to that of a copy. **Small
-  tensors** are limited by the cost of a call.
+- **A network that only predicts** needs no batch norm: [fold](../guides/folding.md) it into the layers before, so that it takes no time.
+- **Large tensors** are limited by the speed of the machine's memory. The column "copies" below compares the time with that of copying the
+  tensor. **Small tensors** are limited by the time of a call.
 - **Ratios hold on this machine.** Measure on yours with \`npm ci --prefix bench && npm run bench\`, or in a browser with \`npm run bench:browser\`.
 
 ## The numbers
 
-Tensors in wasm memory, float32, medians. Each alternative ran in the layout that suits it best, and of several versions of PyTorch the fastest
-counts. A bold number says that batchnorm-wasm is slower. **copies** is the time divided by that of copying the tensor x to y in memory order; kernels
-that work at several far places of a tensor can take less than one copy.
+Times are medians, for float32 tensors in wasm memory. Each alternative ran in the layout that suits it best, and of several versions of PyTorch the
+fastest counts. The columns with × say how many times as fast batchnorm-wasm is; a bold number means that it is slower. **copies** is the
+time divided by that of copying the tensor x to y in memory order. Kernels that read several distant places of a tensor in turn can take less
+than one copy.
 
 ${markdown(summaryTable(results))}
 

@@ -24,11 +24,16 @@ const TYPES = {
 const PAGE = `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>batchnorm-wasm: benchmark</title>
 <style>${STYLE}
 </style>
-<p>Which operations these are, who the others are, and how it is measured: <code>docs/results/benchmark-results.md</code>, "How it
-was measured". What to conclude of a run in Node: <code>docs/results/benchmarks.md</code>.</p>
+<p>This page measures batchnorm-wasm and its alternatives in your browser, which takes some minutes. The documentation explains it:</p>
+<ul>
+<li><code>docs/results/benchmark-results.md</code>: which operations and alternatives these are, and how they are measured</li>
+<li><code>docs/results/benchmarks.md</code>: what to conclude from a run in Node</li>
+<li><code>docs/guides/inputs-and-memory.md</code> and <code>docs/guides/threads.md</code>: how to make your own program faster</li>
+</ul>
 <p id="status">Loading</p>
 <progress id="bar" max="1" style="width: 100%"></progress>
 <div id="report"></div>

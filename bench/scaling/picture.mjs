@@ -3,17 +3,16 @@
 
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
+import { PALETTE, PICTURE_STYLE } from "../../examples/lab/palette.mjs";
 import { exchangesOf, stepSeconds } from "./model.mjs";
 import { partName } from "./tables.mjs";
 
 const [WIDTH, HEIGHT] = [960, 760];
-const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "12px", color: "#222", background: "white" };
-// Okabe and Ito's colours, which colour-blind readers can tell apart; dashes say the same.
-const LINES = [
-  { stroke: "#0072b2", strokeWidth: 1.75 },
-  { stroke: "#d55e00", strokeWidth: 1.75, strokeDasharray: "6 3" },
-  { stroke: "#009e73", strokeWidth: 1.75, strokeDasharray: "2 3" },
-];
+const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "12px", color: "var(--text)", background: "none" };
+// Dashes say the same as colours.
+const LINES = ["none", "6 3", "2 3"].map((strokeDasharray, i) => ({
+  ...{ stroke: PALETTE.picture[i], strokeWidth: 1.75, strokeDasharray },
+}));
 const RANKS = Array.from({ length: 40 }, (_, i) => Math.round(2 * 500 ** (i / 39)));
 
 const { document } = parseHTML("<!doctype html><html><body></body></html>");
@@ -22,7 +21,7 @@ const x = {
   label: "ranks",
   labelAnchor: "center",
   labelArrow: "none",
-  ticks: [2, 10, 100, 1000],
+  ticks: [10, 100, 1000], // 2 ranks stand at the edge, where the 1000 of the panel before is
   tickFormat: String,
 };
 
@@ -43,7 +42,7 @@ function exchangePlot(networks) {
     y: { type: "log", label: "ms a step", labelArrow: "none", grid: true, tickFormat: "~g" },
     fx: { label: null, padding: 0.08 },
     marks: [
-      Plot.frame({ stroke: "#ccc" }),
+      Plot.frame({ stroke: "var(--frame)" }),
       ...["ring", "tree"].map((algorithm, i) =>
         Plot.line(
           points.filter((point) => point.algorithm === algorithm),
@@ -67,10 +66,10 @@ function slowdownPlot(runs) {
   return Plot.plot({
     ...{ document, width: WIDTH, height: 320, marginLeft: 55, marginRight: 45, marginBottom: 40, style: STYLE },
     x,
-    y: { label: "times a step without", labelArrow: "none", grid: true, zero: false },
+    y: { label: "slowdown", labelArrow: "none", grid: true, zero: false },
     fx: { label: null, padding: 0.08 },
     marks: [
-      Plot.frame({ stroke: "#ccc" }),
+      Plot.frame({ stroke: "var(--frame)" }),
       ...partNames(runs).map((name, i) =>
         Plot.line(
           points.filter((point) => point.name === name),
@@ -86,7 +85,7 @@ const partNames = (runs) => [...new Set(runs.map(({ part }) => partName(part)))]
 function legend(runs) {
   const entry = (name, i) => {
     const at = WIDTH - 330 + 115 * i;
-    const { stroke, strokeWidth, strokeDasharray = "none" } = LINES[i];
+    const { stroke, strokeWidth, strokeDasharray } = LINES[i];
     const line = `<path d="M${at},404h26" stroke="${stroke}" stroke-width="${strokeWidth}" stroke-dasharray="${strokeDasharray}"/>`;
     return `${line}<text x="${at + 32}" y="408" font-size="12">${name}</text>`;
   };
@@ -100,8 +99,9 @@ const place = (y, svg) => `<g transform="translate(0 ${y})">${svg.outerHTML}</g>
 export function pictureOf(networks, runs) {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}"`,
-    ` font-family="system-ui, sans-serif" fill="#222" role="img" aria-label="Synchronised batch norm of ResNet-50 over ranks">`,
-    `<rect width="100%" height="100%" fill="white"/>`,
+    ` font-family="system-ui, sans-serif" fill="var(--text)" role="img" aria-label="Synchronised batch norm of ResNet-50 over ranks">`,
+    PICTURE_STYLE,
+    `<rect width="100%" height="100%" fill="var(--background)"/>`,
     heading(30, "Exchanges of the 53 batch norms of ResNet-50, by the α–β model"),
     place(40, exchangePlot(networks.slice(-3))),
     heading(408, "Slowdown of a step, by its seconds of computation; simulated"),

@@ -126,6 +126,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
     ["Batch norm: what and why", "batch-norm"],
     ["The derivation", "derivation"],
     ["The family of norms", "family"],
+    ["Other norms: accuracy and cost", "family-measurements"],
     ["Numerics", "numerics"],
     ["Numerics: measurements", "numerics-measurements"],
     ["Glossary", "glossary"],
@@ -169,6 +170,7 @@ const forModels = llms({
  * colour one of 4.4, and the name of the search's button lacks the keys that it shows. The heading of a group in the sidebar
  * is a button that contains another one, which does nothing: that one is hidden but for its picture. Screen readers hear
  * whether the group is open, and without scripts all groups are.
+ * Images of one paragraph stand side by side, as on GitHub.
  */
 const STYLE = `
   html:root { --vp-code-lang-color: var(--vp-c-text-2); }
@@ -179,6 +181,7 @@ const STYLE = `
   .VPSidebarItem.level-1.collapsible > .item > .text::after { content: "" / "expanded"; }
   .VPSidebarItem.level-1.collapsed > .item > .text::after { content: "" / "collapsed"; }
   @media (scripting: none) { html:root .VPSidebarItem.level-1.collapsed > .items { display: block; } }
+  .vp-doc p:has(> img + img) { display: flex; flex-wrap: wrap; gap: 8px 10px; align-items: start; }
 `;
 
 export default defineConfig({

@@ -3,15 +3,15 @@
 
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
+import { PALETTE, PICTURE_STYLE } from "../lab/palette.mjs";
 
 /** @typedef {import("./train.mjs").Result} Result */
 
 const WIDTH = 960;
 const HEIGHT = 690;
 const LEFT = 55;
-// Two of Okabe and Ito's colours, which colour-blind readers can tell apart.
-const COLORS = { with: "#0072b2", without: "#d55e00" };
-const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "12px", color: "#222", background: "white" };
+const COLORS = { with: PALETTE.picture[0], without: PALETTE.picture[1] };
+const STYLE = { fontFamily: "system-ui, sans-serif", fontSize: "12px", color: "var(--text)", background: "none" };
 
 const STEPS = { label: "training steps", labelAnchor: "center", labelArrow: "none", zero: true };
 const COLOR_SCALE = { domain: Object.keys(COLORS), range: Object.values(COLORS) };
@@ -24,8 +24,9 @@ const nameOf = ({ batchNorm }) => (batchNorm ? "with" : "without");
 export function picture(results) {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}"`,
-    ` font-family="system-ui, sans-serif" fill="#222" role="img" aria-label="Training with and without batch norm">`,
-    `<rect width="100%" height="100%" fill="white"/>`,
+    ` font-family="system-ui, sans-serif" fill="var(--text)" role="img" aria-label="Training with and without batch norm">`,
+    PICTURE_STYLE,
+    `<rect width="100%" height="100%" fill="var(--background)"/>`,
     heading(LEFT, 30, "Test accuracy, by learning rate"),
     legend(WIDTH - 290, 30),
     place(0, 44, accuracyPlot(results)),
@@ -57,7 +58,7 @@ function accuracyPlot(results) {
     x: { ...STEPS, ticks: 3 },
     y: { label: "accuracy (%)", domain: [0, 100], labelArrow: "none", grid: true },
     marks: [
-      Plot.frame({ stroke: "#ccc" }),
+      Plot.frame({ stroke: "var(--frame)" }),
       Plot.line(points, { fx: "rate", x: "step", y: "accuracy", stroke: "name", strokeWidth: 1.75 }),
     ],
   });
@@ -91,7 +92,7 @@ function percentilePlot(results) {
     x: { ...STEPS, ticks: 5 },
     y: { label: "input to the sigmoid", labelArrow: "none", grid: true, nice: true },
     marks: [
-      Plot.frame({ stroke: "#ccc" }),
+      Plot.frame({ stroke: "var(--frame)" }),
       Plot.areaY(points, { ...channels, y1: "p15", y2: "p85", fill: "name", fillOpacity: 0.12 }),
       ["p15", "p50", "p85"].flatMap((y) => [
         Plot.line(points, { ...channels, y, stroke: "name", strokeWidth: y === "p50" ? 2 : 1.25 }),

@@ -14,14 +14,15 @@ export function page(results, svg) {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Figure 1 with batchnorm-wasm</title>
 <style>
-  body { max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #222; background: white;
+  /* the picture has the variables, for a light and a dark page */
+  body { max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: var(--text); background: var(--background);
     font: 15px/1.5 system-ui, sans-serif; }
   svg { max-width: 100%; height: auto; }
   .table { overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-  th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }
+  th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid var(--frame); }
   th { vertical-align: bottom; }
-  ul { padding-left: 1.2rem; color: #555; }
+  ul { padding-left: 1.2rem; }
 </style>
 <h1>Batch norm, with and without</h1>
 <p>Figure 1 of Ioffe &amp; Szegedy (2015), repeated: three hidden layers of 100 sigmoid units, trained on 8,000

@@ -128,4 +128,6 @@ export const BATCH_NORM = { text: "Batch normalization: what it does and why", p
 export const DERIVATION = { text: "The derivation", path: "concepts/derivation" };
 export const FAMILY = { text: "Batch, layer, instance, group and weight norm", path: "concepts/family" };
 export const SMALL_BATCHES = { text: "Small and ragged batches", path: "guides/small-batches" };
+export const GHOST_BATCHES = { text: "Ghost batches", path: "guides/ghost-batches" };
+export const RECALIBRATION = { text: "Recalibrate running statistics", path: "guides/recalibration" };
 export const TFJS = { text: "In TensorFlow.js", path: "guides/tfjs" };

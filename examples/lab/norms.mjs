@@ -61,7 +61,7 @@ class Bias {
 
 /**
  * Batch norm, and behind it noise whose mean and variance shift with every step, so that no distribution is stable
- * (Santurkar et al. 2018, section 2.2 and appendix A): y ← y·s + m, where for every unit and step μ ~ U(−0.5, 0.5) and
+ * (Santurkar et al. 2018, section 2.1): y ← y·s + m, where for every unit and step μ ~ U(−0.5, 0.5) and
  * σ ~ U(1, 1.25), and for every sample m ~ U(μ − 0.1, μ + 0.1) and s ~ N(σ, 0.1). Evaluation has none.
  *
  * @param {number} seed

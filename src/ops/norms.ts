@@ -92,9 +92,7 @@ const planes = (channels: number, inner: number): Geometry => ({ ...dimensions(1
  */
 const LONG = 32;
 
-/**
- * Elements of a block at least. docs/concepts/family.md has the measurement: between 65,536 and 262,144 there is no difference.
- */
+/** Elements of a block at least. From 65,536 to 262,144 there is no difference (docs/concepts/family-measurements.md). */
 const BLOCK = 131_072;
 
 /** Elements of a block of short groups at least. Their statistics and coefficients take more memory than they do. */

@@ -85,7 +85,7 @@ type Running = Readonly<Record<"mean" | "variance", Vector>>;
 
 /**
  * A sub-batch whose x̂ becomes x̂·r + d, with r = σ_B/σ and d = (μ_B − μ)/σ within limits, which are constants to
- * backward (Ioffe 2017, Alg. 1).
+ * backward (Ioffe 2017).
  */
 function renormalize(
   subBatch: SubBatchForward,
@@ -104,7 +104,7 @@ function renormalize(
 /**
  * A sub-batch whose statistics are mixed with the running ones, which count as much as `prior` samples: mean = (1 −
  * w)·running + w·batch and the same of the variance, with w = N/(prior + N) for the N samples of the sub-batch (Schneider
- * et al. 2020, equation 3).
+ * et al. 2020).
  */
 function mixWithPrior(
   subBatch: SubBatchForward,

@@ -56,7 +56,7 @@ export function mergeStatistics(list: Iterable<BatchStatistics>): BatchStatistic
 
 /**
  * Σ (x − mean)² of the union of two parts: of `count` values, and of as many more as make `share` of the whole. `delta`
- * is the distance of their means (Chan, Golub & LeVeque 1979, equation 1.5b).
+ * is the distance of their means (Chan, Golub & LeVeque 1979).
  */
 export const mergedM2 = (m2: number, added: number, delta: number, count: number, share: number): number =>
   m2 + added + delta * delta * (count * share);

@@ -12,7 +12,7 @@ export interface Moments {
 
 const NOTHING: Moments = { count: 0, mean: 0, m2: 0 };
 
-/** Returns the moments of two parts together (Chan, Golub & LeVeque 1979, equations 1.5a and 1.5b). */
+/** Returns the moments of two parts together (Chan, Golub & LeVeque 1979). */
 export function mergedMoments(a: Moments, b: Moments): Moments {
   if (a.count === 0) return b;
   if (b.count === 0) return a;

@@ -126,7 +126,7 @@ describe("the family", () => {
     const group = (i: number) => membership.group[i] as number;
     expect(errorOf(y.data, forward.y, forward.scale, U, group)).toBeLessThanOrEqual(4);
     expect(errorOf(dx.data, backward.dx, backward.dxScale, U, group)).toBeLessThanOrEqual(4);
-    // of a few values per channel, x̂ is rounded before it is summed (docs/concepts/family.md)
+    // of a few values per channel, x̂ is rounded before it is summed (docs/concepts/family-measurements.md)
     expect(errorOf(dGamma ?? [], backward.dGamma, backward.dGammaScale, U, (c) => c)).toBeLessThanOrEqual(2.5);
     expect(errorOf(dBeta ?? [], backward.dBeta, backward.dBetaScale, U, (c) => c)).toBeLessThanOrEqual(1);
   });

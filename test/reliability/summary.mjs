@@ -41,9 +41,9 @@ export function conclusionsOf(text) {
   const { valid, invalid, states, models, faults, caught, soak } = figuresOf(text);
   return [
     `- **Right calls have right results.** Of ${number(valid("cases"))} calls with random options, shapes and kinds of arrays, each compared with plain loops in float64, ${number(valid("faults"))} were wrong.`,
-    `- **Wrong calls throw, and change nothing.** ${number(invalid("cases"))} calls with wrong arguments found ${number(invalid("faults"))} faults in this run; those of the library are mended.`,
+    `- **Wrong calls throw, and change nothing.** ${number(invalid("cases"))} calls with wrong arguments found ${number(invalid("faults"))} faults in this run; those of the library are fixed.`,
     `- **Damaged files are refused.** Of ${number(states("files"))} damaged safetensors files none was read that the reference implementation refuses; ${number(models("files"))} damaged model files were read or refused, without a crash.`,
-    `- **It lasts.** ${soak("steps")} steps of training left no memory behind, and ${soak("failures")} steps in which memory ended at random left the state as it was.`,
+    `- **It lasts.** ${soak("steps")} steps of training left no memory behind, and ${soak("failures")} steps in which memory ran out at random left the state as it was.`,
     `- **The tests notice mistakes.** Of ${faults} faults that were put into the kernels by hand, tests caught ${caught}. [Faults of the facade](#faults-of-the-facade) has the same for the TypeScript around them, by tool.`,
   ].join("\n");
 }

@@ -30,17 +30,17 @@ export default {
   id: "batch-size",
   title: "Batch size: whose statistics?",
   text:
-    "The same number of samples is learned in batches of 1 to 256, in the second chart also in batches of 256 with smaller ghost " +
-    "batches, which Hoffer et al. recommend. Watch the test error by four kinds of statistics: " +
-    "of test batches of the same size, the moving average of training, the mean over all of training, and the exact statistics of " +
-    "the training set under the final weights. Wu & He say that the error rises as batches shrink, Wu & Johnson that exact statistics " +
-    "serve better than moving averages.",
+    "The same number of samples is learned in batches of 1 to 256. In the second chart they are also learned in batches of 256 with " +
+    "smaller ghost batches, which Hoffer et al. recommend. Watch the test error with four kinds of statistics: those of test batches " +
+    "of the same size, the moving average of training, the mean over all of training, and the exact statistics of the training set " +
+    "with the final weights. Wu & He say that the error rises as batches shrink. Wu & Johnson say that exact statistics are better than " +
+    "moving averages.",
   sources: [
     { text: "Wu & He 2018, figure 1", url: "https://arxiv.org/abs/1803.08494" },
     { text: "Wu & Johnson 2021, section 3", url: "https://arxiv.org/abs/2105.07576" },
     { text: "Hoffer et al. 2017", url: "https://arxiv.org/abs/1705.08741" },
   ],
-  guides: [lab.SMALL_BATCHES],
+  guides: [lab.SMALL_BATCHES, lab.GHOST_BATCHES, lab.RECALIBRATION],
   controls: [
     lab.count("samples", "Samples to learn in each training", 8192, 512, 200_000),
     lab.number("rate", "Learning rate", 0.1, 0.001, 100),
@@ -53,11 +53,14 @@ export default {
     return [
       {
         ...{ id: "error", title: "Test error, by the statistics that normalise", kind: "lines", y, series: ESTIMATES },
-        ...{ x: { label: "batch size", log: true }, hint: "Lines that part at small sizes are what evaluation loses." },
+        ...{
+          x: { label: "batch size", log: true },
+          hint: "Where the lines separate, the choice of statistics changes the error.",
+        },
       },
       {
         ...{ id: "ghost", title: "Ghost batches", kind: "lines", y, series: GHOSTS },
-        ...{ x: { label: "samples that normalise together", log: true }, hint: "By the moving average." },
+        ...{ x: { label: "samples that normalise together", log: true }, hint: "Evaluated by the moving average." },
       },
     ];
   },
@@ -139,7 +142,7 @@ export default {
       }),
       lab.judge(runs, {
         claim: "Evaluating small batches by their own statistics costs accuracy.",
-        source: "Wu & Johnson 2021, 3",
+        source: "Wu & Johnson 2021",
         measure: ({ charts }) => ({
           "error at batch size 4, %, own statistics": at(charts.error.batch, 4),
           "moving average": at(charts.error.ema, 4),
@@ -148,7 +151,7 @@ export default {
       }),
       lab.judge(runs, {
         claim: "In large batches, ghost batches lower the error.",
-        source: "Hoffer et al. 2017, 4",
+        source: "Hoffer et al. 2017",
         measure: ({ charts }) => ({
           "error in batches of 256, %, ghosts of 32": at(charts.ghost.ghost, 32),
           "no ghosts": at(charts.ghost.ghost, 256),

@@ -16,7 +16,7 @@ export default {
   text:
     "Two networks of three hidden layers of 100 sigmoid units learn the digits from the same weights and batches, one with batch " +
     "norm before every sigmoid. Watch how soon each becomes accurate, and how the input of one unit of the last hidden layer is " +
-    "distributed over the test images. The paper says that batch norm trains faster, ends more accurate, and keeps that distribution stable.",
+    "distributed over the test images. The paper says that batch norm makes training faster and the result more accurate, and keeps that distribution stable.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 4.1 and figure 1" }],
   guides: [lab.BATCH_NORM],
   controls: [
@@ -32,7 +32,10 @@ export default {
   charts: () => [
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY },
-      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Further left is faster, further up is better." },
+      ...{
+        series: [lab.WITH, lab.WITHOUT],
+        hint: "A line further left learns faster, and a line further up is more accurate.",
+      },
     },
     ...[lab.WITH, lab.WITHOUT].map((series) => ({
       ...{
@@ -42,7 +45,7 @@ export default {
         x: lab.STEPS,
       },
       ...{ y: { label: "15th, 50th, 85th percentile" }, series: [series] },
-      hint: "A band that keeps its place and width is a distribution that the next layer can rely on.",
+      hint: "If the band keeps its place and width, the distribution of the inputs is stable.",
     })),
   ],
 

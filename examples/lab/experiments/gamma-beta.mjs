@@ -40,7 +40,7 @@ export default {
     ...SERIES.map((series) => ({
       ...{ id: `map-${series.id}`, title: `The plane, ${series.label}`, kind: "map" },
       ...{ x: { label: "" }, y: { label: "" }, series: [series] },
-      hint: "Dots are samples, the background is the network's answer.",
+      hint: "Dots are samples, and the background is the answer of the network.",
     })),
     {
       ...{
@@ -50,15 +50,19 @@ export default {
         x: lab.STEPS,
         y: { label: "loss of all samples", log: true },
       },
-      ...{ series: SERIES, hint: "How well each can fit." },
+      ...{ series: SERIES, hint: "A network with a lower loss fits the spirals better." },
     },
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY, series: SERIES },
-      hint: "Half is a blind guess.",
+      hint: "Guessing is right in half of the cases.",
     },
     {
       ...{ id: "inputs", title: "Inputs of the first layer's units", kind: "histogram", x: { label: "input" } },
-      ...{ y: { label: "share" }, series: SERIES, hint: "Without gamma and beta they keep mean 0 and variance 1." },
+      ...{
+        y: { label: "share" },
+        series: SERIES,
+        hint: "Without gamma and beta the inputs keep mean 0 and variance 1.",
+      },
     },
   ],
 

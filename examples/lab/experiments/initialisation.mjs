@@ -12,7 +12,7 @@ export default {
   text:
     "The same short training is repeated over three decades of the scale of the initial weights, with and without batch norm. Watch how " +
     "wide the range is in which each kind of network learns. The paper says that batch norm makes training less dependent on the " +
-    "initialisation, for a layer's output does not change when its weights are scaled.",
+    "initialisation, because the output of a layer does not change when its weights are scaled.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 3.3" }],
   guides: [lab.BATCH_NORM],
   controls: [

@@ -12,7 +12,7 @@ export default {
   text:
     "The same short training is repeated over three decades of learning rates, with and without batch norm. Watch where each kind of " +
     "network stops learning. The paper says that batch norm allows much higher learning rates without the risk of divergence, " +
-    "since gradients no longer depend on the scale of the parameters.",
+    "because gradients no longer depend on the scale of the parameters.",
   sources: [
     { ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.3" },
     { text: "Bjorck et al. 2018", url: "https://arxiv.org/abs/1806.02375" },
@@ -50,7 +50,7 @@ export default {
     }),
     lab.judge(runs, {
       claim: "Each at its best learning rate, batch norm is more accurate after the same steps.",
-      source: "Bjorck et al. 2018, 3.1",
+      source: "Bjorck et al. 2018",
       measure: ({ charts }) => ({
         "accuracy at the best rate, with": best(charts.accuracy.with),
         without: best(charts.accuracy.without),

@@ -9,9 +9,9 @@ export default {
   id: "lenet",
   title: "LeNet, as in d2l's chapter",
   text:
-    "LeNet learns the digits in TF.js, with d2l's batch norm after every convolutional and dense layer but the last, and without: one layer per channel over images, " +
-    "one per unit over vectors. Watch loss and accuracy, and the gamma and beta that it learns. The chapter says that batch norm " +
-    "speeds up its convergence and bears a larger learning rate.",
+    "LeNet learns the digits in TF.js, with and without batch norm. As in d2l's chapter, a batch norm follows every convolutional and " +
+    "dense layer but the last. It normalises each channel of images, and each unit of vectors. Watch loss and accuracy, and the gamma " +
+    "and beta that the network learns. The chapter says that batch norm speeds up convergence and allows a larger learning rate.",
   sources: [lab.D2L],
   guides: [lab.TFJS, lab.BATCH_NORM],
   controls: [
@@ -23,7 +23,7 @@ export default {
   charts: () => [
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY },
-      ...{ series: [lab.WITH, lab.WITHOUT], hint: "On 500 images." },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Measured on 500 images." },
     },
     {
       ...{
@@ -33,7 +33,7 @@ export default {
         x: lab.STEPS,
         y: { label: "loss of the batch", log: true },
       },
-      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Of one batch after the other." },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Each value is the loss of one batch." },
     },
     ...["gamma", "beta"].map((name) => ({
       ...{ id: name, title: `${name === "gamma" ? "Gamma" : "Beta"} of the first batch norm`, kind: "lines" },

@@ -12,8 +12,8 @@ export default {
   text:
     "Two networks, with and without batch norm, learn a few hundred digits until they know them by heart. " +
     "Watch the gap between the accuracy on these digits and on images that they have never seen. The paper " +
-    "says that batch norm regularises: a sample's output depends on the other samples of its batch, which are " +
-    "others at every step.",
+    "says that batch norm regularises: a sample's output depends on the other samples of its batch, which change " +
+    "at every step.",
   sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, section 3.4" }],
   guides: [lab.BATCH_NORM],
   controls: [
@@ -27,11 +27,19 @@ export default {
   charts: () => [
     {
       ...{ id: "train", title: "Accuracy on training images", kind: "lines", x: lab.STEPS },
-      ...{ y: { label: "accuracy (%)" }, series: [lab.WITH, lab.WITHOUT], hint: "Evaluated as the test images are." },
+      ...{
+        y: { label: "accuracy (%)" },
+        series: [lab.WITH, lab.WITHOUT],
+        hint: "Training images are evaluated in the same mode as test images.",
+      },
     },
     {
       ...{ id: "test", title: "Accuracy on unseen images", kind: "lines", x: lab.STEPS },
-      ...{ y: { label: "accuracy (%)" }, series: [lab.WITH, lab.WITHOUT], hint: "What regularisation is for." },
+      ...{
+        y: { label: "accuracy (%)" },
+        series: [lab.WITH, lab.WITHOUT],
+        hint: "Regularisation should raise this accuracy.",
+      },
     },
     {
       ...{ id: "gap", title: "The gap", kind: "lines", x: lab.STEPS, y: { label: "percentage points" } },

@@ -20,7 +20,7 @@ export default {
     "Networks of five hidden layers start from weights so large that many units saturate. Watch the histogram of every layer's inputs to its " +
     "units, and how large the gradient is at every layer's weights. The paper says that batch norm keeps units out of the saturated " +
     "regime, where gradients vanish, and so makes saturating activations trainable.",
-  sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 2" }],
+  sources: [{ ...lab.IOFFE, text: "Ioffe & Szegedy 2015, sections 1 and 3.3" }],
   guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 600, 10, 20000),
@@ -34,16 +34,19 @@ export default {
     ...layers.map((layer) => ({
       ...{ id: `layer${layer}`, title: `Inputs of layer ${layer}'s units`, kind: "histogram", x: { label: "input" } },
       ...{ y: { label: "share" }, series: [lab.WITH, lab.WITHOUT] },
-      hint: "Beyond ±3 a sigmoid is flat; the outermost bins hold all that is farther out.",
+      hint: "Beyond ±3 a sigmoid is nearly flat. The outermost bins contain all values farther out, too.",
     })),
     ...[lab.WITH, lab.WITHOUT].map(({ id, label }) => ({
       ...{ id: `gradient-${id}`, title: `Gradient at every layer's weights, ${label}`, kind: "lines", x: lab.STEPS },
-      ...{ y: { label: "Euclidean norm", log: true }, hint: "Lines that lie close together let all layers learn." },
+      ...{
+        y: { label: "Euclidean norm", log: true },
+        hint: "If the lines are close together, all layers learn at the same pace.",
+      },
       series: [...layers, LAYERS + 1].map((layer) => ({ id: `${layer}`, label: `layer ${layer}`, color: layer - 1 })),
     })),
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY },
-      ...{ series: [lab.WITH, lab.WITHOUT], hint: "What it comes to." },
+      ...{ series: [lab.WITH, lab.WITHOUT], hint: "Where units saturate, the network learns slowly or not at all." },
     },
   ],
 
@@ -90,7 +93,7 @@ export default {
     }),
     lab.judge(runs, {
       claim: "Gradients keep their size on the way down.",
-      source: "Ioffe & Szegedy 2015, 1",
+      source: "Ioffe & Szegedy 2015, 3.3",
       measure: ({ charts }) => {
         const ratio = (id) => {
           const at = (layer) => charts[`gradient-${id}`][layer][0][1];

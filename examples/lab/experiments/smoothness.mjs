@@ -19,10 +19,10 @@ export default {
     "Every few training steps, the loss and its gradient are measured at points along the gradient, from half " +
     "a step to four steps away. Watch three quantities: the range of the loss there, how far the gradient " +
     "there is from the gradient at the start, and the largest change of the gradient divided by the distance. " +
-    "Santurkar et al. say that batch norm makes the loss smoother, and that this is why it helps, not stable " +
-    "distributions: with noise behind batch norm that shifts mean and variance at every step, a network " +
-    "trains about as well.",
-  sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.2 and 3, figures 2 and 4" }],
+    "Santurkar et al. say that batch norm makes the loss smoother. They say that it helps for this reason, and not " +
+    "because distributions are stable: with noise after batch norm that shifts mean and variance at every step, a " +
+    "network trains about as well.",
+  sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.1 and 3" }],
   guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
     lab.count("steps", "Steps", 400, 10, 20000),
@@ -39,21 +39,25 @@ export default {
       ...{
         y: { label: "range of the loss" },
         series: [series],
-        hint: "A narrow band is a landscape that a step can trust.",
+        hint: "In a narrow band, the loss changes little within a few steps.",
       },
     })),
     {
       ...{ id: "predictiveness", title: "Gradient predictiveness", kind: "lines", x: lab.STEPS },
       ...{ y: { label: "largest distance between gradients", log: true }, series: SERIES },
-      hint: "How far the gradient within four steps gets from the one here. Lower is more predictive.",
+      hint: "The largest distance from the gradient at the start to those within four steps. A lower line is more predictive.",
     },
     {
       ...{ id: "beta", title: "Effective β-smoothness", kind: "lines", x: lab.STEPS },
-      ...{ y: { label: "change of gradient / distance", log: true }, series: SERIES, hint: "Lower is smoother." },
+      ...{
+        y: { label: "change of gradient / distance", log: true },
+        series: SERIES,
+        hint: "A lower line is smoother.",
+      },
     },
     {
       ...{ id: "accuracy", title: "Test accuracy", kind: "lines", x: lab.STEPS, y: lab.ACCURACY, series: SERIES },
-      hint: "The noise leaves the benefit of batch norm where it was, says the paper.",
+      hint: "The paper says that the noise does not reduce the benefit of batch norm.",
     },
   ],
 
@@ -101,26 +105,26 @@ export default {
     return [
       lab.judge(runs, {
         claim: "The loss varies less along the gradient.",
-        source: "Santurkar et al. 2018, figure 4a",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("range of the loss", ([, low, , high]) => high - low)((id) => `loss-${id}`),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim: "Gradients are more predictive.",
-        source: "Santurkar et al. 2018, figure 4b",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("distance between gradients", ([, y]) => y)(() => "predictiveness"),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim: "The landscape is smoother.",
-        source: "Santurkar et al. 2018, figure 4c",
+        source: "Santurkar et al. 2018, 3",
         measure: ratio("effective β", ([, y]) => y)(() => "beta"),
         holds: smaller,
       }),
       lab.judge(runs, {
         claim:
           "Noise behind batch norm, of shifting mean and variance, leaves its benefit: it still beats the plain network.",
-        source: "Santurkar et al. 2018, 2.2 and figure 2",
+        source: "Santurkar et al. 2018, 2.1",
         measure: ({ charts }) => ({
           "mean accuracy over training, noisy": average(charts.accuracy.noisy),
           with: average(charts.accuracy.with),

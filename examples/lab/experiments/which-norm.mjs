@@ -58,7 +58,7 @@ export default {
     { text: `${WU_HE}, figure 1`, url: "https://arxiv.org/abs/1803.08494" },
     { text: `${SALIMANS_KINGMA}, sections 2 and 3`, url: "https://arxiv.org/abs/1602.07868" },
   ],
-  guides: [lab.FAMILY],
+  guides: [lab.FAMILY, lab.SMALL_BATCHES],
   controls: [
     lab.count("samples", "Samples to learn in each training", 4096, SIZES.at(-1), 200_000),
     lab.number("from", "Lowest rate", 0.005, 1e-5, 1e3),
@@ -88,15 +88,15 @@ export default {
           y: { label: "test error (%)", log: true },
           series,
         },
-        hint: "Each at the rate that was chosen for it. In large batches there are few steps for all.",
+        hint: "Each norm has the learning rate that was chosen for it. In large batches all make few steps.",
       },
       {
         ...{ id: "loss", title: "Test loss", kind: "lines", x: size, y: { label: "loss", log: true }, series },
-        hint: "Of the same networks.",
+        hint: "The loss of the same networks.",
       },
       {
         ...{ id: "rate", title: "The rate that was chosen", kind: "lines", x: size },
-        ...{ y: { label: "learning rate", log: true }, series, hint: "By the accuracy on validation images." },
+        ...{ y: { label: "learning rate", log: true }, series, hint: "Chosen by the accuracy on validation images." },
       },
       {
         ...{ id: "search", title: `The search in batches of ${REGULAR}`, kind: "lines" },
@@ -105,7 +105,7 @@ export default {
           y: { label: "validation accuracy (%)", range: [0, 100] },
           series,
         },
-        hint: "The wider the plateau, the less the rate matters. A network that diverged has 0 %.",
+        hint: "If the plateau is wide, the rate matters little. A network that diverged has 0 %.",
       },
     ];
   },

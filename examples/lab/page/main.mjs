@@ -88,7 +88,7 @@ function change({ id }, input) {
   state.values = { ...state.values, ...values };
   history.replaceState(null, "", `#${toQuery(state.experiment, state.values)}`);
   if (state.phase !== "idle") reset();
-  say(problems.length ? `${problems.join("; ")}: ${input.value} is taken.` : "", problems.length > 0);
+  say(problems.length ? `${problems.join("; ")}: ${input.value} is used instead.` : "", problems.length > 0);
 }
 
 /** Back to nothing computed. */
