@@ -118,7 +118,7 @@ export function mergePacked(all: Float64Array, size: number, skip: number): Batc
     }
     count += added;
   }
-  return { count, mean, variance: m2.map((sum) => (count > 0 ? sum / count : 0)) };
+  return { count, mean, variance: m2.map((sum) => sum / (count || 1)) };
 }
 
 /** The first channel whose statistics are not finite; undefined if all are. */

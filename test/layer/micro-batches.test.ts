@@ -143,6 +143,20 @@ test('track takes statistics of one value for estimator "population" only, and a
   expect(() => ema.track(of(9))).toThrow(refused);
 });
 
+test("statistics of one value or of none normalise a batch without elements alone", () => {
+  const of = (count: number) => ({ count, mean: Float64Array.of(1, 2), variance: Float64Array.of(0, 0) });
+  const bn = new BatchNorm(2);
+  const empty = { data: new Float32Array(), shape: [0, 2] };
+  for (const count of [0, 1]) {
+    expect(bn.forward(empty, { statistics: of(count) }).shape).toEqual([0, 2]);
+    expect(() => bn.forward({ data: Float32Array.of(3, 4), shape: [1, 2] }, { statistics: of(count) })).toThrow(
+      `got input size 1×2 in mode "train" and statistics of ${count}: `,
+    );
+  }
+  const short = { ...of(5), variance: Float64Array.of(1) };
+  expect(() => bn.forward(empty, { statistics: short })).toThrow(/^statistics\.variance: expected 2 /);
+});
+
 describe("mergeStatistics", () => {
   const batch = (seed: number, count: number): BatchStatistics =>
     count === 0

@@ -185,6 +185,22 @@ export const accepted = [
     reason: "A view keeps its tensor alive. Tensors without a reserve are the call's own, which disposes of them.",
     mutants: [["if (this.#reserve) owners.set(this.#data, this);", "this.#reserve → true"]],
   },
+  {
+    file: "src/ops/statistics.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [
+      ["for (let c = 0; c < mean.length; c++) {", "c < mean.length → c <= mean.length"],
+      [
+        "for (let c = 0; c < mean.length; c++) packed[1 + mean.length + c] = (variance[c] as number) * count;",
+        "c < mean.length → c <= mean.length",
+      ],
+      [
+        "for (let c = 0; c < channels; c++) variance[c] = count > 0 ? (variance[c] as number) / count : 0;",
+        "c < channels → c <= channels",
+      ],
+      ["for (let c = 0; c < channels; c++) {", "c < channels → c <= channels"],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */
