@@ -91,10 +91,15 @@ const sidebar: DefaultTheme.SidebarItem[] = [
       "Checkpoints and folding",
       [
         ["Checkpoints: save and load", "checkpoints"],
+        ["State dicts: names and values", "state-dicts"],
         ["Check a checkpoint", "check-a-checkpoint"],
         ["Move a model between frameworks", "move-between-frameworks"],
+        ["Model files", "model-files"],
         ["Fold in a program", "folding"],
+        ["Fold into the layer behind", "folding-forward"],
         ["Fold a model file", "folding-files"],
+        ["Fold a TF.js model file", "folding-tfjs-files"],
+        ["Fold a safetensors file", "folding-safetensors"],
         ["Accuracy of folding", "folding-accuracy"],
       ],
     ],
@@ -102,6 +107,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
       "TensorFlow.js",
       [
         ["In TensorFlow.js", "tfjs"],
+        ["TF.js: operations", "tfjs-operations"],
         ["TF.js: train convolutions", "tfjs-convolutions"],
         ["TF.js: whole models", "tfjs-models"],
         ["TF.js: Keras models", "tfjs-keras"],
@@ -114,6 +120,7 @@ const sidebar: DefaultTheme.SidebarItem[] = [
       [
         ["Threads and builds", "threads"],
         ["Many threads or machines", "many-machines"],
+        ["Several machines: MPI", "mpi"],
         ["What SyncBatchNorm guarantees", "sync-guarantees"],
         ["Embedding in other languages", "embedding"],
         ["On the memory of another program", "other-memory"],

@@ -10,8 +10,9 @@
  */
 export type BatchNormErrorCode =
   /**
-   * A batch, a sub-batch or a group of channels has one value per channel. Its variance is 0 and says nothing. In
-   * training it is most often the last batch of an epoch, with one sample left over, or an input of shape [1, C].
+   * A batch, a sub-batch or a group of channels has one value per channel. Its variance is always 0, so that it cannot
+   * be normalised. In training it is most often the last batch of an epoch, with one sample left over, or an input of
+   * shape [1, C].
    *
    * Remedy: Drop or merge the last batch, pass a larger one, or use mode "eval" or "frozen". Group and layer norm
    * work for one sample.
@@ -22,13 +23,13 @@ export type BatchNormErrorCode =
    * largest of its type. The running statistics and counters are as they were before the call.
    *
    * Remedy: Find the first layer that throws: the fault is before it. Usual causes are a learning rate that is too
-   * high, a division by zero, a logarithm of zero, or missing values in the data. `onNonFinite: "skip"` passes over
-   * the update of such batches, and "allow" updates with them.
+   * high, a division by zero, a logarithm of zero, or missing values in the data. With `onNonFinite: "skip"`
+   * such batches do not update the running statistics, and with "allow" they do.
    */
   | "non-finite-statistics"
   /**
    * `backward` has no forward to differentiate: there was none, its backward has run already, the forward was one in
-   * mode "eval" that kept nothing, or `out` has replaced what backward needs.
+   * mode "eval" that kept nothing, or `out` was written over an array that backward needs.
    *
    * Remedy: Call `forward` before each `backward`. Where a layer is called several times, keep `bn.saved` after each
    * forward, and pass it as `backward(dy, { saved })`.
@@ -74,14 +75,14 @@ export type BatchNormErrorCode =
   | "out-of-memory"
   /**
    * A state does not fit the layer: a name is missing or unknown, a vector has another length, or a value is NaN or a
-   * negative variance. The message lists all of it, and nothing was loaded.
+   * negative variance. The message lists everything that is wrong, and nothing was loaded.
    *
    * Remedy: Pass `prefix` if the state has several layers, `framework` if its names are not PyTorch's, and `strict:
    * false` to load what fits.
    */
   | "state-dict"
   /**
-   * The bytes are no valid safetensors file, or not a whole one.
+   * The bytes are not a safetensors file, or only a part of one.
    *
    * Remedy: Compare the size of the file with its source, and load or save it again. A page of HTML instead of the
    * file means that a download failed.
@@ -103,11 +104,11 @@ export type BatchNormErrorCode =
    */
   | "no-simd"
   /**
-   * A thread of the pool did not start, or ended during a call. In a page the content security policy most often
-   * forbids workers; Node may run with `--permission`; a host at the edge has no threads.
+   * A thread of the pool did not start, or ended during a call. In a page, the content security policy may forbid
+   * workers. In Node, `--permission` forbids them. Hosts at the edge have no threads.
    *
    * Remedy: Allow `worker-src blob:` or `--allow-worker`, or call `init` without `threads`. After the end of a
-   * thread, call `init({ threads })` for a new pool, or `stopThreads()`; what the failed call wrote is incomplete.
+   * thread, call `init({ threads })` for a new pool, or `stopThreads()`. The results of the failed call are incomplete.
    */
   | "thread"
   /**

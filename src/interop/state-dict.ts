@@ -1,5 +1,5 @@
 // Saving and loading a layer's state under the names of PyTorch, Keras, TF.js, ONNX, Flax and Haiku. No other file
-// contains these names. docs/guides/checkpoints.md has them as a table.
+// contains these names. docs/guides/state-dicts.md has them as a table.
 
 import { LOST, wrongKind, wrongState } from "../common/errors.ts";
 import { checkKeys, checkNumber, flag, isArray, isList, isNumbers, isObject, oneOf } from "../common/validate.ts";
