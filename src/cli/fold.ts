@@ -17,7 +17,7 @@ import {
   foldText,
   type Patch,
 } from "../tools/index.ts";
-import { printable } from "../tools/report/text.ts";
+import { plural, printable } from "../tools/report/text.ts";
 import type { Difference } from "./differences.ts";
 import { OpenFiles } from "./file-source.ts";
 import { foldTfjs } from "./fold-tfjs.ts";
@@ -257,7 +257,7 @@ async function foldWeights(
     const lines = found.map(({ layer, batchNorm }) => `${printable(layer)}:${printable(batchNorm)}\n`);
     process.stdout.write(options.json ? jsonText(found) : lines.join(""));
     process.stderr.write(
-      `${found.length} pairs match by name and shape, and nothing was written. Look whether each batch norm takes the output of\n` +
+      `${plural(found.length, "pair")} found by name and shape, and nothing was written. Look whether each batch norm takes the output of\n` +
         "its layer, with no activation between, and pass the right ones by --pairs FILE, or --pair.\n",
     );
     return;

@@ -29,10 +29,20 @@ const WRONG_CALLS = inFolder("common", "any-argument", "wrong-arguments", "wrong
 
 /** Tests of what all calls of the layer and of the functions go through, as far as they take only a few seconds. */
 const CALLS = [
-  ...inFolder("ops", "functional", "conditional", "mask-weights", "activations-in-place"),
-  ...inFolder("layer", "batchnorm", "copies", "ghost-batches", "micro-batches", "modes", "prior", "saved"),
-  ...inFolder("memory", "written"),
+  ...inFolder("ops", "functional", "conditional", "masks", "mask-weights", "activations", "activations-in-place"),
+  ...inFolder("layer", "batchnorm", "copies", "ghost-batches", "micro-batches", "modes", "prior", "renorm"),
+  ...inFolder("layer", "repeated-calls", "running", "saved", "variants-memory"),
+  ...inFolder("memory", "attach", "exhausted", "memory", "overlap", "written"),
   ...WRONG_CALLS,
+];
+
+/** Tests of everything that memory does for calls. */
+const MEMORY_OF_CALLS = [
+  ...CALLS,
+  ...inFolder("memory", "*"),
+  ...inFolder("ops", "double", "family", "weight-norm"),
+  ...inFolder("layer", "blocks"),
+  ...inFolder("tensor", "*"),
 ];
 
 /** The mutated files, each with the tests that its mutants run, and slow tests that only survivors run. */
@@ -50,10 +60,11 @@ const FILES = {
       ...inFolder("tensor", "operands"),
       ...inFolder("entries", "core"),
     ],
-    slow: inFolder("memory", "leak"),
+    slow: MEMORY_OF_CALLS,
   },
   "src/memory/heap.ts": {
     tests: inFolder("memory", "allocator", "arrays", "attach", "exhausted", "memory", "overlap", "tensors"),
+    slow: [...MEMORY_OF_CALLS, ...inFolder("wasm", "module")],
   },
   "src/memory/guards.ts": {
     tests: [
@@ -63,12 +74,19 @@ const FILES = {
       ...inFolder("entries", "core"),
       ...WRONG_CALLS,
     ],
+    slow: MEMORY_OF_CALLS,
   },
-  "src/memory/operand.ts": { tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")] },
-  "src/memory/transfer.ts": { tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")] },
+  "src/memory/operand.ts": {
+    tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")],
+    slow: MEMORY_OF_CALLS,
+  },
+  "src/memory/transfer.ts": {
+    tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")],
+    slow: MEMORY_OF_CALLS,
+  },
   "src/memory/init.ts": { tests: inFolder("wasm", "*") },
   "src/layer/batch-norm.ts": {
-    tests: [...CALLS, ...inFolder("layer", "options", "running", "variants-memory", "repeated-calls")],
+    tests: [...CALLS, ...inFolder("layer", "options")],
   },
   "src/layer/diagnose.ts": { tests: [...inFolder("layer", "diagnose"), ...WRONG_CALLS] },
   "src/layer/options.ts": { tests: [...inFolder("layer", "options", "presets", "modes", "running"), ...WRONG_CALLS] },
@@ -81,7 +99,7 @@ const FILES = {
     slow: inFolder("layer", "sync-threads"),
   },
   "src/ops/activation-functions.ts": {
-    tests: [...inFolder("ops", "activations", "activations-in-place"), ...WRONG_CALLS],
+    tests: [...inFolder("ops", "activations", "activations-in-place"), ...inFolder("layer", "options"), ...WRONG_CALLS],
   },
   "src/ops/activation.ts": {
     tests: [
@@ -100,17 +118,12 @@ const FILES = {
   },
   "src/ops/norms.ts": { tests: [...inFolder("ops", "family"), ...inFolder("memory", "written"), ...WRONG_CALLS] },
   "src/ops/options.ts": { tests: [...inFolder("layer", "options", "presets", "renorm"), ...WRONG_CALLS] },
-  "src/ops/per-sample.ts": { tests: [...inFolder("ops", "conditional"), ...WRONG_CALLS] },
+  "src/ops/per-sample.ts": { tests: CALLS },
   "src/ops/primitives.ts": { tests: CALLS },
   "src/ops/statistics.ts": {
     tests: [...inFolder("ops", "functional"), ...inFolder("layer", "micro-batches", "sync"), ...WRONG_CALLS],
   },
-  "src/ops/sub-batches.ts": {
-    tests: [
-      ...inFolder("layer", "ghost-batches", "renorm", "micro-batches"),
-      ...inFolder("ops", "functional", "mask-weights"),
-    ],
-  },
+  "src/ops/sub-batches.ts": { tests: CALLS },
   "src/ops/weight-norm.ts": {
     tests: [...inFolder("ops", "weight-norm"), ...inFolder("memory", "written"), ...WRONG_CALLS],
   },

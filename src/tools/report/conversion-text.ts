@@ -1,12 +1,10 @@
 // The report of a conversion as text for a terminal: each batch norm with its old and new names, then what is left to do.
 
 import type { ConversionReport, ConvertedLayer } from "../convert.ts";
-import { digits, printable, wrap } from "./text.ts";
+import { digits, plural, printable, wrap } from "./text.ts";
 
 /** Layers with one note that are shown with their names; of more, the first ones are. */
 const NAMES = 3;
-
-const plural = (n: number, word: string) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 function layerText({ name, newName, from, channels, dtype, epsilon, momentum, tensors }: ConvertedLayer): string {
   const options = [
