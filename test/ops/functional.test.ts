@@ -265,7 +265,7 @@ describe("stateless calls", () => {
   const empty = (...shape: number[]) => ({ data: new Float32Array(), shape });
   const MOST = 2 ** 30 - 2 ** 14;
   it.each<[string, () => unknown, string]>([
-    ["forward", () => batchNormForward(empty(0, 2 ** 53)), `at most ${MOST} channels`],
+    ["forward", () => batchNormForward(empty(0, 2 ** 53)), `x.shape: expected at most ${MOST} channels`],
     ["statistics", () => batchNormStatistics(empty(0, 2, MOST + 1), { layout: "channels-last" }), "channels"],
     [
       "inference",
@@ -278,6 +278,17 @@ describe("stateless calls", () => {
   ])("refuse an empty batch whose vectors have no room, %s", (_, call, message) => {
     expect(call).toThrow(RangeError);
     expect(call).toThrow(message);
+  });
+
+  it.each([[[2, 0]], [[0, 0, 3]]])("refuse %j, which has no channel", (shape) => {
+    for (const call of [batchNormForward, batchNormStatistics])
+      expect(() => call(empty(...shape))).toThrow(`x.shape: expected at least one channel, got [${shape.join(", ")}]`);
+  });
+
+  it("refuse a single number, which has no axis of channels", () => {
+    expect(() => batchNormForward({ data: Float32Array.of(1), shape: [] })).toThrow(
+      "x.shape: expected rank 2 or more, got []",
+    );
   });
 
   it("take an empty batch of any number of samples, also in ghost batches", () => {
