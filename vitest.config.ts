@@ -27,7 +27,7 @@ export default defineConfig({
       "test/mpi/**",
       "test/packed/**",
       "test/site/**",
-      "test/tools/cli*.test.ts", // they start the program hundreds of times
+      "test/tools/**", // with the command line, which starts hundreds of times
       "**/node_modules/**",
     ],
     setupFiles: ["test/support/relaxed-simd.ts", "test/support/matchers.ts"],

@@ -1,5 +1,5 @@
-// The demo, data-parallel training, the benchmark and the command line, as a user starts them: networks that train, and
-// programs that start.
+// The tools for files, and programs as a user starts them: the command line, the demo, data-parallel training and the
+// benchmark.
 
 import { defineConfig } from "vitest/config";
 import { builtFiles } from "./vitest.config.ts";
@@ -7,7 +7,7 @@ import { builtFiles } from "./vitest.config.ts";
 export default defineConfig({
   plugins: [builtFiles],
   test: {
-    include: ["test/examples/**/*.test.ts", "test/tools/cli*.test.ts"],
+    include: ["test/examples/**/*.test.ts", "test/tools/**/*.test.ts"],
     setupFiles: ["test/support/matchers.ts"],
     maxWorkers: "100%",
     testTimeout: 120_000,
