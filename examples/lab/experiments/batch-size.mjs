@@ -30,11 +30,11 @@ export default {
   id: "batch-size",
   title: "Batch size: whose statistics?",
   text:
-    "The same number of samples is learned in batches of 1 to 256. In the second chart they are also learned in batches of 256 with " +
-    "smaller ghost batches, which Hoffer et al. recommend. Watch the test error with four kinds of statistics: those of test batches " +
-    "of the same size, the moving average of training, the mean over all of training, and the exact statistics of the training set " +
-    "with the final weights. Wu & He say that the error rises as batches shrink. Wu & Johnson say that exact statistics are better than " +
-    "moving averages.",
+    "The same number of samples is learned in batches of 1 to 256, and in the second chart also in batches of 256 " +
+    "with smaller ghost batches, which Hoffer et al. recommend. Watch the test error with four kinds of statistics: " +
+    "those of test batches of the same size, the moving average of training, the mean over all of training, and the " +
+    "exact statistics of the training set with the final weights. Wu & He say that the error rises as batches shrink, " +
+    "and Wu & Johnson say that exact statistics are better than moving averages.",
   sources: [
     { text: "Wu & He 2018, figure 1", url: "https://arxiv.org/abs/1803.08494" },
     { text: "Wu & Johnson 2021, section 3", url: "https://arxiv.org/abs/2105.07576" },

@@ -9,9 +9,10 @@ export default {
   id: "lenet",
   title: "LeNet, as in d2l's chapter",
   text:
-    "LeNet learns the digits in TF.js, with and without batch norm. As in d2l's chapter, a batch norm follows every convolutional and " +
-    "dense layer but the last. It normalises each channel of images, and each unit of vectors. Watch loss and accuracy, and the gamma " +
-    "and beta that the network learns. The chapter says that batch norm speeds up convergence and allows a larger learning rate.",
+    "LeNet learns the digits in TF.js, with and without batch norm: as in d2l's chapter, a batch norm follows every " +
+    "convolutional and dense layer but the last, and normalises each channel of images and each unit of vectors. " +
+    "Watch loss and accuracy, and the gamma and beta that the network learns. The chapter says that batch norm speeds " +
+    "up convergence and allows a larger learning rate.",
   sources: [lab.D2L],
   guides: [lab.TFJS, lab.BATCH_NORM],
   controls: [

@@ -16,12 +16,11 @@ export default {
   id: "smoothness",
   title: "Smoothness: why it helps",
   text:
-    "Every few training steps, the loss and its gradient are measured at points along the gradient, from half " +
-    "a step to four steps away. Watch three quantities: the range of the loss there, how far the gradient " +
-    "there is from the gradient at the start, and the largest change of the gradient divided by the distance. " +
-    "Santurkar et al. say that batch norm makes the loss smoother. They say that it helps for this reason, and not " +
-    "because distributions are stable: with noise after batch norm that shifts mean and variance at every step, a " +
-    "network trains about as well.",
+    "Every few training steps, the loss and its gradient are measured at points along the gradient, from half a step " +
+    "to four steps away. Watch three quantities: the range of the loss there, how far the gradient there is from the " +
+    "gradient at the start, and the largest change of the gradient divided by the distance. Santurkar et al. say that " +
+    "batch norm helps because it makes the loss smoother, and not because distributions are stable: with noise after " +
+    "batch norm that shifts mean and variance at every step, a network trains about as well.",
   sources: [{ ...lab.SANTURKAR, text: "Santurkar et al. 2018, sections 2.1 and 3" }],
   guides: [lab.BATCH_NORM, lab.DERIVATION],
   controls: [
