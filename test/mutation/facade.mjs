@@ -33,6 +33,7 @@ const CALLS = [
   ...inFolder("layer", "batchnorm", "copies", "ghost-batches", "micro-batches", "modes", "prior", "renorm"),
   ...inFolder("layer", "repeated-calls", "running", "saved", "variants-memory"),
   ...inFolder("memory", "attach", "exhausted", "memory", "overlap", "written"),
+  ...inFolder("entries", "core"),
   ...WRONG_CALLS,
 ];
 
