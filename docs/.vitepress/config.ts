@@ -13,22 +13,42 @@ import { searchInChinese, wordsOf, zh } from "./zh.ts";
 const apiList = new URL("../reference/api/typedoc-sidebar.json", import.meta.url);
 const api: DefaultTheme.SidebarItem[] = existsSync(apiList) ? JSON.parse(readFileSync(apiList, "utf8")) : [];
 
-/**
- * The entries of the package, each with its classes and functions; the page of an entry lists its types, too. Every page
- * contains its whole sidebar as HTML, and one with all 200 symbols made the site 30 MB larger.
- */
-const entries = (modules: DefaultTheme.SidebarItem[], prefix = ""): DefaultTheme.SidebarItem[] =>
-  modules.flatMap(({ text, link = "", items = [] }) => [
+interface Module {
+  readonly name: string;
+  readonly link: string;
+  readonly symbols: DefaultTheme.SidebarItem[];
+}
+
+/** The entries of the package with their classes and functions; the page of an entry lists its types, too. */
+const modulesOf = (items: DefaultTheme.SidebarItem[], prefix = ""): Module[] =>
+  items.flatMap(({ text, link = "", items = [] }) => [
     {
-      text: `${prefix}${text}`,
+      name: `${prefix}${text}`,
       link,
-      items: items.flatMap(({ text, items = [] }) => (/^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [])),
+      symbols: items.flatMap(({ text, items = [] }) =>
+        /^(Classes|Variables|Functions)$/.test(text ?? "") ? items : [],
+      ),
     },
-    ...entries(
+    ...modulesOf(
       items.filter(({ link }) => link),
       `${prefix}${text}/`,
     ),
   ]);
+
+const modules = modulesOf(api);
+
+/**
+ * The sidebar of an entry's pages. Every page contains its whole sidebar as HTML, which a phone takes long to read: so it
+ * has the symbols of one entry, and the other entries only by name.
+ */
+const apiSidebar = (shown?: Module): DefaultTheme.SidebarItem[] => [
+  { text: "API", link: "/reference/api/" },
+  ...modules.map((module) => ({
+    text: module.name,
+    link: module.link,
+    ...(module === shown && { items: module.symbols }),
+  })),
+];
 
 /** A page with its address in the folder of its shelf, or a group of pages. */
 type Entry = [text: string, content: string | Entry[]];
@@ -233,8 +253,11 @@ export default defineConfig({
       { text: "Playground", link: "/playground" },
     ],
     sidebar: {
-      "/reference/api/": [{ text: "API", link: "/reference/api/" }, ...entries(api)],
-      "/": sidebar,
+      ...Object.fromEntries(modules.map((module) => [module.link, apiSidebar(module)])),
+      "/reference/api/": apiSidebar(),
+      "/start/": sidebar.slice(0, 2),
+      "/guides/": sidebar.slice(0, 2),
+      "/": sidebar.slice(2),
     },
     outline: [2, 3],
     i18nRouting: false, // most pages have no Chinese version, so the menu of languages leads to the start page
