@@ -168,6 +168,13 @@ describe("options", () => {
     );
   });
 
+  test("refuse a slope that is no number by its kind, whichever activation it is for", () => {
+    for (const activation of ["relu", "leaky_relu"] as const)
+      expect(() => resolved({ activation, negativeSlope: "0.1" as never })).toThrow(
+        new TypeError('negativeSlope: expected a number, got "0.1"'),
+      );
+  });
+
   test.each([0, 1, -0.1, 1.5, Number.NaN])("with leaky_relu refuse a slope of %d", (negativeSlope) => {
     expect(() => resolved({ activation: "leaky_relu", negativeSlope })).toThrow(
       new RangeError(`negativeSlope: expected a number between 0 and 1, got ${negativeSlope}`),
