@@ -270,7 +270,7 @@ export class BatchNorm<
   }
 
   /** Sets the layer's mode to "train", or with `on` = false to "eval" (torch.nn.Module.train). */
-  train(on = true): this {
+  train(on?: boolean): this {
     own(this).#mode = flag("on", on, true) ? "train" : "eval";
     return this;
   }

@@ -89,7 +89,7 @@ interface DoubleSums {
 }
 
 function sumTwice({ x, dz, ddx }: Operands, { geometry, total }: SubBatchForward, terms: Terms): DoubleSums {
-  const { channels, count } = geometry;
+  const { channels } = geometry;
   const sums = {
     dz: emptyGradientSums(channels),
     ddx: emptyGradientSums(channels),
@@ -98,17 +98,11 @@ function sumTwice({ x, dz, ddx }: Operands, { geometry, total }: SubBatchForward
   gradientSums(x, dz, terms, false, sums.dz);
   if (!ddx) return sums;
   gradientSums(x, ddx, terms, false, sums.ddx);
-  // sums about the mean of ddx do not cancel; in units of its size, kernels see values that do not underflow
-  const size = new Float64Array(channels).fill(1);
-  for (let c = 0; c < channels; c++) {
-    const average = (Math.abs(sums.ddx.dBeta[c] as number) + Math.abs(sums.ddx.dGamma[c] as number)) / count;
-    if (average > 0 && average < Infinity) size[c] = average;
-  }
   const perM = total ? 1 / total : 0;
-  const mean = sums.ddx.dBeta.map((sum) => sum * perM);
-  const scaled = emptyGradientSums(channels);
-  gradientSums(ddx, dz, { ...terms, mean, invStd: size.map((s) => 1 / s) }, false, scaled);
-  for (let c = 0; c < channels; c++) sums.product[c] = (scaled.dGamma[c] as number) * (size[c] as number);
+  const mean = sums.ddx.dBeta.map((sum) => sum * perM); // sums about it do not cancel
+  const product = emptyGradientSums(channels);
+  gradientSums(ddx, dz, { ...terms, mean, invStd: new Float64Array(channels).fill(1) }, false, product);
+  sums.product.set(product.dGamma);
   return sums;
 }
 
@@ -192,8 +186,8 @@ function prepareDoubleBackward<T extends AnyTensor>(
     if (value instanceof Tensor) checkTensor(name, value, heap);
   }
   const precision = computeDtype(dtype);
-  if (ddGamma !== undefined && ddGamma !== null) checkVector("ddGamma", ddGamma, geometry.channels, precision);
-  if (ddBeta !== undefined && ddBeta !== null) checkVector("ddBeta", ddBeta, geometry.channels, precision);
+  if (ddGamma !== undefined) checkVector("ddGamma", ddGamma, geometry.channels, precision);
+  if (ddBeta !== undefined) checkVector("ddBeta", ddBeta, geometry.channels, precision);
   const isNeeded = (name: "dx" | "dGamma" | "ddy") => flag(`needs.${name}`, needs[name], true);
   const checked = { dx: isNeeded("dx"), dGamma: isNeeded("dGamma"), ddy: isNeeded("ddy") };
   return { heap, dy, saved, gradients, needs: checked };

@@ -206,7 +206,6 @@ export function checkForward<T extends AnyTensor>(
   checkResidual(residual, x.shape, dtype);
   const heap = heapOf(x, out, residual);
   if (residual instanceof Tensor) checkTensor("residual", residual, heap);
-  if (x instanceof Tensor) checkTensor("x", x, heap);
   checkOut("out", out, x.shape, heap, dtype);
   const weights = mask === undefined ? undefined : masks.get("mask").weightsOf(mask, x.shape, layout);
   const subBatches = subBatchesOf(geometry, x.shape, layout, args.ghostBatchSize, weights);
@@ -290,11 +289,11 @@ export function runForward<T extends AnyTensor>(
   const call = new CallScope(inputs.heap, inputs.dtype, [x, residual, out]);
   try {
     const y = call.allocateResult(out, x);
-    const computed = adjust && [...subBatches];
+    const computed: SubBatchForward[] | undefined = adjust && [];
     for (let i = 0; i < subBatches.length; i++) {
       const subBatch = subBatches[i] as SubBatchForward;
       const adjusted = runSubBatch(call, x, residual, y, subBatch, targets?.[i], adjust);
-      if (computed) computed[i] = adjusted;
+      computed?.push(adjusted);
     }
     verify?.();
     return { y: call.result(y, out, x) as T, subBatches: computed ?? subBatches };
@@ -312,7 +311,6 @@ function runSubBatch(
   target: StatisticsTarget | undefined,
   adjust: ForwardHooks["adjust"],
 ): SubBatchForward {
-  if (subBatch.geometry.count === 0) return subBatch;
   if (!adjust || !target || subBatch.empty) {
     forwardSubBatch(call, x, residual, y, subBatch, target);
     return subBatch;
@@ -330,13 +328,8 @@ export function runStatistics({ x, heap, dtype, geometry, subBatches }: ForwardI
   const [subBatch] = subBatches as [SubBatch];
   const call = new CallScope(heap, dtype, [x]);
   try {
-    if (subBatch.count > 0)
-      forwardSubBatch(call, x, undefined, undefined, subBatchForward(subBatch, into, none), {
-        epsilon: 0,
-        into,
-        finite: false,
-        tracked: false,
-      });
+    const target = { epsilon: 0, into, finite: false, tracked: false };
+    forwardSubBatch(call, x, undefined, undefined, subBatchForward(subBatch, into, none), target);
   } finally {
     call.dispose();
   }

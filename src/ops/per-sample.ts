@@ -135,10 +135,12 @@ export function adjustmentOf(
   mode: string,
 ): ForwardHooks["adjust"] {
   if (prior === undefined) {
-    const constants = { ...emptyStatistics(running?.mean.length ?? 0) };
-    constants.mean.set(running?.mean ?? []);
+    // a layer with renorm has running statistics
+    const { mean, variance } = running as Running;
+    const constants = emptyStatistics(mean.length);
+    constants.mean.set(mean);
     return (subBatch, { into, epsilon }) => {
-      invStdOf(running?.variance ?? [], epsilon, constants.invStd);
+      invStdOf(variance, epsilon, constants.invStd);
       return renormalize(subBatch, into, constants, epsilon, renorm as Renorm);
     };
   }
@@ -281,7 +283,7 @@ function differentiateElements(
   request: BackwardRequest,
   terms: Terms,
 ): void {
-  const gamma = subBatch.conditional?.gamma;
+  const { gamma } = subBatch.conditional as Conditional;
   const g = gamma ? call.sharedScratch(x) : dz;
   const plain = identity(subBatch.geometry.channels, NONE);
   if (gamma) normalizeSamples(call, dz, undefined, g, subBatch, plain, { gamma, beta: null });
@@ -299,8 +301,8 @@ export function differentiateSamples(
   needed: boolean,
   into: VectorGradients | undefined,
 ): void {
-  const { conditional, geometry, total } = subBatch;
-  const { channels } = geometry;
+  const { total } = subBatch;
+  const { channels } = subBatch.geometry;
   const { dx } = request;
   const terms = withoutActivation(subBatch.terms);
   if (isOfElements(subBatch)) {
@@ -309,7 +311,7 @@ export function differentiateSamples(
     return;
   }
   const gammaOf = (row: number) => {
-    const gamma = conditional?.gamma?.data.subarray(row, row + channels);
+    const gamma = (subBatch.conditional as Conditional).gamma?.data.subarray(row, row + channels);
     return renormalized(gamma ?? null, null, terms.gamma, terms.beta).gamma;
   };
   // Σ g·x̂ and Σ g over all samples, with g = gamma·dz, since every sample has a gamma of its own

@@ -322,7 +322,6 @@ export function backwardSubBatch(
   const { geometry, offset, conditional, total } = subBatch;
   const { dx, activated, joint } = request;
   const needed = request.sums || (dx !== undefined && total > 0 && !joint);
-  if (geometry.length === 0) return;
   if (activated && (subBatch.empty || conditional || !needed)) {
     const { dy, residual } = activated;
     fusion.get("activation").activationGradient(call, x, residual, dy, dz, [subBatch]);

@@ -32,10 +32,12 @@ describe("clone", () => {
       return { data: bn.options.dtype === "float64" ? Float64Array.from(data) : data, shape } as never;
     };
     bn.forward(values([8, 3]));
+    for (const [seed, vector] of [bn.gamma, bn.beta].entries()) (vector as Float32Array | null)?.set(normal(seed, 3));
     if (bn.renorm) bn.renorm = { rMax: 3, dMax: 2 };
     bn.mode = "train";
     const copy = bn.clone();
     expect(copy).toBeInstanceOf(BatchNorm);
+    expect([copy.gamma, copy.beta]).toEqual([bn.gamma, bn.beta]);
     expect([copy.options, copy.mode, copy.renorm]).toEqual([bn.options, bn.mode, bn.renorm]);
     for (let step = 0; step < 20; step++) expect(copy.forward(values([8, 3]))).toEqual(bn.forward(values([8, 3])));
     expect(copy.stateDict()).toEqual(bn.stateDict());

@@ -38,6 +38,16 @@ describe("prior", () => {
     expect(bn.stateDict()).toEqual(before);
   });
 
+  test("gives the same dx without gradients of gamma and beta", () => {
+    const bn = layer();
+    const forward = () => bn.forward({ data: f64(1, 3, 2), shape: SHAPE }, { mode: "batch", prior: 5 });
+    const dy = { data: f64(2), shape: SHAPE };
+    forward();
+    const { dx } = bn.backward(dy);
+    forward();
+    expect(bn.backward(dy, { needs: { dGamma: false, dBeta: false } })).toEqual({ dx });
+  });
+
   test.each([{}, { activation: "relu" as const }, { activation: "silu" as const }, { ghostBatchSize: 2 }])(
     "has the gradients of finite differences, with %j",
     (options) => {

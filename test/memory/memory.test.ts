@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, test, vi } from "vitest";
 import { BatchNorm, type TensorLike, tensor } from "../../src/index.ts";
 import { currentHeap, defaultHeap, kernelInfo, useHeap, WasmHeap } from "../../src/memory/heap.ts";
 import { Tensor } from "../../src/memory/tensor.ts";
+import { geometryOf } from "../../src/tensor/shape.ts";
 import { kernelBuild } from "../../src/wasm/module.ts";
 import { BUILDS, normal, useBuild, wasmFile } from "../support/worlds.ts";
 
@@ -65,6 +66,18 @@ describe.each(BUILDS)("WasmHeap (%s)", (build) => {
       `memory: expected room for ${missing} bytes, got ${before.used} of ${PAGE} bytes in use; dispose `,
     );
     expect(heap.usage).toEqual(before);
+  });
+
+  test("a plan that needs more memory than the one before frees that of the one before", () => {
+    const usedBy = (...counts: number[]) => {
+      const heap = new WasmHeap(given(module));
+      for (const channels of counts)
+        heap.workspace.plan(geometryOf("x", [4, channels], "channels-first", channels), heap.kernels, false);
+      return heap.usage.used;
+    };
+    expect(usedBy(1000)).toBeGreaterThan(usedBy(100));
+    expect(usedBy(100, 1000)).toBe(usedBy(1000));
+    expect(usedBy(1000, 100)).toBe(usedBy(1000));
   });
 
   test("that nobody asked for threads is why calls run on one", () => {
@@ -296,14 +309,17 @@ describe.each(BUILDS)("Tensor (%s)", (build) => {
     const values = () => [...old, ...here].map((t) => t.data.slice());
     bn.forward(x);
     const [before, state] = [values(), bn.stateDict()];
+    const viewed: TensorLike = { data: normal(7, 8), shape: [4, 2] };
     for (const call of [
       () => bn.forward(x, { out: oldY }),
       () => bn.forward(oldX, { out: y }),
+      () => bn.forward(x, { residual: oldY }),
+      () => bn.forward(viewed, { residual: oldY, out: y }),
       () => bn.backward(oldDy),
       () => bn.backward(dy, { dxOut: oldY }),
     ]) {
       expect(call).toThrow(expect.objectContaining({ name: "BatchNormError", code: "other-memory" }) as Error);
-      expect(call).toThrow(/^(out|dy|dxOut): expected a tensor in the memory of .* got another; copy /);
+      expect(call).toThrow(/^(out|residual|dy|dxOut): expected a tensor in the memory of .* got another; copy /);
     }
     expect(values()).toEqual(before);
     expect(bn.stateDict()).toEqual(state);

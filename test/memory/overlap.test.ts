@@ -54,6 +54,17 @@ describe("a view of a tensor as input, and the tensor as destination", () => {
     expectRefused(() => forward({ data: t.data, shape: t.shape }, t), t);
   });
 
+  test.each([
+    ["behind", 0, 16],
+    ["before", 16, 0],
+  ])("memory right %s x is other memory", (_, atX, atOut) => {
+    const whole = new Float32Array(32);
+    whole.set(normal(1, 16), atX);
+    const [data, out] = [atX, atOut].map((at) => whole.subarray(at, at + 16)) as [Float32Array, Float32Array];
+    const { y } = batchNormForward<TensorLike>({ data, shape: SHAPE }, {}, { out: { data: out, shape: SHAPE } });
+    expect(y.data).toEqual(batchNormForward(make(1)).y.data);
+  });
+
   test("a residual that an activation's backward needs is refused", () => {
     const t = make(1);
     const bn = new BatchNorm(4, { activation: "relu" });

@@ -201,6 +201,219 @@ export const accepted = [
       ["for (let c = 0; c < channels; c++) {", "c < channels → c <= channels"],
     ],
   },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "The geometry of a part that is everything is made anew, which costs time alone.",
+    mutants: [
+      [
+        "const part = size === samples ? geometry : samplesOf(geometry, shape, layout, size);",
+        "size === samples → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "The same slot was asked for the same module earlier in the call, which would have thrown.",
+    mutants: [
+      ['const weights = selection && masks.get("mask").loadWeights(call, source, selection, false);', '"mask" → ""'],
+      ['const weights = selection && masks.get("mask").loadWeights(call, source, selection, true);', '"mask" → ""'],
+      ['run(fusion.get("activation").derivationOf(source, residual, dy, upstream, terms)),', '"activation" → ""'],
+      ['fusion.get("activation").activationGradient(call, x, residual, dy, dz, [subBatch]);', '"activation" → ""'],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "A Float64Array ignores what is written behind its end.",
+    mutants: [["for (let c = 0; c < values.length; c++)", "c < values.length → c <= values.length"]],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason:
+      "The activation's derivative is taken by kernels of their own or by those of the sums, which is a matter of time alone.",
+    mutants: [
+      [
+        '): boolean => operandDtype !== "float64" && !conditional && !selection && total > 0 && fuses(residual, activation);',
+        'operandDtype !== "float64" && !conditional && !selection && … → false',
+      ],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "Sums of gradients that nobody needs are computed, which costs time alone.",
+    mutants: [
+      [
+        "const needed = request.sums || (dx !== undefined && total > 0 && !joint);",
+        "dx !== undefined && total > 0 && !joint → dx !== undefined && total > 0 || !joint",
+      ],
+      [
+        "const needed = request.sums || (dx !== undefined && total > 0 && !joint);",
+        "dx !== undefined && total > 0 → true",
+      ],
+      [
+        "const needed = request.sums || (dx !== undefined && total > 0 && !joint);",
+        "dx !== undefined && total > 0 → dx !== undefined || total > 0",
+      ],
+      ["const needed = request.sums || (dx !== undefined && total > 0 && !joint);", "dx !== undefined → true"],
+      [
+        "const needed = request.sums || (dx !== undefined && total > 0 && !joint);",
+        "request.sums || (dx !== undefined && total > 0 && !joint) → true",
+      ],
+      ["const needed = request.sums || (dx !== undefined && total > 0 && !joint);", "total > 0 → true"],
+      ["const needed = request.sums || (dx !== undefined && total > 0 && !joint);", "total > 0 → total >= 0"],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "Kernels of an empty tensor compute nothing.",
+    mutants: [["if (geometry.length === 0) return;", "geometry.length === 0 → false"]],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason:
+      "The sums go through an array of their own, or the sums and dx are computed in two steps instead of one: a matter of time.",
+    mutants: [
+      [
+        "const sums = alone && !subBatch.r && !mixture ? into : emptyGradientSums(geometry.channels);",
+        "alone && !subBatch.r && !mixture → false",
+      ],
+      [
+        "if (target && needed && !joint && !mixture) differentiate(source, upstream, target, terms, flow, sums, derive);",
+        "target && needed && !joint && !mixture → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "Sums that are not needed have no place to go and are dropped.",
+    mutants: [["if (needed) gradientSums(source, upstream, terms, fused, sums, weights, derive);", "needed → true"]],
+  },
+  {
+    file: "src/memory/guards.ts",
+    reason: "What was checked in an earlier call of the same tensors is checked again, which costs time alone.",
+    mutants: [
+      [
+        "value === undefined || (Tensor.is(value) && !value.disposed);",
+        "value === undefined || (Tensor.is(value) && !value.disposed) → false",
+      ],
+      [
+        "value === undefined || (Tensor.is(value) && !value.disposed);",
+        "value === undefined || (Tensor.is(value) && !value.disposed) → value === undefined && Tensor.is(value) && !value.disposed",
+      ],
+      ["value === undefined || (Tensor.is(value) && !value.disposed);", "value === undefined → false"],
+      ["value === undefined || (Tensor.is(value) && !value.disposed);", "value === undefined → value !== undefined"],
+      ["value === undefined || (Tensor.is(value) && !value.disposed);", "Tensor.is(value) && !value.disposed → false"],
+    ],
+  },
+  {
+    file: "src/memory/guards.ts",
+    reason:
+      "The checks behind it find nothing in a tensor, or in an array without these fields, so that skipping them saves time alone.",
+    mutants: [
+      [
+        "if ((offset ?? fortranOrder ?? order ?? layout ?? stride ?? strides ?? null) === null) return;",
+        "(offset ?? fortranOrder ?? order ?? layout ?? stride ?? stri… → false",
+      ],
+      ["if (isTensor) checkTensor(name, value);", "isTensor → true"],
+      ["if (found) storeOf(found, `${name}.data of ${found}`);", "found → true"],
+      ["if (isTensor) return found;", "isTensor → false"],
+    ],
+  },
+  {
+    file: "src/memory/heap.ts",
+    reason: "A plan or views that could serve again are made anew, which costs time alone.",
+    mutants: [
+      ["if (buffer === this.u8.buffer) return;", "buffer === this.u8.buffer → false"],
+      [
+        "if (last?.outer === geometry.outer && last.channels === geometry.channels && last.inner === geometry.inner)",
+        "last?.outer === geometry.outer && last.channels === geometry… → false",
+      ],
+      [
+        "if (last.elementBytes === kernels.bytes && options === this.#options) return last;",
+        "last.elementBytes === kernels.bytes && options === this.#opt… → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/double-backward.ts",
+    reason: "The terms have no activation, so there is no derivative that the kernels could take.",
+    mutants: [
+      ["gradientSums(x, dz, terms, false, sums.dz);", "false → true"],
+      ["gradientSums(x, ddx, terms, false, sums.ddx);", "false → true"],
+      [
+        "gradientSums(ddx, dz, { ...terms, mean, invStd: new Float64Array(channels).fill(1) }, false, product);",
+        "false → true",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/double-backward.ts",
+    reason: "A Float64Array ignores what is written behind its end.",
+    mutants: [["for (let c = 0; c < channels; c++) {", "c < channels → c <= channels"]],
+  },
+  {
+    file: "src/ops/forward.ts",
+    reason: "A call that is like the one before is prepared anew, which costs time alone.",
+    mutants: [
+      [
+        "export const isPreparedFor = <T extends AnyTensor>(",
+        "<T extends AnyTensor>( { inputs }: PreparedForward<AnyTensor… → () => undefined",
+      ],
+      [
+        "inputs.x === x && inputs.out === out && inputs.residual === residual && [x, out, residual].every(isTensorInUse);",
+        "inputs.x === x && inputs.out === out && inputs.residual === … → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/forward.ts",
+    reason: "The run sets these flags before anything reads them.",
+    mutants: [
+      ["targets.push({ epsilon: source.epsilon, into, finite: false, tracked: false });", "false → true"],
+      ["targets.push({ epsilon: source.epsilon, into, finite: false, tracked: false });", "false → true"],
+      ["const target = { epsilon: 0, into, finite: false, tracked: false };", "false → true"],
+      ["const target = { epsilon: 0, into, finite: false, tracked: false };", "false → true"],
+    ],
+  },
+  {
+    file: "src/ops/forward.ts",
+    reason: "Statistics alone read nothing of scale, shift and activation.",
+    mutants: [
+      [
+        "const none: ScaleAndShift = { gamma: null, beta: null, conditional: undefined, activation: NONE };",
+        "{ gamma: null, beta: null, conditional: undefined, activatio… → {}",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/forward.ts",
+    reason: "A call with one operand stages nothing, so it has nothing to free.",
+    mutants: [["} finally {", "{ call.dispose(); } → {}"]],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "The mask was checked earlier in the call, which would have thrown.",
+    mutants: [
+      [
+        'const selection = weights && masks.get("mask").selectionOf(weights.subarray(first * inner, end * inner));',
+        '"mask" → ""',
+      ],
+    ],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "The shape was checked before, so that this geometry is never refused.",
+    mutants: [['): Geometry => geometryOf("x", [samples, ...shape.slice(1)], layout, channels);', '"x" → ""']],
+  },
+  {
+    file: "src/ops/sub-batches.ts",
+    reason: "Statistics that are computed right afterwards are set to zero first, which costs time alone.",
+    mutants: [
+      [
+        'if (wanted && subBatch.empty) for (const key of ["mean", "variance", "invStd"] as const) wanted.into[key].fill(0);',
+        "wanted && subBatch.empty → wanted || subBatch.empty",
+      ],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */

@@ -13,5 +13,6 @@ export default defineConfig({
     setupFiles: ["test/support/matchers.ts"],
     pool: "threads",
     isolate: false,
+    experimental: { fsModuleCache: true }, // the same files run again for each mutant
   },
 });

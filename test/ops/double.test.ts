@@ -5,6 +5,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { sharedMemory } from "../../src/common/engine.ts";
 import {
   type AnyTensor,
+  attachMemory,
+  BatchNorm,
   batchNormBackward,
   batchNormDoubleBackward,
   batchNormForward,
@@ -15,7 +17,9 @@ import {
   type Saved,
   stopThreads,
   tensor,
+  type Vector,
 } from "../../src/index.ts";
+import { defaultHeap } from "../../src/memory/heap.ts";
 import { once } from "../support/once.ts";
 import { backward, dimsOf, doubleBackward, invStdOf, statistics, type Upstream } from "../support/reference.ts";
 import { BUILDS, drop, KINDS, make, normal, useBuild } from "../support/worlds.ts";
@@ -367,6 +371,54 @@ describe("double backward", () => {
       }
   });
 
+  // the products of ddx and dy are below all normal numbers of float32, and dGamma is not
+  it("sums products that float32 cannot hold, without batch statistics, too", () => {
+    const tiny = (of: (values: Float64Array) => AnyTensor, batch: boolean) => {
+      const x = of(values.x.map((v) => v * 1e-18));
+      const constants = { mean: new Float64Array(3), variance: new Float64Array(3).fill(1e-36) };
+      const vectors = {
+        mean: x.data instanceof Float64Array ? constants.mean : Float32Array.from(constants.mean),
+        variance: x.data instanceof Float64Array ? constants.variance : Float32Array.from(constants.variance),
+      };
+      const { saved } = batch
+        ? batchNormForward(x, {}, { epsilon: 0 })
+        : batchNormInference(x, vectors as never, { epsilon: 0 });
+      const [dy, ddx] = [of(values.dy.map((v) => v * 1e-25)), of(values.ddx.map((v) => v * 1e-25))];
+      return batchNormDoubleBackward(dy, saved, { ddx }).dGamma as Vector;
+    };
+    for (const batch of [true, false]) {
+      const narrow = tiny((v) => ({ data: Float32Array.from(v), shape }), batch);
+      const exact = tiny((v) => f64(Float64Array.from(Float32Array.from(v))), batch);
+      for (const [c, v] of exact.entries()) expect((narrow[c] as number) / v).toBeCloseTo(1, 5);
+    }
+  });
+
+  it("frees the memory of its call", () => {
+    const { saved } = batchNormForward(f64(values.x));
+    const run = () => batchNormDoubleBackward(f64(values.dy), saved, { ddx: f64(values.ddx) });
+    const expected = run();
+    const { used } = defaultHeap().usage;
+    expect(run()).toEqual(expected);
+    expect(defaultHeap().usage.used).toBe(used);
+  });
+
+  it("refuses tensors of another memory by their names", () => {
+    const memory = new WebAssembly.Memory({ initial: 1 });
+    const other = attachMemory({ memory, malloc: () => 1024, free: () => undefined }).tensor(shape, values.dy, {
+      dtype: "float64",
+    });
+    const own = tensor(shape, values.x, { dtype: "float64" });
+    const { saved } = batchNormForward(own);
+    for (const [name, call] of [
+      ["dy", () => batchNormDoubleBackward(other, saved, {})],
+      ["ddx", () => batchNormDoubleBackward(own, saved, { ddx: other })],
+    ] as const)
+      expect(call).toThrow(
+        expect.objectContaining({ code: "other-memory", message: expect.stringMatching(`^${name}: `) }),
+      );
+    drop(own);
+  });
+
   it("refuses what it does not cover, and wrong shapes, before it computes", () => {
     const x = f64(values.x);
     const dy = f64(values.dy);
@@ -375,6 +427,15 @@ describe("double backward", () => {
     expect(twice(of({ activation: "silu" }))).toThrow(/^saved: expected .*, got "activation \\"silu\\""$/);
     expect(twice(of({ mask: Array.from({ length: 30 }, (_, i) => i > 0) }))).toThrow(/a mask/);
     expect(twice(of({}, { perSample: { gamma: new Float64Array(18) } }))).toThrow(/of every sample's own/);
+    for (const [options, forward, expected] of [
+      [{ renorm: { rMax: 2, dMax: 1 } }, {}, /got "Batch Renormalization"$/],
+      [{}, { mode: "batch", prior: 4 }, /^saved: expected a forward whose double backward is known, got "a prior"$/],
+    ] as const) {
+      const bn = new BatchNorm(3, { dtype: "float64", ...options });
+      bn.forward(x);
+      bn.forward(x, forward);
+      expect(twice(bn.saved as Saved)).toThrow(expected);
+    }
     const joint = { count: 60, mean: new Float64Array(3), variance: new Float64Array(3).fill(1) };
     expect(twice(of({ statistics: joint }))).toThrow(/statistics of more than x/);
     expect(twice({} as Saved)).toThrow(/^saved: expected the record of a forward/);
@@ -390,6 +451,8 @@ describe("double backward", () => {
     expect(go({ ddBeta: new Float32Array(3) })).toThrow(/^ddBeta: expected a Float64Array/);
     expect(go({ ddResidual: dy })).toThrow(/^ddResidual: expected a forward with a residual/);
     expect(go({ ddX: dy })).toThrow(TypeError);
+    expect(() => batchNormDoubleBackward(undefined as never, saved, {})).toThrow(/^dy: expected a Tensor/);
+    expect(() => batchNormDoubleBackward(dy, saved, {}, { needs: { dx: 1 as never } })).toThrow(/^needs\.dx: expected/);
   });
 });
 

@@ -4,7 +4,7 @@
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
   type AnyTensor,
-  type BatchNorm,
+  BatchNorm,
   batchNormBackward,
   batchNormForward,
   batchNormInference,
@@ -426,5 +426,34 @@ describe.each(WORLDS)("masks, $build build, $kind", ({ build, kind }) => {
       expect(da.dGamma).toBeAllclose(db.dGamma as Vector, sums);
       expect(da.dBeta).toBeAllclose(db.dBeta as Vector, sums);
     }
+  });
+});
+
+describe("a mask that leaves nothing", () => {
+  const shape = [2, 3, 4];
+  const nothing: boolean[] = new Array(8).fill(false);
+
+  test("after batches of the same layer normalises by no statistics of theirs", () => {
+    const bn = new BatchNorm(3);
+    bn.beta.set([1, 2, 3]);
+    for (const seed of [1, 2, 3]) bn.forward({ data: normal(seed, 24, 2, 5), shape });
+    const { data } = bn.forward({ data: normal(4, 24, 2, 5), shape }, { mask: nothing });
+    expect(data).toEqual(data.map((_, i) => 1 + (Math.floor(i / 4) % 3)));
+  });
+
+  test("in a part of a joint batch gives what its positions have beside others", () => {
+    const statistics = {
+      count: 40,
+      mean: new Float64Array(3).fill(1),
+      variance: new Float64Array(3).fill(2),
+    };
+    const sums = { dGamma: Float64Array.of(30, -20, 10), dBeta: Float64Array.of(5, 6, -70) };
+    const run = (mask: boolean[]) => {
+      const { y, saved } = batchNormForward({ data: normal(1, 24), shape }, {}, { mask, statistics });
+      return [y, batchNormBackward({ data: normal(2, 24), shape }, saved, { sums }).dx].map(({ data }) => data);
+    };
+    const [alone, beside] = [run(nothing), run(nothing.map((_, i) => i < 4))];
+    expect(alone.map((data) => data.slice(12))).toEqual(beside.map((data) => data.slice(12)));
+    expect(alone[1]?.every((v) => v !== 0)).toBe(true);
   });
 });
