@@ -314,6 +314,7 @@ export const accepted = [
         "(offset ?? fortranOrder ?? order ?? layout ?? stride ?? stri… → false",
       ],
       ["if (isTensor) checkTensor(name, value);", "isTensor → true"],
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: this is the text of a line of code
       ["if (found) storeOf(found, `${name}.data of ${found}`);", "found → true"],
       ["if (isTensor) return found;", "isTensor → false"],
     ],
