@@ -11,14 +11,7 @@
 // A call has three steps: all local checks and the values of the shard; the exchange; then the verdict on all packets,
 // which is the same on every rank, and only after it the first change of state.
 
-import {
-  disposed,
-  exclusiveStatistics,
-  nonFinite,
-  oneValuePerChannel,
-  wrongExchange,
-  wrongKind,
-} from "../common/errors.ts";
+import { disposed, exclusiveStatistics, oneValuePerChannel, wrongExchange, wrongKind } from "../common/errors.ts";
 import { Strict } from "../common/strict.ts";
 import { checkKeys, checkObject, integerAtLeast } from "../common/validate.ts";
 import { checkPackets, gather, gatherNow, type Header, nextLayer, packetOf } from "../distributed/exchange.ts";
@@ -26,7 +19,7 @@ import { addTo, type ProcessGroup, rankOf } from "../distributed/process-group.t
 import type { TensorLike } from "../memory/tensor.ts";
 import { BACKWARD_OPTIONS, type Gradients, gradientSumsOf, type Needs, prepareBackward } from "../ops/backward.ts";
 import { type ForwardRecord, runStatistics } from "../ops/forward.ts";
-import { type BatchStatistics, mergePacked, nonFiniteChannel, packStatistics } from "../ops/statistics.ts";
+import { type BatchStatistics, mergePacked, packStatistics } from "../ops/statistics.ts";
 import type { Dtype, VectorOf } from "../tensor/dtype.ts";
 import { BatchNorm, type LayerBackwardOptions, type LayerForwardOptions } from "./batch-norm.ts";
 import { type LayerOptions, type Mode, modeOption, type ResolvedOptions } from "./options.ts";
@@ -210,7 +203,7 @@ export class SyncBatchNorm<
     }
   }
 
-  /** Returns the statistics of all shards. Throws BatchNormError for one value and for values that are not finite. */
+  /** Returns the statistics of all shards. Throws BatchNormError for one value. */
   #merge({ all, values }: Agreement, shape: readonly number[], mode: Mode): BatchStatistics {
     const { size } = this.group;
     for (let rank = 0; rank < size; rank++) {
@@ -218,12 +211,9 @@ export class SyncBatchNorm<
       if (!(count >= 0 && count < Infinity)) throw wrongExchange(`rank ${rank}`, "a count of values", count);
     }
     const statistics = mergePacked(all, size, values);
-    const { count, mean, variance } = statistics;
+    const { count } = statistics;
     if (count > 0 && count <= 1 && !(count === 1 && this.takesOne(mode)))
       throw oneValuePerChannel(mode, shape, " and no more in the whole group");
-    const updates = mode === "train" && this.runningMean !== null;
-    const bad = updates && this.options.onNonFinite === "throw" ? nonFiniteChannel(mean, variance) : undefined;
-    if (bad !== undefined) throw nonFinite(bad, mean[bad] as number, variance[bad] as number);
     return statistics;
   }
 

@@ -430,7 +430,6 @@ function forward<T extends AnyTensor>(
   const [gamma, beta] = [parameter("gamma"), parameter("beta")];
   const epsilon = epsilonOption(options.epsilon, defaultEpsilon(dtype, centred));
   const heap = heapOf(x, out);
-  if (x instanceof Tensor) checkTensor("x", x, heap);
   checkOut("out", out, x.shape, heap, dtype);
   overwrites("out", out, "x", x, null);
   const groups = geometry.samples * geometry.groups;
@@ -515,7 +514,7 @@ function forwardRows<T extends AnyTensor>(
   if (!isArray(vector)) throw wrongKind("normalizedShape", "a number or an array of dimensions", normalizedShape);
   const { shape } = x;
   const begin = shape.length - vector.length;
-  if (vector.length === 0 || begin < 0 || !sameShape(shape.slice(begin), vector))
+  if (vector.length === 0 || !sameShape(shape.slice(begin), vector))
     throw wrongValue("normalizedShape", `the last axes of x.shape, ${JSON.stringify(shape)}`, normalizedShape);
   const product = (list: readonly number[]) => list.reduce((a, b) => a * b, 1);
   const [samples, channels] = [product(shape.slice(0, begin)), product(vector)];

@@ -193,6 +193,39 @@ describe("exchanges", () => {
     expect(bn.eval().forward(x)).toEqual(single.eval().forward(x));
   });
 
+  it("are none for a backward that has no forward, nor after one by running statistics", () => {
+    const group = counting();
+    const bn = new SyncBatchNorm(6, { group });
+    const noForward = expect.objectContaining({ code: "no-forward" });
+    expect(() => bn.backward(x)).toThrow(noForward);
+    const own = { data: x.data.slice(), shape: x.shape };
+    bn.forward(own);
+    bn.forward(own, { mode: "eval", out: own }); // which leaves nothing for a backward
+    const { length } = group.sent;
+    expect(() => bn.backward(x)).toThrow(noForward);
+    expect(group.sent).toHaveLength(length);
+  });
+
+  it("are none with an option `mode` of running statistics, which takes the other options, too", () => {
+    const [bn, single] = [new SyncBatchNorm(6, { group: counting() }), new BatchNorm(6)];
+    const [out, residual] = [
+      { data: new Float32Array(24), shape: x.shape },
+      { data: normal(2, 24), shape: x.shape },
+    ];
+    expect(bn.forward(x, { mode: "eval", out, residual })).toBe(out);
+    expect(out).toEqual(single.forward(x, { mode: "eval", residual }));
+    expect(bn.mode).toBe("train");
+  });
+
+  it("are one without running statistics in eval, which may write y over x", () => {
+    const group = counting();
+    const bn = new SyncBatchNorm(6, { group, trackRunningStats: false });
+    const own = { data: x.data.slice(), shape: x.shape };
+    const expected = new BatchNorm(6, { trackRunningStats: false }).forward(x, { mode: "eval" });
+    expect(bn.forward(own, { mode: "eval", out: own })).toEqual(expected);
+    expect(group.sent).toHaveLength(1);
+  });
+
   it("gather by sums in a group that only sums, with the same bits", async () => {
     const sizes = [3, 0, 4];
     const { shards } = batchOf(sizes, "channels-first", 5);
@@ -284,7 +317,11 @@ describe("errors", () => {
   it("one value in the whole group throws on every rank, although one rank alone has it", async () => {
     const layers = layersOf(3, {}, 2);
     const errors = await attempts(layers, [shard([]), shard([1, 2]), shard([])]);
-    for (const error of errors) expect(error).toMatchObject({ code: "one-value-per-channel" });
+    for (const error of errors)
+      expect(error).toMatchObject({
+        code: "one-value-per-channel",
+        message: expect.stringContaining(" and no more in the whole group"),
+      });
     untouched(layers);
     // and one value a rank is enough where there are two
     for (const y of await attempts(layers, [shard([1, 2]), shard([3, 4]), shard([])]))
@@ -319,6 +356,54 @@ describe("errors", () => {
     expect(errors[0]?.message).toContain("channel 1");
     expect(errors[1]?.message).toBe(errors[0]?.message);
     untouched(layers);
+  });
+
+  it.each([
+    ["skip", 0],
+    ["allow", 1],
+  ] as const)(
+    "statistics that are not finite give y on every rank with onNonFinite %j",
+    async (onNonFinite, tracked) => {
+      const layers = layersOf(2, { onNonFinite }, 2);
+      const ys = await attempts(layers, [shard([1, 2, 3, 4]), shard([5, Number.NaN])]);
+      const single = new BatchNorm(2, { onNonFinite });
+      expect(joined(ys as never)).toEqual(single.forward(shard([1, 2, 3, 4, 5, Number.NaN])).data);
+      for (const bn of layers) {
+        expect(bn.batchesTracked).toBe(tracked);
+        expect(bn.runningMean).toEqual(single.runningMean);
+      }
+    },
+  );
+
+  it("a batch of which no rank has a value gives every rank nothing, and leaves the running statistics", async () => {
+    const layers = layersOf(2, {}, 2);
+    for (const y of await attempts(layers, [shard([]), shard([])])) expect(y).toEqual(shard([]));
+    untouched(layers);
+  });
+
+  it("ranks whose running statistics differ in age normalise by one batch in mode batch, and are told in train", async () => {
+    const layers = layersOf(2, {}, 2);
+    await attempts(layers, [shard([1, 2, 3, 4]), shard([5, 6])]);
+    layers[1]?.resetRunningStats();
+    const forward = (mode: "batch" | "train") =>
+      Promise.all(layers.map((bn) => bn.forwardAsync(shard([1, 2, 3, 4]), { mode }).catch((e: Error) => e)));
+    for (const y of await forward("batch")) expect(y).not.toBeInstanceOf(Error);
+    for (const error of await forward("train")) expect(error).toMatchObject({ code: "group" });
+  });
+
+  it("a gradient to add to that a rank has given away is that rank's error, and the others are told", async () => {
+    const layers = layersOf(2, {}, 2);
+    const x = shard([1, 2, 3, 4]);
+    await attempts(layers, [x, x]);
+    await Promise.all(layers.map((bn) => bn.backwardAsync(x)));
+    const given = layers[1]?.dGamma as Float32Array<ArrayBuffer>;
+    structuredClone(given, { transfer: [given.buffer] });
+    await attempts(layers, [x, x]);
+    const errors = await Promise.all(
+      layers.map((bn) => bn.backwardAsync(x, { accumulate: true }).catch((e: Error) => e)),
+    );
+    expect(errors[0]).toMatchObject({ code: "group" });
+    expect(errors[1]).toMatchObject({ message: expect.stringMatching(/^dGammaOut: expected 2 elements/) });
   });
 
   it("a rank that throws by itself tells the others, in forward and in backward", async () => {
@@ -391,10 +476,32 @@ describe("errors", () => {
     untouched(layers);
   });
 
+  it("refuse a Proxy of a layer, whose private fields cannot be read", async () => {
+    const [bn] = layersOf(1, {}, 2);
+    const around = new Proxy(bn as SyncBatchNorm, {});
+    expect(() => around.forward(shard([]))).toThrow(/^bn: expected /);
+    expect(() => around.backward(shard([]))).toThrow(/^bn: expected /);
+    await expect(around.forwardAsync(shard([]))).rejects.toThrow(/^bn: expected /);
+    await expect(around.backwardAsync(shard([]))).rejects.toThrow(/^bn: expected /);
+  });
+
+  it("take no property that they do not have, unless a subclass has it", () => {
+    const [group] = groupOf(1);
+    class Named extends SyncBatchNorm {
+      name = "first";
+    }
+    expect(Object.isExtensible(new SyncBatchNorm(2, { group: group as Group }))).toBe(false);
+    expect(new Named(2, { group: group as Group }).name).toBe("first");
+  });
+
   it("name what is wrong of a group or its options", () => {
     const [ports] = createMessagePorts(1);
     expect(() => new SyncBatchNorm(2, {} as never)).toThrow(/^group: expected \{ rank, size, sum \}/);
     const group = groupOf(1)[0] as Group;
+    expect(() => new SyncBatchNorm(2, undefined as never)).toThrow(/^options: expected /);
+    expect(() => new SyncBatchNorm(2, { group: { rank: 0, size: 1 } as never })).toThrow(
+      /^group: expected \{ rank, size, sum \}/,
+    );
     expect(() => new SyncBatchNorm(2, { group, ghostBatchSize: 2 } as never)).toThrow(
       /^ghostBatchSize: expected without/,
     );

@@ -420,6 +420,318 @@ export const accepted = [
       ],
     ],
   },
+  {
+    file: "src/ops/norms.ts",
+    reason: "How many groups are computed at once, and by which maps, is a matter of time and memory alone.",
+    mutants: [
+      [
+        "const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;",
+        "!channelsLast && groupChannels > 1 && inner < LONG → false",
+      ],
+      ["const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;", "!channelsLast → channelsLast"],
+      ["const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;", "inner < LONG → true"],
+      ["const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;", "inner < LONG → inner <= LONG"],
+      ["const twoMaps = !channelsLast && groupChannels > 1 && inner < LONG;", "inner < LONG → inner >= LONG"],
+      ["const least = count < LONG ? BLOCK_SHORT : BLOCK;", "count < LONG → true"],
+      ["const least = count < LONG ? BLOCK_SHORT : BLOCK;", "count < LONG → false"],
+      ["const least = count < LONG ? BLOCK_SHORT : BLOCK;", "count < LONG → count <= LONG"],
+      ["const least = count < LONG ? BLOCK_SHORT : BLOCK;", "count < LONG → count >= LONG"],
+      [
+        "const step = channelsLast ? 1 : Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : 1);",
+        "Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : … → Math.min(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : …",
+      ],
+      [
+        "const step = channelsLast ? 1 : Math.max(Math.ceil(least / size), twoMaps ? BLOCK_SAMPLES : 1);",
+        "least / size → least * size",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [
+      [
+        "for (let i = 0; i < values.length; i++) repeated.fill(values[i] as number, i * times, (i + 1) * times);",
+        "i < values.length → i <= values.length",
+      ],
+      [
+        "for (let i = 0; i < mean.length; i++) variance[i] = (variance[i] as number) + (mean[i] as number) ** 2;",
+        "i < mean.length → i <= mean.length",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "The terms have no activation, so there is no derivative that the kernels could take.",
+    mutants: [
+      ["gradientSums(source, upstream, terms, false, sums);", "false → true"],
+      ["fused: false,", "false → true"],
+      ["gradientSums(spare.at(block, channels), dy.at(block, channels), columns, false, sums);", "false → true"],
+      ["gradientSums(source, g, rows, false, sums);", "false → true"],
+      [
+        "gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, gammaVaries: false, fused: false });",
+        "false → true",
+      ],
+      [
+        "gradientMap(source, g, dx.at(block, groups), rows, sums, { count: norm.count, gammaVaries: false, fused: false });",
+        "false → true",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "Channels whose sums are reliable are summed again, in the way of unreliable ones, which costs time alone.",
+    mutants: [
+      [
+        "const isUnreliable = (channel: number) => heap.u8[plan.unreliable + channel] !== 0;",
+        "heap.u8[plan.unreliable + channel] !== 0 → true",
+      ],
+      ["if (!isUnreliable(begin)) continue;", "!isUnreliable(begin) → false"],
+      ["if (unreliable === 0) return 0;", "unreliable === 0 → false"],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason:
+      "The vectors of y are written without a y, or y is asked for where its vectors alone would tell, which changes no result.",
+    mutants: [
+      ["const uploaded = y && terms && uploadParameters(x, terms);", "y && terms → y || terms"],
+      ["if (y && uploaded) mapAffine(x, residual, y, uploaded, tiles);", "y && uploaded → y || uploaded"],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [["for (let c = 0; c < into.length; c++) {", "c < into.length → c <= into.length"]],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason:
+      "Kernels without an activation do not read its parameters, and maps without a derivative not whether it is theirs to take.",
+    mutants: [
+      [
+        "if (code) (kernels.isFloat64 ? heap.f64 : heap.f32).set([slope, cap], plan.parameters / kernels.bytes);",
+        "code → true",
+      ],
+      ["kernels.coefficients(plan, AFFINE, false, gamma, beta, 0, channels);", "false → true"],
+      ["kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channelsOf(plan, x.tiles));", "false → true"],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "Sums and dx take a dz that is computed before them, which costs time alone.",
+    mutants: [
+      [
+        "export const fuses = (residual: unknown, activation: Activation): boolean => !residual && fusesBackward(activation);",
+        "!residual && fusesBackward(activation) → false",
+      ],
+    ],
+  },
+  {
+    file: "src/memory/operand.ts",
+    reason: "The sizes of blocks and pieces, and whether a tile is loaded again, are matters of time alone.",
+    mutants: [
+      ["const block = this.kernels.pool && !this.#tiled ? plan.channels : plan.block;", "!this.#tiled → this.#tiled"],
+      [
+        "const block = this.kernels.pool && !this.#tiled ? plan.channels : plan.block;",
+        "this.kernels.pool && !this.#tiled → false",
+      ],
+      [
+        "const block = this.kernels.pool && !this.#tiled ? plan.channels : plan.block;",
+        "this.kernels.pool && !this.#tiled → this.kernels.pool || !this.#tiled",
+      ],
+      ["if (plan.planar || this.#tiled) return tiles;", "plan.planar || this.#tiled → true"],
+      [
+        "const threads = this.kernels.pool?.threads ?? 1;",
+        "this.kernels.pool?.threads ?? 1 → this.kernels.pool?.threads && 1",
+      ],
+      ["const threads = this.kernels.pool?.threads ?? 1;", "this.kernels.pool?.threads → this.kernels.pool.threads"],
+      [
+        "const stripes = Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.bytes)) * threads;",
+        "Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.k… → Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.k…",
+      ],
+      [
+        "const stripes = Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.bytes)) * threads;",
+        "PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.byt… → PIECE_BYTES * (plan.stripe * plan.columns * this.kernels.byt…",
+      ],
+      [
+        "const stripes = Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.bytes)) * threads;",
+        "plan.stripe * plan.columns * this.kernels.bytes → plan.stripe * plan.columns / this.kernels.bytes",
+      ],
+      [
+        "const stripes = Math.ceil(PIECE_BYTES / (plan.stripe * plan.columns * this.kernels.bytes)) * threads;",
+        "plan.stripe * plan.columns → plan.stripe / plan.columns",
+      ],
+      ["if (this.#loaded !== tile) {", "this.#loaded !== tile → true"],
+    ],
+  },
+  {
+    file: "src/memory/operand.ts",
+    reason: "A value that replaces itself is the same value.",
+    mutants: [["if (replacement === value) continue;", "replacement === value → false"]],
+  },
+  {
+    file: "src/memory/operand.ts",
+    reason: "The shape was checked before, so that no error names it.",
+    mutants: [
+      [
+        'const array = { data: newData(this.dtype, sizeOf("like", like.shape), like.data), shape: [...like.shape] };',
+        '"like" → ""',
+      ],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "The layer has what is absent here wherever this code runs, which the type system does not know.",
+    mutants: [
+      ["#verify({ targets = [], subBatches }: PreparedForward<AnyTensor>): void {", '[] → ["Stryker was here"]'],
+      [
+        "#commit({ targets = [] }: PreparedForward<AnyTensor>, subBatches: readonly SubBatchForward[]): void {",
+        '[] → ["Stryker was here"]',
+      ],
+      [
+        "if (tracked) this.#running?.update(into.mean, into.variance, (subBatches[i] as SubBatchForward).count);",
+        "this.#running?.update → this.#running.update",
+      ],
+      ["into.mean.set(this.#running?.mean ?? []);", '[] → ["Stryker was here"]'],
+      ["into.mean.set(this.#running?.mean ?? []);", "this.#running?.mean → this.#running.mean"],
+      ["invStdOf(this.#running?.variance ?? [], this.#options.epsilon, into.invStd);", '[] → ["Stryker was here"]'],
+      [
+        "invStdOf(this.#running?.variance ?? [], this.#options.epsilon, into.invStd);",
+        "this.#running?.variance → this.#running.variance",
+      ],
+      [
+        "const perSample = record.subBatches[0]?.conditional?.perSample;",
+        "record.subBatches[0]?.conditional → record.subBatches[0].conditional",
+      ],
+      [
+        "const parameters = record.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };",
+        "record.subBatches[0]?.conditional → record.subBatches[0].conditional",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "A copy has the same vectors as its original, so that both are there or neither.",
+    mutants: [
+      ["if (this.#gamma) copy.#gamma?.set(this.#gamma);", "this.#gamma → true"],
+      ["if (this.#gamma) copy.#gamma?.set(this.#gamma);", "copy.#gamma?.set → copy.#gamma.set"],
+      ["if (this.#beta) copy.#beta?.set(this.#beta);", "this.#beta → true"],
+      ["if (this.#beta) copy.#beta?.set(this.#beta);", "copy.#beta?.set → copy.#beta.set"],
+      ["if (this.#running) copy.#running?.copyFrom(this.#running);", "this.#running → true"],
+      [
+        "if (this.#running) copy.#running?.copyFrom(this.#running);",
+        "copy.#running?.copyFrom → copy.#running.copyFrom",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason:
+      "A call that could repeat the one before is prepared anew, or buffers are made anew, which costs time alone.",
+    mutants: [
+      ["if (own(this).#saved) this.#used.isKept = true;", "own(this).#saved → true"],
+      ["): PreparedForward<T> | undefined {", "{ const { latest } = this.#spare; const { residual, out } = … → {}"],
+      [
+        "if (latest?.mode !== mode || !isPreparedFor(latest.prepared, x, residual, out)) return undefined;",
+        "latest?.mode !== mode || !isPreparedFor(latest.prepared, x, … → true",
+      ],
+      [
+        "if (terms.gamma !== gamma || terms.beta !== beta) return undefined;",
+        "terms.gamma !== gamma || terms.beta !== beta → true",
+      ],
+      [
+        "if (latest?.prepared === prepared && latest.saved?.subBatches === subBatches && !latest.saved.verify)",
+        "latest?.prepared === prepared && latest.saved?.subBatches ==… → false",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "Without running statistics, or with given ones, there is nothing to update.",
+    mutants: [
+      [
+        'const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;',
+        "prepared.targets !== undefined → true",
+      ],
+      [
+        'const updates = mode === "train" && prepared.targets !== undefined && this.#running !== null;',
+        "this.#running !== null → true",
+      ],
+      ["if (updates) this.#commit(prepared, subBatches);", "updates → true"],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "The mode that is assigned is never undefined here, so the default is not taken.",
+    mutants: [['own(this).#mode = modeOption(mode ?? null, "train");', '"train" → ""']],
+  },
+  {
+    file: "src/layer/sync-batch-norm.ts",
+    reason:
+      "Options that are as they were are assigned again, and a call that is over is waited for by a turn of the event loop, which costs time alone.",
+    mutants: [
+      ["if (now === agreed) return commit();", "now === agreed → false"],
+      ["const over = () => {", "{ if (this.#call === call) this.#call = undefined; } → {}"],
+      ["if (this.#call === call) this.#call = undefined;", "this.#call === call → true"],
+      ["if (this.#call === call) this.#call = undefined;", "this.#call === call → this.#call !== call"],
+      ["if (this.#call === call) this.#call = undefined;", "this.#call === call → false"],
+    ],
+  },
+  {
+    file: "src/layer/sync-batch-norm.ts",
+    reason: "Only the checks of this preparation count, which are the same with and without parameters.",
+    mutants: [
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "{ gamma: this.gamma !== null, beta: this.beta !== null } → {}",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.gamma !== null → true",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.gamma !== null → false",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.gamma !== null → this.gamma === null",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.beta !== null → true",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.beta !== null → false",
+      ],
+      [
+        "prepareBackward(dy, own, { gamma: this.gamma !== null, beta: this.beta !== null }, complete);",
+        "this.beta !== null → this.beta === null",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/sync-batch-norm.ts",
+    reason: "All ranks send the same constant, which no message shows.",
+    mutants: [
+      [
+        'const { all, values } = yield* this.#exchange(this.#header("backward", "batch", forward), shard);',
+        '"batch" → ""',
+      ],
+    ],
+  },
+  {
+    file: "src/layer/sync-batch-norm.ts",
+    reason: "Behind the last rank's numbers there is nothing to add.",
+    mutants: [
+      [
+        "for (let start = width + values; start < all.length; start += width) addTo(sums, all.subarray(start));",
+        "start < all.length → start <= all.length",
+      ],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */

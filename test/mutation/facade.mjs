@@ -106,7 +106,7 @@ const FILES = {
     tests: inFolder("layer", "running", "debiased", "modes", "prior", "renorm", "recalibrate", "copies", "options"),
   },
   "src/layer/sync-batch-norm.ts": {
-    tests: inFolder("layer", "sync", "sync-protocol"),
+    tests: inFolder("layer", "copies", "sync", "sync-protocol"),
     slow: inFolder("layer", "sync-threads"),
   },
   "src/ops/activation-functions.ts": {

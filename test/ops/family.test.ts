@@ -4,6 +4,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import {
   type AnyTensor,
+  attachMemory,
   batchNormBackward,
   batchNormForward,
   groupNormForward,
@@ -534,7 +535,8 @@ describe("calls", () => {
     const four = new Float32Array(4);
     const three = new Float32Array(3);
     expect(() => groupNormForward(x, 3)).toThrow(/^groups: expected a divisor of the 4 channels, got 3/);
-    expect(() => groupNormForward(x, 0)).toThrow(RangeError);
+    for (const wrong of [0, -2, 0.5, Number.NaN])
+      expect(() => groupNormForward(x, wrong)).toThrow(/^groups: expected a divisor of the 4 channels, got /);
     expect(() => groupNormForward(x, "2" as never)).toThrow(/^groups: expected a number, got "2"/);
     expect(() => groupNormForward(x, undefined as never)).toThrow(/^groups: expected a number, got undefined/);
     expect(() => groupNormForward(x, 2, { gamma: three })).toThrow(
@@ -545,7 +547,12 @@ describe("calls", () => {
     expect(() => groupNormForward(x, 2, {}, { eps: 1 } as never)).toThrow(TypeError);
     expect(() => groupNormForward(x, 2, {}, { epsilon: -1 })).toThrow(RangeError);
     expect(() => instanceNormForward({ data: four, shape: [4] })).toThrow(/^x.shape: expected rank 2 or more/);
-    expect(() => instanceNormForward({ data: new Float32Array(), shape: [2, 0, 3] })).toThrow(/at least one channel/);
+    expect(() => instanceNormForward({ data: new Float32Array(), shape: [2, 0, 3] })).toThrow(
+      /^x\.shape: expected at least one channel, got /,
+    );
+    expect(() => instanceNormForward({ data: new Float32Array(), shape: [2 ** 30, 4, 0] })).toThrow(
+      /^x\.shape: expected at most 1073725440 groups or rows, got /,
+    );
     const one = expect.objectContaining({ code: "one-value-per-channel" });
     expect(() => instanceNormForward({ data: four, shape: [2, 2, 1] })).toThrow(one);
     expect(() => instanceNormForward({ data: four, shape: [2, 2] }, {}, { layout: "channels-last" })).toThrow(
@@ -559,13 +566,17 @@ describe("calls", () => {
     );
     expect(() => layerNormForward(x, [])).toThrow(RangeError);
     expect(() => layerNormForward(x, [1, 2, 4, 6])).toThrow(RangeError);
-    expect(() => layerNormForward(x, "6" as never)).toThrow(TypeError);
+    expect(() => layerNormForward(x, "6" as never)).toThrow(
+      /^normalizedShape: expected a number or an array of dimensions, got "6"/,
+    );
     expect(() => layerNormForward(x, [4, 6], { gamma: four })).toThrow(
       /^gamma: expected 24 elements \(4×6\) for x of shape .*, got 4/,
     );
     expect(() => layerNormForward(x, 6, {}, { layout: "channels-last" } as never)).toThrow(TypeError);
     expect(() => rmsNormForward(x, 6, { beta: new Float32Array(6) } as never)).toThrow(TypeError);
-    expect(() => layerNormForward(x, 6, {}, { out: x })).toThrow(expect.objectContaining({ code: "in-place" }));
+    expect(() => layerNormForward(x, 6, {}, { out: x })).toThrow(
+      expect.objectContaining({ code: "in-place", message: expect.stringMatching(/^out: .* than x, /) }),
+    );
     expect(() => layerNormForward(x, 6, {}, { out: { data: four, shape: [4] } })).toThrow(RangeError);
   });
 
@@ -578,6 +589,11 @@ describe("calls", () => {
     expect(() => normBackward(x, null as never)).toThrow(/^saved: expected the record of a forward/);
     const dy = { data: x.data.slice(), shape: x.shape };
     expect(() => normBackward(dy, saved, { dxOut: x })).toThrow(code("in-place"));
+    expect(() => normBackward(dy, saved, { dxOut: x })).toThrow(/^dxOut: .* than x, /);
+    expect(() => normBackward(dy, saved, { needs: [] as never })).toThrow(/^needs: expected /);
+    for (const name of ["dx", "dGamma", "dBeta"])
+      expect(() => normBackward(dy, saved, { needs: { [name]: 1 } })).toThrow(`needs.${name}: expected `);
+    expect(() => normBackward(dy, saved, { accumulate: 1 as never })).toThrow(/^accumulate: expected /);
     expect(() => normBackward(dy, saved, { dGammaOut: new Float32Array(3) })).toThrow(/^dGammaOut: expected 4/);
     expect(() => normBackward(dy, saved, { needs: { dResidual: true } } as never)).toThrow(TypeError);
     expect(() => normBackward(dy, saved, { sums: {} } as never)).toThrow(TypeError);
@@ -586,5 +602,30 @@ describe("calls", () => {
     gone.dispose();
     expect(() => normBackward(dy, of.saved)).toThrow(code("disposed"));
     drop(of.y);
+  });
+
+  it("refuse a dy and a destination of another memory than x's", () => {
+    const memory = new WebAssembly.Memory({ initial: 1 });
+    const other = attachMemory({ memory, malloc: () => 1024, free: () => undefined }).tensor([2, 4, 6], x.data);
+    const own = tensor([2, 4, 6], x.data);
+    const { y, saved } = groupNormForward(own, 2);
+    const refused = (name: string) =>
+      expect.objectContaining({ code: "other-memory", message: expect.stringMatching(`^${name}: `) });
+    expect(() => normBackward(other, saved)).toThrow(refused("dy"));
+    expect(() => groupNormForward(own, 2, {}, { out: other })).toThrow(refused("out"));
+    drop(own, y);
+  });
+
+  it("overwrite the gradients of gamma and beta that they are given, and add to them if they are asked to", () => {
+    const vector = (value: number) => new Float32Array(4).fill(value);
+    const { saved } = groupNormForward(x, 2, { gamma: vector(2), beta: vector(1) });
+    const dy = { data: normal(9, 48), shape: x.shape };
+    const { dGamma, dBeta } = normBackward(dy, saved);
+    const [dGammaOut, dBetaOut] = [vector(7), vector(8)];
+    const given = normBackward(dy, saved, { dGammaOut, dBetaOut });
+    expect([given.dGamma, given.dBeta]).toEqual([dGamma, dBeta]);
+    expect(given.dGamma === dGammaOut && given.dBeta === dBetaOut).toBe(true);
+    normBackward(dy, saved, { dGammaOut: dGammaOut.fill(0), dBetaOut: dBetaOut.fill(0), accumulate: true });
+    expect([dGammaOut, dBetaOut]).toEqual([dGamma, dBeta]);
   });
 });
