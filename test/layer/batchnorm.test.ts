@@ -363,8 +363,8 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     const { used } = defaultHeap().usage;
     const bn = use();
     const state = bn.stateDict();
-    bn.dispose();
     bn[Symbol.dispose]();
+    bn.dispose();
     expect(defaultHeap().usage.used).toBe(used);
     for (const call of [() => bn.forward(input(1)), () => bn.backward(input(1))]) {
       expect(call).toThrow(expect.objectContaining({ name: "BatchNormError", code: "disposed" }) as Error);

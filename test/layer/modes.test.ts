@@ -56,6 +56,7 @@ describe("mode", () => {
     expect(bn.backward(dy).dx.data).toBeAllclose(expected, { rtol: 1e-6 });
     const without = new BatchNorm(3, { trackRunningStats: false });
     expect(() => without.freeze()).toThrow(expect.objectContaining({ code: "no-running-statistics" }));
+    expect(() => without.freeze()).toThrow(/"frozen"/);
     expect(without.mode).toBe("train");
   });
 

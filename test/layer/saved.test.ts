@@ -127,6 +127,10 @@ describe("bn.saved", () => {
     const norm = layerNormForward(input(1), 3).saved;
     for (const wrong of [other, wide, norm, {}, null, 0, "saved"])
       expect(() => bn.backward(input(2), { saved: wrong as Saved, dxOut })).toThrow(/^saved: expected /);
+    for (const wrong of [other, wide])
+      expect(() => bn.backward(input(2), { saved: wrong, dxOut })).toThrow(
+        'saved: expected a forward of 3 channels of float32, got "one of another layer"',
+      );
     expect(dxOut).toEqual(input(7));
     expect(bn.backward(input(2)).dx.shape).toEqual([8, 3]);
   });
