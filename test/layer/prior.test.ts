@@ -95,6 +95,7 @@ describe("prior", () => {
     const bn = layer();
     for (const wrong of [-1, Number.NaN, Infinity, "1", null])
       expect(() => bn.forward(x, { mode: "batch", prior: wrong as number, out })).toThrow(/^prior: expected /);
+    expect(() => bn.forward(x, { mode: "batch", prior: -1 })).toThrow("prior: expected a finite number ≥ 0, got -1");
     for (const mode of ["train", "eval", "frozen"] as const)
       expect(() => bn.forward(x, { mode, prior: 2, out })).toThrow(/^mode: expected "batch" with prior/);
     const statistics = batchNormStatistics(x);

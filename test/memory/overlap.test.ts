@@ -79,6 +79,7 @@ describe("a view of a tensor as input, and the tensor as destination", () => {
     const { y, saved } = batchNormInference<TensorLike>(viewOf(t), parameters, { out: t });
     expect(y.data).toEqual(expected);
     expect(() => batchNormBackward(make(2), saved)).toThrow(expect.objectContaining({ code: "no-forward" }) as Error);
+    expect(() => batchNormBackward(make(2), saved)).toThrow(/`out` replaced what backward needs/);
   });
 
   test("backward refuses x for dx, and takes dy", () => {

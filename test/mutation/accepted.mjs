@@ -732,6 +732,232 @@ export const accepted = [
       ],
     ],
   },
+  {
+    file: "src/ops/backward.ts",
+    reason: "A forward has at least one sub-batch, which the type system does not know.",
+    mutants: [
+      ["if (others.length || first?.conditional || first?.r || first?.mixture)", "first?.r → first.r"],
+      [
+        "if (others.length || first?.conditional || first?.r || first?.mixture)",
+        "first?.conditional → first.conditional",
+      ],
+      ["if (others.length || first?.conditional || first?.r || first?.mixture)", "first?.mixture → first.mixture"],
+      [
+        "const shape = subBatches[0]?.conditional?.perSample[parameter] ? [samples, channels] : [channels];",
+        "subBatches[0]?.conditional → subBatches[0].conditional",
+      ],
+      ["if (subBatches[0]?.conditional) {", "subBatches[0]?.conditional → subBatches[0].conditional"],
+      [
+        'if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", "one with it");',
+        "saved.subBatches[0]?.conditional → saved.subBatches[0].conditional",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "The sums go through an array of their own, which costs time alone.",
+    mutants: [
+      [
+        "gradient?.length === all && geometry.length && !accumulate ? gradient : new Float64Array(all);",
+        "gradient?.length === all && geometry.length && !accumulate → false",
+      ],
+      ["if (sums === gradient) return;", "sums === gradient → false"],
+      [
+        "if (!accumulate && sums.length === gradient.length) {",
+        "!accumulate && sums.length === gradient.length → false",
+      ],
+      [
+        "if (!accumulate && sums.length === gradient.length) {",
+        "{ copyRange(sums, 0, gradient, 0, sums.length); return; } → {}",
+      ],
+      [
+        "const sums = dGamma || dBeta ? sumsFor(saved, accumulate, dGamma, dBeta) : undefined;",
+        "dGamma || dBeta → true",
+      ],
+      [
+        "const request = { dx, sums: sums !== undefined, fused, activated, alone: subBatches.length === 1, joint };",
+        "sums !== undefined → true",
+      ],
+      [
+        "const request = { dx, sums: sums !== undefined, fused, activated, alone: subBatches.length === 1, joint };",
+        "subBatches.length === 1 → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "A call that is like the one before is prepared anew, which costs time alone.",
+    mutants: [
+      [
+        "[dy, x, residual, options.dxOut, options.dResidualOut].every(isTensorInUse) &&",
+        "[dy, x, residual, options.dxOut, options.dResidualOut].every… → false",
+      ],
+      [
+        'Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");',
+        'key === "dxOut" || key === "dResidualOut" → false',
+      ],
+      ['Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");', 'key === "dxOut" → false'],
+      [
+        'Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");',
+        'key === "dResidualOut" → false',
+      ],
+      ['Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");', '"dxOut" → ""'],
+      [
+        'Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");',
+        '(key) => key === "dxOut" || key === "dResidualOut" → () => undefined',
+      ],
+      [
+        'Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");',
+        'key === "dxOut" || key === "dResidualOut" → key === "dxOut" && key === "dResidualOut"',
+      ],
+      ['Object.keys(options).every((key) => key === "dxOut" || key === "dResidualOut");', '"dResidualOut" → ""'],
+      ["): PreparedBackward<T> | undefined {", "{ const before = latest.get(saved); if (!before || before.dy… → {}"],
+      [
+        "if (!before || before.dy !== dy || before.dxOut !== dxOut || before.dResidualOut !== dResidualOut) return undefined;",
+        "!before || before.dy !== dy || before.dxOut !== dxOut || bef… → true",
+      ],
+      ["if (repeatable && !before) latest.set(saved, prepared);", "repeatable && !before → false"],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason:
+      "The activation's derivative is taken by kernels of their own or by those of the sums, which is a matter of time alone.",
+    mutants: [
+      [
+        "const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));",
+        "activation.code !== 0 && subBatches.every((part) => fusesSub… → false",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "A typed array ignores what is written behind its end.",
+    mutants: [["for (let c = 0; c < gradient.length; c++) {", "c < gradient.length → c <= gradient.length"]],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "Without dx and dResidual, what they would go to is not read.",
+    mutants: [
+      [
+        "const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };",
+        "{ dx: false, dxOut: undefined, dResidual: false, dResidualOu… → {}",
+      ],
+      [
+        "const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };",
+        "false → true",
+      ],
+      [
+        "const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };",
+        "false → true",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason:
+      "Samples of one value per channel go through the maps of larger ones, or through one map more, which costs time alone.",
+    mutants: [
+      [
+        "const isOfElements = ({ geometry }: SubBatchForward): boolean => geometry.count === geometry.samples;",
+        "geometry.count === geometry.samples → false",
+      ],
+      ["if (isOfElements(subBatch)) {", "{ const last = residual ?? beta; // y may be the residual, a… → {}"],
+      ["if (isOfElements(subBatch)) {", "isOfElements(subBatch) → false"],
+      ["if (isOfElements(subBatch)) {", "{ if (into) writeElements(call, x, dz, subBatch, terms, into… → {}"],
+      ["if (isOfElements(subBatch)) {", "isOfElements(subBatch) → false"],
+      [
+        "const z = residual || is16Bit(call.dtype) ? call.sharedScratch(x) : y;",
+        "residual || is16Bit(call.dtype) → true",
+      ],
+      ["if (last || terms.activation.code || z !== y)", "last || terms.activation.code || z !== y → true"],
+      ["if (gamma) normalizeSamples(call, dz, undefined, g, subBatch, plain, { gamma, beta: null });", "gamma → true"],
+    ],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "Sums of gradients that nobody needs are computed, which costs time alone.",
+    mutants: [
+      [
+        "backwardShared(call, x, g, { ...subBatch, terms }, plainRequest, subBatch.total > 0, undefined);",
+        "subBatch.total > 0 → true",
+      ],
+      [
+        "backwardShared(call, x, g, { ...subBatch, terms }, plainRequest, subBatch.total > 0, undefined);",
+        "subBatch.total > 0 → subBatch.total >= 0",
+      ],
+      ["if (needed)", "needed → true"],
+    ],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "The other vector, or all that this code looks at, is there whenever this one is.",
+    mutants: [
+      ["if (vector) for (let n = 0; n < samples; n++) data?.set(vector, n * channels);", "data?.set → data.set"],
+      ["if (vector) for (let n = 0; n < samples; n++) data?.set(vector, n * channels);", "vector → true"],
+      ["if (!r || !d) return { gamma, beta };", "!r || !d → !r && !d"],
+    ],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "Nothing reads the shape of these vectors.",
+    mutants: [["return data && { data, shape: [data.length] };", "[data.length] → []"]],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "A prior of no samples gives the batch's own statistics by the mixture, too.",
+    mutants: [["if (samples === 0) return undefined;", "samples === 0 → false"]],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "The terms have no activation, whose derivative could be taken.",
+    mutants: [
+      ["gradientSums(source, upstream, terms, false, sums),", "false → true"],
+      ["const flow = { count: total, gammaVaries: total > 0, fused: false };", "false → true"],
+    ],
+  },
+  {
+    file: "src/ops/per-sample.ts",
+    reason: "Constant statistics have no terms in which gamma could vary.",
+    mutants: [
+      ["const flow = { count: total, gammaVaries: total > 0, fused: false };", "total > 0 → true"],
+      ["const flow = { count: total, gammaVaries: total > 0, fused: false };", "total > 0 → total >= 0"],
+    ],
+  },
+  {
+    file: "src/memory/transfer.ts",
+    reason: "Short runs are copied by the engine's copy or by a loop, which is a matter of time alone.",
+    mutants: [
+      [
+        "if (length < SHORT) for (let i = 0; i < length; i++) target[to + i] = source[from + i] as number;",
+        "length < SHORT → false",
+      ],
+      [
+        "if (length < SHORT) for (let i = 0; i < length; i++) target[to + i] = source[from + i] as number;",
+        "length < SHORT → length <= SHORT",
+      ],
+      [
+        "else target.set(length === source.length ? source : source.subarray(from, from + length), to);",
+        "length === source.length → false",
+      ],
+    ],
+  },
+  {
+    file: "src/memory/transfer.ts",
+    reason: "The elements go through bits of their own instead of being converted in place, which costs time alone.",
+    mutants: [
+      ["if (this.#reaches(array, dtype))", "this.#reaches(array, dtype) → false"],
+      ["if (this.#reaches(array, dtype))", "this.#reaches(array, dtype) → false"],
+      [
+        "#reaches(array: Bits, dtype: Dtype): boolean {",
+        "{ return is16Bit(dtype) && array.buffer === this.#heap.u16.b… → {}",
+      ],
+      [
+        "return is16Bit(dtype) && array.buffer === this.#heap.u16.buffer;",
+        "is16Bit(dtype) && array.buffer === this.#heap.u16.buffer → false",
+      ],
+    ],
+  },
 ];
 
 /** The longest part of a piece of code in the text of a change. */

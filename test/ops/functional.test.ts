@@ -232,6 +232,8 @@ describe("stateless calls", () => {
     const { saved } = batchNormForward(x);
     expect(Object.keys(batchNormBackward(x, saved, { needs: { dx: false, dBeta: false } }))).toEqual(["dGamma"]);
     expect(Object.keys(batchNormBackward(x, saved, { needs: { dGamma: false, dBeta: false } }))).toEqual(["dx"]);
+    for (const name of ["dx", "dGamma", "dBeta", "dResidual"])
+      expect(() => batchNormBackward(x, saved, { needs: { [name]: 1 } })).toThrow(`needs.${name}: expected `);
   });
 
   it("refuse parameters of another length, statistics that are missing, and what is no result of forward", () => {
