@@ -228,6 +228,17 @@ describe.each(BUILDS)("awkward shapes, %s build", (build) => {
 describe("stateless calls", () => {
   const x = { data: normal(1, 24), shape: [4, 3, 2] };
 
+  it("give beta where variance and epsilon are 0, and no gradient of x, by statistics that are given", () => {
+    const statistics = { mean: Float32Array.of(1, 2, 3), variance: Float32Array.of(0, 4, 0) };
+    const beta = Float32Array.of(5, 6, 7);
+    const { y, saved, invStd } = batchNormInference(x, { ...statistics, beta }, { epsilon: 0 });
+    expect(invStd).toEqual(Float64Array.of(0, 0.5, 0));
+    const isConstant = (i: number) => Math.floor(i / 2) % 3 !== 1;
+    const { dx } = batchNormBackward(x, saved);
+    for (const [i, v] of y.data.entries())
+      if (isConstant(i)) expect([v, dx.data[i]]).toEqual([beta[Math.floor(i / 2) % 3], 0]);
+  });
+
   it("leave out the gradients that are not needed", () => {
     const { saved } = batchNormForward(x);
     expect(Object.keys(batchNormBackward(x, saved, { needs: { dx: false, dBeta: false } }))).toEqual(["dGamma"]);
