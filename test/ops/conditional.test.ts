@@ -4,6 +4,7 @@ import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
   type ActivationName,
   type AnyTensor,
+  BatchNorm,
   batchNormBackward,
   batchNormForward,
   batchNormInference,
@@ -14,6 +15,9 @@ import { dropMade, mine } from "../support/made.ts";
 import { errorOf, solve } from "../support/reference.ts";
 import { close, differences, inputsIn, layer, type Step, same, step } from "../support/variants.ts";
 import { LAYOUTS, normal, ordered, real, sizeOf, useBuild, WAYS } from "../support/worlds.ts";
+
+/** The gradients that a layer without gamma and beta has by scale and shift per sample. */
+type SomeVectors = Partial<Record<"dGamma" | "dBeta", Float32Array>>;
 
 afterEach(dropMade);
 
@@ -232,5 +236,44 @@ describe("rows of one value per channel, against plain loops in float64", () => 
       expect(run("x")).toEqual(run());
       expect(run("residual")).toEqual(run());
     }
+  });
+});
+
+describe.each([[[5, 3]], [[5, 3, 4]]])("scale or shift per sample, the other one absent, of %j", (shape) => {
+  const size = sizeOf(shape);
+  // bfloat16 holds these numbers
+  const eighths = (seed: number) => Float32Array.from(normal(seed, size, 3), (v) => Math.round(v * 8) / 8);
+  const bits = (values: Float32Array) => new Uint16Array(values.buffer).filter((_, i) => i % 2 === 1);
+  const widened = (values: Uint16Array) => new Float32Array(Uint32Array.from(values, (v) => v << 16).buffer);
+  const vectors = { gamma: Float32Array.from(normal(3, 15)), beta: Float32Array.from(normal(4, 15)) };
+  const given = [{ gamma: vectors.gamma }, { beta: vectors.beta }, vectors];
+
+  test.each(given)("bfloat16 has the results of float32, rounded once (%#)", (perSample) => {
+    const narrow = new BatchNorm(3, { dtype: "bfloat16", affine: false });
+    const wide = new BatchNorm(3, { affine: false });
+    const data = bits(eighths(1));
+    const y = narrow.forward({ data, shape, dtype: "bfloat16" }, { perSample });
+    const back = narrow.backward({ data: bits(eighths(2)), shape, dtype: "bfloat16" });
+    const expected = wide.forward({ data: eighths(1), shape }, { perSample });
+    const gradients = wide.backward({ data: eighths(2), shape });
+    const rounded = { rtol: 2 ** -8, atol: 1e-6 };
+    expect(widened(y.data)).toBeAllclose(expected.data, rounded);
+    expect(widened(back.dx.data)).toBeAllclose(gradients.dx.data, rounded);
+    for (const name of ["dGamma", "dBeta"] as const) {
+      const [got, want] = [back, gradients].map((g) => (g as object as SomeVectors)[name]);
+      expect(got === undefined).toBe(want === undefined);
+      if (got && want) expect(got).toBeAllclose(want, { rtol: 1e-5, atol: 1e-5 });
+    }
+  });
+
+  test.each(given)("what is not needed changes nothing of what is (%#)", (perSample) => {
+    const bn = new BatchNorm(3, { affine: false });
+    const run = (needs: object) => {
+      bn.forward({ data: eighths(1), shape }, { perSample });
+      return bn.backward({ data: eighths(2), shape }, { needs });
+    };
+    const { dx, ...others } = run({});
+    expect(run({ dGamma: false, dBeta: false })).toEqual({ dx });
+    expect(run({ dx: false })).toEqual(others);
   });
 });
