@@ -90,19 +90,14 @@ interface DoubleSums {
 
 function sumTwice({ x, dz, ddx }: Operands, { geometry, total }: SubBatchForward, terms: Terms): DoubleSums {
   const { channels } = geometry;
-  const sums = {
-    dz: emptyGradientSums(channels),
-    ddx: emptyGradientSums(channels),
-    product: new Float64Array(channels),
-  };
+  const product = emptyGradientSums(channels);
+  const sums = { dz: emptyGradientSums(channels), ddx: emptyGradientSums(channels), product: product.dGamma };
   gradientSums(x, dz, terms, false, sums.dz);
   if (!ddx) return sums;
   gradientSums(x, ddx, terms, false, sums.ddx);
   const perM = total ? 1 / total : 0;
   const mean = sums.ddx.dBeta.map((sum) => sum * perM); // sums about it do not cancel
-  const product = emptyGradientSums(channels);
   gradientSums(ddx, dz, { ...terms, mean, invStd: new Float64Array(channels).fill(1) }, false, product);
-  sums.product.set(product.dGamma);
   return sums;
 }
 

@@ -82,7 +82,7 @@ export const accepted = [
   },
   {
     file: "src/ops/weight-norm.ts",
-    reason: "The terms have no activation, whose derivative could be taken.",
+    reason: "The terms have no activation, so there is no derivative that the kernels could take.",
     mutants: [
       [
         "if (to) gradientMap(source, upstream, to, terms, products, { count: 1, gammaVaries: false, fused: false });",
@@ -223,7 +223,7 @@ export const accepted = [
   },
   {
     file: "src/ops/sub-batches.ts",
-    reason: "A Float64Array ignores what is written behind its end.",
+    reason: "A typed array ignores what is written behind its end.",
     mutants: [["for (let c = 0; c < values.length; c++)", "c < values.length → c <= values.length"]],
   },
   {
@@ -284,7 +284,7 @@ export const accepted = [
   },
   {
     file: "src/memory/guards.ts",
-    reason: "What was checked in an earlier call of the same tensors is checked again, which costs time alone.",
+    reason: "A call that is like the one before is checked anew, which costs time alone.",
     mutants: [
       [
         "value === undefined || (Tensor.is(value) && !value.disposed);",
@@ -297,6 +297,10 @@ export const accepted = [
       ["value === undefined || (Tensor.is(value) && !value.disposed);", "value === undefined → false"],
       ["value === undefined || (Tensor.is(value) && !value.disposed);", "value === undefined → value !== undefined"],
       ["value === undefined || (Tensor.is(value) && !value.disposed);", "Tensor.is(value) && !value.disposed → false"],
+      [
+        "export const isTensorInUse = (value: AnyTensor | undefined): boolean =>",
+        "(value: AnyTensor | undefined): boolean => value === undefin… → () => undefined",
+      ],
     ],
   },
   {
@@ -343,7 +347,7 @@ export const accepted = [
   },
   {
     file: "src/ops/double-backward.ts",
-    reason: "A Float64Array ignores what is written behind its end.",
+    reason: "A typed array ignores what is written behind its end.",
     mutants: [["for (let c = 0; c < channels; c++) {", "c < channels → c <= channels"]],
   },
   {
@@ -407,16 +411,6 @@ export const accepted = [
       [
         'if (wanted && subBatch.empty) for (const key of ["mean", "variance", "invStd"] as const) wanted.into[key].fill(0);',
         "wanted && subBatch.empty → wanted || subBatch.empty",
-      ],
-    ],
-  },
-  {
-    file: "src/memory/guards.ts",
-    reason: "A call that is like the one before is checked anew, which costs time alone.",
-    mutants: [
-      [
-        "export const isTensorInUse = (value: AnyTensor | undefined): boolean =>",
-        "(value: AnyTensor | undefined): boolean => value === undefin… → () => undefined",
       ],
     ],
   },
@@ -910,7 +904,7 @@ export const accepted = [
   },
   {
     file: "src/ops/per-sample.ts",
-    reason: "The terms have no activation, whose derivative could be taken.",
+    reason: "The terms have no activation, so there is no derivative that the kernels could take.",
     mutants: [
       ["gradientSums(source, upstream, terms, false, sums),", "false → true"],
       ["const flow = { count: total, gammaVaries: total > 0, fused: false };", "false → true"],

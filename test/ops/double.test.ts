@@ -449,6 +449,8 @@ describe("double backward", () => {
     expect(go({ ddx: { data: new Float32Array(90), shape } })).toThrow(TypeError);
     expect(go({ ddGamma: new Float64Array(4) })).toThrow(/^ddGamma: expected 3 elements/);
     expect(go({ ddBeta: new Float32Array(3) })).toThrow(/^ddBeta: expected a Float64Array/);
+    for (const name of ["ddGamma", "ddBeta"])
+      expect(go({ [name]: null })).toThrow(`${name}: expected a Float64Array, got null`);
     expect(go({ ddResidual: dy })).toThrow(/^ddResidual: expected a forward with a residual/);
     expect(go({ ddX: dy })).toThrow(TypeError);
     expect(() => batchNormDoubleBackward(undefined as never, saved, {})).toThrow(/^dy: expected a Tensor/);
