@@ -289,6 +289,20 @@ describe("recalibrate", () => {
     });
   });
 
+  it("takes a batch of one value by a mask, and refuses weights of several values that sum to one", async () => {
+    const x = normalInput(7, [2, 3]);
+    const [bn, twin] = [trained(), trained()];
+    const masked = (mask: number[]) => ({
+      forward: (batch: PlainTensor) => bn.forward(batch, batch === x ? { mask } : {}),
+    });
+    await recalibrate(bn, [x, OTHER], masked([0, 1]));
+    await recalibrate(twin, [{ data: x.data.slice(3), shape: [1, 3] }, OTHER]);
+    expect(bn.stateDict()).toEqual(twin.stateDict());
+    const halves = recalibrate(bn, [OTHER, x], masked([0.5, 0.5]));
+    await expect(halves).rejects.toThrow(/^mask: expected weights with a sum above 1 in mode "train", got 1$/);
+    expect(bn.stateDict()).toEqual(twin.stateDict());
+  });
+
   it("ends what it iterates over when it fails", async () => {
     let ended = false;
     function* batches() {
@@ -323,7 +337,7 @@ describe("recalibrate", () => {
     expect(bn.stateDict()).toEqual(trained().stateDict());
 
     const first = recalibrate(bn, asynchronous(BATCHES));
-    await rejects(recalibrate(bn, BATCHES), /^bn: expected a layer that is not being recalibrated/);
+    await rejects(recalibrate(bn, BATCHES), /^bn: expected a layer that is not being recalibrated, got "one that is"$/);
     await first;
     expect(bn.batchesTracked).toBe(3);
   });

@@ -188,6 +188,36 @@ describe("a call that is repeated", () => {
     expect(a.dBeta).not.toBe(b.dBeta);
   });
 
+  test.each(["dy", "dxOut", "dResidualOut"] as const)("backward of the same forward takes another %s", (name) => {
+    const make = (seed: number) => tensor(shape, normal(seed, 12));
+    const [x, residual, out] = [make(1), make(2), make(3)];
+    const bn = new BatchNorm(CHANNELS, { activation: "relu" });
+    bn.forward(x, { residual, out });
+    const { saved } = bn;
+    const backward = ({ dy, dxOut, dResidualOut }: Record<"dy" | "dxOut" | "dResidualOut", Tensor>) => {
+      const result = bn.backward(dy, { dxOut, dResidualOut, saved });
+      expect(result.dx).toBe(dxOut);
+      expect(result.dResidual).toBe(dResidualOut);
+      return [dxOut.data.slice(), dResidualOut.data.slice(), result.dGamma, result.dBeta];
+    };
+    const tensors = { dy: make(4), dxOut: make(5), dResidualOut: make(6) };
+    const before = backward(tensors);
+    const other = { ...tensors, [name]: make(7) };
+    const after = backward(other);
+    if (name === "dy") expect(after).not.toEqual(before);
+    // new tensors everywhere, which the layer cannot know
+    expect(after).toEqual(backward({ dy: tensor(shape, other.dy.data), dxOut: make(8), dResidualOut: make(9) }));
+  });
+
+  test("backward with options does not change a later one of the same tensors without them", () => {
+    const { bn, dy } = setUp();
+    const { saved } = bn;
+    const whole = bn.backward(tensor(shape, dy.data), { saved });
+    bn.backward(dy, { saved, needs: { dx: false, dBeta: false } });
+    const { dx, dGamma, dBeta } = bn.backward(dy, { saved });
+    expect([dx?.data, dGamma, dBeta]).toEqual([whole.dx.data, whole.dGamma, whole.dBeta]);
+  });
+
   test("forward throws for values that have become infinite, and changes no running statistics", () => {
     const { bn, x, out } = setUp();
     const before = bn.stateDict();
