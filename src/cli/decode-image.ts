@@ -7,7 +7,7 @@ import pngWasm from "@jsquash/png/codec/pkg/squoosh_png_bg.wasm";
 import { decode as decodePng, init as initPng } from "@jsquash/png/decode.js";
 import webpWasm from "@jsquash/webp/codec/dec/webp_dec.wasm";
 import decodeWebp, { init as initWebp } from "@jsquash/webp/decode.js";
-import { wrongFile } from "../common/errors.ts";
+import { asIs, wrongFile } from "../common/errors.ts";
 import type { DataBatch } from "../tools/data-statistics.ts";
 import { type ImageHeader, readImageHeader } from "../tools/formats/image-header.ts";
 
@@ -87,10 +87,16 @@ export async function decodeImage(name: string, bytes: Uint8Array<ArrayBuffer>, 
   }
   // libjpeg fills the rest with grey
   if (messages.some((text) => text.includes("Premature end")))
-    throw wrongFile(name, "the image", `a whole ${header.format}`, "a file that ends inside it", "the file is damaged");
+    throw wrongFile(
+      name,
+      "the image",
+      `a whole ${header.format}`,
+      asIs("a file that ends inside it"),
+      "the file is damaged",
+    );
   const { width, height } = pixels;
   if (width !== header.width || height !== header.height)
-    throw wrongFile(name, "the image", `${header.width}×${header.height} pixels`, `${width}×${height}`);
+    throw wrongFile(name, "the image", `${header.width}×${header.height} pixels`, asIs(`${width}×${height}`));
   const channels = asRgb ? 3 : header.channels;
   return { ...withoutAlpha(pixels, channels), channels, warnings: messages };
 }

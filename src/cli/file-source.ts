@@ -2,7 +2,7 @@
 
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { BatchNormError, wrongFile } from "../common/errors.ts";
+import { asIs, BatchNormError, wrongFile } from "../common/errors.ts";
 import { type ByteSource, siblingPath } from "../tools/source.ts";
 import type { Progress } from "./progress.ts";
 import { reasonOf } from "./usage.ts";
@@ -45,7 +45,8 @@ export class OpenFiles {
   }
 
   async #open(path: string, folder: string, name: string): Promise<ByteSource> {
-    const refused = (got: string, remedy: string) => wrongFile(name, "the file", "one that can be read", got, remedy);
+    const refused = (got: string, remedy: string) =>
+      wrongFile(name, "the file", "one that can be read", asIs(got), remedy);
     let handle: FileHandle;
     let size: number;
     try {

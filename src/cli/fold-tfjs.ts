@@ -2,7 +2,7 @@
 // batchnorm-wasm/tfjs.
 
 import type { LayersModel } from "@tensorflow/tfjs-layers";
-import { wrongFile } from "../common/errors.ts";
+import { asIs, wrongFile } from "../common/errors.ts";
 import { isObject } from "../common/validate.ts";
 import { openTfjs, type TfjsModel } from "../tools/formats/tfjs/index.ts";
 import type { ByteSource, FoldReport } from "../tools/index.ts";
@@ -30,7 +30,8 @@ interface Weight {
 
 /** Throws BatchNormError "model-file" for what is no layers model. */
 function checkKind({ file, topology }: TfjsModel): void {
-  const refuse = (got: string, remedy: string) => wrongFile(file, "modelTopology", "a layers model's", got, remedy);
+  const refuse = (got: string, remedy: string) =>
+    wrongFile(file, "modelTopology", "a layers model's", asIs(got), remedy);
   if (!isObject(topology)) throw refuse("none", "name a model.json that has more than weights");
   if ("node" in topology)
     throw refuse(
@@ -44,7 +45,7 @@ function checkKind({ file, topology }: TfjsModel): void {
 const MAX_TEXT = 400;
 
 const refusedByTfjs = (file: string, message: string) =>
-  wrongFile(file, "the model", "one that TF.js loads", "an error", `TF.js says: ${message.slice(0, MAX_TEXT)}`);
+  wrongFile(file, "the model", "one that TF.js loads", asIs("an error"), `TF.js says: ${message.slice(0, MAX_TEXT)}`);
 
 /** Loads a model in TF.js. Throws BatchNormError "model-file" if TF.js cannot. */
 async function load({ layers }: Tfjs, { file, topology, tensors }: TfjsModel): Promise<LayersModel> {

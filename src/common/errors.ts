@@ -151,6 +151,18 @@ export class BatchNormError extends Error {
 
 type Shape = readonly number[];
 
+/** A text that a message shows as it is. Other strings are shown in quotes, since they may come from a user or a file. */
+class AsIs {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+}
+
+/** Returns a description of what a call or a file has instead of the expected, for a message to show without quotes. */
+export const asIs = (description: string): unknown => new AsIs(description);
+
 /** A message shows at most this many items of a list, so that the message stays readable. */
 const ITEMS = 8;
 
@@ -179,6 +191,7 @@ const mismatch = (name: string, expected: string, got: unknown) =>
 function show(value: unknown, depth = 2): string {
   try {
     if (typeof value === "string") return JSON.stringify(cut(value, CHARACTERS));
+    if (value instanceof AsIs) return cut(value.text, 2 * CHARACTERS);
     if (typeof value === "function") return "a function";
     if (Array.isArray(value))
       return depth ? cut(`[${firstItems(value, ", ", (item) => show(item, depth - 1))}]`, 4 * CHARACTERS) : "[…]";
@@ -197,7 +210,7 @@ export const wrongValue = (name: string, expected: string, got: unknown) =>
   new RangeError(mismatch(name, expected, got));
 
 /** Returns the error for something that a call needs and does not have. */
-export const missing = (name: string, expected: string) => new RangeError(`${name}: expected ${expected}, got none`);
+export const missing = (name: string, expected: string) => wrongValue(name, expected, asIs("none"));
 
 /** Returns the error for a wrong number of elements. `xShape` is the shape of x, if that decides the number. */
 export const wrongLength = (name: string, shape: Shape, got: number, xShape?: Shape) =>
@@ -391,7 +404,7 @@ export const inPlace = (name: string, source: string, mode?: string | null) =>
   new BatchNormError(
     "in-place",
     mode === undefined
-      ? `${name}: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another array`
+      ? `${name}: expected memory of its own, or exactly ${source}'s, got an array that overlaps ${source} in part; pass another array`
       : `${name}: expected other memory than ${source}${mode ? ` in mode ${show(mode)}` : ""}, got memory of ${source}, which ` +
           `backward needs; pass another tensor${name !== "out" ? ", or dy itself" : mode ? ', or use mode "eval"' : ""}`,
   );

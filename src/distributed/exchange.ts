@@ -6,7 +6,7 @@
 // refuses, so that no other rank waits for it. Every rank then checks all packets. Since all ranks have the same
 // packets, all of them come to the same verdict, before any of them has changed its state.
 
-import { faultyGroup, rankFailed, wrongExchange, wrongKind } from "../common/errors.ts";
+import { asIs, faultyGroup, rankFailed, wrongExchange, wrongKind } from "../common/errors.ts";
 import type { ProcessGroup } from "./process-group.ts";
 
 /**
@@ -73,7 +73,7 @@ export function checkPackets(all: Float64Array, sent: Float64Array, header: Head
       throw faultyGroup(rank, sent[i] as number, all[rank * width + i]);
   for (let start = 0; start < all.length; start += width)
     if (all[start] !== all[rank * width])
-      throw wrongExchange(`rank ${start / width}`, "an exchange of SyncBatchNorm", "other numbers");
+      throw wrongExchange(`rank ${start / width}`, "an exchange of SyncBatchNorm", asIs("other numbers"));
   for (let start = 0; start < all.length; start += width)
     if (all[start + 1] !== 0) throw rankFailed(start / width, String(header.phase));
   for (let start = width; start < all.length; start += width)

@@ -5,7 +5,7 @@
 //   rank 0 → rank r    what they make together, when those of all ranks have arrived
 //   either way         the group is lost: a rank was late, sent something else, or has closed its ports
 
-import { BatchNormError, lostRank, wrongExchange, wrongKind, wrongValue } from "../common/errors.ts";
+import { asIs, BatchNormError, lostRank, wrongExchange, wrongKind, wrongValue } from "../common/errors.ts";
 import type { Port } from "../common/globals.ts";
 import { arrayKind, checkObject, integerAtLeast, isArray } from "../common/validate.ts";
 import { addTo, checkAll, checkValues, type ProcessGroup, rankOf, timeoutOf } from "./process-group.ts";
@@ -193,7 +193,7 @@ class PortGroup implements ProcessGroup<Promise<void>> {
     const result =
       unlike < 0
         ? combined(parts)
-        : wrongExchange(`rank ${unlike}`, `${expected} as on rank 0`, what(parts[unlike] as Part));
+        : wrongExchange(`rank ${unlike}`, `${expected} as on rank 0`, asIs(what(parts[unlike] as Part)));
     const values = result instanceof Error ? result.message : result;
     this.#post({ kind: "result", tag: part.tag, number: part.number, values });
     exchange.end?.(result);

@@ -3,7 +3,7 @@
 //
 // Sums are taken in the order of the ranks, so that every rank gets the same bits.
 
-import { wrongExchange, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
+import { asIs, wrongExchange, wrongKind, wrongLength, wrongValue } from "../common/errors.ts";
 import { arrayKind, checkKeys, integerAtLeast } from "../common/validate.ts";
 
 /**
@@ -42,7 +42,8 @@ export function checkAlike(messages: readonly Float64Array[]): void {
   const [first] = messages as [Float64Array];
   for (const [rank, message] of messages.entries())
     for (let i = 0; i < HEAD; i++)
-      if (message[i] !== first[i]) throw wrongExchange(`rank ${rank}`, `${what(first)} as on rank 0`, what(message));
+      if (message[i] !== first[i])
+        throw wrongExchange(`rank ${rank}`, `${what(first)} as on rank 0`, asIs(what(message)));
 }
 
 /** Adds `values` to `sum`, element by element. */

@@ -7,7 +7,7 @@
 // A slot begins with the kind and the length of the exchange, which every rank compares before it uses the numbers.
 
 import { sharedMemory } from "../common/engine.ts";
-import { lostRank, wrongKind, wrongValue } from "../common/errors.ts";
+import { asIs, lostRank, wrongKind, wrongValue } from "../common/errors.ts";
 import { integerAtLeast } from "../common/validate.ts";
 import {
   addTo,
@@ -59,7 +59,7 @@ export function createGroupMemory(size: number, capacity = 4160): SharedArrayBuf
   integerAtLeast(1, "size", size);
   integerAtLeast(1, "capacity", capacity);
   if (!sharedMemory())
-    throw wrongValue("createGroupMemory", "an engine or page that shares memory", "one that does not");
+    throw wrongValue("createGroupMemory", "an engine or page that shares memory", asIs("one that does not"));
   const memory = new SharedArrayBuffer(CONTROL_BYTES + 2 * size * (HEAD + capacity) * 8);
   const control = new Int32Array(memory, 0, CONTROL_BYTES / 4);
   control[SIZE] = size;

@@ -8,7 +8,7 @@
 // implementation rejects. It also rejects a header whose first byte is not "{" and a name that occurs twice, which the
 // format forbids. docs/results/reliability.md has the other differences, found by mutations.
 
-import { longHeader, malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
+import { asIs, longHeader, malformedFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { arrayKind, isNumbers, isObject } from "../common/validate.ts";
 import { bitsOf, type Data, type Dtype } from "../tensor/dtype.ts";
 
@@ -218,10 +218,10 @@ function headerOf(bytes: Uint8Array): object {
   const structure = text.replace(/\\./g, "").replace(/"[^"]*"/g, "");
   // JSON.parse silently keeps the last of two equal names, so count the names in the text: after removal of escapes and
   // strings, each remaining colon follows a name. `keys` is one more, since the reviver also gets the root, named "".
-  if (structure.split(":").length !== keys) throw malformedFile("header", "every name once", "a name twice");
+  if (structure.split(":").length !== keys) throw malformedFile("header", "every name once", asIs("a name twice"));
   const number = /\d*\.\d+|\d+e|-0/i.exec(structure)?.[0];
   if (number) throw malformedFile("header", "whole numbers in digits", number);
-  if (halves) throw malformedFile("header", "pairs of surrogates", "half of one");
+  if (halves) throw malformedFile("header", "pairs of surrogates", asIs("half of one"));
   let level = 0;
   for (const character of structure) {
     if ("[{".includes(character)) level++;
@@ -266,7 +266,7 @@ function entryOf(name: string, value: unknown): HeaderEntry {
   let count = 1;
   for (const dimension of shape) {
     count *= dimension;
-    if (count >= 2 ** 64) throw malformedFile(label, "fewer than 2^64 elements", `[${shape}]`);
+    if (count >= 2 ** 64) throw malformedFile(label, "fewer than 2^64 elements", asIs(`[${shape}]`));
   }
   return { name, label, dtype, shape, begin, end };
 }

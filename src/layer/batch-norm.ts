@@ -3,6 +3,7 @@
 
 import {
   absentParameter,
+  asIs,
   disposed,
   exclusiveStatistics,
   noForward,
@@ -634,7 +635,7 @@ export class BatchNorm<
       const record = recordOf(saved);
       const { dtype } = this.#options;
       if (record.geometry.channels !== this.#channels || record.dtype !== dtype)
-        throw wrongValue("saved", `a forward of ${this.#channels} channels of ${dtype}`, "one of another layer");
+        throw wrongValue("saved", `a forward of ${this.#channels} channels of ${dtype}`, asIs("one of another layer"));
       return record;
     }
     if (!this.#saved) throw noForward("none that kept its x");
@@ -664,7 +665,7 @@ export class BatchNorm<
   beginRecalibration(estimator: Estimator): RecalibrationSession {
     BatchNorm.#alive(this);
     if (!this.#running) throw noStatistics();
-    if (this.#isRecalibrating) throw wrongValue("bn", "a layer that is not being recalibrated", "one that is");
+    if (this.#isRecalibrating) throw wrongValue("bn", "a layer that is not being recalibrated", asIs("one that is"));
     const old = this.#running;
     const fresh = old.fresh(estimator);
     const [mode, saved, renorm, differentiated] = [this.#mode, this.#saved, this.#renorm, this.#differentiated];

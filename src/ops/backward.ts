@@ -1,6 +1,6 @@
 // The backward pass, for the class and as functions of their own.
 
-import { missing, noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
+import { asIs, missing, noForward, wrongKind, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkObject, flag } from "../common/validate.ts";
 import {
   checkApart,
@@ -153,7 +153,7 @@ function checkJointSums(
     checkVector(`sums.${name}`, sums[name], geometry.channels, "float64");
   const [first, ...others] = subBatches;
   if (others.length || first?.conditional || first?.r || first?.mixture)
-    throw wrongValue("sums", "a forward without ghost batches, renorm, prior and perSample", "one with them");
+    throw wrongValue("sums", "a forward without ghost batches, renorm, prior and perSample", asIs("one with them"));
   return sums;
 }
 
@@ -418,7 +418,7 @@ export function batchNormGradientSums(dy: AnyTensor, saved: Saved): GradientSums
 
 /** The sums of gradients of a forward that is one batch. */
 export function gradientSumsOf(dy: AnyTensor, saved: ForwardRecord): GradientSums {
-  if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", "one with it");
+  if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", asIs("one with it"));
   const heap = checkUpstream(dy, saved);
   const sums = emptyGradientSums(saved.geometry.channels);
   const nothing = { dx: false, dxOut: undefined, dResidual: false, dResidualOut: undefined, joint: undefined };

@@ -2,7 +2,7 @@
 // contain gradients (gradient penalties). Three pairs of channel sums, then two maps of three tensors;
 // docs/concepts/derivation.md derives the terms D1 to D10.
 
-import { missing, wrongShape, wrongValue } from "../common/errors.ts";
+import { asIs, missing, wrongShape, wrongValue } from "../common/errors.ts";
 import { checkKeys, flag } from "../common/validate.ts";
 import { checkOperand, checkTensor, checkVector } from "../memory/guards.ts";
 import type { Heap } from "../memory/heap.ts";
@@ -55,7 +55,7 @@ export interface DoubleGradients<T extends AnyTensor = AnyTensor, V extends Vect
 /** Refuses forwards that the derivation does not cover. */
 function checkCovered({ subBatches, activation }: ForwardRecord): void {
   const refuse = (what: string) => {
-    throw wrongValue("saved", "a forward whose double backward is known", what);
+    throw wrongValue("saved", "a forward whose double backward is known", asIs(what));
   };
   // the second derivative of the others is 0 wherever there is one
   if (activation.code && !fusesBackward(activation)) refuse(`activation "${activation.name}"`);

@@ -1,6 +1,6 @@
 // An array in a file as batches of a data set: .npy, or a tensor of a safetensors file. Only ranges are in memory.
 
-import { wrongFile } from "../common/errors.ts";
+import { asIs, wrongFile } from "../common/errors.ts";
 import { type HeaderEntry, tensorOf } from "../interop/safetensors.ts";
 import type { Geometry } from "../tensor/shape.ts";
 import { channelsOf, DATA_LAYOUTS, type DataBatch, type DataLayout, MAX_CHANNELS } from "./data-statistics.ts";
@@ -57,7 +57,7 @@ async function openArray(source: ByteSource, tensor?: string): Promise<{ start: 
   if (!entry) {
     const names = entries.map((one) => one.name);
     const known = names.length ? `one of ${names.slice(0, 8).join(", ")}${names.length > 8 ? "…" : ""}` : "a tensor";
-    throw wrongFile(name, "the tensor", known, tensor ?? "no name", "pass its name as `tensor` (--tensor)");
+    throw wrongFile(name, "the tensor", known, tensor ?? asIs("no name"), "pass its name as `tensor` (--tensor)");
   }
   if (!NUMBERS.test(entry.dtype))
     throw wrongFile(name, entry.label, "integers, or floats of 16 to 64 bits", entry.dtype, "convert it first");

@@ -1,7 +1,7 @@
 // Conversion of a whole checkpoint: the batch norms' tensors get the names of another framework, and everything else is copied.
 // Values are copied by ranges, so that memory holds one chunk of the file at a time. docs/guides/move-between-frameworks.md has the rules.
 
-import { inFile, wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
+import { asIs, inFile, wrongFile, wrongKind, wrongValue } from "../common/errors.ts";
 import { checkKeys, checkNumber, isObject, oneOf } from "../common/validate.ts";
 import { HALF, layOut, METADATA, type SafetensorsDtype, tensorOf, type Writable } from "../interop/safetensors.ts";
 import { besselFactor, FRAMEWORKS, NAMES } from "../interop/state-dict.ts";
@@ -143,7 +143,7 @@ export async function convert(source: ByteSource, options: ConvertOptions): Prom
       source.name,
       "the file",
       `batch norms with the names of ${from ?? "a framework"}`,
-      `${tensors.length} tensors without`,
+      asIs(`${tensors.length} tensors without`),
       from === undefined
         ? "pass `from` (--from) if they are ONNX's of before opset 14"
         : "leave out `from` (--from), or name another framework",
@@ -256,7 +256,7 @@ async function open(source: ByteSource): Promise<Opened> {
       source.name,
       "the model",
       "a layers model, whose weights have the names of their layers",
-      "a graph model",
+      asIs("a graph model"),
       "convert the model that the graph was made of",
     );
   return { format, tensors: model.tensors, metadata: {}, records: byName(await tfjsBatchNorms(model)) };
@@ -566,7 +566,7 @@ function checkNames(file: string, outputs: readonly Output[]): void {
         file,
         `the new name ${JSON.stringify(name.slice(0, 60))}`,
         "one tensor",
-        "two",
+        asIs("two"),
         "rename one of the two layers in the file, or pass `from` (--from) if the names are of another framework",
       );
     seen.add(name);

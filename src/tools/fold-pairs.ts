@@ -1,7 +1,7 @@
 // Folding of a safetensors file. It has tensors and their names, but not which layer a batch norm follows, so that the
 // caller names the pairs. The names are PyTorch's.
 
-import { inFile, wrongFile, wrongValue } from "../common/errors.ts";
+import { asIs, inFile, wrongFile, wrongValue } from "../common/errors.ts";
 import { checkKeys } from "../common/validate.ts";
 import { foldUnrounded } from "../interop/fold.ts";
 import { readSafetensors, type SafeTensor, type WritableTensor, writeSafetensors } from "../interop/safetensors.ts";
@@ -79,7 +79,7 @@ function floatTensor(file: string, tensors: Record<string, SafeTensor>, name: st
   const tensor = tensors[name];
   const data = tensor && floatsOf(tensor.data, tensor.dtype);
   if (!data) {
-    const got = tensor ? `elements of type ${tensor.dtype}` : "none";
+    const got = asIs(tensor ? `elements of type ${tensor.dtype}` : "none");
     throw wrongFile(file, where, `a tensor ${name} of floats`, got, "look at the names in the file");
   }
   return {
@@ -129,7 +129,7 @@ export async function foldPairs(
       seen.add(name);
     }
     const record = records.get(batchNorm);
-    if (!record || !isPytorch(record)) throw fail(`a batch norm ${batchNorm} with PyTorch's names`, "none");
+    if (!record || !isPytorch(record)) throw fail(`a batch norm ${batchNorm} with PyTorch's names`, asIs("none"));
     const { gamma = null, beta = null, mean, variance, problems } = record;
     if (problems || !mean || !variance) throw fail("a batch norm that is complete", problems?.[0]);
     const names = { weight: tensorName(layer, "weight"), bias: tensorName(layer, "bias") };

@@ -1,7 +1,7 @@
 // Random access to the bytes of a model file, and of the files beside it that it names: shards and external data. Readers
 // see only this interface, so that they run on files of Node, on Files of a browser and on bytes in memory.
 
-import { wrongFile } from "../common/errors.ts";
+import { asIs, wrongFile } from "../common/errors.ts";
 
 /** The bytes of a file, of which any range can be read, and the files beside it. */
 export interface ByteSource {
@@ -58,7 +58,7 @@ function sourceAmong<T>(
       const inside = siblingPath(name, path);
       const other = files.get(inside);
       if (other === undefined)
-        throw wrongFile(name, `the file ${inside} beside it`, "a file", "none", "pass it with the model");
+        throw wrongFile(name, `the file ${inside} beside it`, "a file", asIs("none"), "pass it with the model");
       return sourceAmong(inside, files, other, sizeOf, read);
     },
   };
@@ -103,7 +103,7 @@ export function blobSource(file: BlobLike, siblings: readonly BlobLike[] = []): 
 export async function readRange(source: ByteSource, where: string, begin: number, end: number): Promise<Uint8Array> {
   const { name, size } = source;
   if (!(Number.isSafeInteger(begin) && Number.isSafeInteger(end) && begin >= 0 && begin <= end && end <= size))
-    throw wrongFile(name, where, `a range inside the file's ${size} bytes`, `bytes ${begin} to ${end}`);
+    throw wrongFile(name, where, `a range inside the file's ${size} bytes`, asIs(`bytes ${begin} to ${end}`));
   const bytes = await source.read(begin, end);
   if (bytes.length !== end - begin) throw wrongFile(name, where, `${end - begin} bytes`, bytes.length);
   return bytes;

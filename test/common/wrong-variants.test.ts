@@ -359,7 +359,7 @@ testWrongUse({
         bn.backward(dy, { dxOut: out, sums: SUMS });
       },
       RangeError,
-      /^sums: expected a forward without ghost batches, renorm, prior and perSample, got "one with them"$/,
+      /^sums: expected a forward without ghost batches, renorm, prior and perSample, got one with them$/,
     ],
     [
       "with sums after a scale of every sample's own",
@@ -389,7 +389,7 @@ testWrongUse({
         batchNormGradientSums(dy, saved);
       },
       RangeError,
-      /^saved: expected a forward without perSample, got "one with it"$/,
+      /^saved: expected a forward without perSample, got one with it$/,
     ],
     [
       "with sums of dy of another shape",

@@ -88,10 +88,10 @@ describe("exchanges", () => {
     );
     for (const { code, message } of lengths) {
       expect(code).toBe("group");
-      expect(message).toMatch(/^rank 1: expected a sum of 3 numbers as on rank 0, got "a sum of 2 numbers"/);
+      expect(message).toMatch(/^rank 1: expected a sum of 3 numbers as on rank 0, got a sum of 2 numbers/);
     }
     for (const { message } of kinds)
-      expect(message).toMatch(/^rank 2: expected a sum of 3 numbers as on rank 0, got "a gather of 3 numbers"/);
+      expect(message).toMatch(/^rank 2: expected a sum of 3 numbers as on rank 0, got a gather of 3 numbers/);
     const values = groups.map(() => Float64Array.of(1));
     await Promise.all(groups.map((group, rank) => group.sum(values[rank] as Float64Array)));
     expect(values.map(([v]) => v)).toEqual([3, 3, 3]);

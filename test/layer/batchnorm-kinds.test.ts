@@ -90,7 +90,7 @@ describe.each(BUILDS.flatMap((build) => LAYOUTS.map((layout) => ({ build, layout
       bn.forward(plain.input(2));
       refused(
         () => bn.backward({ data: a, shape }, { dxOut: { data: b, shape } }),
-        /^dxOut: expected memory of its own, or exactly the source's, got an array that overlaps it in part; pass another/,
+        /^dxOut: expected memory of its own, or exactly dy's, got an array that overlaps dy in part; pass another/,
       );
       expect(a).toEqual(data);
       // the same bytes through another view are the same memory

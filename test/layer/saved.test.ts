@@ -129,7 +129,7 @@ describe("bn.saved", () => {
       expect(() => bn.backward(input(2), { saved: wrong as Saved, dxOut })).toThrow(/^saved: expected /);
     for (const wrong of [other, wide])
       expect(() => bn.backward(input(2), { saved: wrong, dxOut })).toThrow(
-        'saved: expected a forward of 3 channels of float32, got "one of another layer"',
+        "saved: expected a forward of 3 channels of float32, got one of another layer",
       );
     expect(dxOut).toEqual(input(7));
     expect(bn.backward(input(2)).dx.shape).toEqual([8, 3]);

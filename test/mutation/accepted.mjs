@@ -742,7 +742,7 @@ export const accepted = [
       ],
       ["if (subBatches[0]?.conditional) {", "subBatches[0]?.conditional → subBatches[0].conditional"],
       [
-        'if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", "one with it");',
+        'if (saved.subBatches[0]?.conditional) throw wrongValue("saved", "a forward without perSample", asIs("one with it"));',
         "saved.subBatches[0]?.conditional → saved.subBatches[0].conditional",
       ],
     ],

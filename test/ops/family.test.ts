@@ -15,6 +15,7 @@ import {
   type NormOptions,
   normBackward,
   type Parameters,
+  type PlainTensor,
   rmsNormForward,
   Tensor,
   type TensorLike,
@@ -461,6 +462,7 @@ describe("calls", () => {
     for (const r of [
       groupNormForward({ data: new Float32Array(), shape: [0, 4, 5] }, 2, { gamma }),
       instanceNormForward({ data: new Float32Array(), shape: [0, 4, 5] }, { gamma }),
+      instanceNormForward({ data: new Float32Array(), shape: [0, 4] }, { gamma }),
       instanceNormForward({ data: new Float32Array(), shape: [3, 0, 4] }, { gamma }, { layout: "channels-last" }),
       layerNormForward({ data: new Float32Array(), shape: [0, 4] }, 4, { gamma }),
       rmsNormForward({ data: new Float32Array(), shape: [0, 4] }, 4, { gamma }),
@@ -470,6 +472,42 @@ describe("calls", () => {
       expect(dx?.shape).toEqual(r.y.shape);
       expect(dGamma).toBeAllclose([0, 0, 0, 0]);
     }
+  });
+
+  it.each(MIXED)("$name: take gamma without beta, and beta without gamma", (c) => {
+    const size = sizeOf(c.shape);
+    const [input, dy] = [1, 2].map((seed) => ({ data: normal(seed, size), shape: c.shape })) as [
+      PlainTensor,
+      PlainTensor,
+    ];
+    const both = parametersOf(c);
+    const ones = new Float32Array(c.of.entries).fill(1);
+    const neutral = { gamma: ones, ...(both.beta && { beta: ones.map(() => 0) }) };
+    for (const name of Object.keys(both) as ("gamma" | "beta")[]) {
+      const alone = c.run(input, { [name]: both[name] });
+      const expected = c.run(input, { ...neutral, [name]: both[name] });
+      expect(alone.y.data).toBeAllclose(expected.y.data);
+      const gradients = normBackward(dy, alone.saved);
+      const all = normBackward(dy, expected.saved);
+      const of = name === "gamma" ? "dGamma" : "dBeta";
+      expect(Object.keys(gradients).sort()).toEqual([of, "dx"].sort());
+      expect(gradients[of]).toBeAllclose(all[of] as Float32Array);
+      expect(gradients.dx.data).toBeAllclose(all.dx.data);
+    }
+  });
+
+  it("differentiate RMS norm of one element, from which no mean is subtracted", () => {
+    const x = { data: Float32Array.of(3, -0.5, 10), shape: [3, 1] };
+    const dy = { data: Float32Array.of(1, 2, -3), shape: [3, 1] };
+    const { saved, invStd } = rmsNormForward(x, 1, { gamma: Float32Array.of(2) }, { epsilon: 4 });
+    const { dx, dGamma } = normBackward(dy, saved);
+    const xHat = x.data.map((v, i) => v * (invStd[i] as number));
+    const expected = xHat.map((v, i) => 2 * (dy.data[i] as number) * (invStd[i] as number) * (1 - v * v));
+    expect(dx.data).toBeAllclose(expected, { rtol: 1e-6 });
+    expect(dGamma?.[0]).toBeCloseTo(
+      xHat.reduce((sum, v, i) => sum + v * (dy.data[i] as number), 0),
+      6,
+    );
   });
 
   it("give beta for groups of one value where there are several, and no dx, as in PyTorch", () => {
@@ -590,6 +628,20 @@ describe("calls", () => {
     const dy = { data: x.data.slice(), shape: x.shape };
     expect(() => normBackward(dy, saved, { dxOut: x })).toThrow(code("in-place"));
     expect(() => normBackward(dy, saved, { dxOut: x })).toThrow(/^dxOut: .* than x, /);
+    const memory = new Float32Array(49);
+    const shifted = { data: memory.subarray(1), shape: x.shape };
+    expect(() => normBackward(shifted, saved, { dxOut: { data: memory.subarray(0, 48), shape: x.shape } })).toThrow(
+      /^dxOut: expected memory of its own, or exactly dy's, got an array that overlaps dy /,
+    );
+    for (const [other, source, dxOut] of [
+      ["x", x.data, undefined],
+      ["dy", dy.data, undefined],
+      ["dxOut", memory, shifted],
+    ] as const)
+      for (const name of ["dGammaOut", "dBetaOut"])
+        expect(() => normBackward(dy, saved, { [name]: source.subarray(8, 12), ...(dxOut && { dxOut }) })).toThrow(
+          new RegExp(`^${name}: .* ${other}`),
+        );
     expect(() => normBackward(dy, saved, { needs: [] as never })).toThrow(/^needs: expected /);
     for (const name of ["dx", "dGamma", "dBeta"])
       expect(() => normBackward(dy, saved, { needs: { [name]: 1 } })).toThrow(`needs.${name}: expected `);
@@ -597,6 +649,10 @@ describe("calls", () => {
     expect(() => normBackward(dy, saved, { dGammaOut: new Float32Array(3) })).toThrow(/^dGammaOut: expected 4/);
     expect(() => normBackward(dy, saved, { needs: { dResidual: true } } as never)).toThrow(TypeError);
     expect(() => normBackward(dy, saved, { sums: {} } as never)).toThrow(TypeError);
+    const changed = { data: x.data.slice(), shape: x.shape };
+    const changedSaved = groupNormForward(changed, 2).saved;
+    changed.data = changed.data.slice(1);
+    expect(() => normBackward(dy, changedSaved)).toThrow(/^x: expected 48 elements/);
     const gone = tensor([2, 4, 6], x.data);
     const of = groupNormForward(gone, 2);
     gone.dispose();

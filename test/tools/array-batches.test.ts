@@ -136,8 +136,8 @@ describe("a tensor of a safetensors file", () => {
 
   test.each([
     ["another name", { x }, { tensor: "y" }, 'the tensor: expected one of x, got "y"'],
-    ["no name of two", { x, y: x }, {}, 'the tensor: expected one of x, y, got "no name"'],
-    ["no tensor", {}, {}, 'the tensor: expected a tensor, got "no name"'],
+    ["no name of two", { x, y: x }, {}, "the tensor: expected one of x, y, got no name"],
+    ["no tensor", {}, {}, "the tensor: expected a tensor, got no name"],
     ["complex numbers", { x: { ...x, shape: [3], dtype: "C64" as const } }, {}, "integers, or floats of 16 to 64 bits"],
   ])("%s is refused", async (_, tensors, options, message) => {
     const error = await batchesOf(safe(tensors as Record<string, WritableTensor>), options).catch((reason) => reason);

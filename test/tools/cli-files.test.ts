@@ -192,7 +192,7 @@ describe("an input", () => {
         status: 2,
         stdout: "",
         stderr:
-          'pipe: the file: expected one that can be read, got "a pipe or a device"; write its bytes to a file first\n',
+          "pipe: the file: expected one that can be read, got a pipe or a device; write its bytes to a file first\n",
       });
     expect(shell("cat in.safetensors | $cli inspect /dev/stdin").stderr).toContain("write its bytes to a file first");
     expect(shell("$cli inspect /dev/stdin < in.safetensors").status).toBe(0);

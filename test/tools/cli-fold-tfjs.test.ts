@@ -377,7 +377,7 @@ describe("gives 2 and a message without a stack, and writes nothing, for", () =>
         model.modelTopology = { node: [], versions: {} };
       },
       [],
-      "model.json: modelTopology: expected a layers model's, got \"a graph model's\"",
+      "model.json: modelTopology: expected a layers model's, got a graph model's",
     ],
     [
       "weights alone",
@@ -385,7 +385,7 @@ describe("gives 2 and a message without a stack, and writes nothing, for", () =>
         delete model.modelTopology;
       },
       [],
-      'model.json: modelTopology: expected a layers model\'s, got "none"',
+      "model.json: modelTopology: expected a layers model's, got none",
     ],
     [
       "a topology that is none",

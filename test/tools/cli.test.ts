@@ -89,7 +89,7 @@ describe("inspect", () => {
 
   test.each([
     ["a file that is not there", ["none.safetensors"], "none.safetensors: the file: expected one that can be read"],
-    ["a folder", ["folder.safetensors"], 'folder.safetensors: the file: expected one that can be read, got "a folder"'],
+    ["a folder", ["folder.safetensors"], "folder.safetensors: the file: expected one that can be read, got a folder"],
     ["a damaged file", ["cut.safetensors"], "cut.safetensors: "],
     ["no file", [], "missing required argument 'file'"],
     ["two files", ["good.safetensors", "bad.safetensors"], "too many arguments"],

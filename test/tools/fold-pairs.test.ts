@@ -97,12 +97,12 @@ describe("foldPairs", () => {
     [
       "a batch norm that is not there",
       [{ layer: "conv", batchNorm: "bn" }],
-      /the pair conv:bn: expected a batch norm bn with PyTorch's names, got "none"/,
+      /the pair conv:bn: expected a batch norm bn with PyTorch's names, got none/,
     ],
     [
       "a layer that is not there",
       [{ layer: "cnv", batchNorm: "conv_bn" }],
-      /the pair cnv:conv_bn: expected a tensor cnv\.weight of floats, got "none"/,
+      /the pair cnv:conv_bn: expected a tensor cnv\.weight of floats, got none/,
     ],
     [
       "one batch norm twice",

@@ -242,7 +242,7 @@ describe("refused with the file's name, the place and the remedy", () => {
   const whole = file(bn);
   test.each([
     ["an empty file", new Uint8Array(0), "an empty file"],
-    ["another format", new TextEncoder().encode("<!doctype html><html>"), 'got "something else"'],
+    ["another format", new TextEncoder().encode("<!doctype html><html>"), "got something else"],
     ["a pointer of Git LFS", new TextEncoder().encode("version https://git-lfs.github.com/spec/v1"), "git lfs pull"],
     ["a file that ends in the header", whole.subarray(0, 100), "header: expected at most 92 bytes"],
     ["a file that ends in the data", whole.subarray(0, whole.length - 1), "data: expected"],

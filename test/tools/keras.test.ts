@@ -216,12 +216,7 @@ describe("an archive is refused", () => {
   const ENTRY = "PK\x01\x02";
 
   test("without weights", () =>
-    refuses(
-      "a.keras",
-      zipSync({ "config.json": parts["config.json"] as Uint8Array }),
-      "model.weights.h5",
-      'got "none"',
-    ));
+    refuses("a.keras", zipSync({ "config.json": parts["config.json"] as Uint8Array }), "model.weights.h5", "got none"));
 
   test("that is cut off", () => refuses("a.keras", file("keras3.keras").slice(0, 60_000), "the file is cut off"));
 

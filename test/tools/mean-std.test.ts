@@ -175,7 +175,7 @@ describe("arrays", () => {
     const tensors = { y: Int32Array.of(1, 2), x: { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] } };
     writeFileSync(at("d.safetensors"), writeSafetensors(tensors));
     expect(report("d.safetensors", "--tensor", "x")).toMatchObject({ mean: [2, 20], std: [1, 10] });
-    expectRefused(["d.safetensors"], 'd.safetensors: the tensor: expected one of x, y, got "no name"');
+    expectRefused(["d.safetensors"], "d.safetensors: the tensor: expected one of x, y, got no name");
   });
 
   test("several files are one data set; other channels are refused", () => {

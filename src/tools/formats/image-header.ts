@@ -1,6 +1,6 @@
 // What the header of an image says of its size, so that an image is refused before it is decoded.
 
-import { wrongFile } from "../../common/errors.ts";
+import { asIs, wrongFile } from "../../common/errors.ts";
 
 /** The header of an image. */
 export interface ImageHeader {
@@ -35,16 +35,24 @@ export function readImageHeader(name: string, bytes: Uint8Array): ImageHeader {
     if (PNG_SIGNATURE.every((byte, i) => bytes[i] === byte)) header = pngHeader(name, view, bytes);
     else if (bytes[0] === 0xff && bytes[1] === 0xd8) header = jpegHeader(name, view);
     else if (tag(bytes, 0) === "RIFF" && tag(bytes, 8) === "WEBP") header = webpHeader(name, view, bytes);
-    else throw wrongFile(name, "the file", "JPEG, PNG or WebP", bytes.length ? "something else" : "an empty file");
+    else
+      throw wrongFile(name, "the file", "JPEG, PNG or WebP", asIs(bytes.length ? "something else" : "an empty file"));
   } catch (error) {
     // a DataView throws it for an offset beyond the end
-    if (error instanceof RangeError) throw wrongFile(name, "the header", "a whole one", "a file that ends inside it");
+    if (error instanceof RangeError)
+      throw wrongFile(name, "the header", "a whole one", asIs("a file that ends inside it"));
     throw error;
   }
   const { width, height } = header;
-  if (width < 1 || height < 1) throw wrongFile(name, "the size", "at least one pixel", `${width}×${height}`);
+  if (width < 1 || height < 1) throw wrongFile(name, "the size", "at least one pixel", asIs(`${width}×${height}`));
   if (width * height > MAX_PIXELS)
-    throw wrongFile(name, "the size", `at most ${MAX_PIXELS} pixels`, `${width}×${height}`, "scale it down first");
+    throw wrongFile(
+      name,
+      "the size",
+      `at most ${MAX_PIXELS} pixels`,
+      asIs(`${width}×${height}`),
+      "scale it down first",
+    );
   return header;
 }
 
@@ -77,7 +85,7 @@ function jpegHeader(name: string, view: DataView): ImageHeader {
         throw wrongFile(name, "the image", "grey or colours of three components", components, "convert it to RGB");
       const [height, width] = [view.getUint16(at + 5), view.getUint16(at + 7)];
       return { format: "JPEG", width, height, channels: components, depth: 8 };
-    } else if (marker === 0xd9 || marker === 0xda) throw wrongFile(name, "the image", "a frame", "none");
+    } else if (marker === 0xd9 || marker === 0xda) throw wrongFile(name, "the image", "a frame", asIs("none"));
     else at += 2 + view.getUint16(at + 2);
   }
 }
@@ -101,7 +109,7 @@ function webpHeader(name: string, view: DataView, bytes: Uint8Array): ImageHeade
   }
   if (kind !== "VP8X") throw wrongFile(name, "the first chunk", "VP8, VP8L or VP8X", kind);
   if (view.getUint8(20) & ANIMATION)
-    throw wrongFile(name, "the image", "a still one", "an animation", "save its frames as images");
+    throw wrongFile(name, "the image", "a still one", asIs("an animation"), "save its frames as images");
   const size = (at: number) => 1 + view.getUint16(at, true) + (view.getUint8(at + 2) << 16);
   return webp(size(24), size(27));
 }

@@ -1,6 +1,6 @@
 // The formats of model files: how a file of each is recognised, and what reads it. A new format is one line of FORMATS.
 
-import { wrongFile } from "../../common/errors.ts";
+import { asIs, wrongFile } from "../../common/errors.ts";
 import type { BatchNormReader, BatchNormRecord, ModelFormat } from "../batch-norm-record.ts";
 import { readOnnxBatchNorms } from "../onnx/read.ts";
 import { type ByteSource, readRange } from "../source.ts";
@@ -70,9 +70,9 @@ export async function formatOf(source: ByteSource): Promise<Format> {
   const { name, size } = source;
   const head = await readRange(source, "the beginning", 0, Math.min(HEAD, size));
   const other = OTHERS.find(([matches]) => matches(head, name));
-  if (other) throw wrongFile(name, "the file", KNOWN, other[1], other[2]);
+  if (other) throw wrongFile(name, "the file", KNOWN, asIs(other[1]), other[2]);
   const found = FORMATS.find(({ matches }) => matches(head, name));
-  if (!found) throw wrongFile(name, "the file", KNOWN, size ? "something else" : "an empty file");
+  if (!found) throw wrongFile(name, "the file", KNOWN, asIs(size ? "something else" : "an empty file"));
   return found;
 }
 

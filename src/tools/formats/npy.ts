@@ -2,7 +2,7 @@
 //
 //   | "\x93NUMPY" | major, minor: u8 | length: u16, from version 2 on u32 | a Python dictionary as text | data |
 
-import { wrongFile } from "../../common/errors.ts";
+import { asIs, wrongFile } from "../../common/errors.ts";
 import type { HeaderEntry, SafetensorsDtype } from "../../interop/safetensors.ts";
 import { type ByteSource, readRange } from "../source.ts";
 
@@ -60,7 +60,7 @@ export async function openNpy(source: ByteSource): Promise<{ start: number; entr
     .filter((part) => part.trim())
     .map(Number);
   if (order === "True" && shape.length > 1)
-    throw wrongFile(name, "the order", "C's", "Fortran's", "save numpy.ascontiguousarray(array)");
+    throw wrongFile(name, "the order", "C's", asIs("Fortran's"), "save numpy.ascontiguousarray(array)");
   const expected = shape.includes(0) ? 0 : shape.reduce((a, b) => a * b, bytes);
   if (expected !== size - start) throw wrongFile(name, "the data", `${expected} bytes for [${shape}]`, size - start);
   return { start, entry: { name, label: "the array", dtype, shape, begin: 0, end: expected } };

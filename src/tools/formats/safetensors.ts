@@ -1,6 +1,6 @@
 // Batch norms of a safetensors file. Only the header and the ranges of their tensors are read.
 
-import { inFile, wrongFile } from "../../common/errors.ts";
+import { asIs, inFile, wrongFile } from "../../common/errors.ts";
 import { isObject } from "../../common/validate.ts";
 import { type HeaderEntry, headerEnd, LENGTH_BYTES, readHeader, tensorOf } from "../../interop/safetensors.ts";
 import { countOf } from "../../interop/state-dict.ts";
@@ -100,7 +100,7 @@ export async function shardedTensors(source: ByteSource): Promise<Tensors> {
     const shard = await safetensorsTensors(await source.sibling(path as string));
     const names = new Set(shard.tensors.map(({ name }) => name));
     const missing = Object.entries(map).find(([name, other]) => other === path && !names.has(name));
-    if (missing) throw wrongFile(file, "weight_map", `the tensor ${missing[0]} in ${path}`, "none there");
+    if (missing) throw wrongFile(file, "weight_map", `the tensor ${missing[0]} in ${path}`, asIs("none there"));
     tensors.push(...shard.tensors);
     Object.assign(metadata, shard.metadata);
   }

@@ -2,6 +2,7 @@
 // edited model. (onnx.proto; onnx/docs/IR.md)
 
 import { WireType } from "@bufbuild/protobuf/wire";
+import { asIs } from "../../common/errors.ts";
 import { entryOf, type TensorMessage, tensorMessage } from "./tensor.ts";
 import { type Field, joined, lastOf, lengthDelimited, Wire } from "./wire.ts";
 
@@ -122,7 +123,11 @@ export class Node {
   #value(name: string, number: number): Field | undefined {
     const attribute = this.attributes.get(name);
     if (attribute && lastOf(attribute.fields, ATTRIBUTE.reference))
-      throw this.graph.wire.malformed(this.#place, `a value of the attribute ${name}`, "a reference to a function's");
+      throw this.graph.wire.malformed(
+        this.#place,
+        `a value of the attribute ${name}`,
+        asIs("a reference to a function's"),
+      );
     return attribute && lastOf(attribute.fields, number);
   }
 
@@ -289,7 +294,8 @@ export class Graph {
     this.path = path;
     this.depth = depth;
     this.place = path ? `graph ${JSON.stringify(path.slice(0, -1))}` : "graph";
-    if (depth > MAX_DEPTH) throw wire.malformed(this.place, `at most ${MAX_DEPTH} graphs inside each other`, "more");
+    if (depth > MAX_DEPTH)
+      throw wire.malformed(this.place, `at most ${MAX_DEPTH} graphs inside each other`, asIs("more"));
     this.#fields = wire.fields(bytes, this.place, Object.values(GRAPH));
     const of = (number: number) => this.#fields.filter((field) => field.number === number);
     const messages = (number: number) => of(number).map((field) => ({ field, bytes: wire.bytes(field, this.place) }));

@@ -3,7 +3,7 @@
 // (protobuf.dev/programming-guides/encoding)
 
 import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import { wrongFile } from "../../common/errors.ts";
+import { asIs, wrongFile } from "../../common/errors.ts";
 
 /** One or several fields of a message. */
 export interface Field {
@@ -65,9 +65,14 @@ export class Wire {
           fields.push({ number, type, raw: bytes.subarray(begin, reader.pos), value });
         } else reader.skip(type, number);
       } catch (reason) {
-        throw this.malformed(`${place}, byte ${begin}`, "a field of a protobuf message", (reason as Error).message);
+        throw this.malformed(
+          `${place}, byte ${begin}`,
+          "a field of a protobuf message",
+          asIs((reason as Error).message),
+        );
       }
-      if (fields.length > this.#left) throw this.malformed(place, `at most ${this.#most} fields in a file`, "more");
+      if (fields.length > this.#left)
+        throw this.malformed(place, `at most ${this.#most} fields in a file`, asIs("more"));
     }
     endOpaque(bytes.length);
     this.#left -= fields.length;
@@ -77,7 +82,7 @@ export class Wire {
   /** Returns a field's value if the field is a string, bytes, a message or a packed list. */
   bytes(field: Field, place: string): Uint8Array {
     if (field.type !== WireType.LengthDelimited)
-      throw this.malformed(`${place}, field ${field.number}`, "bytes with a length", `wire type ${field.type}`);
+      throw this.malformed(`${place}, field ${field.number}`, "bytes with a length", asIs(`wire type ${field.type}`));
     return field.value;
   }
 
@@ -87,7 +92,7 @@ export class Wire {
       return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(this.bytes(field, place));
     } catch (reason) {
       if (!(reason instanceof TypeError)) throw reason;
-      throw this.malformed(`${place}, field ${field.number}`, "text in UTF-8", "other bytes");
+      throw this.malformed(`${place}, field ${field.number}`, "text in UTF-8", asIs("other bytes"));
     }
   }
 
@@ -117,7 +122,7 @@ export class Wire {
         throw this.malformed(
           `${place}, field ${field.number}`,
           `numbers of ${bytes} bytes`,
-          `${field.value.length} bytes`,
+          asIs(`${field.value.length} bytes`),
         );
       const { buffer } = new Uint8Array(field.value); // a copy, which is aligned
       return bytes === 4 ? new Float32Array(buffer) : new Float64Array(buffer);

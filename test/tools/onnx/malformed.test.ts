@@ -68,15 +68,15 @@ describe("a file that breaks a rule gives an error that names the file and the p
     [
       "a length beyond the end",
       join(modelOf(BN).subarray(0, -6)),
-      /model, byte \d+: expected a field of a protobuf message, got "premature EOF"/,
+      /model, byte \d+: expected a field of a protobuf message, got premature EOF/,
     ],
     ["a length of 4 GiB", Uint8Array.of(0x3a, 0xff, 0xff, 0xff, 0xff, 0x0f), /expected a field of a protobuf message/],
     [
       "a group",
       modelOf(Uint8Array.of(0x0b, 0x0c)),
-      /graph, byte 0: expected a field of a protobuf message, got "a group"/,
+      /graph, byte 0: expected a field of a protobuf message, got a group/,
     ],
-    ["a graph that is a number", varint(7, 1), /model, field 7: expected bytes with a length, got "wire type 0"/],
+    ["a graph that is a number", varint(7, 1), /model, field 7: expected bytes with a length, got wire type 0/],
     [
       "a name that is not UTF-8",
       modelOf(nodeOf("Relu", ["x"], [])).map((b) => (b === 0x78 ? 0xff : b)),
@@ -105,7 +105,7 @@ describe("a file that breaks a rule gives an error that names the file and the p
       ),
       /graph, node "y": expected every attribute once, got "a"/,
     ],
-    ["33 graphs in each other", nested(34), /expected at most 32 graphs inside each other, got "more"/],
+    ["33 graphs in each other", nested(34), /expected at most 32 graphs inside each other, got more/],
     [
       "a negative size",
       modelOf(join(BN, tensorOf("g", [-1], floats(1)))),
@@ -130,7 +130,7 @@ describe("a file that breaks a rule gives an error that names the file and the p
     [
       "a float_data of 5 bytes",
       modelOf(join(BN, tensorOf("g", [1], lengthDelimited(4, new Uint8Array(5))))),
-      /field 4: expected numbers of 4 bytes, got "5 bytes"/,
+      /field 4: expected numbers of 4 bytes, got 5 bytes/,
     ],
     [
       "external data above the folder",

@@ -6,7 +6,7 @@
 // which ends cycles, and shared parts that would be read again and again.
 
 import { unzlibSync } from "fflate";
-import { wrongFile } from "../../../common/errors.ts";
+import { asIs, wrongFile } from "../../../common/errors.ts";
 import type { SafetensorsDtype } from "../../../interop/safetensors.ts";
 import { type ByteSource, readRange } from "../../source.ts";
 import { inflated } from "./inflate.ts";
@@ -140,7 +140,8 @@ class Hdf5File {
   claim(where: string, bytes: number): void {
     this.#claimed += bytes;
     const most = 4 * this.#source.size;
-    if (!(this.#claimed <= most)) throw this.wrong(where, "parts that do not overlap", "parts larger than the file");
+    if (!(this.#claimed <= most))
+      throw this.wrong(where, "parts that do not overlap", asIs("parts larger than the file"));
   }
 
   /** Reads a part of the file. */
@@ -155,7 +156,7 @@ class Hdf5File {
   }
 
   cursor(where: string, bytes: Uint8Array): Cursor {
-    return new Cursor(bytes, () => this.wrong(where, "all its fields", `${bytes.length} bytes`));
+    return new Cursor(bytes, () => this.wrong(where, "all its fields", asIs(`${bytes.length} bytes`)));
   }
 
   async cursorAt(where: string, begin: number, length: number): Promise<Cursor> {
@@ -178,11 +179,11 @@ class Hdf5File {
     if (version < 2) cursor.take(4);
     const [offsets, lengths] = [cursor.uint(1), cursor.uint(1)];
     if (offsets !== 8 || lengths !== 8)
-      throw this.wrong(where, "addresses and lengths of 8 bytes", `${offsets} and ${lengths}`);
+      throw this.wrong(where, "addresses and lengths of 8 bytes", asIs(`${offsets} and ${lengths}`));
     // flags, and in the older versions constants of trees
     cursor.take(version < 2 ? ([9, 13][version] ?? 9) : 1);
     const base = cursor.uint(8);
-    if (base !== 0) throw this.wrong(where, "a file that begins with HDF5", `an offset of ${base}`);
+    if (base !== 0) throw this.wrong(where, "a file that begins with HDF5", asIs(`an offset of ${base}`));
     // the older versions have three addresses and an entry, whose second address it is
     cursor.take(version < 2 ? 32 : 16);
     return cursor.uint(8);
@@ -246,7 +247,7 @@ class Hdf5File {
           throw this.wrong(
             where,
             "links in the group's header or a symbol table",
-            "links in a fractal heap",
+            asIs("links in a fractal heap"),
             'write the file again by h5py without libver="latest" and track_order',
           );
       }
@@ -307,7 +308,11 @@ class Hdf5File {
       this.expectSignature(where, head, "TREE");
       const [found, level, count] = [head.uint(1), head.uint(1), head.uint(2)];
       if (found !== type || (node.level !== undefined && node.level !== level))
-        throw this.wrong(where, `a node of type ${type} and level ${node.level ?? "of any"}`, `${found}, ${level}`);
+        throw this.wrong(
+          where,
+          `a node of type ${type} and level ${node.level ?? "of any"}`,
+          asIs(`${found}, ${level}`),
+        );
       const rows = await this.cursorAt(where, node.at + 24, count * (width + 8));
       for (let i = 0; i < count; i++) {
         const key = this.cursor(where, rows.take(width));
@@ -323,7 +328,7 @@ class Hdf5File {
     const heap = this.#heaps.get(address) ?? this.#readHeap(where, address);
     this.#heaps.set(address, heap);
     const found = (await heap).get(index);
-    if (!found) throw this.wrong(where, `the object ${index} of the heap at ${address}`, "none there");
+    if (!found) throw this.wrong(where, `the object ${index} of the heap at ${address}`, asIs("none there"));
     return found;
   }
 
@@ -384,7 +389,7 @@ class Hdf5File {
     else if (kind === 2) return [0];
     const shape = Array.from({ length: rank }, () => cursor.uint(8));
     if (!Number.isSafeInteger(product(shape)) || !shape.every(Number.isSafeInteger))
-      throw this.wrong(where, "fewer than 2^53 elements", `[${shape}]`);
+      throw this.wrong(where, "fewer than 2^53 elements", asIs(`[${shape}]`));
     return shape;
   }
 
@@ -416,18 +421,19 @@ class Hdf5File {
   datasetOf(where: string, messages: readonly Message[], isBfloat16: boolean): Hdf5Dataset | undefined {
     const find = (type: number) => {
       const found = messages.find((message) => message.type === type);
-      if (found?.isShared) throw this.wrong(where, "a description of its own", "one that is shared");
+      if (found?.isShared) throw this.wrong(where, "a description of its own", asIs("one that is shared"));
       return found?.data;
     };
     const layout = find(MESSAGE.layout);
     if (!layout) return undefined;
     const [space, datatype] = [find(MESSAGE.dataspace), find(MESSAGE.datatype)];
-    if (!space || !datatype) throw this.wrong(where, "a shape and a type", "none");
+    if (!space || !datatype) throw this.wrong(where, "a shape and a type", asIs("none"));
     const shape = this.shapeOf(where, space);
     const stored = this.typeOf(where, datatype);
     const type = isBfloat16 && stored.size === 2 ? ({ name: "bfloat16", size: 2, type: "BF16" } as const) : stored;
     const size = product(shape) * type.size;
-    if (!Number.isSafeInteger(size)) throw this.wrong(where, "fewer than 2^53 bytes", `[${shape}] of ${type.name}`);
+    if (!Number.isSafeInteger(size))
+      throw this.wrong(where, "fewer than 2^53 bytes", asIs(`[${shape}] of ${type.name}`));
     const read = this.#reader(where, layout, find(MESSAGE.filters), { shape, size, width: type.size });
     return { shape, type, size, read };
   }
@@ -445,7 +451,7 @@ class Hdf5File {
       throw this.wrong(
         where,
         "chunks in a tree of version 1, or no chunks",
-        `a layout of version ${version}`,
+        asIs(`a layout of version ${version}`),
         'write the file again by h5py without libver="latest"',
       );
     if (size === 0) return async () => new Uint8Array(0);
@@ -457,16 +463,16 @@ class Hdf5File {
     if (kind === 1) {
       const [address, stored] = [cursor.uint(8), cursor.uint(8)];
       if (stored !== size || !(address + size <= this.#source.size))
-        throw this.wrong(where, `${size} bytes inside the file`, `${stored} bytes at ${address}`);
+        throw this.wrong(where, `${size} bytes inside the file`, asIs(`${stored} bytes at ${address}`));
       this.claim(where, size);
       return (begin, end) => this.elements(where, address + begin, address + end);
     }
-    if (kind !== 2) throw this.wrong(where, "a layout of chunks or of one range", `the class ${kind}`);
+    if (kind !== 2) throw this.wrong(where, "a layout of chunks or of one range", asIs(`the class ${kind}`));
     const rank = cursor.uint(1) - 1;
     const address = cursor.uint(8);
     const chunk = Array.from({ length: Math.max(0, rank) }, () => cursor.uint(4));
     if (rank !== shape.length || cursor.uint(4) !== width || chunk.includes(0))
-      throw this.wrong(where, `chunks of ${shape.length} axes`, `[${chunk}]`);
+      throw this.wrong(where, `chunks of ${shape.length} axes`, asIs(`[${chunk}]`));
     const chunks = new Chunks(this, where, { shape, size, width, chunk, address }, this.#filtersOf(where, filters));
     return (begin, end) => chunks.read(begin, end);
   }
@@ -488,7 +494,12 @@ class Hdf5File {
     });
     const other = filters.find((id) => !Object.values<number>(FILTER).includes(id));
     if (other !== undefined)
-      throw this.wrong(where, "the filters gzip, shuffle and fletcher32", `filter ${other}`, "write it with gzip");
+      throw this.wrong(
+        where,
+        "the filters gzip, shuffle and fletcher32",
+        asIs(`filter ${other}`),
+        "write it with gzip",
+      );
     return filters;
   }
 }
@@ -558,13 +569,13 @@ class Chunks {
       const [length, skipped] = [key.uint(4), key.uint(4)];
       const offsets = shape.map(() => key.uint(8));
       if (!offsets.every((offset, i) => offset % (chunk[i] as number) === 0 && offset < (shape[i] as number)))
-        throw this.#file.wrong(this.#where, "chunks inside the dataset", `one at [${offsets}]`);
+        throw this.#file.wrong(this.#where, "chunks inside the dataset", asIs(`one at [${offsets}]`));
       this.#file.claim(this.#where, length);
       list.push({ begin: child, length, skipped, offsets });
     }
     const count = product(shape.map((size, i) => Math.ceil(size / (chunk[i] as number))));
     if (list.length !== count || new Set(list.map(({ offsets }) => offsets.join())).size !== count)
-      throw this.#file.wrong(this.#where, `${count} chunks`, `${list.length}, or some twice`);
+      throw this.#file.wrong(this.#where, `${count} chunks`, asIs(`${list.length}, or some twice`));
     return list;
   }
 

@@ -2,7 +2,7 @@
 // range. Source: PKWARE's APPNOTE.TXT 6.3.10, whose section numbers are given below.
 
 import { inflateSync } from "fflate";
-import { wrongFile } from "../../../common/errors.ts";
+import { asIs, wrongFile } from "../../../common/errors.ts";
 import { type ByteSource, bytesSource, readRange } from "../../source.ts";
 import { inflated } from "./inflate.ts";
 
@@ -42,14 +42,15 @@ async function directoryOf(source: ByteSource): Promise<readonly [begin: number,
   const tail = viewOf(await readRange(source, where, start, size));
   let at = tail.byteLength - END;
   while (at >= 0 && tail.getUint32(at, true) !== END_SIGNATURE) at--;
-  if (at < 0) throw wrongFile(name, where, "the record of a zip archive", "none", "the file is cut off or damaged");
+  if (at < 0)
+    throw wrongFile(name, where, "the record of a zip archive", asIs("none"), "the file is cut off or damaged");
   const [length, begin] = [tail.getUint32(at + 12, true), tail.getUint32(at + 16, true)];
   const locator = at - LOCATOR;
   if (locator < 0 || tail.getUint32(locator, true) !== LOCATOR_SIGNATURE) return [begin, begin + length];
   const place = Number(tail.getBigUint64(locator + 8, true));
   const large = viewOf(await readRange(source, where, place, place + 56));
   if (large.getUint32(0, true) !== LARGE_END_SIGNATURE)
-    throw wrongFile(name, where, "the record of a large archive", "something else");
+    throw wrongFile(name, where, "the record of a large archive", asIs("something else"));
   const first = Number(large.getBigUint64(48, true));
   return [first, first + Number(large.getBigUint64(40, true))];
 }
@@ -109,14 +110,14 @@ export async function openZip(source: ByteSource): Promise<Archive> {
     const wrong = (expected: string, got: unknown, remedy?: string) =>
       wrongFile(source.name, name, expected, got, remedy);
     const entry = entries.get(name);
-    if (!entry) throw wrong("a file of the archive", "none");
+    if (!entry) throw wrong("a file of the archive", asIs("none"));
     const { method, isEncrypted, packed, size, header } = entry;
-    if (isEncrypted) throw wrong("a file without a password", "an encrypted one", "unpack it and zip it without");
+    if (isEncrypted) throw wrong("a file without a password", asIs("an encrypted one"), "unpack it and zip it without");
     const head = viewOf(await readRange(source, name, header, header + HEADER));
-    if (head.getUint32(0, true) !== HEADER_SIGNATURE) throw wrong("the header of a file", "something else");
+    if (head.getUint32(0, true) !== HEADER_SIGNATURE) throw wrong("the header of a file", asIs("something else"));
     const begin = header + HEADER + head.getUint16(26, true) + head.getUint16(28, true);
     const end = begin + packed;
-    if (!(end <= source.size)) throw wrong(`${packed} bytes inside the archive`, `the end at ${end}`);
+    if (!(end <= source.size)) throw wrong(`${packed} bytes inside the archive`, asIs(`the end at ${end}`));
     const inside = `${source.name}: ${name}`;
     if (method === METHOD.stored) {
       if (size !== packed) throw wrong(`${packed} bytes`, size);
@@ -128,7 +129,7 @@ export async function openZip(source: ByteSource): Promise<Archive> {
       };
     }
     if (method !== METHOD.deflated)
-      throw wrong("a file that is stored or deflated", `the method ${method}`, "zip it by another program");
+      throw wrong("a file that is stored or deflated", asIs(`the method ${method}`), "zip it by another program");
     const most = inflated(packed);
     if (size > most) throw wrong(`at most ${most} bytes of ${packed} that are compressed`, size);
     const bytes = await readRange(source, name, begin, end);
@@ -139,7 +140,7 @@ export async function openZip(source: ByteSource): Promise<Archive> {
     } catch (reason) {
       throw wrong("data of deflate", (reason as Error).message);
     }
-    throw wrong(`${size} bytes, as the directory says`, "more or fewer");
+    throw wrong(`${size} bytes, as the directory says`, asIs("more or fewer"));
   };
   return { names: [...entries.keys()], file };
 }

@@ -1,6 +1,6 @@
 // Batch norms of a TF.js model: model.json, of a layers model or a graph model, with its shards.
 
-import { wrongFile } from "../../../common/errors.ts";
+import { asIs, wrongFile } from "../../../common/errors.ts";
 import { isArray, isObject } from "../../../common/validate.ts";
 import type { BatchNormRecord } from "../../batch-norm-record.ts";
 import { type ByteSource, readJson } from "../../source.ts";
@@ -34,7 +34,7 @@ export async function openTfjs(source: ByteSource): Promise<TfjsModel> {
       file,
       "the file",
       "a TF.js model with weightsManifest",
-      "other JSON",
+      asIs("other JSON"),
       "name the model.json of a TF.js model",
     );
   const tensors = await openWeights(source, weightsManifest);

@@ -4,7 +4,7 @@
 //
 // A group's tensors follow each other without gaps, across the ends of shards.
 
-import { wrongFile } from "../../../common/errors.ts";
+import { asIs, wrongFile } from "../../../common/errors.ts";
 import { isArray, isNumbers, isObject } from "../../../common/validate.ts";
 import type { SafetensorsDtype } from "../../../interop/safetensors.ts";
 import { floatsOf } from "../../../tensor/half.ts";
@@ -80,7 +80,7 @@ function specOf(file: string, value: unknown): Spec {
   if (!isNumbers(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0))
     throw wrongFile(file, label, "a shape of non-negative integers", shape);
   const size = shape.reduce((a, b) => a * b, 1);
-  if (!Number.isSafeInteger(size)) throw wrongFile(file, label, "fewer than 2^53 elements", `[${shape}]`);
+  if (!Number.isSafeInteger(size)) throw wrongFile(file, label, "fewer than 2^53 elements", asIs(`[${shape}]`));
   if (typeof dtype !== "string" || !(dtype === "string" || Object.hasOwn(BYTES, dtype)))
     throw wrongFile(file, label, `a dtype among string, ${Object.keys(BYTES).join(", ")}`, dtype);
   return { entry, name, label, shape, size, dtype, quantization: quantizationOf(file, label, quantization) };
@@ -142,7 +142,12 @@ export async function openWeights(source: ByteSource, manifest: unknown): Promis
       const begin = end;
       end += await bytesOf(spec, shards, begin, file);
       if (!(end <= shards.size))
-        throw wrongFile(file, spec.label, `bytes ${begin} to ${end} of its shards`, `${shards.size} bytes of shards`);
+        throw wrongFile(
+          file,
+          spec.label,
+          `bytes ${begin} to ${end} of its shards`,
+          asIs(`${shards.size} bytes of shards`),
+        );
       tensors.push(namedTensor(spec, shards, begin, end));
     }
     if (end !== shards.size)
