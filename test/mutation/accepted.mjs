@@ -313,8 +313,11 @@ export const accepted = [
         "(offset ?? fortranOrder ?? order ?? layout ?? stride ?? stri… → false",
       ],
       ["if (isTensor) checkTensor(name, value);", "isTensor → true"],
-      // biome-ignore lint/suspicious/noTemplateCurlyInString: this is the text of a line of code
-      ["if (found) storeOf(found, `${name}.data of ${found}`);", "found → true"],
+      [
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: this is the code of a line
+        "if (found) storeOf(found, `${name}.data of ${found}`);",
+        "found → true",
+      ],
       ["if (isTensor) return found;", "isTensor → false"],
     ],
   },
@@ -451,6 +454,11 @@ export const accepted = [
       [
         "for (let i = 0; i < mean.length; i++) variance[i] = (variance[i] as number) + (mean[i] as number) ** 2;",
         "i < mean.length → i <= mean.length",
+      ],
+      ["for (let at = -(begin % ring.length); at < length; at += ring.length)", "at < length → at <= length"],
+      [
+        "for (let begin = 0; begin < values.length; begin += groupChannels) {",
+        "begin < values.length → begin <= values.length",
       ],
     ],
   },
@@ -951,6 +959,69 @@ export const accepted = [
         "is16Bit(dtype) && array.buffer === this.#heap.u16.buffer → false",
       ],
     ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason:
+      "Elements of tensors pass through room of their own as those of arrays do, which costs time and memory alone.",
+    mutants: [
+      [
+        "this.#inPlace = value instanceof Tensor && !is16Bit(dtype);",
+        "value instanceof Tensor && !is16Bit(dtype) → false",
+      ],
+      ["if (!this.#inPlace && this.#value)", "!this.#inPlace && this.#value → true"],
+      ["if (!this.#inPlace && this.#value)", "!this.#inPlace && this.#value → !this.#inPlace || this.#value"],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "The shape of scratch is never looked at.",
+    mutants: [
+      [
+        "const room = new Tensor(this.#heap, [this.#size], this.#size, dtype, this.#roomOfBlock.pointer);",
+        "[this.#size] → []",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "A map by 1 and 0 changes no value, and costs time alone.",
+    mutants: [
+      ["if (!norm.gamma && !norm.beta) return;", "!norm.gamma && !norm.beta → false"],
+      [
+        "if (norm.gamma) normalize(dy.at(block, channels), undefined, spare.at(block, channels), { ...columns, beta: null });",
+        "norm.gamma → true",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "The quotient of the channels and 0 is no whole number, which the same condition refuses.",
+    mutants: [["if (!(Number.isInteger(count) && count > 0 && channels % count === 0))", "count > 0 → count >= 0"]],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "So many groups have statistics of 26 GB, for which there is no room.",
+    mutants: [
+      [
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: this is the code of a line
+        'if (groups > MAX_CHANNELS) throw wrongValue("x.shape", `at most ${MAX_CHANNELS} groups or rows`, x.shape);',
+        "groups > MAX_CHANNELS → groups >= MAX_CHANNELS",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "With one position per channel the two layouts are the same.",
+    mutants: [
+      ['const channelsLast = layout === "channels-last" && inner > 1;', "inner > 1 → true"],
+      ['const channelsLast = layout === "channels-last" && inner > 1;', "inner > 1 → inner >= 1"],
+    ],
+  },
+  {
+    file: "src/ops/norms.ts",
+    reason: "Sums of gradients that nobody needs are computed, which costs time alone.",
+    mutants: [["const sums = dGamma || dBeta ? emptyGradientSums(channels) : undefined;", "dGamma || dBeta → true"]],
   },
 ];
 
