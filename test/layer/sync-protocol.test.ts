@@ -342,6 +342,7 @@ describe("a group", () => {
       [(all, width) => all.fill(7, 0, width), /^rank 0: expected an exchange of SyncBatchNorm, got other numbers/],
       [(all) => all.fill(-1, 21, 22), /^rank 0: expected a count of values, got -1/],
       [(all) => all.fill(Number.NaN, 21, 22), /^rank 0: expected a count of values, got NaN/],
+      [(all) => all.fill(Infinity, 21, 22), /^rank 0: expected a count of values, got Infinity/],
     ];
     for (const [spoil, message] of cases) {
       const bn = new SyncBatchNorm(2, { group: faulty(spoil) });
