@@ -296,7 +296,6 @@ export function differentiateActivation(
 
 /** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
 export function copy(source: KernelOperand, target: KernelOperand): void {
-  if (source.geometry.length === 0) return;
   for (const tile of source.tiles) {
     source.load(tile);
     source.unload(target, tile);
@@ -439,27 +438,34 @@ export interface Coefficients {
   readonly shift: Float64Array;
 }
 
-/** The smallest normal number of float32. */
-const SMALLEST = 2 ** -126;
-/** The smallest power of two that float32 cannot hold. */
-const TOO_LARGE = 2 ** 128;
+/** The smallest normal number of float32, and the largest number. */
+const [SMALLEST, LARGEST] = [2 ** -126, 2 ** 128 - 2 ** 104];
+
+/** Returns the nearest number that float32 holds: an infinite factor would make NaN of a 0. Infinity stays infinite. */
+const withinFloat32 = (v: number): number => (Math.abs(v) < Infinity ? Math.min(Math.max(v, -LARGEST), LARGEST) : v);
 
 /**
- * Divides the coefficients of a channel by a power of two if one of them leaves the range of float32. The power is near
- * the size of the result, since x̂ is near 1. Returns the powers, or undefined if all are 1. Coefficients of x̂ contain
- * invStd up to three times.
+ * Divides the coefficients of a channel by a power of two if one of them leaves the range of float32. Returns the powers,
+ * or undefined if all are 1. Coefficients of x̂ contain invStd up to three times.
+ *
+ * A power above 1 keeps large quotients finite. One below 1 keeps the digits of small ones, and is no smaller than that
+ * takes, since the other products have to stay finite, too: b and c may be multiplied with numbers of any size.
  */
 function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Array): Float64Array | undefined {
   let powers: Float64Array | undefined;
   for (let i = 0; i < scale.length; i++) {
-    const outside = [scale, b, c, shift].some((row) => {
-      const size = Math.abs(row[i] as number);
-      return size > 0 && (size < SMALLEST || (size >= TOO_LARGE && size < Infinity));
-    });
-    const size = Math.max(Math.abs(xHat[i] as number), Math.abs(shift[i] as number));
-    if (!outside || !(size > 0 && size < Infinity)) continue;
-    const power = 2 ** Math.min(Math.max(Math.round(Math.log2(size)), -126), 127);
-    for (const row of [scale, b, c, shift]) row[i] = (row[i] as number) / power;
+    const sizeOf = (row: Float64Array) => Math.abs(row[i] as number);
+    const [ofX, ofB, ofC, ofShift, ofXHat] = [sizeOf(scale), sizeOf(b), sizeOf(c), sizeOf(shift), sizeOf(xHat)];
+    const isOutside = (size: number) => size > 0 && (size < SMALLEST || (size > LARGEST && size < Infinity));
+    if (![ofX, ofB, ofC, ofShift].some(isOutside)) continue;
+    const terms = Math.max(ofXHat, ofShift);
+    const large = Math.max(terms, ofX, ofB, ofC) / 2 ** 126;
+    // b or c is too small to be noticed beside the terms if that is so for the product with the largest number
+    const noticed = [ofB, ofC].filter((size) => size > 0 && size * 2 ** 152 > terms);
+    if (ofX > 0) noticed.push(Math.max(ofX, (SMALLEST * ofX) / ofXHat));
+    const small = Math.min(1, ...noticed.map((size) => size / SMALLEST));
+    const power = 2 ** Math.min(Math.max(Math.floor(Math.log2(Math.max(large, small))), -126), 127);
+    for (const row of [scale, b, c, shift]) row[i] = withinFloat32((row[i] as number) / power);
     powers ??= new Float64Array(scale.length).fill(1);
     powers[i] = power;
   }
@@ -468,7 +474,7 @@ function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Arr
 
 /**
  * Computes y = x̂·coefficients.xHat + b·coefficients.b + c·coefficients.c + coefficients.shift, where x̂ = (x −
- * mean)·invStd. Any operand may be another.
+ * mean)·invStd. Any operand may be another. Overwrites the coefficients.
  */
 export function combine(
   x: KernelOperand,
@@ -481,23 +487,18 @@ export function combine(
   const { geometry, kernels } = x;
   if (geometry.length === 0) return;
   const hi = kernels.isFloat64 ? mean : mean.map(Math.fround);
-  const scaled = {
-    ...coefficients,
-    b: coefficients.b.slice(),
-    c: coefficients.c.slice(),
-    shift: coefficients.shift.slice(),
-  };
-  const scale = coefficients.xHat.map((v, i) => v * (invStd[i] as number));
+  const { xHat, b: ofB, c: ofC, shift } = coefficients;
+  const scale = xHat.map((v, i) => v * (invStd[i] as number));
   for (let i = 0; i < scale.length; i++)
-    scaled.shift[i] = (scaled.shift[i] as number) - ((mean[i] as number) - (hi[i] as number)) * (scale[i] as number);
-  const powers = kernels.isFloat64 ? undefined : rescaleToFloat32(scaled, scale);
+    shift[i] = (shift[i] as number) - ((mean[i] as number) - (hi[i] as number)) * (scale[i] as number);
+  const powers = kernels.isFloat64 ? undefined : rescaleToFloat32(coefficients, scale);
   const { plan } = x;
   const write = (rows: readonly Float64Array[]) => {
     for (const [r, row] of rows.entries()) writeElements(x, plan.coefficients + r * plan.columns * kernels.bytes, row);
     kernels.coefficients(plan, COMBINATION, false, 0, 0, 0, channelsOf(plan, x.tiles));
   };
   const none = new Float64Array(geometry.channels);
-  const rows = [hi, scale, scaled.shift, scaled.b, scaled.c];
+  const rows = [hi, scale, shift, ofB, ofC];
   if (!powers) write(rows);
   for (const tile of x.tiles) {
     if (powers) write(rows);

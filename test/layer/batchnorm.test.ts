@@ -364,6 +364,9 @@ describe.each(EVERYWHERE)("BatchNorm ($build, $kind, $layout)", ({ build, kind, 
     const bn = use();
     const state = bn.stateDict();
     bn[Symbol.dispose]();
+    expect(() => bn.forward({ data: new Float32Array(0), shape: [0, 3] })).toThrow(
+      /^BatchNorm: expected one that is alive/,
+    );
     bn.dispose();
     expect(defaultHeap().usage.used).toBe(used);
     for (const call of [() => bn.forward(input(1)), () => bn.backward(input(1))]) {

@@ -78,6 +78,7 @@ describe("toJSON", () => {
       bn.forward({ data: dtype === "float64" ? Float64Array.from(x.data) : x.data, shape: x.shape } as never);
       const text = JSON.stringify(bn);
       expect(JSON.stringify({ layers: [bn] })).toBe(`{"layers":[${text}]}`);
+      expect(JSON.parse(text).running_mean).toEqual([...(bn.runningMean as Float32Array)]);
       other.loadStateDict(JSON.parse(text));
       expect(other.stateDict()).toEqual(bn.stateDict());
     }

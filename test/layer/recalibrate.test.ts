@@ -303,6 +303,25 @@ describe("recalibrate", () => {
     expect(bn.stateDict()).toEqual(twin.stateDict());
   });
 
+  it("takes one value per channel by population in mode train alone", async () => {
+    const one = { data: new Float32Array(3), shape: [1, 3] };
+    const twin = trained();
+    for (const mode of ["batch", "train"] as const) {
+      const bn = trained();
+      const forward = (batch: PlainTensor) => bn.forward(batch, batch === one ? { mode } : {});
+      const call = recalibrate(bn, [OTHER, one], { forward });
+      if (mode === "batch") await expect(call).rejects.toThrow(/more than 1 value/);
+      else await call;
+      expect(bn.batchesTracked).toBe(mode === "batch" ? twin.batchesTracked : 2);
+    }
+    expect(() => new BatchNorm(3, { estimator: "population" }).forward(one)).toThrow(/more than 1 value/);
+    const cumulative = trained();
+    const track = () => cumulative.track({ count: 1, mean: new Float64Array(3), variance: new Float64Array(3) });
+    await expect(recalibrate(cumulative, [OTHER], { estimator: "cumulative", forward: track })).rejects.toThrow(
+      /^statistics\.count: expected more than 1 value per channel, got 1$/,
+    );
+  });
+
   it("ends what it iterates over when it fails", async () => {
     let ended = false;
     function* batches() {

@@ -180,6 +180,15 @@ describe("a call that is repeated", () => {
     expect(() => bn.backward(dy, { dxOut, sums: null as never })).toThrow("sums: expected");
   });
 
+  test("forward in the place of x, after which there is nothing to differentiate", () => {
+    const [x, twin] = [tensor(shape, normal(1, 12)), { data: normal(1, 12), shape }];
+    const [bn, other] = [new BatchNorm(CHANNELS).eval(), new BatchNorm(CHANNELS).eval()];
+    for (let i = 0; i < 6; i++) {
+      expect(bn.forward(x, { out: x }).data).toEqual(other.forward(twin, { out: twin }).data);
+      expect(bn.saved).toBeUndefined();
+    }
+  });
+
   test("backward returns new vectors", () => {
     const { bn, dy, dxOut } = setUp();
     const { saved } = bn;

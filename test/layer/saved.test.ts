@@ -79,6 +79,15 @@ describe("a layer that is used twice before it is differentiated", () => {
     bn.backward(input(3)); // one that threw has not differentiated the forward
   });
 
+  test("by the record of an earlier forward leaves the latest one to be differentiated", () => {
+    const bn = new BatchNorm(3);
+    bn.forward(input(1));
+    const { saved } = bn;
+    bn.forward(input(2));
+    bn.backward(input(3), { saved: saved as Saved });
+    expect(bn.backward(input(3))).toEqual(bn.backward(input(3), { saved: bn.saved as Saved }));
+  });
+
   test("accumulates over micro-batches", () => {
     const bn = new BatchNorm(3);
     const saved = [1, 2, 3].map((seed) => {
@@ -116,6 +125,12 @@ describe("bn.saved", () => {
       batchNormDoubleBackward(input(2), saved, gradients),
     );
     expect(normBackward(input(2), own)).toEqual(bn.backward(input(2)));
+  });
+
+  test("of a Proxy around a layer is refused by the name of the argument", () => {
+    const around = new Proxy(new BatchNorm(3), {});
+    expect(() => around.forward(input(1))).toThrow(/^bn: expected /);
+    expect(() => around.train()).toThrow(/^bn: expected /);
   });
 
   test("of another layer, of a norm, or of nothing is refused before anything is written", () => {

@@ -7,6 +7,7 @@ import {
   BatchNorm,
   batchNormStatistics,
   createMessagePorts,
+  type Gradients,
   type Layout,
   mergeStatistics,
   messagePortGroup,
@@ -328,6 +329,17 @@ describe("errors", () => {
       expect(y).not.toBeInstanceOf(Error);
   });
 
+  it("weights of less than one value in the whole group are refused in a recalibration, too", async () => {
+    const layers = layersOf(2, { estimator: "population" }, 1);
+    const forward = (bn: SyncBatchNorm, rank: number) => () =>
+      bn.forwardAsync(
+        { data: Float32Array.of(1, 2).slice(0, 2 - rank), shape: [2 - rank, 1] },
+        { mask: rank ? [0] : [0.25, 0.25] },
+      );
+    const calls = layers.map((bn, rank) => recalibrate(bn, [0], { forward: forward(bn, rank) }).catch((e: Error) => e));
+    for (const error of await Promise.all(calls)) expect(error).toMatchObject({ code: "one-value-per-channel" });
+  });
+
   it('one value in the whole group is merged in a recalibration by "population"', async () => {
     const layers = layersOf(2, { estimator: "population" }, 1);
     const batches = [
@@ -389,6 +401,23 @@ describe("errors", () => {
       Promise.all(layers.map((bn) => bn.forwardAsync(shard([1, 2, 3, 4]), { mode }).catch((e: Error) => e)));
     for (const y of await forward("batch")) expect(y).not.toBeInstanceOf(Error);
     for (const error of await forward("train")) expect(error).toMatchObject({ code: "group" });
+  });
+
+  it("gradients are new arrays, or with accumulate those of the backward before, added up", async () => {
+    const layers = layersOf(2, {}, 2);
+    const x = shard([1, 2, 3, 5]);
+    const backward = async (options: object) => {
+      await attempts(layers, [x, x]);
+      return (await Promise.all(layers.map((bn) => bn.backwardAsync(x, options))))[0] as Gradients;
+    };
+    const first = await backward({});
+    const [dGamma, dBeta] = [first.dGamma?.slice(), first.dBeta?.slice()] as [Float32Array, Float32Array];
+    const second = await backward({});
+    expect([first.dGamma, first.dBeta]).toEqual([dGamma, dBeta]);
+    expect(second.dGamma === first.dGamma || second.dBeta === first.dBeta).toBe(false);
+    const third = await backward({ accumulate: true });
+    expect(third.dGamma === second.dGamma && third.dBeta === second.dBeta).toBe(true);
+    expect([third.dGamma, third.dBeta]).toEqual([dGamma.map((v) => 2 * v), dBeta.map((v) => 2 * v)]);
   });
 
   it("a gradient to add to that a rank has given away is that rank's error, and the others are told", async () => {

@@ -504,7 +504,10 @@ export const accepted = [
   {
     file: "src/ops/primitives.ts",
     reason: "A typed array ignores what is written behind its end.",
-    mutants: [["for (let c = 0; c < into.length; c++) {", "c < into.length → c <= into.length"]],
+    mutants: [
+      ["for (let c = 0; c < into.length; c++) {", "c < into.length → c <= into.length"],
+      ["for (let i = 0; i < scale.length; i++)", "i < scale.length → i <= scale.length"],
+    ],
   },
   {
     file: "src/ops/primitives.ts",
@@ -609,6 +612,10 @@ export const accepted = [
       [
         "const parameters = record.subBatches[0]?.conditional ?? { gamma: this.#gamma, beta: this.#beta };",
         "record.subBatches[0]?.conditional → record.subBatches[0].conditional",
+      ],
+      [
+        'return this.#isRecalibrating && mode === "train" && this.#running?.estimator === "population";',
+        "this.#running?.estimator → this.#running.estimator",
       ],
     ],
   },
@@ -1022,6 +1029,146 @@ export const accepted = [
     file: "src/ops/norms.ts",
     reason: "Sums of gradients that nobody needs are computed, which costs time alone.",
     mutants: [["const sums = dGamma || dBeta ? emptyGradientSums(channels) : undefined;", "dGamma || dBeta → true"]],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason:
+      "A call that is like the one before is checked anew, or its buffers are not used again, which costs time alone.",
+    mutants: [
+      [
+        "const isRepeatable = (x: AnyTensor, options: LayerForwardOptions): boolean =>",
+        "(x: AnyTensor, options: LayerForwardOptions): boolean => Ten… → () => undefined",
+      ],
+      [
+        "Tensor.is(x) && Object.keys(options).every((key) => REPEATABLE.includes(key));",
+        "(key) => REPEATABLE.includes(key) → () => undefined",
+      ],
+      [
+        "Tensor.is(x) && Object.keys(options).every((key) => REPEATABLE.includes(key));",
+        "Tensor.is(x) && Object.keys(options).every((key) => REPEATAB… → false",
+      ],
+      [
+        "buffers.latest = mode && { mode, prepared, saved: this.#saved };",
+        "mode && { mode, prepared, saved: this.#saved } → true",
+      ],
+      [
+        "buffers.latest = mode && { mode, prepared, saved: this.#saved };",
+        "mode && { mode, prepared, saved: this.#saved } → false",
+      ],
+      [
+        "buffers.latest = mode && { mode, prepared, saved: this.#saved };",
+        "mode && { mode, prepared, saved: this.#saved } → mode || { mode, prepared, saved: this.#saved }",
+      ],
+      [
+        "buffers.latest = mode && { mode, prepared, saved: this.#saved };",
+        "{ mode, prepared, saved: this.#saved } → {}",
+      ],
+      [
+        "if (terms.gamma !== gamma || terms.beta !== beta) return undefined;",
+        "terms.gamma !== gamma → terms.gamma === gamma",
+      ],
+      ["isKept = false;", "false → true"],
+      ["if (copy?.length === values.length) copy.set(values);", "copy?.length === values.length → false"],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason:
+      "Another array of gamma comes from another forward in the same buffers, after which there is nothing to repeat.",
+    mutants: [["if (terms.gamma !== gamma || terms.beta !== beta) return undefined;", "terms.gamma !== gamma → false"]],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "The running statistics are read again, or vectors are checked again, which costs time alone.",
+    mutants: [
+      [
+        "if (!latest.prepared.batch) this.#runningStatistics(this.#spare.statistics(0));",
+        "!latest.prepared.batch → true",
+      ],
+      [
+        'if (this.#gamma && this.#gamma.length !== channels) checkVector("gamma", this.#gamma, channels, dtype);',
+        "this.#gamma.length !== channels → true",
+      ],
+      [
+        'if (this.#beta && this.#beta.length !== channels) checkVector("beta", this.#beta, channels, dtype);',
+        "this.#beta.length !== channels → true",
+      ],
+      [
+        'if (mean && mean.length !== channels) checkVector("runningMean", mean, channels, dtype);',
+        "mean.length !== channels → true",
+      ],
+      [
+        'if (variance && variance.length !== channels) checkVector("runningVariance", variance, channels, dtype);',
+        "variance.length !== channels → true",
+      ],
+    ],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "A forward sets it, and without a forward there is an error before it is read.",
+    mutants: [["#differentiated = false;", "false → true"]],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "The copy lies in the buffers by another name, which is read nowhere else.",
+    mutants: [
+      [
+        'return { gamma: copy("gamma", gamma), beta: copy("beta", beta), conditional: undefined, activation };',
+        '"beta" → ""',
+      ],
+    ],
+  },
+  {
+    file: "src/ops/batch-norm.ts",
+    reason: "The statistics of the batch take the first place.",
+    mutants: [["const all: Statistics[] = joint ? [joint] : [];", '[] → ["Stryker was here"]']],
+  },
+  {
+    file: "src/ops/batch-norm.ts",
+    reason: "Errors that name the mode are of statistics of a batch.",
+    mutants: [['const prepared = prepareForward(inputs, scaleAndShift, source, "frozen");', '"frozen" → ""']],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "The rows are written once more, which costs time alone.",
+    mutants: [
+      ["if (!powers) write(rows);", "!powers → true"],
+      ["if (powers) write(rows);", "powers → true"],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "The channel behind the last one is summed once more, or has room and is not read, which costs time alone.",
+    mutants: [
+      [
+        "for (let { begin } = channels; begin < channels.end; begin++) {",
+        "begin < channels.end → begin <= channels.end",
+      ],
+      ["while (end < channels.end && isUnreliable(end)) end++;", "end < channels.end → end <= channels.end"],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "An empty operand has no tiles, so that nothing is left to do.",
+    mutants: [["if (x.geometry.length === 0) return;", "x.geometry.length === 0 → false"]],
+  },
+  {
+    file: "src/layer/batch-norm.ts",
+    reason: "A copy of beta that nothing reads costs time alone.",
+    mutants: [
+      [
+        'name === "gamma" || activation.code ? this.#spare.copy(name, values) : values;',
+        'name === "gamma" || activation.code → true',
+      ],
+    ],
+  },
+  {
+    file: "src/ops/primitives.ts",
+    reason: "All channels are looked at for statistics that are not finite, which costs time alone.",
+    mutants: [
+      ["let reliable = !weights && !sumsInF64(plan);", "!weights && !sumsInF64(plan) → false"],
+      ["let reliable = !weights && !sumsInF64(plan);", "!weights → weights"],
+    ],
   },
 ];
 

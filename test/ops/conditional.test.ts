@@ -94,6 +94,23 @@ describe.each(WAYS)("$layout, $kind, $dtype", ({ layout, kind, dtype }) => {
       expect([bare.dGamma?.length, bare.dBeta]).toEqual([12, null]);
     });
 
+    test("has gradients that are added to those of the backward before, if that had as many samples", () => {
+      const [x, dy] = [input(1, [4, 3, 5]), input(2, [4, 3, 5])];
+      const [gamma, beta] = [normal(5, 12), normal(6, 12)].map((v) => real(dtype, v)) as [Vector, Vector];
+      const bn = layer(dtype, { layout });
+      mine(bn.forward(x, { perSample: { gamma, beta } }));
+      const once = (bn.backward(dy, { saved: bn.saved, needs: { dx: false } } as object).dGamma as Vector).slice();
+      const { dGamma } = bn.backward(dy, { saved: bn.saved, needs: { dx: false }, accumulate: true } as object);
+      expect(dGamma).toBeAllclose(
+        once.map((v) => 2 * v),
+        close(dtype),
+      );
+      mine(bn.forward(input(1, [3, 3, 5]), { perSample: { gamma: gamma.slice(0, 9), beta: beta.slice(0, 9) } }));
+      expect(() => bn.backward(input(2, [3, 3, 5]), { accumulate: true })).toThrow(
+        /^accumulate: expected a gradient of gamma of shape \[3, 3\] .* got one of 12 elements/,
+      );
+    });
+
     test("is read in forward, and may change afterwards; gradients go where they are wanted", () => {
       const [x, dy] = [input(1, [4, 3, 5]), input(2, [4, 3, 5])];
       const [gamma, beta] = [normal(5, 12), normal(6, 12)].map((v) => real(dtype, v)) as [Vector, Vector];

@@ -22,7 +22,7 @@ import {
 import { defaultHeap } from "../../src/memory/heap.ts";
 import { once } from "../support/once.ts";
 import { backward, dimsOf, doubleBackward, invStdOf, statistics, type Upstream } from "../support/reference.ts";
-import { BUILDS, drop, KINDS, make, normal, useBuild } from "../support/worlds.ts";
+import { BUILDS, drop, KINDS, make, normal, random, useBuild } from "../support/worlds.ts";
 
 const LAYOUTS: readonly Layout[] = ["channels-first", "channels-last"];
 const epsilon = 1e-3;
@@ -391,6 +391,79 @@ describe("double backward", () => {
       const exact = tiny((v) => f64(Float64Array.from(Float32Array.from(v))), batch);
       for (const [c, v] of exact.entries()) expect((narrow[c] as number) / v).toBeCloseTo(1, 5);
     }
+  });
+
+  describe.each([true, false])("coefficients that float32 cannot hold, batch statistics: %s", (batch) => {
+    /** Sizes of x, dy and ddx, and of the vectors. */
+    interface Sizes {
+      readonly [name: string]: number;
+    }
+    const twice = (sizes: Sizes, of: (values: ArrayLike<number>) => AnyTensor) => {
+      const vector = (name: string, seed: number) =>
+        sizes[name] === undefined
+          ? undefined
+          : (of(normal(seed, 3, 0.1, 1).map((v) => v * (sizes[name] as number))).data as Vector);
+      const times = (v: Float64Array, name: string) => of(Float64Array.from(v, (value) => value * (sizes[name] ?? 1)));
+      const [x, dy, ddx] = [times(values.x, "x"), times(values.dy, "dy"), times(values.ddx, "ddx")];
+      const gamma = vector("gamma", 20);
+      const options = { epsilon: 0 };
+      const { saved } = batch
+        ? batchNormForward(x, { gamma } as never, options)
+        : batchNormInference(
+            x,
+            { gamma, mean: of([0, 0, 0]).data, variance: of(new Array(3).fill((sizes.x ?? 1) ** 2)).data } as never,
+            options,
+          );
+      const [ddGamma, ddBeta] = [vector("ddGamma", 21), vector("ddBeta", 22)];
+      return batchNormDoubleBackward(dy, saved, {
+        ddx,
+        ...(ddGamma && { ddGamma }),
+        ...(ddBeta && { ddBeta }),
+      } as object);
+    };
+    const narrow = (v: ArrayLike<number>) => ({ data: Float32Array.from(v), shape: v.length === 3 ? [3] : shape });
+    const exact = (v: ArrayLike<number>) => f64(Float32Array.from(v), v.length === 3 ? [3] : shape);
+    const cases: Sizes[] = [
+      { ddGamma: 1e-39, ddx: 100 },
+      { ddBeta: 1e-39, ddx: 100 },
+      { gamma: 1e-39, ddx: 1e30 },
+      { gamma: 2.5e-22, x: 1e18, ddx: 1e30 },
+      { gamma: 1e-33, x: 1e12, ddx: 1e27 },
+      { gamma: 1e25, x: 1e-18, dy: 1e-20, ddx: 1e-35 },
+      { gamma: 1e34, dy: 1e26, ddx: 0 },
+      { gamma: 1e24, x: 1e-19, dy: 1e-35, ddx: 1e-38, ddGamma: 1e-10 },
+      { x: 1e34, dy: 1e-18, gamma: 1e10, ddGamma: 1e25 },
+      { x: 1e-33, dy: 1e4, ddx: 0, ddBeta: 1 },
+    ];
+    it("of random sizes: what is in the range is finite", () => {
+      const next = random(batch ? 1 : 2);
+      const size = () => 10 ** (Math.floor(next() * 79) - 41);
+      let inRange = 0;
+      for (let i = 0; i < 1000; i++) {
+        const sizes = Object.fromEntries(
+          ["x", "dy", "ddx", "gamma", "ddGamma", "ddBeta"].map((name) => [name, next() < 0.4 ? 1 : size()]),
+        );
+        const want = twice(sizes, exact);
+        for (const [name, { data }] of Object.entries(twice(sizes, narrow)).filter(([name]) => name !== "dGamma")) {
+          const expected = (want as Record<string, AnyTensor>)[name]?.data as Float64Array;
+          if (!expected.every((v) => Math.abs(v) < 2 ** 127)) continue;
+          inRange++;
+          if (!(data as Float32Array).every(Number.isFinite)) expect.fail(`${name} of ${JSON.stringify(sizes)}`);
+        }
+      }
+      expect(inRange).toBeGreaterThan(900);
+    });
+
+    it.each(cases)("of sizes %j: what is exact and in the range is found", (sizes) => {
+      const [got, want] = [twice(sizes, narrow), twice(sizes, exact)];
+      for (const name of ["dx", "ddy"] as const) {
+        const expected = want[name]?.data as Float64Array;
+        const largest = Math.max(...expected.map(Math.abs));
+        expect(largest).toBeLessThan(2 ** 127);
+        const atol = Math.max(1e-5 * largest, 2 ** -140);
+        expect(Float64Array.from(got[name]?.data ?? [])).toBeAllclose(expected, { rtol: 0, atol });
+      }
+    });
   });
 
   it("frees the memory of its call", () => {

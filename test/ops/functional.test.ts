@@ -312,3 +312,37 @@ describe("stateless calls", () => {
     }
   });
 });
+
+describe("parameters and options", () => {
+  beforeAll(() => useBuild("simd"));
+  const x = { data: normal(1, 24), shape: [4, 3, 2] };
+
+  it("null is no scale and no shift", () => {
+    const plain = batchNormForward(x);
+    const { y, saved } = batchNormForward(x, { gamma: null, beta: null });
+    expect(y).toEqual(plain.y);
+    expect(batchNormBackward(x, saved)).toEqual(batchNormBackward(x, plain.saved));
+  });
+
+  it("a scale or a shift of all samples and of every sample exclude each other", () => {
+    for (const name of ["gamma", "beta"] as const) {
+      const both = { [name]: new Float32Array(3), perSample: { [name]: new Float32Array(12) } };
+      expect(() => batchNormForward(x, both)).toThrow(
+        new RegExp(`^${name}: expected without perSample\\.${name}, got both`),
+      );
+    }
+  });
+
+  it("negativeSlope is that of leaky_relu", () => {
+    const plain = batchNormForward(x).y.data;
+    const { y } = batchNormForward(x, {}, { activation: "leaky_relu", negativeSlope: 0.5 });
+    expect(y.data).toEqual(plain.map((v) => (v < 0 ? v / 2 : v)));
+  });
+
+  it("the statistics of inference are returned in float64", () => {
+    const [mean, variance] = [Float32Array.of(0.1, 2, 3), Float32Array.of(1, 0.3, 2)];
+    const result = batchNormInference(x, { mean, variance });
+    expect([result.mean, result.variance]).toEqual([Float64Array.from(mean), Float64Array.from(variance)]);
+    expect(result.count).toBe(0);
+  });
+});
