@@ -545,7 +545,6 @@ export const accepted = [
         "const block = this.kernels.pool && !this.#tiled ? plan.channels : plan.block;",
         "this.kernels.pool && !this.#tiled → this.kernels.pool || !this.#tiled",
       ],
-      ["if (plan.planar || this.#tiled) return tiles;", "plan.planar || this.#tiled → true"],
       [
         "const threads = this.kernels.pool?.threads ?? 1;",
         "this.kernels.pool?.threads ?? 1 → this.kernels.pool?.threads && 1",
@@ -568,6 +567,9 @@ export const accepted = [
         "plan.stripe * plan.columns → plan.stripe / plan.columns",
       ],
       ["if (this.#loaded !== tile) {", "this.#loaded !== tile → true"],
+      ["if (plan.planar || this.#tiled) return tiles;", "plan.planar || this.#tiled → true"],
+      ["if (plan.planar || this.#tiled) return tiles;", "plan.planar || this.#tiled → true"],
+      ["if (plan.planar || this.#tiled) return tiles;", "plan.planar || this.#tiled → plan.planar && this.#tiled"],
     ],
   },
   {

@@ -473,6 +473,36 @@ describe("a Proxy around a tensor, as Vue makes it", () => {
   });
 });
 
+describe.each(["float32", "float64", "bfloat16"] as const)("results of %s", (dtype) => {
+  const plain = (seed: number): TensorLike => {
+    const data = values(seed);
+    if (dtype === "bfloat16")
+      return { data: Uint16Array.from(data, (v) => (v < 0 ? 0xbf80 : 0x3f80)), shape: SHAPE, dtype } as never;
+    return { data: dtype === "float64" ? Float64Array.from(data) : data, shape: SHAPE } as TensorLike;
+  };
+  const held = (seed: number): TensorLike => tensor(SHAPE, plain(seed).data as never, { dtype }) as never;
+
+  test.each([
+    ["arrays", plain, held],
+    ["tensors", held, plain],
+  ] as const)("are %s where x and dy are, whatever the residual is", (_, own, other) => {
+    for (const activation of ["none", "relu"] as const) {
+      const bn = new BatchNorm(3, { activation, dtype } as object);
+      const [x, dy, residual] = [own(1), own(2), other(3)];
+      const y = bn.forward(x as never, { residual } as never) as TensorLike;
+      const { dx, dResidual } = bn.backward(dy as never) as unknown as Record<"dx" | "dResidual", TensorLike>;
+      for (const result of [y, dx, dResidual]) {
+        expect(result.constructor).toBe(x.constructor);
+        expect(result.data.constructor).toBe(x.data.constructor);
+      }
+      const twin = new BatchNorm(3, { activation, dtype } as object);
+      expect((twin.forward(plain(1) as never, { residual: plain(3) } as never) as TensorLike).data).toEqual(y.data);
+      const gradients = twin.backward(plain(2) as never) as unknown as Record<"dx" | "dResidual", TensorLike>;
+      expect([gradients.dx.data, gradients.dResidual.data]).toEqual([dx.data, dResidual.data]);
+    }
+  });
+});
+
 test("a Proxy around a layer is refused by every member, with the remedy", () => {
   const bn = new Proxy(new BatchNorm(3), {});
   const message = /^bn: expected the object itself, got a Proxy around it; in Vue .*markRaw.*toRaw/;
