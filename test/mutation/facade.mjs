@@ -14,7 +14,7 @@
 import { execFile } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Stryker } from "@stryker-mutator/core";
@@ -172,7 +172,7 @@ async function runStryker(file, directory) {
     coverageAnalysis: "perTest",
     timeoutMS: 15_000, // so that other load on the machine kills no mutant
     incremental: true, // a run that is repeated takes verdicts on code and tests that are as before
-    incrementalFile: `test/mutation/results/${basename(file)}.json`,
+    incrementalFile: `test/mutation/results/${file.replaceAll("/", "-")}.json`,
     ignoreStatic: true,
     ignorePatterns: ["bench/results", "examples", "build/*/**"],
     tempDirName: directory,
