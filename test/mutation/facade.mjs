@@ -88,7 +88,7 @@ const FILES = {
   },
   "src/memory/operand.ts": {
     tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")],
-    slow: [...MEMORY_OF_CALLS, ...inFolder("memory", "leak"), ...inFolder("ops", "double")],
+    slow: [...MEMORY_OF_CALLS, ...inFolder("memory", "leak"), ...inFolder("ops", "conditional", "double")],
   },
   "src/memory/transfer.ts": {
     tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")],
@@ -97,7 +97,7 @@ const FILES = {
   "src/memory/init.ts": { tests: inFolder("wasm", "*") },
   "src/layer/batch-norm.ts": {
     tests: [...CALLS, ...inFolder("layer", "options", "recalibrate")],
-    slow: SLOW_CALLS,
+    slow: [...inFolder("ops", "masks", "mask-weights"), ...inFolder("layer", "repeated-calls", "variants-memory")],
   },
   "src/layer/diagnose.ts": { tests: [...inFolder("layer", "diagnose"), ...WRONG_CALLS] },
   "src/layer/options.ts": { tests: [...inFolder("layer", "options", "presets", "modes", "running"), ...WRONG_CALLS] },
