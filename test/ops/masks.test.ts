@@ -264,25 +264,49 @@ describe.each(WAYS)("masks ($layout, $kind, $dtype)", ({ layout, kind, dtype }) 
       });
     });
 
-    test("one ghost batch leaves the others as they are", () => {
-      const [x, dy] = [input(1, [6, 3, 6]), input(2, [6, 3, 6])];
-      const half = Array.from({ length: 36 }, (_, p) => p < 12 || p >= 24);
-      const bn = layer(dtype, layout, { ghostBatchSize: 2 });
-      const y = mine(bn.forward(x, { mask: half }));
-      const dx = mine(bn.backward(dy).dx as AnyTensor);
-      expect(bn.batchesTracked).toBe(2);
-      const third = 2 * 3 * 6;
-      eachElement({ ...c, size: [2, 3, 6] }, (i, _, ch) => expect(y.data[third + i]).toBe(bn.beta?.[ch]));
-      expect(dx.data.slice(third, 2 * third)).toBeAllclose(new Float32Array(third));
-      for (const begin of [0, 2 * third]) {
-        const own = (t: AnyTensor) => give([2, 3, 6], t.data.slice(begin, begin + third) as Vector);
-        const single = layer(dtype, layout);
-        expect(mine(single.forward(own(x))).data).toBeAllclose(y.data.slice(begin, begin + third) as Vector);
-        expect(mine(single.backward(own(dy)).dx as AnyTensor).data).toBeAllclose(
-          dx.data.slice(begin, begin + third) as Vector,
-        );
-      }
-    });
+    test.each(["none", "relu"] as const)(
+      "one ghost batch leaves the others as they are, activation %s",
+      (activation) => {
+        const [x, dy] = [input(1, [6, 3, 6]), input(2, [6, 3, 6])];
+        const half = Array.from({ length: 36 }, (_, p) => p < 12 || p >= 24);
+        const bn = layer(dtype, layout, { ghostBatchSize: 2, activation });
+        const y = mine(bn.forward(x, { mask: half }));
+        const dx = mine(bn.backward(dy).dx as AnyTensor);
+        expect(bn.batchesTracked).toBe(2);
+        const third = 2 * 3 * 6;
+        eachElement({ ...c, size: [2, 3, 6] }, (i, _, ch) => {
+          const beta = bn.beta?.[ch] as number;
+          expect(y.data[third + i]).toBe(activation === "relu" ? Math.max(beta, 0) : beta);
+        });
+        expect(dx.data.slice(third, 2 * third)).toBeAllclose(new Float32Array(third));
+        for (const begin of [0, 2 * third]) {
+          const own = (t: AnyTensor) => give([2, 3, 6], t.data.slice(begin, begin + third) as Vector);
+          const single = layer(dtype, layout, { activation });
+          expect(mine(single.forward(own(x))).data).toBeAllclose(y.data.slice(begin, begin + third) as Vector);
+          expect(mine(single.backward(own(dy)).dx as AnyTensor).data).toBeAllclose(
+            dx.data.slice(begin, begin + third) as Vector,
+          );
+        }
+      },
+    );
+  });
+
+  test.each(["none", "relu"] as const)("of one ghost batch alone is that batch's, activation %s", (activation) => {
+    const [x, dy] = [input(1, [4, 3, 6]), input(2, [4, 3, 6])];
+    const some = Array.from({ length: 24 }, (_, p) => p !== 14 && p !== 20);
+    const bn = layer(dtype, layout, { ghostBatchSize: 2, activation });
+    const y = mine(bn.forward(x, { mask: some }));
+    const dx = mine(bn.backward(dy).dx as AnyTensor);
+    for (const [begin, own] of [
+      [0, undefined],
+      [36, some.slice(12)],
+    ] as const) {
+      const of = (t: AnyTensor) => t.data.slice(begin, begin + 36) as Vector;
+      const single = layer(dtype, layout, { activation });
+      const alone = mine(single.forward(give([2, 3, 6], of(x)), own && { mask: own }));
+      expect(alone.data).toBeAllclose(of(y));
+      expect(mine(single.backward(give([2, 3, 6], of(dy))).dx as AnyTensor).data).toBeAllclose(of(dx));
+    }
   });
 
   test("a forward or backward that throws changes nothing, and no call keeps memory", () => {
