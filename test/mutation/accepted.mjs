@@ -793,6 +793,7 @@ export const accepted = [
         "const request = { dx, sums: sums !== undefined, fused, activated, alone: subBatches.length === 1, joint };",
         "subBatches.length === 1 → false",
       ],
+      ["const sums = before.sums && sumsFor(saved, false, dGamma, dBeta);", "false → true"],
     ],
   },
   {
@@ -828,6 +829,11 @@ export const accepted = [
         "!before || before.dy !== dy || before.dxOut !== dxOut || bef… → true",
       ],
       ["if (repeatable && !before) latest.set(saved, prepared);", "repeatable && !before → false"],
+      [
+        "const isRepeatable = (dy: AnyTensor, { x, residual }: ForwardRecord, options: BackwardOptions): boolean =>",
+        "(dy: AnyTensor, { x, residual }: ForwardRecord, options: Bac… → () => undefined",
+      ],
+      ["if (repeatable && !before) latest.set(saved, prepared);", "!before → before"],
     ],
   },
   {
@@ -1170,6 +1176,39 @@ export const accepted = [
     mutants: [
       ["let reliable = !weights && !sumsInF64(plan);", "!weights && !sumsInF64(plan) → false"],
       ["let reliable = !weights && !sumsInF64(plan);", "!weights → weights"],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "The copy goes onto itself, which costs time alone.",
+    mutants: [
+      [
+        "if (dResidual && activated && dz !== dResidual) call.withOperands([dz, dResidual], saved.geometry, 0, copy);",
+        "dz !== dResidual → true",
+      ],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "Nothing overlaps a destination that is not there.",
+    mutants: [
+      ['if (dxOut) check("dxOut", dxOut);', "dxOut → true"],
+      ['if (dResidualOut) check("dResidualOut", dResidualOut);', "dResidualOut → true"],
+      ["if (!dGammaOut && !dBetaOut) return;", "!dGammaOut && !dBetaOut → false"],
+    ],
+  },
+  {
+    file: "src/ops/backward.ts",
+    reason: "Without an activation the kernels take a derivative of 1, which costs time alone.",
+    mutants: [
+      [
+        "const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));",
+        "activation.code !== 0 && subBatches.every((part) => fusesSub… → false",
+      ],
+      [
+        "const fused = activation.code !== 0 && subBatches.every((part) => fusesSubBatch(dtype, residual, activation, part));",
+        "activation.code !== 0 → true",
+      ],
     ],
   },
 ];
