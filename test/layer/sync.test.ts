@@ -199,6 +199,7 @@ describe("exchanges", () => {
     const bn = new SyncBatchNorm(6, { group });
     const noForward = expect.objectContaining({ code: "no-forward" });
     expect(() => bn.backward(x)).toThrow(noForward);
+    expect(group.sent).toHaveLength(0);
     const own = { data: x.data.slice(), shape: x.shape };
     bn.forward(own);
     bn.forward(own, { mode: "eval", out: own }); // which leaves nothing for a backward

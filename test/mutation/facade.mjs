@@ -114,7 +114,7 @@ const FILES = {
   },
   "src/ops/activation.ts": {
     tests: [
-      ...inFolder("ops", "activations", "activations-in-place"),
+      ...inFolder("ops", "activations", "activations-in-place", "double"),
       ...inFolder("layer", "options"),
       ...inFolder("entries", "core"),
       ...WRONG_CALLS,
