@@ -50,12 +50,11 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   if (forward !== undefined && typeof forward !== "function") throw wrongKind("forward", "a function", forward);
   if (!forward && distinct.size > 1) throw wrongKind("forward", "a function, since there are several layers", forward);
 
-  const run =
-    forward ??
-    ((batch: B) => {
-      const y = (first as BatchNorm<D>).forward(batch as TensorLike<D>);
-      if (y instanceof Tensor) y.dispose();
-    });
+  const run = (batch: B) => {
+    if (forward) return forward.call(options, batch); // which may be a method of the object
+    const y = (first as BatchNorm<D>).forward(batch as TensorLike<D>);
+    return y instanceof Tensor ? y.dispose() : undefined;
+  };
   const sessions: RecalibrationSession[] = [];
   try {
     for (const layer of distinct) sessions.push((layer as BatchNorm<D>).beginRecalibration(estimator));

@@ -322,6 +322,25 @@ describe("recalibrate", () => {
     );
   });
 
+  it("calls forward as a method of its options, which may be a network, or a layer", async () => {
+    class Network {
+      readonly #bn: BatchNorm;
+      constructor(bn: BatchNorm) {
+        this.#bn = bn;
+      }
+      forward(batch: PlainTensor) {
+        return this.#bn.forward(batch);
+      }
+    }
+    const inside = trained();
+    await recalibrate(inside, BATCHES, new Network(inside));
+    const bn = trained();
+    await recalibrate(bn, BATCHES, bn as object);
+    const twin = trained();
+    await recalibrate(twin, BATCHES);
+    for (const layer of [inside, bn]) expect(layer.stateDict()).toEqual(twin.stateDict());
+  });
+
   it("ends what it iterates over when it fails", async () => {
     let ended = false;
     function* batches() {
