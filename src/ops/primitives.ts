@@ -296,6 +296,7 @@ export function differentiateActivation(
 
 /** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
 export function copy(source: KernelOperand, target: KernelOperand): void {
+  if (source.geometry.length === 0) return; // whose tile has no meaningful length
   for (const tile of source.tiles) {
     source.load(tile);
     source.unload(target, tile);

@@ -1156,11 +1156,6 @@ export const accepted = [
     ],
   },
   {
-    file: "src/ops/primitives.ts",
-    reason: "An empty operand has no tiles, so that nothing is left to do.",
-    mutants: [["if (x.geometry.length === 0) return;", "x.geometry.length === 0 → false"]],
-  },
-  {
     file: "src/layer/batch-norm.ts",
     reason: "A copy of beta that nothing reads costs time alone.",
     mutants: [

@@ -77,7 +77,7 @@ export async function run<T>({ name: suite, names, arbitrary, check, code }: Sui
         const [value] = result.counterexample;
         faults.push(
           `${name}: ${result.errorInstance instanceof Error ? result.errorInstance.message : String(result.errorInstance)}\n` +
-            `  again: npm run fuzz -- --suite ${suite} --only '${name}' --seed ${result.seed} --path ${result.counterexamplePath}\n` +
+            `  again: npm run fuzz -- --suite ${suite} --only '${name}' --seed=${result.seed} --path ${result.counterexamplePath}\n` +
             code(name, value).replace(/^/gm, "  "),
         );
       }

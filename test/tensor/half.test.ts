@@ -363,3 +363,20 @@ describe("Float16Array", () => {
     for (const result of results) expect(result).toEqual(results[0]);
   });
 });
+
+describe.each(NARROW)("an empty batch of %s", (dtype) => {
+  beforeAll(() => useBuild("simd"));
+
+  test.each(["none", "relu6", "silu"] as const)("has gradients of zero, activation %s", (activation) => {
+    const empty = () => ({ data: new Uint16Array(), shape: [0, 5], dtype }) as never;
+    for (const affine of [true, false])
+      for (const options of [{}, { residual: empty() }, { mask: [], residual: empty() }]) {
+        const bn = new BatchNorm(5, { dtype, activation, affine });
+        const y = bn.forward(empty(), options) as TensorLike;
+        const { dx, dResidual, dGamma, dBeta } = bn.backward(y as never) as unknown as Record<string, never>;
+        for (const t of [y, dx, dResidual ?? dx]) expect((t as PlainTensor).shape).toEqual([0, 5]);
+        const zeros = affine ? new Float32Array(5) : undefined;
+        expect([dGamma, dBeta]).toEqual([zeros, zeros]);
+      }
+  });
+});
