@@ -94,7 +94,7 @@ const FILES = {
     tests: [...inFolder("memory", "arrays", "memory"), ...inFolder("tensor", "operands")],
     slow: MEMORY_OF_CALLS,
   },
-  "src/memory/init.ts": { tests: inFolder("wasm", "*") },
+  "src/memory/init.ts": { tests: inFolder("wasm", "decode", "module"), slow: inFolder("wasm", "threads") },
   "src/layer/batch-norm.ts": {
     tests: [...CALLS, ...inFolder("layer", "options", "recalibrate")],
     slow: [...inFolder("ops", "masks", "mask-weights"), ...inFolder("layer", "repeated-calls", "variants-memory")],
