@@ -51,7 +51,7 @@ export async function recalibrate<D extends Dtype, B = TensorLike<D>>(
   if (!forward && distinct.size > 1) throw wrongKind("forward", "a function, since there are several layers", forward);
 
   const run = (batch: B) => {
-    if (forward) return forward.call(options, batch); // which may be a method of the object
+    if (forward) return forward.call(options, batch); // forward may be a method of the object
     const y = (first as BatchNorm<D>).forward(batch as TensorLike<D>);
     return y instanceof Tensor ? y.dispose() : undefined;
   };

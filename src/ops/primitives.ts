@@ -296,7 +296,7 @@ export function differentiateActivation(
 
 /** Copies elements that pass through tiles, and rounds them if the target has 16 bits. */
 export function copy(source: KernelOperand, target: KernelOperand): void {
-  if (source.geometry.length === 0) return; // whose tile has no meaningful length
+  if (source.geometry.length === 0) return; // the tile of an empty operand has no length of use
   for (const tile of source.tiles) {
     source.load(tile);
     source.unload(target, tile);
@@ -462,9 +462,10 @@ function rescaleToFloat32({ xHat, b, c, shift }: Coefficients, scale: Float64Arr
     const terms = Math.max(ofXHat, ofShift);
     const large = Math.max(terms, ofX, ofB, ofC) / 2 ** 126;
     // b or c is too small to be noticed beside the terms if that is so for the product with the largest number
-    const noticed = [ofB, ofC].filter((size) => size > 0 && size * 2 ** 152 > terms);
-    if (ofX > 0) noticed.push(Math.max(ofX, (SMALLEST * ofX) / ofXHat));
-    const small = Math.min(1, ...noticed.map((size) => size / SMALLEST));
+    const limits = [ofB, ofC].filter((size) => size > 0 && size * 2 ** 152 > terms).map((size) => size / SMALLEST);
+    // a scale that loses digits changes y by as much as x − hi is, which is near 1 / invStd
+    if (ofX > 0) limits.push(Math.max(ofX / SMALLEST, ofX / ofXHat));
+    const small = Math.min(1, ...limits);
     const power = 2 ** Math.min(Math.max(Math.floor(Math.log2(Math.max(large, small))), -126), 127);
     for (const row of [scale, b, c, shift]) row[i] = withinFloat32((row[i] as number) / power);
     powers ??= new Float64Array(scale.length).fill(1);
